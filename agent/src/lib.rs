@@ -1,0 +1,1 @@
+//! kata-agent's ttrpc contract and a client for it.

@@ -1,0 +1,3 @@
+//! containerd shim v2 that runs a pod in a confidential VM.
+
+fn main() {}

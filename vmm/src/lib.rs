@@ -1,0 +1,1 @@
+//! Boots and drives one QEMU: spawn, QMP, boot stages, deadlines, console.
