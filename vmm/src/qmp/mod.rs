@@ -1,0 +1,215 @@
+//! A QMP client: asynchronous, answers matched by id, events on a channel of their own.
+//!
+//! The client never decides how long to wait: a caller that must not hang wraps a call in the deadline of its
+//! phase ([`crate::progress`]). When the monitor closes, every call in flight ends with [`QmpError::Closed`].
+
+mod message;
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use serde::Serialize;
+use serde_json::Value;
+use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
+use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+
+use crate::progress::Activity;
+pub use message::{ErrorBody, Event, Greeting, MAX_LINE, Message, VersionTriple, parse};
+
+/// Why a QMP call did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub enum QmpError {
+    /// The monitor ended: QEMU is gone or going.
+    #[error("QEMU closed its monitor")]
+    Closed,
+    /// The monitor could not be read or written.
+    #[error("QEMU's monitor failed")]
+    Io(#[from] std::io::Error),
+    /// The other side did not speak QMP.
+    #[error("QEMU's monitor said something that is not QMP: {0}")]
+    Protocol(String),
+    /// QEMU refused the command.
+    #[error("QEMU refused `{command}`: {desc}")]
+    Refused {
+        /// The command's name.
+        command: String,
+        /// QEMU's error class.
+        class: String,
+        /// QEMU's text.
+        desc: String,
+    },
+}
+
+type Pending = HashMap<u64, oneshot::Sender<Result<Value, ErrorBody>>>;
+
+struct Shared {
+    /// `None` once the monitor has ended: later calls fail at once instead of waiting for an answer.
+    pending: Mutex<Option<Pending>>,
+    writer: AsyncMutex<Writer>,
+}
+
+struct Writer {
+    next_id: u64,
+    stream: Box<dyn AsyncWrite + Send + Unpin>,
+}
+
+impl Shared {
+    fn pending(&self) -> MutexGuard<'_, Option<Pending>> {
+        // Only insert and remove happen under the lock: a panic cannot leave it half-changed.
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A handle on QEMU's monitor; clones share it.
+#[derive(Clone)]
+pub struct Qmp {
+    shared: Arc<Shared>,
+    version: VersionTriple,
+}
+
+impl std::fmt::Debug for Qmp {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Qmp").field("version", &self.version).finish_non_exhaustive()
+    }
+}
+
+impl Qmp {
+    /// Reads the greeting, negotiates, and starts the reader task. Every line from QEMU marks `activity`.
+    /// Events arrive on the returned channel; it ends when the monitor does.
+    ///
+    /// # Errors
+    /// The peer hangs up or does not speak QMP.
+    pub async fn connect<R, W>(
+        reader: R,
+        writer: W,
+        activity: Activity,
+    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError>
+    where
+        R: AsyncRead + Send + Unpin + 'static,
+        W: AsyncWrite + Send + Unpin + 'static,
+    {
+        let mut lines = BufReader::new(reader);
+        let mut line = Vec::new();
+        let greeting = match read_line(&mut lines, &mut line).await? {
+            true => serde_json::from_slice::<Greeting>(&line)
+                .map_err(|_| QmpError::Protocol(format!("greeting is `{}`", excerpt(&line))))?,
+            false => return Err(QmpError::Closed),
+        };
+        activity.mark();
+        let shared = Arc::new(Shared {
+            pending: Mutex::new(Some(HashMap::new())),
+            writer: AsyncMutex::new(Writer { next_id: 1, stream: Box::new(writer) }),
+        });
+        // Unbounded, but what fills it is small and rare: QEMU sends a handful of events in a VM's life, and the
+        // driver task always reads.
+        let (events, receiver) = mpsc::unbounded_channel();
+        tokio::spawn(read_messages(lines, Arc::clone(&shared), events, activity));
+        let qmp = Self { shared, version: greeting.qmp.version.qemu };
+        qmp.execute("qmp_capabilities", Value::Null).await?;
+        Ok((qmp, receiver))
+    }
+
+    /// The version that QEMU said it has.
+    pub fn version(&self) -> VersionTriple {
+        self.version
+    }
+
+    /// Runs one command and returns its answer. `arguments` may be null.
+    ///
+    /// # Errors
+    /// QEMU refuses the command, or the monitor ends first.
+    pub async fn execute(&self, command: &str, arguments: impl Serialize) -> Result<Value, QmpError> {
+        let arguments = serde_json::to_value(arguments).map_err(|e| QmpError::Protocol(e.to_string()))?;
+        let receiver = self.send(command, &arguments).await?;
+        match receiver.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                Err(QmpError::Refused { command: command.to_owned(), class: error.class, desc: error.desc })
+            }
+            Err(_) => Err(QmpError::Closed),
+        }
+    }
+
+    async fn send(
+        &self,
+        command: &str,
+        arguments: &Value,
+    ) -> Result<oneshot::Receiver<Result<Value, ErrorBody>>, QmpError> {
+        let mut writer = self.shared.writer.lock().await;
+        let id = writer.next_id;
+        writer.next_id += 1;
+        let mut line = match arguments {
+            Value::Null => serde_json::json!({ "execute": command, "id": id }),
+            arguments => serde_json::json!({ "execute": command, "arguments": arguments, "id": id }),
+        }
+        .to_string();
+        line.push('\n');
+        let (sender, receiver) = oneshot::channel();
+        match self.shared.pending().as_mut() {
+            Some(pending) => pending.insert(id, sender),
+            None => return Err(QmpError::Closed),
+        };
+        if let Err(error) = writer.stream.write_all(line.as_bytes()).await {
+            if let Some(pending) = self.shared.pending().as_mut() {
+                pending.remove(&id);
+            }
+            return Err(error.into());
+        }
+        Ok(receiver)
+    }
+}
+
+/// The reader task: hands answers to their callers and events to the driver, until the monitor ends.
+async fn read_messages<R: AsyncRead + Unpin>(
+    mut lines: BufReader<R>,
+    shared: Arc<Shared>,
+    events: mpsc::UnboundedSender<Event>,
+    activity: Activity,
+) {
+    let mut line = Vec::new();
+    while let Ok(true) = read_line(&mut lines, &mut line).await {
+        activity.mark();
+        let (id, answer) = match parse(&line) {
+            Ok(Message::Return { id, value }) => (id, Ok(value)),
+            Ok(Message::Error { id: Some(id), error }) => (id, Err(error)),
+            Ok(Message::Event(event)) => {
+                let _ = events.send(event);
+                continue;
+            }
+            // An error without an id would mean that we sent something unreadable, and a line that does not parse
+            // that the peer is not QEMU: nothing later can be trusted to match.
+            Ok(Message::Error { id: None, .. }) | Err(_) => break,
+        };
+        let caller = shared.pending().as_mut().and_then(|pending| pending.remove(&id));
+        if let Some(caller) = caller {
+            let _ = caller.send(answer);
+        }
+    }
+    // Dropping the senders ends every call in flight.
+    shared.pending().take();
+}
+
+/// Reads one line into `line`, without its end. `false` at the end of the stream.
+async fn read_line<R: AsyncRead + Unpin>(
+    reader: &mut BufReader<R>,
+    line: &mut Vec<u8>,
+) -> Result<bool, QmpError> {
+    line.clear();
+    let limit = MAX_LINE as u64;
+    let read = reader.take(limit).read_until(b'\n', line).await?;
+    if line.last() == Some(&b'\n') {
+        line.pop();
+        return Ok(true);
+    }
+    match read {
+        MAX_LINE => Err(QmpError::Protocol(format!("a line longer than {MAX_LINE} bytes"))),
+        _ => Ok(false),
+    }
+}
+
+fn excerpt(bytes: &[u8]) -> String {
+    String::from_utf8_lossy(&bytes[..bytes.len().min(80)]).escape_debug().to_string()
+}
+
+#[cfg(test)]
+mod tests;
