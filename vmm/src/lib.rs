@@ -2,6 +2,8 @@
 //!
 //! The way through a boot is [`boot`]; what a running VM can be asked is [`vm`].
 
+pub mod diagnose;
+pub mod ended;
 pub mod lines;
 pub mod progress;
 pub mod qemu;

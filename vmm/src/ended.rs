@@ -1,0 +1,107 @@
+//! How a VM ended, in words that an operator can act on.
+
+use crate::diagnose::diagnose;
+use crate::qemu::Exit;
+
+/// How many lines of each source go into an error message; the log has them all.
+const QUOTED: usize = 6;
+
+/// The last words of a VM: what QEMU and the guest said before the end.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LastWords {
+    /// The last lines of QEMU's stderr.
+    pub stderr: Vec<String>,
+    /// The last lines of the guest's console.
+    pub console: Vec<String>,
+}
+
+impl LastWords {
+    /// Whether nobody said anything.
+    pub fn is_empty(&self) -> bool {
+        self.stderr.is_empty() && self.console.is_empty()
+    }
+}
+
+/// One clause per source, all on one line: containerd makes a pod event of it.
+impl std::fmt::Display for LastWords {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        if let Some(meaning) = diagnose(&self.console, &self.stderr) {
+            write!(f, "; {meaning}")?;
+        }
+        for (name, lines) in [("QEMU said", &self.stderr), ("the guest console's last lines", &self.console)] {
+            if !lines.is_empty() {
+                let quoted = &lines[lines.len().saturating_sub(QUOTED)..];
+                write!(f, "; {name}: {}", quoted.join(" | "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Why a VM is no longer there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ended {
+    /// Whether Coffer stopped it; everything else is a failure.
+    pub cause: Cause,
+    /// QEMU's exit.
+    pub exit: Exit,
+    /// What was said last.
+    pub last_words: LastWords,
+}
+
+/// What ended a VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// Coffer was asked to stop it.
+    Stopped,
+    /// The guest's kernel panicked.
+    GuestPanicked,
+    /// The guest powered itself off or reset.
+    GuestShutDown,
+    /// QEMU went away by itself or was killed.
+    QemuDied,
+}
+
+impl std::fmt::Display for Ended {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self.cause {
+            Cause::Stopped => write!(f, "the VM was stopped"),
+            Cause::GuestPanicked => write!(f, "the guest's kernel panicked{}", self.last_words),
+            Cause::GuestShutDown => write!(f, "the guest shut itself down{}", self.last_words),
+            Cause::QemuDied => write!(f, "QEMU ended with {}{}", self.exit, self.last_words),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_dead_qemu_is_told_on_one_line_with_its_causes() {
+        let ended = Ended {
+            cause: Cause::QemuDied,
+            exit: Exit::Unknown("x".to_owned()),
+            last_words: LastWords {
+                stderr: vec!["qemu: boom".to_owned()],
+                console: (0..9).map(|n| format!("line {n}")).collect(),
+            },
+        };
+        let text = ended.to_string();
+        assert_eq!(
+            text,
+            "QEMU ended with unknown status: x; QEMU said: qemu: boom; the guest console's last lines: \
+             line 3 | line 4 | line 5 | line 6 | line 7 | line 8"
+        );
+    }
+
+    #[test]
+    fn a_stop_that_was_asked_for_is_not_dressed_as_a_failure() {
+        let ended = Ended {
+            cause: Cause::Stopped,
+            exit: Exit::Unknown(String::new()),
+            last_words: LastWords { stderr: vec!["terminating".to_owned()], console: Vec::new() },
+        };
+        assert_eq!(ended.to_string(), "the VM was stopped");
+    }
+}
