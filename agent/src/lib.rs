@@ -1,3 +1,22 @@
 //! kata-agent's ttrpc contract and a client for it.
+//!
+//! [`connect`] makes one attempt and returns an [`Agent`], whose methods are the agent's calls. Nothing the guest
+//! sends is trusted: frames are bounded before they are read, and text is made harmless before it is shown.
 
+mod client;
+mod endpoint;
+mod error;
+mod framing;
+mod handshake;
 pub mod proto;
+mod rpc;
+mod text;
+
+pub use client::{Agent, CONNECT_TIMEOUT, connect};
+pub use endpoint::{AGENT_PORT, Endpoint};
+pub use error::{AgentError, Call};
+pub use framing::Violation;
+pub use handshake::{HandshakeError, parse_answer};
+pub use rpc::{MAX_STREAM_CHUNK, ProcessRef};
+pub use text::{MAX_TEXT, sanitize, sanitize_bytes};
+pub use ttrpc::Code;
