@@ -1,0 +1,33 @@
+# What all parts of the builder share. Sourced by ../build; $repo is the checkout, $here guest-image.
+
+# Tells what is going on.
+note() {
+    echo "guest image: $*" >&2
+}
+
+# Ends the build: what is wrong, with which object, what to do.
+fail() {
+    echo "guest image: $*" >&2
+    exit 1
+}
+
+# Prints NAME VERSION for each Debian package, as installed in the root that everything is built in.
+package_versions() { # PACKAGE...
+    local package versions
+    versions=$(awk '/^Package: / { name = $2 } /^Version: / { print name, $2 }' "$(forky)/var/lib/dpkg/status")
+    for package in "$@"; do
+        grep "^$package " <<<"$versions" ||
+            fail "package $package is not in build/forky; add it to tools/forky-root.packages"
+    done
+}
+
+# Prints the path of the forky root, made first where it is missing.
+forky() {
+    [ -n "${forky_root-}" ] || forky_root=$("$repo/tools/forky-root")
+    echo "$forky_root"
+}
+
+# Prints the SHA-256 of a file in hex.
+sha256() { # FILE
+    sha256sum "$1" | cut -d' ' -f1
+}

@@ -1,0 +1,141 @@
+# The image directory: kernel, root file system with its hash tree, manifest.
+
+# What the stand-in's binary carries, so that it can never pass for the real agent.
+standin_marker=coffer-agent-standin
+
+# The Debian packages whose versions the root's bits depend on, besides the kernel's.
+root_packages="erofs-utils cryptsetup-bin"
+
+# Builds the image of a profile into a directory, which appears (or is replaced) only when it is complete.
+build_image() { # PROFILE DIRECTORY
+    local profile=$1 out=$2 work=$2.tmp kernel
+    choose_agent "$profile"
+    kernel=$(build_kernel guest)
+    rm -rf "$work"
+    mkdir -p "$work/stage"
+    cp "$kernel/vmlinuz" "$work/vmlinuz"
+    build_init
+    stage_root "$profile" "$work/stage"
+    "$repo/tools/enter" "$here/root/pack" "$work/stage" "$work/root.img" >"$work/verity" 2>"$work/log" || {
+        cat "$work/log" >&2
+        fail "the root file system of profile $profile could not be packed"
+    }
+    write_manifest "$profile" "$work" "$(cat "$kernel/release")" >"$work/image.json"
+    rm -rf "$work/stage" "$work/verity" "$work/log" "$out"
+    mv "$work" "$out"
+    report_sizes "$out"
+}
+
+# Decides which agent goes in: sets agent_path and agent_kind, or says what is missing.
+choose_agent() { # PROFILE
+    case $1 in
+    dev)
+        [ -z "${KATA_AGENT-}" ] || [ -z "${AGENT_STANDIN-}" ] ||
+            fail "KATA_AGENT and AGENT_STANDIN are both set; an image holds one agent, unset the other"
+        [ -n "${KATA_AGENT-}${AGENT_STANDIN-}" ] ||
+            fail "profile dev needs an agent: set AGENT_STANDIN to the tests' stand-in or KATA_AGENT to kata-agent"
+        ;;
+    release)
+        [ -z "${AGENT_STANDIN-}" ] || fail "profile release takes no stand-in; unset AGENT_STANDIN"
+        [ -n "${KATA_AGENT-}" ] ||
+            fail "profile release needs the real agent: set KATA_AGENT to kata-agent (README.md says where to get it)"
+        ;;
+    *) fail "there is no profile \`$1\`; take dev or release" ;;
+    esac
+    agent_kind=kata-agent
+    agent_path=${KATA_AGENT-}
+    if [ -n "${AGENT_STANDIN-}" ]; then
+        agent_kind=stand-in
+        agent_path=$AGENT_STANDIN
+    fi
+    [ -f "$agent_path" ] || fail "the agent $agent_path is not there"
+    [ "$(head -c 4 "$agent_path" | tail -c 3)" = ELF ] || fail "the agent $agent_path is not an ELF program"
+    if grep -qaF "$standin_marker" "$agent_path"; then
+        [ $agent_kind = stand-in ] || fail "KATA_AGENT=$agent_path is the tests' stand-in, not kata-agent"
+    else
+        [ $agent_kind = kata-agent ] || fail "AGENT_STANDIN=$agent_path is not the stand-in from tests/agent-standin"
+    fi
+}
+
+# Builds PID 1, static, without paths of this machine in it; sets init_path.
+build_init() {
+    local target=x86_64-unknown-linux-gnu flags
+    flags="-C target-feature=+crt-static --remap-path-prefix=$repo=/coffer"
+    flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    RUSTFLAGS=$flags cargo build --quiet --release --locked --package coffer-init --target $target ||
+        fail "PID 1 (guest-image/init) did not build"
+    init_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/coffer-init
+}
+
+# Lays out the root: PID 1, the agent, mount points and a few files of /etc. Nothing else is in the guest.
+stage_root() { # PROFILE DIRECTORY
+    local stage=$2
+    install -d -m 755 "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
+    ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
+    install -m 755 "$init_path" "$stage/sbin/init"
+    install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
+    install -m 644 "$here"/root/etc/* "$stage/etc/"
+    echo "VARIANT_ID=$1" >>"$stage/etc/os-release"
+}
+
+# Prints image.json. $2/verity holds the lines that root/pack printed: NAME VALUE.
+write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
+    local root_hash salt data_blocks versions cmdline
+    root_hash=$(awk '$1 == "root_hash" { print $2 }' "$2/verity")
+    salt=$(awk '$1 == "salt" { print $2 }' "$2/verity")
+    data_blocks=$(awk '$1 == "data_blocks" { print $2 }' "$2/verity")
+    versions=$(package_versions $kernel_packages $root_packages)
+    cmdline=$(command_line "$1" "$root_hash" "$salt" "$data_blocks")
+    cat <<JSON
+{
+  "format": 1,
+  "name": "coffer-$1",
+  "profile": "$1",
+  "agent": "$agent_kind",
+  "agent_sha256": "$(sha256 "$agent_path")",
+  "kernel": {
+    "file": "vmlinuz",
+    "sha256": "$(sha256 "$2/vmlinuz")",
+    "release": "$3"
+  },
+  "root": {
+    "file": "root.img",
+    "sha256": "$(sha256 "$2/root.img")",
+    "verity": {
+      "algorithm": "sha256",
+      "block_size": 4096,
+      "data_blocks": $data_blocks,
+      "hash_start_block": $data_blocks,
+      "salt": "$salt",
+      "root_hash": "$root_hash"
+    }
+  },
+  "cmdline": "${cmdline//\"/\\\"}",
+  "packages": {
+JSON
+    awk '{ printf "%s    \"%s\": \"%s\"", separator, $1, $2; separator = ",\n" } END { print "\n  }\n}" }' \
+        <<<"$versions"
+}
+
+# Prints the measured part of the kernel's command line. The root is the first virtio-blk disk; a block of it
+# that does not match the root hash stops the guest.
+command_line() { # PROFILE ROOT-HASH SALT DATA-BLOCKS
+    local table="0 $(($4 * 8)) verity 1 /dev/vda /dev/vda 4096 4096 $4 $4 sha256 $2 $3 1 panic_on_corruption"
+    echo -n "console=ttyS0 quiet panic=-1 root=/dev/dm-0 rootfstype=erofs ro"
+    echo -n " dm-mod.create=\"coffer-root,,,ro,$table\""
+    # The agent's informational log quotes requests; whoever runs the host reads the console.
+    [ "$1" = dev ] || echo -n " agent.log=warn"
+}
+
+# Says what was built and how large it is.
+report_sizes() { # DIRECTORY
+    local kernel root
+    kernel=$(stat -c %s "$1/vmlinuz")
+    root=$(stat -c %s "$1/root.img")
+    awk -v dir="$1" -v agent="$agent_kind" -v kernel="$kernel" -v root="$root" 'BEGIN {
+        mib = 1048576
+        printf "%s (agent: %s)\n", dir, agent
+        printf "  vmlinuz   %6.1f MiB\n  root.img  %6.1f MiB\n  total     %6.1f MiB\n", \
+            kernel / mib, root / mib, (kernel + root) / mib
+    }'
+}

@@ -1,0 +1,58 @@
+# Kernels: compiled in the forky root, kept by the hash of everything that goes into them.
+
+# The package with the kernel's source.
+kernel_source=linux-source-7.2
+
+# The Debian packages whose versions a kernel's bits depend on.
+kernel_packages="$kernel_source gcc binutils make"
+
+# Prints the fragments of a flavour, in order; a later line for a symbol wins.
+kernel_fragments() { # FLAVOUR
+    case $1 in
+    guest) echo "$here/kernel/guest.config" ;;
+    outer) echo "$here/kernel/guest.config" "$here/kernel/outer.config" ;;
+    *) fail "there is no kernel flavour \`$1\`; take guest or outer" ;;
+    esac
+}
+
+# Prints the hash of everything that decides a kernel's bits.
+kernel_key() { # FLAVOUR
+    local fragments versions
+    fragments=$(kernel_fragments "$1")
+    versions=$(package_versions $kernel_packages)
+    { cat $fragments "$here/kernel/compile" && echo "$versions"; } | sha256sum | cut -c1-32
+}
+
+# Prints the directory with vmlinuz, config and release of a flavour, compiled first unless it is cached.
+build_kernel() { # FLAVOUR
+    local cache key built
+    cache=${COFFER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/coffer}
+    key=$(kernel_key "$1")
+    built=$cache/kernel-$1-$key
+    if [ ! -e "$built/vmlinuz" ]; then
+        mkdir -p "$cache"
+        (
+            flock 9 # two builds at once: one compiles, the other waits for it
+            if [ ! -e "$built/vmlinuz" ]; then compile_kernel "$1" "$built"; fi
+        ) 9>"$built.lock"
+        rm -f "$built.lock"
+    fi
+    echo "$built"
+}
+
+# Compiles a flavour into a directory, which appears only when it is complete.
+compile_kernel() { # FLAVOUR DIRECTORY
+    local work=$repo/build/kernel/$1 log=$repo/build/kernel-$1.log
+    note "compiling kernel \`$1\` from $kernel_source," \
+        "once (about 20 minutes of CPU time); log: $log"
+    rm -rf "$work" "$2.tmp"
+    mkdir -p "$work" "$2.tmp"
+    # shellcheck disable=SC2046 # the list of fragments is meant to be split
+    if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
+        $(kernel_fragments "$1") 2>&1 | tee "$log" | sed 's/^/kernel: /' >&2; then
+        fail "kernel \`$1\` did not build; the reason is above and in $log"
+    fi
+    cp "$work/vmlinuz" "$work/config" "$work/release" "$2.tmp"
+    mv "$2.tmp" "$2"
+    rm -rf "$work"
+}

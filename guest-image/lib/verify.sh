@@ -1,0 +1,40 @@
+# Reproducibility: build again under other conditions, compare every bit.
+
+# Builds twice and compares: an image without its kernel, or (slow) the guest kernel.
+verify() { # PROFILE-OR-kernel
+    scratch=$(mktemp -d)
+    trap 'rm -rf "$scratch"' EXIT
+    case $1 in
+    kernel) verify_kernel "$scratch" ;;
+    *) verify_image "$1" "$scratch" ;;
+    esac
+}
+
+# Builds a profile's image twice: other place, other umask, PID 1 compiled anew. The kernel comes from the
+# cache both times.
+verify_image() { # PROFILE SCRATCH
+    note "building image $1 twice"
+    (umask 022 && CARGO_TARGET_DIR=$2/target-1 build_image "$1" "$repo/build/verify-1") >/dev/null
+    (umask 077 && CARGO_TARGET_DIR=$2/elsewhere/target-2 build_image "$1" "$repo/build/verify/2") >/dev/null
+    compare "$repo/build/verify-1" "$repo/build/verify/2" vmlinuz root.img image.json
+    rm -rf "$repo/build/verify-1" "$repo/build/verify"
+    note "image $1 is reproducible: root, hash tree, command line and manifest are bit-identical"
+}
+
+# Compiles the guest kernel again, past the cache, and compares it with the cached one.
+verify_kernel() { # SCRATCH
+    local cached
+    cached=$(build_kernel guest)
+    compile_kernel guest "$1/kernel"
+    compare "$cached" "$1/kernel" vmlinuz config release
+    note "the guest kernel is reproducible: two builds are bit-identical"
+}
+
+# Fails, naming the first file that differs.
+compare() { # DIRECTORY DIRECTORY FILE...
+    local one=$1 two=$2 file
+    shift 2
+    for file in "$@"; do
+        cmp "$one/$file" "$two/$file" >&2 || fail "not reproducible: $file differs between $one and $two"
+    done
+}
