@@ -1,0 +1,112 @@
+//! What an engine runs the shim for before there is a server: `start`, `-info` and `-v`.
+
+mod address;
+mod info;
+mod protocol;
+mod spawn;
+mod spec;
+
+use std::io::{self, IsTerminal, Read};
+
+use containerd_shim::Flags;
+use protobuf::well_known_types::any::Any;
+
+use crate::sandbox;
+use crate::sandbox::api::{ContainerId, Namespace};
+
+pub use info::{info, version};
+pub use protocol::runtime_options;
+pub use spawn::READY;
+
+/// Most that is read from standard input: containerd's own limit for the message it sends there.
+const MAX_INPUT: u64 = 10 << 20;
+
+/// A failed start.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A malformed identifier.
+    #[error(transparent)]
+    Id(#[from] sandbox::Error),
+    /// Parameters that contradict the command line.
+    #[error(transparent)]
+    Protocol(#[from] protocol::Error),
+    /// A bundle that cannot be used.
+    #[error(transparent)]
+    Spec(#[from] spec::Error),
+    /// No socket.
+    #[error(transparent)]
+    Address(#[from] address::Error),
+    /// No server.
+    #[error(transparent)]
+    Spawn(#[from] spawn::Error),
+    /// Standard input.
+    #[error("cannot read standard input")]
+    Input(#[source] io::Error),
+    /// A file in the bundle.
+    #[error("cannot write {path} in the bundle")]
+    Bundle {
+        /// Its name.
+        path: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// A reply that cannot be encoded.
+    #[error("cannot encode the reply")]
+    Encode(#[source] protobuf::Error),
+}
+
+/// Makes sure that a server runs for the sandbox of `flags.id`, and returns what belongs on standard output.
+///
+/// The working directory is the bundle.
+///
+/// # Errors
+/// [`Error`]; nothing is left running or bound then.
+pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
+    let namespace = Namespace::new(flags.namespace.as_str())?;
+    let id = ContainerId::new(flags.id.as_str())?;
+    let spec = spec::read()?;
+    let input = read_input()?;
+    let engine = protocol::Environment::from_process();
+    let (params, protocol) = protocol::detect(&input, flags, &engine, spec.oci_version.as_deref())?;
+    let group = match spec.sandbox() {
+        Some(group) => ContainerId::new(group)?,
+        None => id,
+    };
+    let address = address::Address::of(&params, &namespace, &group);
+    if let Some(listener) = address.claim()? {
+        let server = spawn::Server { namespace: &namespace, group: &group, params: &params, listener };
+        if let Err(error) = server.run() {
+            address.remove();
+            return Err(error.into());
+        }
+    }
+    // Read back by `delete`, by CRI-O and by containerd 1.7 after their restarts.
+    std::fs::write("address", address.to_string())
+        .map_err(|source| Error::Bundle { path: "address", source })?;
+    protocol.reply(&address.to_string()).map_err(Error::Encode)
+}
+
+/// Removes the socket that `start` made for sandbox `id` in the bundle that is the working directory.
+/// The socket of another sandbox, to which a container of a pod belongs, stays.
+pub fn remove_socket(bundle: &std::path::Path, engine: &str, namespace: &Namespace, id: &ContainerId) {
+    if let Ok(recorded) = std::fs::read_to_string(bundle.join("address")) {
+        address::Address::recorded(&recorded, engine, namespace, id)
+            .iter()
+            .for_each(address::Address::remove);
+    }
+}
+
+fn read_input() -> Result<Vec<u8>, Error> {
+    let stdin = io::stdin();
+    let mut input = Vec::new();
+    if !stdin.is_terminal() {
+        stdin.lock().take(MAX_INPUT).read_to_end(&mut input).map_err(Error::Input)?;
+    }
+    Ok(input)
+}
+
+/// The last part of an `Any`'s type URL; containerd writes bare names, others put a host before them.
+pub fn type_name(any: &Any) -> &str {
+    any.type_url.rsplit('/').next().unwrap_or_default()
+}

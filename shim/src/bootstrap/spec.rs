@@ -1,0 +1,81 @@
+//! The two facts that `start` needs from the bundle's `config.json`.
+
+use std::collections::BTreeMap;
+use std::io::{self, BufReader};
+
+use serde::Deserialize;
+
+/// Annotations that name the sandbox a container belongs to: containerd's CRI plugin and CRI-O.
+const SANDBOX: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+
+/// The part of an OCI spec that `start` looks at.
+#[derive(Debug, Default, Deserialize)]
+pub struct Spec {
+    /// Version of the OCI runtime specification that the engine writes.
+    #[serde(rename = "ociVersion")]
+    pub oci_version: Option<String>,
+    #[serde(default, deserialize_with = "null_is_empty")]
+    annotations: BTreeMap<String, String>,
+}
+
+/// Go writes an empty map as null.
+fn null_is_empty<'de, D: serde::Deserializer<'de>>(from: D) -> Result<BTreeMap<String, String>, D::Error> {
+    Ok(Option::deserialize(from)?.unwrap_or_default())
+}
+
+/// A bundle that cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Unreadable.
+    #[error("cannot read config.json in the bundle")]
+    Read(#[source] io::Error),
+    /// Not an OCI spec.
+    #[error("config.json in the bundle is not an OCI spec")]
+    Parse(#[source] serde_json::Error),
+}
+
+impl Spec {
+    /// The sandbox that the container belongs to, where the engine says so.
+    pub fn sandbox(&self) -> Option<&str> {
+        SANDBOX.iter().find_map(|key| self.annotations.get(*key)).map(String::as_str)
+    }
+}
+
+/// Reads `config.json` of the working directory. A bundle without one belongs to the Sandbox API.
+///
+/// # Errors
+/// [`Error`] when there is one and it cannot be read.
+pub fn read() -> Result<Spec, Error> {
+    match std::fs::File::open("config.json") {
+        Ok(file) => serde_json::from_reader(BufReader::with_capacity(64 << 10, file)).map_err(Error::Parse),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Spec::default()),
+        Err(error) => Err(Error::Read(error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sandbox_of(json: &str) -> Option<String> {
+        serde_json::from_str::<Spec>(json).unwrap().sandbox().map(str::to_owned)
+    }
+
+    #[test]
+    fn both_engines_annotations_group() {
+        assert_eq!(
+            sandbox_of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#).as_deref(),
+            Some("pod")
+        );
+        assert_eq!(
+            sandbox_of(r#"{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod"}}"#).as_deref(),
+            Some("pod")
+        );
+    }
+
+    #[test]
+    fn a_plain_container_stands_alone() {
+        assert_eq!(sandbox_of(r#"{"ociVersion":"1.2.0","process":{"args":["sh"]}}"#), None);
+        assert_eq!(sandbox_of(r#"{"annotations":null}"#), None);
+    }
+}

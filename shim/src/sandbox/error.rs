@@ -1,0 +1,160 @@
+//! What can go wrong in a sandbox, and the status code that containerd and the kubelet see for it.
+
+use std::error::Error as StdError;
+use std::time::Duration;
+
+use ttrpc::Code;
+
+use super::api::{ContainerId, ProcessId};
+
+/// A failed operation on a sandbox.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No such container.
+    #[error("container {0} does not exist in this sandbox")]
+    NoContainer(ContainerId),
+    /// No such process.
+    #[error("{0} does not exist")]
+    NoProcess(ProcessId),
+    /// No such sandbox.
+    #[error("sandbox {id} is not the one this shim serves ({served})")]
+    NoSandbox {
+        /// The one asked for.
+        id: ContainerId,
+        /// The one served.
+        served: ContainerId,
+    },
+    /// The name is taken.
+    #[error("{0} exists already")]
+    Exists(ProcessId),
+    /// The object is in a state that does not allow the operation.
+    #[error("cannot {action} {what}: it is {state}")]
+    WrongState {
+        /// The operation, a verb.
+        action: &'static str,
+        /// The object.
+        what: String,
+        /// Its state.
+        state: &'static str,
+    },
+    /// A field of a request breaks the rules.
+    #[error("invalid {field}: {reason}")]
+    InvalidRequest {
+        /// The field.
+        field: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The host or the VM has no more of something.
+    #[error("no {what} left: {hint}")]
+    Exhausted {
+        /// What is missing.
+        what: &'static str,
+        /// What to do.
+        hint: String,
+    },
+    /// Something took too long.
+    #[error("{what} did not finish within {} s", after.as_secs())]
+    Deadline {
+        /// What was waited for.
+        what: String,
+        /// For how long.
+        after: Duration,
+    },
+    /// Coffer does not do this.
+    #[error("{0} not supported")]
+    Unsupported(String),
+    /// The image would have to be pulled by the guest.
+    #[error("image {0} cannot be used: images pulled inside the guest are not supported yet")]
+    GuestPull(String),
+    /// The VM is gone.
+    #[error("the sandbox's VM is not running: {0}")]
+    VmGone(String),
+    /// The guest's policy forbids it.
+    #[error("the guest's policy denies {0}")]
+    Denied(String),
+    /// Anything that the caller cannot help.
+    #[error("cannot {action}")]
+    Failed {
+        /// The operation, a verb with its object.
+        action: String,
+        /// Why.
+        #[source]
+        source: Box<dyn StdError + Send + Sync>,
+    },
+}
+
+impl Error {
+    /// [`Error::Failed`] for `action`, a verb with its object.
+    pub fn failed(action: impl Into<String>, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::Failed { action: action.into(), source: source.into() }
+    }
+
+    /// The status code on the wire. The kubelet decides by it whether to try again.
+    pub fn code(&self) -> Code {
+        match self {
+            Self::NoContainer(_) | Self::NoProcess(_) | Self::NoSandbox { .. } => Code::NOT_FOUND,
+            Self::Exists(_) => Code::ALREADY_EXISTS,
+            Self::WrongState { .. } => Code::FAILED_PRECONDITION,
+            Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
+            Self::Exhausted { .. } => Code::RESOURCE_EXHAUSTED,
+            Self::Deadline { .. } => Code::DEADLINE_EXCEEDED,
+            Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
+            Self::VmGone(_) => Code::UNAVAILABLE,
+            Self::Denied(_) => Code::PERMISSION_DENIED,
+            Self::Failed { .. } => Code::INTERNAL,
+        }
+    }
+}
+
+/// An error with its causes on one line, joined by `: `.
+pub fn one_line(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_error_has_the_code_that_the_kubelet_acts_on() {
+        let id = || ContainerId::new("a").unwrap();
+        let cases = [
+            (Error::NoContainer(id()), Code::NOT_FOUND),
+            (Error::NoProcess(ProcessId::init(id())), Code::NOT_FOUND),
+            (Error::NoSandbox { id: id(), served: id() }, Code::NOT_FOUND),
+            (Error::Exists(ProcessId::init(id())), Code::ALREADY_EXISTS),
+            (
+                Error::WrongState { action: "start", what: "a".into(), state: "running" },
+                Code::FAILED_PRECONDITION,
+            ),
+            (Error::InvalidRequest { field: "id", reason: "empty".into() }, Code::INVALID_ARGUMENT),
+            (Error::Exhausted { what: "CID", hint: "stop a pod".into() }, Code::RESOURCE_EXHAUSTED),
+            (Error::Deadline { what: "boot".into(), after: Duration::from_secs(1) }, Code::DEADLINE_EXCEEDED),
+            (Error::Unsupported("checkpoint is".into()), Code::UNIMPLEMENTED),
+            (Error::GuestPull("a/b:1".into()), Code::UNIMPLEMENTED),
+            (Error::VmGone("QEMU ended".into()), Code::UNAVAILABLE),
+            (Error::Denied("ExecProcess".into()), Code::PERMISSION_DENIED),
+            (Error::failed("read", "disk"), Code::INTERNAL),
+        ];
+        for (error, code) in cases {
+            assert_eq!(error.code(), code, "{error}");
+        }
+    }
+
+    #[test]
+    fn causes_stand_on_one_line() {
+        let inner = Error::failed("open /dev/kvm", "no\nsuch file");
+        assert_eq!(
+            one_line(&Error::failed("boot the VM", inner)),
+            "cannot boot the VM: cannot open /dev/kvm: no such file"
+        );
+    }
+}

@@ -1,0 +1,192 @@
+//! `containerd.runtime.sandbox.v1.Sandbox`: a sandbox without a pause container.
+
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use containerd_shim::protos::sandbox_api as wire;
+use containerd_shim::protos::sandbox_async::Sandbox;
+use containerd_shim::protos::types::platform::Platform;
+use protobuf::MessageField;
+use ttrpc::Result;
+use ttrpc::r#async::TtrpcContext;
+
+use super::convert::{self, status, timestamp};
+use super::to_its_end;
+use crate::metrics;
+use crate::sandbox::Handle;
+use crate::sandbox::api::{ContainerId, CreateSandboxRequest, SandboxState};
+
+/// The sandbox service of one sandbox.
+#[derive(Debug)]
+pub struct SandboxService {
+    sandbox: Handle,
+}
+
+impl SandboxService {
+    /// A service for `sandbox`.
+    pub fn new(sandbox: Handle) -> Self {
+        Self { sandbox }
+    }
+
+    /// The sandbox, and the id that a request gave for it.
+    fn named(&self, id: String) -> Result<(Handle, ContainerId)> {
+        Ok((self.sandbox.clone(), ContainerId::new(id).map_err(status)?))
+    }
+}
+
+fn create(from: wire::CreateSandboxRequest) -> crate::sandbox::Result<CreateSandboxRequest> {
+    let netns = from.netns_path;
+    Ok(CreateSandboxRequest {
+        id: ContainerId::new(from.sandbox_id)?,
+        bundle: convert::path("bundle_path", from.bundle_path)?,
+        netns: if netns.is_empty() { None } else { Some(convert::path("netns_path", netns)?) },
+        annotations: from.annotations.into_iter().collect(),
+        options: from.options.into_option().map(|any| (any.type_url, any.value)),
+    })
+}
+
+#[async_trait]
+impl Sandbox for SandboxService {
+    async fn create_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::CreateSandboxRequest,
+    ) -> Result<wire::CreateSandboxResponse> {
+        let request = create(request).map_err(status)?;
+        let sandbox = self.sandbox.clone();
+        to_its_end(async move { sandbox.create_sandbox(request).await }).await?;
+        Ok(wire::CreateSandboxResponse::default())
+    }
+
+    async fn start_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::StartSandboxRequest,
+    ) -> Result<wire::StartSandboxResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let started = to_its_end(async move { sandbox.start_sandbox(id).await }).await?;
+        Ok(wire::StartSandboxResponse {
+            pid: started.pid,
+            created_at: timestamp(started.created_at),
+            ..Default::default()
+        })
+    }
+
+    async fn platform(
+        &self,
+        _: &TtrpcContext,
+        request: wire::PlatformRequest,
+    ) -> Result<wire::PlatformResponse> {
+        self.named(request.sandbox_id)?;
+        let platform =
+            Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), ..Default::default() };
+        Ok(wire::PlatformResponse { platform: MessageField::some(platform), ..Default::default() })
+    }
+
+    async fn stop_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::StopSandboxRequest,
+    ) -> Result<wire::StopSandboxResponse> {
+        let grace = Duration::from_secs(request.timeout_secs.into());
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        to_its_end(async move { sandbox.stop_sandbox(id, grace).await }).await?;
+        Ok(wire::StopSandboxResponse::default())
+    }
+
+    async fn wait_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::WaitSandboxRequest,
+    ) -> Result<wire::WaitSandboxResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let exit = sandbox.wait_sandbox(id).await.map_err(status)?;
+        Ok(wire::WaitSandboxResponse {
+            exit_status: exit.status,
+            exited_at: timestamp(exit.at),
+            ..Default::default()
+        })
+    }
+
+    async fn sandbox_status(
+        &self,
+        _: &TtrpcContext,
+        request: wire::SandboxStatusRequest,
+    ) -> Result<wire::SandboxStatusResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let name = id.to_string();
+        let now = sandbox.sandbox_status(id, request.verbose).await.map_err(status)?;
+        let state = match now.state {
+            SandboxState::Ready => "SANDBOX_READY",
+            SandboxState::NotReady => "SANDBOX_NOTREADY",
+        };
+        Ok(wire::SandboxStatusResponse {
+            sandbox_id: name,
+            pid: now.pid,
+            state: state.to_owned(),
+            info: now.info.into_iter().collect(),
+            created_at: now.created_at.map_or_else(MessageField::none, timestamp),
+            exited_at: now.exited_at.map_or_else(MessageField::none, timestamp),
+            ..Default::default()
+        })
+    }
+
+    async fn ping_sandbox(&self, _: &TtrpcContext, request: wire::PingRequest) -> Result<wire::PingResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        sandbox.ping(id).await.map_err(status)?;
+        Ok(wire::PingResponse::default())
+    }
+
+    async fn shutdown_sandbox(
+        &self,
+        _: &TtrpcContext,
+        request: wire::ShutdownSandboxRequest,
+    ) -> Result<wire::ShutdownSandboxResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        to_its_end(async move { sandbox.shutdown_sandbox(id).await }).await?;
+        Ok(wire::ShutdownSandboxResponse::default())
+    }
+
+    async fn sandbox_metrics(
+        &self,
+        _: &TtrpcContext,
+        request: wire::SandboxMetricsRequest,
+    ) -> Result<wire::SandboxMetricsResponse> {
+        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let name = id.to_string();
+        let stats = sandbox.sandbox_metrics(id).await.map_err(status)?;
+        let mut response = wire::SandboxMetricsResponse::default();
+        let metric = response.metrics.mut_or_insert_default();
+        metric.id = name;
+        metric.timestamp = timestamp(SystemTime::now());
+        metric.data = MessageField::some(metrics::encode(&stats).map_err(status)?);
+        Ok(response)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request() -> wire::CreateSandboxRequest {
+        wire::CreateSandboxRequest {
+            sandbox_id: "pod".into(),
+            bundle_path: "/b".into(),
+            ..Default::default()
+        }
+    }
+
+    #[test]
+    fn host_networking_has_no_namespace() {
+        assert_eq!(create(request()).unwrap().netns, None);
+        let with = wire::CreateSandboxRequest { netns_path: "/var/run/netns/x".into(), ..request() };
+        assert_eq!(create(with).unwrap().netns.unwrap().to_str(), Some("/var/run/netns/x"));
+    }
+
+    #[test]
+    fn hostile_requests_are_refused() {
+        assert!(create(wire::CreateSandboxRequest { sandbox_id: "a/b".into(), ..request() }).is_err());
+        assert!(create(wire::CreateSandboxRequest { netns_path: "x".into(), ..request() }).is_err());
+        assert!(create(wire::CreateSandboxRequest { bundle_path: String::new(), ..request() }).is_err());
+    }
+}
