@@ -11,12 +11,13 @@ fail() {
     exit 1
 }
 
-# Prints NAME VERSION for each Debian package, as installed in the root that everything is built in.
-package_versions() { # PACKAGE...
+# Prints NAME VERSION for each Debian package whose whole name matches one of the patterns (extended regular
+# expressions), as installed in the root that everything is built in.
+package_versions() { # PATTERN...
     local package versions
     versions=$(awk '/^Package: / { name = $2 } /^Version: / { print name, $2 }' "$(forky)/var/lib/dpkg/status")
     for package in "$@"; do
-        grep "^$package " <<<"$versions" ||
+        grep -E "^$package " <<<"$versions" ||
             fail "package $package is not in build/forky; add it to tools/forky-root.packages"
     done
 }

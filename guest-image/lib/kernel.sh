@@ -3,8 +3,8 @@
 # The package with the kernel's source.
 kernel_source=linux-source-7.2
 
-# The Debian packages whose versions a kernel's bits depend on.
-kernel_packages="$kernel_source gcc binutils make"
+# The Debian packages whose versions a kernel's bits depend on (patterns, see package_versions).
+kernel_packages="$kernel_source gcc-[0-9]+ binutils make"
 
 # Prints the fragments of a flavour, in order; a later line for a symbol wins.
 kernel_fragments() { # FLAVOUR

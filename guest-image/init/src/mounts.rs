@@ -88,8 +88,8 @@ const TABLE: &[Mount] = &[
 ///
 /// # Errors
 ///
-/// The first mount that failed. A file system that is mounted already (the kernel does that for /dev) is no
-/// failure.
+/// The first mount that failed. A file system that is mounted already (the kernel does that for /dev) only gets
+/// the table's flags.
 pub fn mount_all(root: &Path) -> Result<(), MountError> {
     for entry in TABLE {
         let target = root.join(entry.target);
@@ -99,11 +99,17 @@ pub fn mount_all(root: &Path) -> Result<(), MountError> {
         let failed = |source| MountError { fs_type: entry.fs_type, target: target.clone(), source };
         make_dir(&target).map_err(failed)?;
         match mount(Some(entry.fs_type), &target, Some(entry.fs_type), entry.flags, Some(entry.data)) {
-            Ok(()) | Err(Errno::EBUSY) => {}
-            Err(errno) => return Err(failed(errno)),
+            Err(Errno::EBUSY) => set_flags(&target, entry.flags).map_err(failed)?,
+            done => done.map_err(failed)?,
         }
     }
     Ok(())
+}
+
+/// Gives an existing mount the flags of the table.
+fn set_flags(target: &Path, flags: MsFlags) -> Result<(), Errno> {
+    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
+    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
 }
 
 /// Makes a mount point that is not part of the root image (those below /dev).
