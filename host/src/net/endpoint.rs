@@ -1,0 +1,119 @@
+//! What the guest is told about a NIC, in plain types.
+
+use std::fmt;
+use std::net::{IpAddr, Ipv6Addr};
+use std::os::fd::OwnedFd;
+
+/// A 48-bit Ethernet address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Mac(pub [u8; 6]);
+
+impl Mac {
+    /// The link-local address that a kernel derives from it (RFC 4291, appendix A).
+    #[must_use]
+    pub fn link_local(self) -> Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        let words = [(u16::from(a ^ 2) << 8) | u16::from(b), (u16::from(c) << 8) | 0xff];
+        Ipv6Addr::new(0xfe80, 0, 0, 0, words[0], words[1], 0xfe00 | u16::from(d), u16::from_be_bytes([e, f]))
+    }
+}
+
+impl fmt::Display for Mac {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [a, b, c, d, e, g] = self.0;
+        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
+    }
+}
+
+/// An address with the length of its network's prefix.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Address {
+    /// The host's part included.
+    pub ip: IpAddr,
+    /// Bits.
+    pub prefix: u8,
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.ip, self.prefix)
+    }
+}
+
+/// A route of the main table that CNI (or the pod's owner) set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Route {
+    /// Whether destination, gateway and source are IPv6.
+    pub v6: bool,
+    /// `None`: the default route.
+    pub destination: Option<Address>,
+    /// Next hop; `None` for a route straight out of the link.
+    pub gateway: Option<IpAddr>,
+    /// Preferred source address.
+    pub source: Option<IpAddr>,
+    /// `rtm_scope` of linux/rtnetlink.h.
+    pub scope: u8,
+    /// `rtm_flags`, of which only `RTNH_F_ONLINK` (4) is kept.
+    pub flags: u32,
+    /// Bytes, where the route has an MTU of its own.
+    pub mtu: Option<u32>,
+}
+
+/// A permanent entry of the neighbour table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Neighbour {
+    /// Whose.
+    pub ip: IpAddr,
+    /// Its link-layer address.
+    pub mac: Mac,
+    /// `ndm_state` of linux/neighbour.h.
+    pub state: u16,
+    /// `ndm_flags` of linux/neighbour.h.
+    pub flags: u8,
+}
+
+/// A link of the pod as CNI configured it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkFacts {
+    /// The link's name in the namespace, and to be in the guest.
+    pub name: String,
+    /// Its index in the namespace.
+    pub index: u32,
+    /// Its address, which the guest's NIC takes over.
+    pub mac: Mac,
+    /// Bytes.
+    pub mtu: u32,
+    /// The link does without ARP (`IFF_NOARP`).
+    pub no_arp: bool,
+    /// Without the link-local address that the guest derives by itself.
+    pub addresses: Vec<Address>,
+    /// Those without a gateway first: the others need them.
+    pub routes: Vec<Route>,
+    /// IPv4 and IPv6.
+    pub neighbours: Vec<Neighbour>,
+}
+
+/// A NIC for the VM.
+#[derive(Debug)]
+pub struct Endpoint {
+    /// What the guest has to configure.
+    pub facts: LinkFacts,
+    /// The tap's name in the pod's namespace.
+    pub tap_name: String,
+    /// A descriptor per queue. The tap vanishes when the last copy is closed.
+    pub tap: Vec<OwnedFd>,
+    /// `/dev/vhost-net`, as many as queues; empty where the host has none.
+    pub vhost: Vec<OwnedFd>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_local_is_the_modified_eui_64() {
+        let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 0x00, 0x05]);
+        assert_eq!(mac.link_local(), "fe80::858:aff:fef4:5".parse::<Ipv6Addr>().unwrap());
+        assert_eq!(mac.to_string(), "0a:58:0a:f4:00:05");
+    }
+}
