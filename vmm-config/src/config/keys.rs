@@ -1,0 +1,167 @@
+//! The keys: name, meaning, type and default, each in one place.
+
+use toml::de::DeValue;
+
+use super::values::{AbsolutePath, Program, Value, choice};
+use super::{Entry, KeyDoc, Origins, Problem};
+use crate::request::AnnotationKey;
+use crate::units::{MemorySize, Vcpus, VmMemory};
+
+/// What executes the guest's instructions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accel {
+    /// KVM where a trial run succeeds, else TCG.
+    Auto,
+    /// KVM or no start.
+    Kvm,
+    /// QEMU's own emulation: slow, works everywhere.
+    Tcg,
+}
+
+choice!(Accel { "auto" => Auto, "kvm" => Kvm, "tcg" => Tcg });
+
+/// The trusted execution environment that guards the VM from its host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tee {
+    /// A plain VM: the host can read it.
+    None,
+}
+
+choice!(Tee { "none" => None });
+
+/// Defines [`NodeConfig`], its defaults, the table of keys and the setter from one list, so that a key
+/// cannot exist without its meaning.
+macro_rules! node_config {
+    ($( $(#[doc = $doc:literal])+ $key:ident: $type:ty = $default:expr; )+) => {
+        /// The effective configuration of a node.
+        #[derive(Debug, Clone, PartialEq, Eq)]
+        pub struct NodeConfig {
+            $( $(#[doc = $doc])+ pub $key: $type, )+
+            /// Which of these values the file sets, and where.
+            pub origins: Origins,
+        }
+
+        impl Default for NodeConfig {
+            fn default() -> Self {
+                Self { $( $key: $default, )+ origins: Origins::default() }
+            }
+        }
+
+        impl NodeConfig {
+            /// Every key with its meaning, in the order of documentation.
+            pub const KEYS: &[KeyDoc] = &[
+                $( KeyDoc { key: stringify!($key), doc: concat!($($doc, "\n"),+) }, )+
+            ];
+
+            pub(super) fn set(&mut self, key: &str, value: &DeValue<'_>) -> Result<&'static str, Problem> {
+                match key {
+                    $( stringify!($key) => {
+                        self.$key = Value::from_toml(value).map_err(|reason| Problem::Value {
+                            key: stringify!($key),
+                            reason,
+                        })?;
+                        Ok(stringify!($key))
+                    } )+
+                    _ => Err(super::parse::unknown(key)),
+                }
+            }
+
+            fn value_of(&self, key: &str) -> serde_json::Value {
+                match key {
+                    $( stringify!($key) => self.$key.to_json(), )+
+                    _ => serde_json::Value::Null,
+                }
+            }
+        }
+    };
+}
+
+node_config! {
+    /// Directory of the guest image: image.json, the kernel and the root file system.
+    image: AbsolutePath = AbsolutePath::known("/opt/coffer/share/guest-image");
+
+    /// The QEMU program: an absolute path, or a name that is looked up in PATH.
+    qemu: Program = Program::known("qemu-system-x86_64");
+
+    /// Firmware image for the VM, given to QEMU as -bios. Unset: QEMU's own SeaBIOS.
+    firmware: Option<AbsolutePath> = None;
+
+    /// The program that serves vsock where the host's kernel has no vhost-vsock: an absolute path,
+    /// or a name that is looked up in PATH.
+    vhost_device_vsock: Program = Program::known("vhost-device-vsock");
+
+    /// Trusted execution environment of every VM of this node: "none".
+    tee: Tee = Tee::None;
+
+    /// What executes the guest: "kvm", "tcg" (emulation), or "auto", which takes KVM where it works.
+    accel: Accel = Accel::Auto;
+
+    /// vCPUs of a pod without a CPU limit. With one: the limit, rounded up.
+    default_vcpus: Vcpus = Vcpus::ONE;
+
+    /// Memory in MiB of the VM of a pod without a memory limit, the guest's own needs included.
+    default_memory_mib: VmMemory = VmMemory::DEFAULT;
+
+    /// Memory in MiB that a VM gets on top of its pod's limit, for the guest's kernel and agent.
+    overhead_memory_mib: MemorySize = MemorySize::from_mib(192);
+
+    /// Pod annotations that may change the VM; any other is ignored, and said so in the log. Understood are
+    /// "io.katacontainers.config.hypervisor.default_vcpus" and
+    /// "io.katacontainers.config.hypervisor.default_memory" (MiB).
+    allowed_annotations: Vec<AnnotationKey> = Vec::new();
+}
+
+impl NodeConfig {
+    /// The effective configuration, key by key.
+    pub fn entries(&self) -> Vec<Entry> {
+        Self::KEYS
+            .iter()
+            .map(|&KeyDoc { key, doc }| Entry {
+                key,
+                value: self.value_of(key),
+                origin: self.origins.of(key),
+                doc,
+            })
+            .collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::Origin;
+    use super::*;
+
+    #[test]
+    fn every_key_has_a_meaning() {
+        for KeyDoc { key, doc } in NodeConfig::KEYS {
+            assert!(doc.trim().len() > 20 && doc.trim_end().ends_with('.'), "{key}: {doc}");
+        }
+    }
+
+    #[test]
+    fn documentation_names_every_annotation_and_choice() {
+        let doc = |key: &str| NodeConfig::KEYS.iter().find(|k| k.key == key).unwrap().doc;
+        for annotation in AnnotationKey::ALL {
+            assert!(doc("allowed_annotations").contains(annotation.name()), "{}", annotation.name());
+        }
+        for name in Accel::NAMES {
+            assert!(doc("accel").contains(&format!("\"{name}\"")), "{name}");
+        }
+        for name in Tee::NAMES {
+            assert!(doc("tee").contains(&format!("\"{name}\"")), "{name}");
+        }
+    }
+
+    #[test]
+    fn entries_say_where_a_value_came_from() {
+        let config = NodeConfig::parse("\ndefault_vcpus = 3\n", "/c.toml").unwrap();
+        let entries = config.entries();
+        let entry = |key: &str| entries.iter().find(|e| e.key == key).unwrap();
+        assert_eq!(entry("default_vcpus").value, 3);
+        assert_eq!(entry("default_vcpus").origin, Origin::File { path: "/c.toml".into(), line: 2 });
+        assert_eq!(entry("qemu").value, "qemu-system-x86_64");
+        assert_eq!(entry("qemu").origin, Origin::Default);
+        assert!(entry("firmware").value.is_null());
+        assert_eq!(entries.len(), NodeConfig::KEYS.len());
+    }
+}

@@ -1,0 +1,108 @@
+//! How long a VM may take to boot.
+//!
+//! Two limits, both growing with the VM. The *stall* limit is reset by every sign of life (console, QMP)
+//! and ends a boot that hangs; the *total* limit ends one that only seems to live. With M the memory in
+//! GiB, C the vCPUs and D the passed-through devices:
+//!
+//! ```text
+//! stall = 20 s + 0.25 s × M + 0.5 s × C +  5 s × D
+//! total = 60 s + 1.0  s × M + 2.5 s × C + 15 s × D
+//! ```
+//!
+//! and four times that under TCG. Memory counts because pinning and accepting it does; CPUs because
+//! bringing up each one is serial; devices because each is reset and its BARs are mapped. The factors
+//! are about twice the slowest boots known of large confidential VMs (800 GiB and 8 GPUs: 4.5 minutes;
+//! 248 vCPUs: 11 minutes).
+
+use std::time::Duration;
+
+use crate::spec::{Accelerator, VmSpec};
+use crate::units::{MemorySize, Vcpus};
+
+/// What a boot's duration depends on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootShape {
+    /// The VM's memory.
+    pub memory: MemorySize,
+    /// Its CPUs.
+    pub vcpus: Vcpus,
+    /// Host devices passed through to it.
+    pub passthrough: u32,
+    /// What executes it.
+    pub accel: Accelerator,
+}
+
+/// Limits of one boot, from QEMU's start to the agent's first answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BootDeadlines {
+    /// Longest time without a sign of life.
+    pub stall: Duration,
+    /// Longest time altogether.
+    pub total: Duration,
+}
+
+impl BootDeadlines {
+    /// The limits for a VM.
+    pub fn of(spec: &VmSpec) -> Self {
+        Self::for_shape(BootShape {
+            memory: spec.memory().size(),
+            vcpus: spec.vcpus(),
+            passthrough: 0,
+            accel: spec.accelerator(),
+        })
+    }
+
+    /// The limits for a shape.
+    pub fn for_shape(shape: BootShape) -> Self {
+        let slower = match shape.accel {
+            Accelerator::Kvm => 1,
+            Accelerator::Tcg => 4,
+        };
+        let gib = shape.memory.mib().div_ceil(1024);
+        let (vcpus, devices) = (u64::from(shape.vcpus.get()), u64::from(shape.passthrough));
+        let limit = |base: u64, per_gib: u64, per_vcpu: u64, per_device: u64| {
+            let ms = base + per_gib * gib + per_vcpu * vcpus + per_device * devices;
+            Duration::from_millis(ms * slower)
+        };
+        Self { stall: limit(20_000, 250, 500, 5_000), total: limit(60_000, 1_000, 2_500, 15_000) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::units::VmMemory;
+
+    fn shape(gib: u64, vcpus: u64, passthrough: u32, accel: Accelerator) -> BootShape {
+        let vcpus = Vcpus::new(vcpus).unwrap();
+        BootShape { memory: MemorySize::from_mib(gib * 1024), vcpus, passthrough, accel }
+    }
+
+    #[test]
+    fn small_vm_by_the_formula() {
+        let kvm = BootDeadlines::for_shape(shape(2, 1, 0, Accelerator::Kvm));
+        assert_eq!(kvm.stall, Duration::from_secs(21));
+        assert_eq!(kvm.total, Duration::from_millis(64_500));
+        let tcg = BootDeadlines::for_shape(shape(2, 1, 0, Accelerator::Tcg));
+        assert_eq!((tcg.stall, tcg.total), (kvm.stall * 4, kvm.total * 4));
+    }
+
+    #[test]
+    fn known_slow_boots_have_room() {
+        let gpus = BootDeadlines::for_shape(shape(800, 64, 12, Accelerator::Kvm));
+        assert!(gpus.total > 2 * Duration::from_secs(270), "{gpus:?}");
+        let cpus = BootDeadlines::for_shape(shape(64, 248, 0, Accelerator::Kvm));
+        assert!(cpus.total > Duration::from_secs(680), "{cpus:?}");
+    }
+
+    #[test]
+    fn every_dimension_adds_and_nothing_overflows() {
+        let base = BootDeadlines::for_shape(shape(1, 1, 0, Accelerator::Kvm));
+        for larger in [(2, 1, 0), (1, 2, 0), (1, 1, 1)] {
+            let more = BootDeadlines::for_shape(shape(larger.0, larger.1, larger.2, Accelerator::Kvm));
+            assert!(more.stall > base.stall && more.total > base.total, "{larger:?}");
+        }
+        let most = BootShape { memory: VmMemory::MAX, ..shape(1, 255, u32::MAX, Accelerator::Tcg) };
+        assert!(BootDeadlines::for_shape(most).total > BootDeadlines::for_shape(most).stall);
+    }
+}

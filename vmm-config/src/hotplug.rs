@@ -1,0 +1,137 @@
+//! QMP arguments that add a disk to the VM's SCSI controller and remove it again.
+//!
+//! Before boot and after it, the way is the same: `blockdev-add`, `device_add`; then `device_del`, wait
+//! for `DEVICE_DELETED`, `blockdev-del`. Only read-only disks exist: image layers.
+
+use std::fmt;
+
+use serde_json::{Value, json};
+
+use crate::config::AbsolutePath;
+use crate::qemu::CONTROLLER_ID;
+
+/// Number of a disk on SCSI target 0: 0 to 16383, what QEMU's virtio-scsi and the 14 bits of SAM's flat
+/// addressing hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lun(u16);
+
+impl Lun {
+    /// The largest.
+    pub const MAX: u16 = 0x3fff;
+
+    /// Checks the range.
+    pub const fn new(lun: u16) -> Option<Self> {
+        if lun <= Self::MAX { Some(Self(lun)) } else { None }
+    }
+
+    /// The number.
+    pub const fn get(self) -> u16 {
+        self.0
+    }
+
+    /// The disk's name for the agent's `scsi` driver: SCSI id, colon, LUN.
+    pub fn guest_source(self) -> String {
+        format!("0:{}", self.0)
+    }
+}
+
+impl fmt::Display for Lun {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// A read-only disk on the VM's SCSI controller.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ScsiDisk {
+    /// Its number, which also makes its ids in QEMU.
+    pub lun: Lun,
+    /// The image on the host, raw.
+    pub image: AbsolutePath,
+}
+
+impl ScsiDisk {
+    /// Node name of the image in QEMU.
+    fn node(&self) -> String {
+        format!("layer{}", self.lun)
+    }
+
+    /// Id of the device in QEMU, as `DEVICE_DELETED` names it.
+    pub fn device_id(&self) -> String {
+        format!("lun{}", self.lun)
+    }
+
+    /// Arguments of `blockdev-add`. The page cache stays in use, since pods on one node share layers;
+    /// the node takes QEMU's shared file lock, so that a writer is refused and another reader is not.
+    pub fn blockdev_add(&self) -> Value {
+        json!({
+            "driver": "file",
+            "node-name": self.node(),
+            "filename": self.image.as_str(),
+            "read-only": true,
+            "auto-read-only": false,
+        })
+    }
+
+    /// Arguments of `device_add`.
+    pub fn device_add(&self) -> Value {
+        json!({
+            "driver": "scsi-hd",
+            "id": self.device_id(),
+            "bus": format!("{CONTROLLER_ID}.0"),
+            "channel": 0,
+            "scsi-id": 0,
+            "lun": self.lun.get(),
+            "drive": self.node(),
+        })
+    }
+
+    /// Arguments of `device_del`; QEMU is done with it only at `DEVICE_DELETED`.
+    pub fn device_del(&self) -> Value {
+        json!({ "id": self.device_id() })
+    }
+
+    /// Arguments of `blockdev-del`.
+    pub fn blockdev_del(&self) -> Value {
+        json!({ "node-name": self.node() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn luns_end_where_flat_addressing_does() {
+        assert_eq!(Lun::new(16383).map(Lun::get), Some(16383));
+        assert_eq!(Lun::new(16384), None);
+        assert_eq!(Lun::new(7).unwrap().guest_source(), "0:7");
+    }
+
+    #[test]
+    fn commands() {
+        let image = AbsolutePath::new("/var/lib/layers/1,2/layer \"x\".erofs").unwrap();
+        let disk = ScsiDisk { lun: Lun::new(3).unwrap(), image };
+        insta::assert_snapshot!(
+            [
+                ("blockdev-add", disk.blockdev_add()),
+                ("device_add", disk.device_add()),
+                ("device_del", disk.device_del()),
+                ("blockdev-del", disk.blockdev_del()),
+            ]
+            .map(|(name, arguments)| format!("{name} {arguments}"))
+            .join("\n")
+        );
+    }
+
+    #[test]
+    fn removal_names_what_was_added() {
+        let disk = |lun| ScsiDisk { lun, image: AbsolutePath::new("/x").unwrap() };
+        let (a, b) = (disk(Lun::new(1).unwrap()), disk(Lun::new(11).unwrap()));
+        assert_eq!(a.device_del()["id"], a.device_add()["id"]);
+        assert_eq!(a.blockdev_del()["node-name"], a.blockdev_add()["node-name"]);
+        assert_eq!(a.device_add()["drive"], a.blockdev_add()["node-name"]);
+        assert_ne!(a.device_id(), b.device_id());
+        assert_ne!(a.device_id(), a.blockdev_add()["node-name"]);
+    }
+}

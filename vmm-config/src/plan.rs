@@ -1,0 +1,361 @@
+//! From configuration, image, request and host to one VM.
+
+use crate::config::{Accel, NodeConfig, Tee};
+use crate::image::ImageManifest;
+use crate::net::MacAddress;
+use crate::pci::{BusFull, PciSlots};
+use crate::qemu::{
+    Console, Cpu, Kernel, Machine, Memory, MemoryBacking, Nic, NicQueue, Pvpanic, Qmp, Rng, RootDisk,
+    ScsiController, Vsock, VsockBackend,
+};
+use crate::request::PodRequest;
+use crate::spec::{Accelerator, Cid, QemuFd, SocketPath, VmSpec};
+use crate::units::{MemorySize, Vcpus};
+
+/// Most queue pairs of one interface; beyond it a tap device gains nothing.
+const MAX_QUEUES: u16 = 8;
+
+/// What QEMU itself needs beside the guest's memory: program, devices, page tables of the guest.
+const QEMU_OVERHEAD: MemorySize = MemorySize::from_mib(64);
+
+/// What was found on the host and claimed from it for this VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostFacts {
+    /// Whether KVM runs a guest. Not looked at where the configuration says `accel = "tcg"`.
+    pub kvm: Kvm,
+    /// How the agent will be reached.
+    pub vsock: VsockFacts,
+    /// The pod's interfaces, in the order in which the guest shall see them.
+    pub nics: Vec<NicFacts>,
+    /// What the cgroup that QEMU will run in allows, if it limits memory.
+    pub memory_budget: Option<MemorySize>,
+}
+
+/// The result of a trial run of KVM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kvm {
+    /// A guest ran.
+    Works,
+    /// It did not.
+    Fails {
+        /// Why, for people.
+        reason: String,
+    },
+}
+
+/// How the agent will be reached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum VsockFacts {
+    /// Over the kernel's vhost-vsock, with this claimed context id.
+    Vhost {
+        /// The id.
+        cid: Cid,
+    },
+    /// Over a vhost-device-vsock process.
+    VhostUser {
+        /// The socket that it offers to QEMU.
+        socket: SocketPath,
+    },
+}
+
+/// One interface of the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct NicFacts {
+    /// Its address.
+    pub mac: MacAddress,
+    /// Largest packet in bytes, 68 (IPv4's least) and up.
+    pub mtu: u16,
+    /// Queue pairs, 1 to 8; [`queues_for`] says how many are worth opening.
+    pub queues: u16,
+    /// Whether each queue pair gets a descriptor of `/dev/vhost-net`.
+    pub vhost: bool,
+}
+
+/// A VM that cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PlanError {
+    /// The node insists on KVM.
+    #[error(
+        "accel = \"kvm\" is configured, but KVM does not run a guest here: {reason}; repair KVM or set accel = \"auto\""
+    )]
+    NoKvm {
+        /// What the trial run found.
+        reason: String,
+    },
+    /// The pod's cgroup would end QEMU as soon as the guest used its memory.
+    #[error(
+        "the pod's cgroup allows {budget}, but its VM needs {needed} ({memory} of guest memory and {overhead} for QEMU): \
+         raise the memory of the RuntimeClass's overhead.podFixed by {missing}"
+    )]
+    MemoryBudget {
+        /// The cgroup's limit.
+        budget: MemorySize,
+        /// Guest memory.
+        memory: MemorySize,
+        /// QEMU's own.
+        overhead: MemorySize,
+        /// The sum.
+        needed: MemorySize,
+        /// How much too little the limit is.
+        missing: MemorySize,
+    },
+    /// More devices than fit.
+    #[error(transparent)]
+    BusFull(#[from] BusFull),
+    /// An interface that no virtio-net device can have.
+    #[error(
+        "interface {mac} has {queues} queues and an MTU of {mtu}; possible are 1 to {MAX_QUEUES} and 68 to 65535"
+    )]
+    Nic {
+        /// Its address.
+        mac: MacAddress,
+        /// Its queues.
+        queues: u16,
+        /// Its MTU.
+        mtu: u16,
+    },
+}
+
+/// How many queue pairs an interface of a VM should have: one per CPU, up to eight.
+pub fn queues_for(vcpus: Vcpus) -> u16 {
+    u16::from(vcpus.get()).min(MAX_QUEUES)
+}
+
+/// What executes the guests of a node, by its configuration and the trial run's result.
+///
+/// # Errors
+/// [`PlanError::NoKvm`].
+pub fn accelerator(config: &NodeConfig, kvm: &Kvm) -> Result<Accelerator, PlanError> {
+    match (config.accel, kvm) {
+        (Accel::Tcg, _) | (Accel::Auto, Kvm::Fails { .. }) => Ok(Accelerator::Tcg),
+        (Accel::Auto | Accel::Kvm, Kvm::Works) => Ok(Accelerator::Kvm),
+        (Accel::Kvm, Kvm::Fails { reason }) => Err(PlanError::NoKvm { reason: reason.clone() }),
+    }
+}
+
+/// Describes the VM. The same input gives the same VM, down to every slot and descriptor number.
+///
+/// # Errors
+/// [`PlanError`].
+pub fn plan(
+    config: &NodeConfig,
+    image: &ImageManifest,
+    request: &PodRequest,
+    host: &HostFacts,
+) -> Result<VmSpec, PlanError> {
+    let accel = accelerator(config, &host.kvm)?;
+    check_budget(request, accel, host.memory_budget)?;
+
+    let mut fds = Fds(QemuFd::FIRST);
+    let mut slots = PciSlots::new();
+    let qmp = Qmp { fd: fds.take() };
+    let console = Console { fd: fds.take() };
+    let root = RootDisk { path: config.image.file(&image.root.file), slot: slots.take()? };
+    let scsi = ScsiController::new(slots.take()?, request.vcpus);
+    let (backend, backing) = match &host.vsock {
+        VsockFacts::Vhost { cid } => {
+            (VsockBackend::Vhost { fd: fds.take(), cid: *cid }, MemoryBacking::Private)
+        }
+        // The process reads and writes the guest's buffers itself.
+        VsockFacts::VhostUser { socket } => {
+            (VsockBackend::VhostUser { socket: socket.clone() }, MemoryBacking::Shared)
+        }
+    };
+    let vsock = Vsock { backend, slot: slots.take()? };
+    let pvpanic = Pvpanic { slot: slots.take()? };
+    let rng = match config.tee {
+        Tee::None => Some(Rng { slot: slots.take()? }),
+    };
+    let nics = plan_nics(&host.nics, &mut fds, &mut slots)?;
+
+    Ok(VmSpec {
+        name: request.name.clone(),
+        machine: Machine { accel },
+        cpu: Cpu { vcpus: request.vcpus, accel },
+        memory: Memory { size: request.memory, backing },
+        kernel: Kernel {
+            path: config.image.file(&image.kernel.file),
+            cmdline: image.cmdline.clone(),
+            firmware: config.firmware.clone(),
+        },
+        qmp,
+        console,
+        root,
+        scsi,
+        vsock,
+        pvpanic,
+        rng,
+        nics,
+    })
+}
+
+/// Hands out descriptor numbers in order.
+struct Fds(QemuFd);
+
+impl Fds {
+    fn take(&mut self) -> QemuFd {
+        let fd = self.0;
+        self.0 = fd.next();
+        fd
+    }
+}
+
+fn plan_nics(facts: &[NicFacts], fds: &mut Fds, slots: &mut PciSlots) -> Result<Vec<Nic>, PlanError> {
+    let mut nics = Vec::new();
+    for (index, &NicFacts { mac, mtu, queues, vhost }) in facts.iter().enumerate() {
+        if !(1..=MAX_QUEUES).contains(&queues) || mtu < 68 {
+            return Err(PlanError::Nic { mac, queues, mtu });
+        }
+        let queues =
+            (0..queues).map(|_| NicQueue { tap: fds.take(), vhost: vhost.then(|| fds.take()) }).collect();
+        nics.push(Nic { index, mac, mtu, queues, slot: slots.take()? });
+    }
+    Ok(nics)
+}
+
+fn check_budget(
+    request: &PodRequest,
+    accel: Accelerator,
+    budget: Option<MemorySize>,
+) -> Result<(), PlanError> {
+    let Some(budget) = budget else { return Ok(()) };
+    let overhead = match accel {
+        Accelerator::Kvm => QEMU_OVERHEAD,
+        Accelerator::Tcg => QEMU_OVERHEAD.saturating_add(Machine::TCG_CACHE),
+    };
+    let memory = request.memory.size();
+    let needed = memory.saturating_add(overhead);
+    if needed <= budget {
+        return Ok(());
+    }
+    let missing = MemorySize::from_bytes(needed.bytes() - budget.bytes());
+    Err(PlanError::MemoryBudget { budget, memory, overhead, needed, missing })
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::image::tests::manifest;
+    use crate::request::OciLimits;
+    use crate::spec::FdRole;
+
+    pub(crate) fn image() -> ImageManifest {
+        ImageManifest::parse(manifest().to_string().as_bytes()).unwrap()
+    }
+
+    pub(crate) fn request(vcpus: i64) -> PodRequest {
+        let limits = OciLimits {
+            cpu_quota: Some(vcpus * 100_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(512 << 20),
+        };
+        PodRequest::new(&NodeConfig::default(), "pod-1", [], limits).unwrap()
+    }
+
+    pub(crate) fn nic(queues: u16, vhost: bool) -> NicFacts {
+        NicFacts { mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1450, queues, vhost }
+    }
+
+    pub(crate) fn vhost(nics: Vec<NicFacts>) -> HostFacts {
+        let vsock = VsockFacts::Vhost { cid: Cid::new(4242).unwrap() };
+        HostFacts { kvm: Kvm::Works, vsock, nics, memory_budget: None }
+    }
+
+    pub(crate) fn vhost_user(nics: Vec<NicFacts>) -> HostFacts {
+        let vsock = VsockFacts::VhostUser { socket: SocketPath::new("vsock.sock").unwrap() };
+        let kvm = Kvm::Fails { reason: "trial guest hung".into() };
+        HostFacts { kvm, vsock, nics, memory_budget: None }
+    }
+
+    fn try_plan(config: &NodeConfig, host: &HostFacts) -> Result<VmSpec, PlanError> {
+        plan(config, &image(), &request(2), host)
+    }
+
+    #[test]
+    fn descriptors_are_dense_and_named() {
+        let spec = try_plan(&NodeConfig::default(), &vhost(vec![nic(2, true)])).unwrap();
+        let fds: Vec<_> = spec.fds().into_iter().map(|(fd, role)| (fd.number(), role)).collect();
+        assert_eq!(
+            fds,
+            [
+                (3, FdRole::Qmp),
+                (4, FdRole::Console),
+                (5, FdRole::Vsock),
+                (6, FdRole::Tap { nic: 0, queue: 0 }),
+                (7, FdRole::VhostNet { nic: 0, queue: 0 }),
+                (8, FdRole::Tap { nic: 0, queue: 1 }),
+                (9, FdRole::VhostNet { nic: 0, queue: 1 }),
+            ]
+        );
+    }
+
+    #[test]
+    fn a_vhost_user_process_needs_shared_memory() {
+        let spec = try_plan(&NodeConfig::default(), &vhost_user(vec![])).unwrap();
+        assert_eq!(spec.memory.backing, MemoryBacking::Shared);
+        assert_eq!(spec.fds().len(), 2);
+        let spec = try_plan(&NodeConfig::default(), &vhost(vec![])).unwrap();
+        assert_eq!(spec.memory.backing, MemoryBacking::Private);
+    }
+
+    #[test]
+    fn the_guest_can_be_told_where_its_devices_are() {
+        let spec = try_plan(&NodeConfig::default(), &vhost(vec![nic(1, false)])).unwrap();
+        assert_eq!(spec.root_path().to_string(), "01");
+        assert_eq!(spec.nic_path(nic(1, false).mac).unwrap().to_string(), "06");
+        assert_eq!(spec.nic_path("02:00:00:00:00:09".parse().unwrap()), None);
+    }
+
+    #[test]
+    fn accel_follows_configuration_then_probe() {
+        let config = |accel| NodeConfig { accel, ..NodeConfig::default() };
+        let fails = Kvm::Fails { reason: "no /dev/kvm".into() };
+        assert_eq!(accelerator(&config(Accel::Auto), &Kvm::Works), Ok(Accelerator::Kvm));
+        assert_eq!(accelerator(&config(Accel::Auto), &fails), Ok(Accelerator::Tcg));
+        assert_eq!(accelerator(&config(Accel::Tcg), &Kvm::Works), Ok(Accelerator::Tcg));
+        let error = accelerator(&config(Accel::Kvm), &fails).unwrap_err();
+        assert!(error.to_string().contains("no /dev/kvm"));
+    }
+
+    #[test]
+    fn memory_that_does_not_fit_the_cgroup_is_refused_with_the_arithmetic() {
+        let mut host = vhost(vec![]);
+        host.memory_budget = Some(MemorySize::from_mib(704 + 64));
+        assert!(try_plan(&NodeConfig::default(), &host).is_ok());
+        host.memory_budget = Some(MemorySize::from_mib(512));
+        let text = try_plan(&NodeConfig::default(), &host).unwrap_err().to_string();
+        for number in ["allows 512 MiB", "needs 768 MiB", "704 MiB of guest", "64 MiB for QEMU", "by 256 MiB"]
+        {
+            assert!(text.contains(number), "{text}");
+        }
+        // Translated code comes on top under TCG.
+        host = vhost_user(vec![]);
+        host.memory_budget = Some(MemorySize::from_mib(704 + 64));
+        assert!(matches!(
+            try_plan(&NodeConfig::default(), &host),
+            Err(PlanError::MemoryBudget { missing, .. }) if missing == Machine::TCG_CACHE
+        ));
+    }
+
+    #[test]
+    fn more_devices_than_slots_are_refused() {
+        let nics = PciSlots::CAPACITY - 5;
+        assert!(try_plan(&NodeConfig::default(), &vhost(vec![nic(1, false); nics])).is_ok());
+        let error = try_plan(&NodeConfig::default(), &vhost(vec![nic(1, false); nics + 1])).unwrap_err();
+        assert_eq!(error, PlanError::BusFull(BusFull));
+    }
+
+    #[test]
+    fn impossible_interfaces_are_refused() {
+        for bad in [nic(0, false), nic(9, true), NicFacts { mtu: 67, ..nic(1, false) }] {
+            let error = try_plan(&NodeConfig::default(), &vhost(vec![bad])).unwrap_err();
+            assert!(matches!(error, PlanError::Nic { .. }), "{error}");
+        }
+    }
+
+    #[test]
+    fn queues_follow_the_cpus_up_to_eight() {
+        assert_eq!(queues_for(Vcpus::ONE), 1);
+        assert_eq!(queues_for(Vcpus::new(64).unwrap()), 8);
+    }
+}

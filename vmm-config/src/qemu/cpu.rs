@@ -1,0 +1,28 @@
+//! Virtual CPUs: all in one socket, one thread per core.
+
+use super::arg::{Arg, Options};
+use crate::spec::Accelerator;
+use crate::units::Vcpus;
+
+/// The VM's CPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cpu {
+    /// How many.
+    pub vcpus: Vcpus,
+    /// Decides the model: the host's own under KVM, all that is emulated under TCG.
+    pub accel: Accelerator,
+}
+
+impl Cpu {
+    pub(super) fn args(&self) -> [Arg; 2] {
+        let model = match self.accel {
+            Accelerator::Kvm => "host",
+            Accelerator::Tcg => "max",
+        };
+        let topology = Options::new(&self.vcpus.to_string())
+            .number("sockets", 1)
+            .number("cores", self.vcpus)
+            .number("threads", 1);
+        [Arg::new("-cpu", Options::new(model)), Arg::new("-smp", topology)]
+    }
+}

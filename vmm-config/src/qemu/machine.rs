@@ -1,0 +1,42 @@
+//! The board and what executes it.
+
+use super::arg::{Arg, Options};
+use super::memory::RAM_ID;
+use crate::spec::Accelerator;
+use crate::units::MemorySize;
+
+/// A q35 board with everything off that a guest with virtio devices has no use for: each legacy part is
+/// code that the guest could attack and time that its boot would lose.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Machine {
+    /// What executes the guest.
+    pub accel: Accelerator,
+}
+
+impl Machine {
+    /// Most memory that TCG keeps translated code in. QEMU's own choice is an eighth of the guest's memory
+    /// and up to 1 GiB, none of which the pod's limit knows of; a whole boot translates less than this.
+    pub const TCG_CACHE: MemorySize = MemorySize::from_mib(128);
+
+    pub(super) fn args(&self) -> [Arg; 2] {
+        let machine = Options::new("q35")
+            .text("memory-backend", RAM_ID)
+            .flag("hpet", false)
+            .flag("i8042", false)
+            .flag("sata", false)
+            .flag("smbus", false)
+            .flag("smm", false)
+            .flag("usb", false)
+            .flag("vmport", false)
+            .flag("graphics", false)
+            .flag("dump-guest-core", false)
+            .flag("mem-merge", false);
+        let accel = match self.accel {
+            Accelerator::Kvm => Options::new("kvm"),
+            Accelerator::Tcg => {
+                Options::new("tcg").text("thread", "multi").number("tb-size", Self::TCG_CACHE.mib())
+            }
+        };
+        [Arg::new("-machine", machine), Arg::new("-accel", accel)]
+    }
+}

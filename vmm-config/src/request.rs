@@ -1,0 +1,451 @@
+//! What a pod asks of its VM, checked: sizes from CRI's annotations or a plain container's limits, and
+//! the few annotations that may change the VM.
+//!
+//! The sizing rule:
+//!
+//! * **vCPUs** = ⌈quota ÷ period⌉ where the pod has a CPU limit; else the `default_vcpus` annotation, if
+//!   the node allows it; else the node's `default_vcpus`. CPU shares are a weight, not a size, and do
+//!   not count.
+//! * **Memory** = limit + `overhead_memory_mib` where the pod has a memory limit; else the
+//!   `default_memory` annotation, if allowed; else `default_memory_mib`. Rounded up to 2 MiB, and
+//!   never below [`VmMemory::MIN`].
+//!
+//! A pod's limits are the sums that CRI hands over with the sandbox. The limits of a single container
+//! count only where there is no CRI, because then the container is the pod.
+
+use std::collections::BTreeMap;
+
+use crate::config::NodeConfig;
+use crate::units::{BadName, MemorySize, OutOfRange, Vcpus, VmMemory, VmName};
+
+/// The pod's CPU quota in µs per period; zero or negative: no limit.
+const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+/// The quota's period in µs.
+const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+/// The pod's memory limit in bytes; zero: no limit.
+const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
+/// Present on everything that comes through containerd's CRI.
+const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
+/// Present on everything that comes through CRI-O.
+const CRIO_CONTAINER_TYPE: &str = "io.kubernetes.cri-o.ContainerType";
+/// The kernel's CFS period where none is given, in µs.
+const DEFAULT_PERIOD: u64 = 100_000;
+/// Annotations below these prefixes are meant for us; others are not worth a log line.
+const OUR_PREFIXES: [&str; 2] = ["io.katacontainers.config.", "dev.coffer."];
+
+/// An annotation that may change the VM where the node's configuration allows it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum AnnotationKey {
+    /// vCPUs of a pod without a CPU limit.
+    DefaultVcpus,
+    /// Memory in MiB of the VM of a pod without a memory limit.
+    DefaultMemory,
+}
+
+impl AnnotationKey {
+    /// All that are understood.
+    pub const ALL: [Self; 2] = [Self::DefaultVcpus, Self::DefaultMemory];
+
+    /// The annotation's full name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DefaultVcpus => "io.katacontainers.config.hypervisor.default_vcpus",
+            Self::DefaultMemory => "io.katacontainers.config.hypervisor.default_memory",
+        }
+    }
+
+    /// The annotation of that name, if it is understood.
+    pub fn from_name(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|key| key.name() == name)
+    }
+}
+
+/// Limits of one container, as numbers of its OCI specification (`linux.resources`).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OciLimits {
+    /// `cpu.quota` in µs per period; absent, zero or negative: no limit.
+    pub cpu_quota: Option<i64>,
+    /// `cpu.period` in µs; absent or zero: the kernel's 100,000.
+    pub cpu_period: Option<u64>,
+    /// `memory.limit` in bytes; absent, zero or negative: no limit.
+    pub memory_limit: Option<i64>,
+}
+
+/// What decided a size.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SizeSource {
+    /// The pod's limit.
+    Limit,
+    /// The pod's annotation.
+    Annotation,
+    /// The node's default.
+    NodeDefault,
+}
+
+impl SizeSource {
+    /// For log lines.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Limit => "limit",
+            Self::Annotation => "annotation",
+            Self::NodeDefault => "node default",
+        }
+    }
+}
+
+/// An annotation that was meant for us and changed nothing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IgnoredAnnotation {
+    /// Its name.
+    pub name: String,
+    /// Why it was ignored.
+    pub reason: IgnoreReason,
+}
+
+/// Why an annotation was ignored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IgnoreReason {
+    /// No annotation of this name exists here.
+    NotUnderstood,
+    /// The node's `allowed_annotations` does not list it.
+    NotAllowed,
+    /// The pod has a limit, which counts more.
+    LimitDecides,
+}
+
+impl IgnoreReason {
+    /// For log lines.
+    pub const fn text(self) -> &'static str {
+        match self {
+            Self::NotUnderstood => "not understood",
+            Self::NotAllowed => "not in the node's allowed_annotations",
+            Self::LimitDecides => "the pod's limit decides",
+        }
+    }
+}
+
+/// What a pod asks of its VM.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PodRequest {
+    /// The sandbox.
+    pub name: VmName,
+    /// Virtual CPUs.
+    pub vcpus: Vcpus,
+    /// What decided their number.
+    pub vcpus_from: SizeSource,
+    /// The VM's memory, the guest's own needs included.
+    pub memory: VmMemory,
+    /// What decided it.
+    pub memory_from: SizeSource,
+    /// Annotations to name in a log line, by name.
+    pub ignored: Vec<IgnoredAnnotation>,
+}
+
+/// A pod that asks for what cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum RequestError {
+    /// The sandbox id is none.
+    #[error(transparent)]
+    Name(#[from] BadName),
+    /// An annotation's value is not of its type.
+    #[error("annotation {name} is {value:?}; it must be {expected}")]
+    Malformed {
+        /// The annotation.
+        name: &'static str,
+        /// Its value, shortened.
+        value: String,
+        /// What it should be.
+        expected: &'static str,
+    },
+    /// The VM would be too small or too large.
+    #[error("the pod's {origin} asks for a VM that cannot be")]
+    OutOfRange {
+        /// Limit, annotation or node default.
+        origin: &'static str,
+        /// What is out of range.
+        #[source]
+        source: OutOfRange,
+    },
+}
+
+impl PodRequest {
+    /// Sizes the VM of a pod from the annotations and limits of its sandbox, or of the container that is
+    /// the whole pod.
+    ///
+    /// # Errors
+    /// [`RequestError`]; annotations that are not understood or not allowed are no error, whatever
+    /// their value.
+    pub fn new<'a>(
+        config: &NodeConfig,
+        sandbox_id: &str,
+        annotations: impl IntoIterator<Item = (&'a str, &'a str)>,
+        limits: OciLimits,
+    ) -> Result<Self, RequestError> {
+        let name = VmName::new(sandbox_id)?;
+        let annotations = Annotations { all: annotations.into_iter().collect(), config };
+        let limits = annotations.pod_limits(limits)?;
+        let mut ignored = annotations.not_for_this_node();
+
+        let asked = annotations.number(AnnotationKey::DefaultVcpus)?;
+        let (vcpus, vcpus_from) = match (limits.vcpus, asked) {
+            (Some(limit), _) => (Vcpus::new(limit), SizeSource::Limit),
+            (None, Some(asked)) => (Vcpus::new(asked), SizeSource::Annotation),
+            (None, None) => (Ok(config.default_vcpus), SizeSource::NodeDefault),
+        };
+        let vcpus = vcpus.map_err(|source| RequestError::OutOfRange { origin: vcpus_from.name(), source })?;
+        if limits.vcpus.is_some() && asked.is_some() {
+            ignored.push(AnnotationKey::DefaultVcpus.overruled());
+        }
+
+        let asked = annotations.number(AnnotationKey::DefaultMemory)?;
+        let (memory, memory_from) = match (limits.memory, asked) {
+            (Some(limit), _) => {
+                let need = limit.saturating_add(config.overhead_memory_mib).max(VmMemory::MIN);
+                (VmMemory::new(need), SizeSource::Limit)
+            }
+            (None, Some(asked)) => (VmMemory::new(MemorySize::from_mib(asked)), SizeSource::Annotation),
+            (None, None) => (Ok(config.default_memory_mib), SizeSource::NodeDefault),
+        };
+        let memory =
+            memory.map_err(|source| RequestError::OutOfRange { origin: memory_from.name(), source })?;
+        if limits.memory.is_some() && asked.is_some() {
+            ignored.push(AnnotationKey::DefaultMemory.overruled());
+        }
+
+        ignored.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(Self { name, vcpus, vcpus_from, memory, memory_from, ignored })
+    }
+}
+
+impl AnnotationKey {
+    fn overruled(self) -> IgnoredAnnotation {
+        IgnoredAnnotation { name: self.name().to_owned(), reason: IgnoreReason::LimitDecides }
+    }
+}
+
+/// The pod's limits, normalised.
+struct PodLimits {
+    vcpus: Option<u64>,
+    memory: Option<MemorySize>,
+}
+
+struct Annotations<'a> {
+    all: BTreeMap<&'a str, &'a str>,
+    config: &'a NodeConfig,
+}
+
+impl Annotations<'_> {
+    /// The pod's limits: CRI's sums, or `own` where no CRI is involved.
+    fn pod_limits(&self, own: OciLimits) -> Result<PodLimits, RequestError> {
+        let cri = [CRI_CONTAINER_TYPE, CRIO_CONTAINER_TYPE, CRI_CPU_QUOTA, CRI_CPU_PERIOD, CRI_MEMORY];
+        let limits = if cri.iter().any(|name| self.all.contains_key(name)) {
+            const BYTES: &str = "a whole number of bytes";
+            const MICROSECONDS: &str = "a whole number of microseconds";
+            OciLimits {
+                cpu_quota: self.parse(CRI_CPU_QUOTA, MICROSECONDS)?,
+                cpu_period: self.parse(CRI_CPU_PERIOD, MICROSECONDS)?,
+                memory_limit: self.parse(CRI_MEMORY, BYTES)?,
+            }
+        } else {
+            own
+        };
+        let period = limits.cpu_period.filter(|p| *p > 0).unwrap_or(DEFAULT_PERIOD);
+        Ok(PodLimits {
+            vcpus: positive(limits.cpu_quota).map(|quota| quota.div_ceil(period)),
+            memory: positive(limits.memory_limit).map(MemorySize::from_bytes),
+        })
+    }
+
+    /// The value of an annotation that the node allows.
+    fn number(&self, key: AnnotationKey) -> Result<Option<u64>, RequestError> {
+        if !self.config.allowed_annotations.contains(&key) {
+            return Ok(None);
+        }
+        self.parse(key.name(), "a whole number from 1 on")
+    }
+
+    fn parse<T: std::str::FromStr>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+    ) -> Result<Option<T>, RequestError> {
+        let Some(value) = self.all.get(name) else { return Ok(None) };
+        match value.parse() {
+            Ok(number) => Ok(Some(number)),
+            Err(_) => {
+                Err(RequestError::Malformed { name, value: value.chars().take(100).collect(), expected })
+            }
+        }
+    }
+
+    fn not_for_this_node(&self) -> Vec<IgnoredAnnotation> {
+        self.all
+            .keys()
+            .filter(|name| OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            .filter_map(|name| {
+                let reason = match AnnotationKey::from_name(name) {
+                    None => IgnoreReason::NotUnderstood,
+                    Some(key) if !self.config.allowed_annotations.contains(&key) => IgnoreReason::NotAllowed,
+                    Some(_) => return None,
+                };
+                Some(IgnoredAnnotation { name: (*name).to_owned(), reason })
+            })
+            .collect()
+    }
+}
+
+fn positive(number: Option<i64>) -> Option<u64> {
+    number.and_then(|n| u64::try_from(n).ok()).filter(|n| *n > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    const VCPUS: &str = "io.katacontainers.config.hypervisor.default_vcpus";
+    const MEMORY: &str = "io.katacontainers.config.hypervisor.default_memory";
+
+    fn allowing() -> NodeConfig {
+        NodeConfig { allowed_annotations: AnnotationKey::ALL.to_vec(), ..NodeConfig::default() }
+    }
+
+    fn request(config: &NodeConfig, annotations: &[(&str, &str)]) -> Result<PodRequest, RequestError> {
+        PodRequest::new(config, "pod", annotations.iter().copied(), OciLimits::default())
+    }
+
+    fn sizes(r: &PodRequest) -> (u8, u64) {
+        (r.vcpus.get(), r.memory.size().mib())
+    }
+
+    #[test]
+    fn without_limits_the_node_decides() {
+        let r = request(&NodeConfig::default(), &[]).unwrap();
+        assert_eq!(sizes(&r), (1, 2048));
+        assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::NodeDefault, SizeSource::NodeDefault));
+        assert!(r.ignored.is_empty());
+    }
+
+    #[test]
+    fn cri_sums_size_the_vm() {
+        let pod = [(CRI_CPU_QUOTA, "250000"), (CRI_CPU_PERIOD, "100000"), (CRI_MEMORY, "1073741824")];
+        let r = request(&NodeConfig::default(), &pod).unwrap();
+        assert_eq!(sizes(&r), (3, 1024 + 192));
+        assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::Limit, SizeSource::Limit));
+    }
+
+    #[test]
+    fn zero_and_negative_mean_no_limit() {
+        let pod = [(CRI_CPU_QUOTA, "-1"), (CRI_CPU_PERIOD, "0"), (CRI_MEMORY, "0")];
+        assert_eq!(sizes(&request(&NodeConfig::default(), &pod).unwrap()), (1, 2048));
+    }
+
+    #[test]
+    fn missing_period_is_the_kernels() {
+        let r = request(&NodeConfig::default(), &[(CRI_CPU_QUOTA, "200001")]).unwrap();
+        assert_eq!(r.vcpus.get(), 3);
+    }
+
+    #[test]
+    fn a_plain_container_is_the_pod() {
+        let limits =
+            OciLimits { cpu_quota: Some(150_000), cpu_period: Some(100_000), memory_limit: Some(512 << 20) };
+        let config = NodeConfig::default();
+        let r = PodRequest::new(&config, "c1", [], limits).unwrap();
+        assert_eq!(sizes(&r), (2, 704));
+        // Through CRI the sandbox container's own limits are not the pod's.
+        for kind in [CRI_CONTAINER_TYPE, CRIO_CONTAINER_TYPE] {
+            let r = PodRequest::new(&config, "c1", [(kind, "sandbox")], limits).unwrap();
+            assert_eq!(sizes(&r), (1, 2048));
+        }
+    }
+
+    #[test]
+    fn tiny_limit_still_gets_a_vm_that_boots() {
+        let config = NodeConfig { overhead_memory_mib: MemorySize::ZERO, ..NodeConfig::default() };
+        let r = request(&config, &[(CRI_MEMORY, "1")]).unwrap();
+        assert_eq!(r.memory.size(), VmMemory::MIN);
+    }
+
+    #[test]
+    fn allowed_annotations_replace_the_defaults() {
+        let r = request(&allowing(), &[(VCPUS, "4"), (MEMORY, "4096")]).unwrap();
+        assert_eq!(sizes(&r), (4, 4096));
+        assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::Annotation, SizeSource::Annotation));
+        assert!(r.ignored.is_empty());
+    }
+
+    #[test]
+    fn a_limit_counts_more_than_an_annotation() {
+        let pod = [(VCPUS, "4"), (MEMORY, "4096"), (CRI_CPU_QUOTA, "100000"), (CRI_MEMORY, "1048576")];
+        let r = request(&allowing(), &pod).unwrap();
+        assert_eq!(sizes(&r), (1, 194));
+        assert_eq!(r.ignored.len(), 2);
+        assert!(r.ignored.iter().all(|i| i.reason == IgnoreReason::LimitDecides));
+    }
+
+    #[test]
+    fn annotations_not_allowed_are_ignored_and_named() {
+        let pod = [
+            (VCPUS, "not even a number"),
+            ("dev.coffer.turbo", "on"),
+            ("io.katacontainers.config.hypervisor.kernel_params", "init=/bin/sh"),
+            ("io.kubernetes.cri.sandbox-name", "web"),
+        ];
+        let r = request(&NodeConfig::default(), &pod).unwrap();
+        assert_eq!(sizes(&r), (1, 2048));
+        let ignored: Vec<_> = r.ignored.iter().map(|i| (i.name.as_str(), i.reason)).collect();
+        assert_eq!(
+            ignored,
+            [
+                ("dev.coffer.turbo", IgnoreReason::NotUnderstood),
+                (VCPUS, IgnoreReason::NotAllowed),
+                ("io.katacontainers.config.hypervisor.kernel_params", IgnoreReason::NotUnderstood),
+            ]
+        );
+    }
+
+    #[test]
+    fn malformed_values_of_allowed_annotations_are_errors() {
+        for bad in ["", "1.5", "-1", "4 GiB", "99999999999999999999"] {
+            let error = request(&allowing(), &[(MEMORY, bad)]).unwrap_err();
+            assert!(matches!(error, RequestError::Malformed { name: MEMORY, .. }), "{bad:?}");
+        }
+        let error = request(&allowing(), &[(VCPUS, "256")]).unwrap_err();
+        assert!(matches!(error, RequestError::OutOfRange { origin: "annotation", .. }));
+        let error = request(&allowing(), &[(VCPUS, "x")]).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "annotation io.katacontainers.config.hypervisor.default_vcpus is \"x\"; \
+             it must be a whole number from 1 on"
+        );
+    }
+
+    #[test]
+    fn malformed_cri_values_are_errors() {
+        let error = request(&NodeConfig::default(), &[(CRI_MEMORY, "1Gi")]).unwrap_err();
+        assert!(error.to_string().ends_with("it must be a whole number of bytes"));
+    }
+
+    #[test]
+    fn bad_sandbox_id_is_an_error() {
+        let error = PodRequest::new(&NodeConfig::default(), "a,b", [], OciLimits::default()).unwrap_err();
+        assert!(matches!(error, RequestError::Name(_)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_input_gives_less_cpu_or_memory_than_the_limit(quota in 1i64..25_500_000, memory in 1i64..1 << 43) {
+            let limits = OciLimits { cpu_quota: Some(quota), cpu_period: None, memory_limit: Some(memory) };
+            let r = PodRequest::new(&NodeConfig::default(), "p", [], limits).unwrap();
+            prop_assert!(u64::from(r.vcpus.get()) * DEFAULT_PERIOD >= quota.unsigned_abs());
+            prop_assert!(r.memory.size().bytes() >= memory.unsigned_abs());
+        }
+
+        #[test]
+        fn arbitrary_values_never_panic(value in "\\PC{0,30}") {
+            let pod = [(VCPUS, value.as_str()), (MEMORY, &value), (CRI_MEMORY, &value), (CRI_CPU_QUOTA, &value)];
+            let _ = request(&allowing(), &pod);
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The VM, typed. [`crate::plan`] makes it; nothing else can, so it is consistent by construction.
+
+use std::fmt;
+
+use crate::net::MacAddress;
+use crate::pci::GuestPciPath;
+use crate::qemu::{
+    Console, Cpu, Kernel, Machine, Memory, Nic, Pvpanic, Qmp, Rng, RootDisk, ScsiController, Vsock,
+    VsockBackend,
+};
+use crate::units::{Vcpus, VmMemory, VmName};
+
+/// What executes the guest, after the host was probed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Accelerator {
+    /// The host's virtualisation.
+    Kvm,
+    /// QEMU's emulation.
+    Tcg,
+}
+
+impl Accelerator {
+    /// QEMU's name of it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Kvm => "kvm",
+            Self::Tcg => "tcg",
+        }
+    }
+}
+
+/// Number of a file descriptor in the QEMU process; Coffer puts the file there when it starts QEMU.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct QemuFd(u32);
+
+impl QemuFd {
+    /// The first after standard input, output and error.
+    pub(crate) const FIRST: Self = Self(3);
+
+    /// The descriptor after this one.
+    pub(crate) const fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
+
+    /// The number.
+    pub const fn number(self) -> u32 {
+        self.0
+    }
+}
+
+impl fmt::Display for QemuFd {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.fmt(f)
+    }
+}
+
+/// What a descriptor that QEMU gets is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum FdRole {
+    /// QEMU's end of the control socket pair.
+    Qmp,
+    /// QEMU's end of the console socket pair.
+    Console,
+    /// The vhost-vsock device with the claimed context id.
+    Vsock,
+    /// One queue of a tap device.
+    Tap {
+        /// Rank of the interface.
+        nic: usize,
+        /// Rank of the queue.
+        queue: usize,
+    },
+    /// vhost-net for one queue of an interface.
+    VhostNet {
+        /// Rank of the interface.
+        nic: usize,
+        /// Rank of the queue.
+        queue: usize,
+    },
+}
+
+/// A vsock context id of a guest: 3 and up, and not the wildcard (`linux/vm_sockets.h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Cid(u32);
+
+impl Cid {
+    /// Checks that a guest can have the id.
+    pub const fn new(cid: u32) -> Option<Self> {
+        if cid > 2 && cid < u32::MAX { Some(Self(cid)) } else { None }
+    }
+
+    /// The id.
+    pub const fn get(self) -> u32 {
+        self.0
+    }
+}
+
+/// Path of a unix socket, relative to QEMU's working directory or absolute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SocketPath(String);
+
+impl SocketPath {
+    /// `sun_path` less its terminating NUL.
+    const MAX_LEN: usize = 107;
+
+    /// Checks that the path fits into a socket address.
+    pub fn new(path: &str) -> Option<Self> {
+        let fits = (1..=Self::MAX_LEN).contains(&path.len()) && !path.contains('\0');
+        fits.then(|| Self(path.to_owned()))
+    }
+
+    /// The path.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// One VM, completely described.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VmSpec {
+    pub(crate) name: VmName,
+    pub(crate) machine: Machine,
+    pub(crate) cpu: Cpu,
+    pub(crate) memory: Memory,
+    pub(crate) kernel: Kernel,
+    pub(crate) qmp: Qmp,
+    pub(crate) console: Console,
+    pub(crate) root: RootDisk,
+    pub(crate) scsi: ScsiController,
+    pub(crate) vsock: Vsock,
+    pub(crate) pvpanic: Pvpanic,
+    pub(crate) rng: Option<Rng>,
+    pub(crate) nics: Vec<Nic>,
+}
+
+impl VmSpec {
+    /// The VM's name.
+    pub const fn name(&self) -> &VmName {
+        &self.name
+    }
+
+    /// What executes it.
+    pub const fn accelerator(&self) -> Accelerator {
+        self.machine.accel
+    }
+
+    /// Its memory.
+    pub const fn memory(&self) -> VmMemory {
+        self.memory.size
+    }
+
+    /// Its CPUs.
+    pub const fn vcpus(&self) -> Vcpus {
+        self.cpu.vcpus
+    }
+
+    /// How the agent is reached.
+    pub const fn vsock(&self) -> &VsockBackend {
+        &self.vsock.backend
+    }
+
+    /// Its network interfaces, in the order in which they were planned.
+    pub fn nics(&self) -> &[Nic] {
+        &self.nics
+    }
+
+    /// Where the guest finds the interface with this address.
+    pub fn nic_path(&self, mac: MacAddress) -> Option<GuestPciPath> {
+        self.nics.iter().find(|nic| nic.mac == mac).map(Nic::guest_path)
+    }
+
+    /// Where the guest finds its root disk.
+    pub fn root_path(&self) -> GuestPciPath {
+        self.root.slot.guest_path()
+    }
+
+    /// Every descriptor that QEMU must be started with, by number.
+    pub fn fds(&self) -> Vec<(QemuFd, FdRole)> {
+        let mut fds = vec![(self.qmp.fd, FdRole::Qmp), (self.console.fd, FdRole::Console)];
+        if let VsockBackend::Vhost { fd, .. } = self.vsock.backend {
+            fds.push((fd, FdRole::Vsock));
+        }
+        for nic in &self.nics {
+            for (queue, pair) in nic.queues.iter().enumerate() {
+                fds.push((pair.tap, FdRole::Tap { nic: nic.index, queue }));
+                fds.extend(pair.vhost.map(|fd| (fd, FdRole::VhostNet { nic: nic.index, queue })));
+            }
+        }
+        fds.sort_unstable_by_key(|(fd, _)| *fd);
+        fds
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reserved_context_ids_are_no_guests() {
+        for reserved in [0, 1, 2, u32::MAX] {
+            assert_eq!(Cid::new(reserved), None);
+        }
+        assert_eq!(Cid::new(3).map(Cid::get), Some(3));
+    }
+
+    #[test]
+    fn socket_paths_fit_into_their_address() {
+        assert!(SocketPath::new(&"s".repeat(107)).is_some());
+        for bad in ["", "a\0", "s".repeat(108).as_str()] {
+            assert_eq!(SocketPath::new(bad), None);
+        }
+    }
+}
