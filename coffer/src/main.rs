@@ -1,3 +1,67 @@
 //! The operator's command.
+//!
+//! One module per subcommand. A failure prints its cause and what to do, and exits with 1.
 
-fn main() {}
+mod config;
+
+use std::io::{self, Write};
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Parser, Subcommand};
+
+/// Confidential VM pods for containerd: look at a node's setup.
+#[derive(Debug, Parser)]
+#[command(name = "coffer", version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Print the effective configuration: every key, its value, where it came from and what it means.
+    Config(config::Args),
+}
+
+fn main() -> ExitCode {
+    let Cli { command } = Cli::parse();
+    match run(command, &mut io::stdout().lock()) {
+        Ok(()) => ExitCode::SUCCESS,
+        // A reader that has seen enough (`coffer config | head`) is no failure.
+        Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command, out: &mut impl Write) -> Result<()> {
+    match command {
+        Command::Config(args) => config::run(&args, out),
+    }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|e| e.kind() == io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn only_a_broken_pipe_is_one() {
+        let broken = io::Error::from(io::ErrorKind::BrokenPipe);
+        assert!(is_broken_pipe(&broken.into()));
+        assert!(!is_broken_pipe(&io::Error::from(io::ErrorKind::NotFound).into()));
+        assert!(!is_broken_pipe(&anyhow::anyhow!("x")));
+    }
+}

@@ -11,7 +11,7 @@ mod parse;
 mod values;
 
 pub use keys::{Accel, NodeConfig, Tee};
-pub use parse::{ConfigError, ConfigErrors, Problem};
+pub use parse::{ConfigError, ConfigErrors, MAX_FILE, Problem};
 pub use values::{AbsolutePath, Program};
 
 /// Where a configuration value came from.

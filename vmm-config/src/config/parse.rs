@@ -8,7 +8,7 @@ use toml::de::DeTable;
 use super::{NodeConfig, Origins};
 
 /// Largest file that is read; ours is a few hundred bytes, so more is a mistake.
-const MAX_FILE: usize = 64 * 1024;
+pub const MAX_FILE: usize = 64 * 1024;
 
 impl NodeConfig {
     /// Reads the file's text; `path` names it in messages. What the file does not set has its default.
