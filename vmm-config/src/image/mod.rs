@@ -7,6 +7,8 @@
 
 mod verity;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 
 pub use self::verity::VerityMismatch;
@@ -49,21 +51,26 @@ pub struct ImageManifest {
     pub name: String,
     /// What the image is made for.
     pub profile: ImageProfile,
-    /// The agent inside and its version, for people.
+    /// Which agent is inside, for people.
     pub agent: String,
+    /// Digest of the agent's program.
+    pub agent_sha256: Sha256Digest,
     /// The kernel.
     pub kernel: ImageFile,
+    /// The kernel's release, as `uname -r` prints it in the guest.
+    pub kernel_release: String,
     /// The root file system with its hash tree.
     pub root: ImageFile,
     /// How the root is verified.
     pub verity: Verity,
     /// The kernel's command line.
     pub cmdline: Cmdline,
+    /// The distribution's packages that the image was built with, and their versions.
+    pub packages: BTreeMap<String, String>,
 }
 
 /// A file of the image's directory.
-#[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ImageFile {
     /// Its name in the directory, without any path.
     pub file: FileName,
@@ -191,9 +198,19 @@ struct Written {
     name: String,
     profile: ImageProfile,
     agent: String,
-    kernel: ImageFile,
+    agent_sha256: Sha256Digest,
+    kernel: WrittenKernel,
     root: WrittenRoot,
     cmdline: String,
+    packages: BTreeMap<String, String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct WrittenKernel {
+    file: FileName,
+    sha256: Sha256Digest,
+    release: String,
 }
 
 #[derive(Deserialize)]
@@ -224,17 +241,23 @@ impl ImageManifest {
             return Err(ImageError::Format { found: format });
         }
         let written: Written = serde_json::from_slice(json).map_err(ImageError::Json)?;
+        let WrittenKernel { file, sha256, release } = written.kernel;
+        let kernel = ImageFile { file, sha256 };
         let WrittenRoot { file, sha256, verity } = written.root;
+        let root = ImageFile { file, sha256 };
         let cmdline = Cmdline::parse(&written.cmdline)?;
         verity.check(&cmdline)?;
         Ok(Self {
             name: written.name,
             profile: written.profile,
             agent: written.agent,
-            kernel: written.kernel,
-            root: ImageFile { file, sha256 },
+            agent_sha256: written.agent_sha256,
+            kernel,
+            kernel_release: release,
+            root,
             verity,
             cmdline,
+            packages: written.packages,
         })
     }
 }
@@ -252,7 +275,8 @@ pub(crate) mod tests {
             "name": "coffer-guest-dev",
             "profile": "dev",
             "agent": "kata-agent 4.1.0",
-            "kernel": { "file": "vmlinuz", "sha256": "01".repeat(32) },
+            "agent_sha256": "03".repeat(32),
+            "kernel": { "file": "vmlinuz", "sha256": "01".repeat(32), "release": "7.2.12-coffer" },
             "root": {
                 "file": "root.img",
                 "sha256": "02".repeat(32),
@@ -265,6 +289,7 @@ pub(crate) mod tests {
                     "algorithm": "sha256",
                 },
             },
+            "packages": { "erofs-utils": "1.9.4-1" },
             "cmdline": format!(
                 "console=ttyS0 quiet panic=-1 dm-mod.create=\"root,,,ro,0 8000 verity 1 /dev/vda /dev/vda \
                  4096 4096 1000 1000 sha256 {root} {salt}\" root=/dev/dm-0 rootfstype=erofs ro"
