@@ -1,1 +1,55 @@
 //! Harness and end-to-end tests on real containerd and QEMU.
+//!
+//! The tests are in `tests/`; each is a call of [`e2e`] with a few lines on a [`Rig`]. They run inside the rig that
+//! `tools/enter` makes (a Debian forky root in namespaces of its own); `tests/README.md` says how.
+//!
+//! ```text
+//! e2e ── Containerd (one per test binary) ── ctr, Pod (CRI), Events     what the tests drive
+//!   │                                        ShimProcess, Task          containerd's part, played without containerd
+//!   └─── Machine before and after            faults, NodeConfig         what goes wrong, on purpose
+//! ```
+
+mod artefacts;
+mod bundle;
+mod cgroup;
+mod containerd;
+mod cri;
+mod ctr;
+mod events;
+mod faults;
+mod image_variant;
+mod images;
+mod kubelet;
+mod leaks;
+mod node_config;
+mod oci_archive;
+mod or_fail;
+mod pod;
+mod process;
+mod pty;
+mod rig;
+mod shim_start;
+mod task_client;
+mod wait;
+
+pub use artefacts::{Artefacts, fixture};
+pub use bundle::{Bundle, spec};
+pub use cgroup::MemoryCgroup;
+pub use containerd::{Containerd, NAMESPACE, SOCKET, TTRPC_SOCKET};
+pub use cri::Cri;
+pub use ctr::{Container, Output, Run, ctr, ctr_with_stdin};
+pub use events::Events;
+pub use faults::{FullDirectory, PHASES, Victim};
+pub use image_variant::ImageVariant;
+pub use images::{BUSYBOX, LAYERED, LAYERS, PAUSE, unpack_busybox};
+pub use kubelet::PodDirectory;
+pub use leaks::Machine;
+pub use node_config::NodeConfig;
+pub use or_fail::OrFail;
+pub use pod::{Pod, PodContainer, PodRequest};
+pub use process::{Process, processes};
+pub use pty::Pty;
+pub use rig::{Rig, e2e};
+pub use shim_start::{ShimProcess, StartReply, shim};
+pub use task_client::{Api, Refusal, Task};
+pub use wait::{until, within};

@@ -1,0 +1,58 @@
+//! What is under test: the shim, the guest image, and the vsock device program of hosts without vhost.
+
+use std::env;
+use std::path::{Path, PathBuf};
+
+/// Paths of the built parts. Each comes from an environment variable or lies where `make` puts it.
+#[derive(Debug, Clone)]
+pub struct Artefacts {
+    /// `containerd-shim-coffer-v2` (`COFFER_TEST_SHIM`).
+    pub shim: PathBuf,
+    /// Directory of the guest image (`COFFER_TEST_IMAGE`).
+    pub image: PathBuf,
+    /// `vhost-device-vsock` (`COFFER_TEST_VHOST_DEVICE_VSOCK`).
+    pub vhost_device_vsock: PathBuf,
+}
+
+impl Artefacts {
+    /// Finds all three; a missing one fails the test in one line that names the make target.
+    pub fn find() -> Self {
+        Self {
+            shim: find("COFFER_TEST_SHIM", "target/rig/containerd-shim-coffer-v2", "programs"),
+            image: find("COFFER_TEST_IMAGE", "build/image-dev", "image"),
+            vhost_device_vsock: find(
+                "COFFER_TEST_VHOST_DEVICE_VSOCK",
+                "build/bin/vhost-device-vsock",
+                "programs",
+            ),
+        }
+    }
+}
+
+/// The checkout: where the rig says it is, else where this crate was compiled.
+pub fn workspace() -> PathBuf {
+    match env::var_os("COFFER_REPO") {
+        Some(path) => PathBuf::from(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join("../.."),
+    }
+}
+
+/// A file or directory of `tests/fixtures`.
+pub fn fixture(name: &str) -> PathBuf {
+    let path = workspace().join("tests/fixtures").join(name);
+    assert!(path.exists(), "fixture {} is not there", path.display());
+    path
+}
+
+fn find(variable: &str, default: &str, target: &str) -> PathBuf {
+    let path = match env::var_os(variable) {
+        Some(path) => PathBuf::from(path),
+        None => workspace().join(default),
+    };
+    assert!(
+        path.exists(),
+        "{} is not there: run `make {target}` first, or name another one in {variable}",
+        path.display()
+    );
+    path
+}

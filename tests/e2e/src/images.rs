@@ -1,0 +1,88 @@
+//! The container images of the tests, made from the rig's own static busybox.
+
+use std::fs;
+use std::iter;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::ctr::ctr;
+use crate::oci_archive::{Layer, archive};
+use crate::or_fail::OrFail;
+
+/// busybox in one layer.
+pub const BUSYBOX: &str = "localhost/busybox:test";
+/// busybox below 29 small layers, as many as an inference image has: `/layers/NN` is written by layer NN,
+/// `/layers/top` by all of them, and the last one removes `/layers/removed`.
+pub const LAYERED: &str = "localhost/layered:test";
+/// How many layers [`LAYERED`] has.
+pub const LAYERS: usize = 30;
+/// What CRI runs as the sandbox's own container.
+pub const PAUSE: &str = "localhost/pause:test";
+
+const PROGRAM: &str = "/usr/bin/busybox";
+
+/// Imports every image into containerd.
+pub async fn import() {
+    import_one(BUSYBOX, vec![busybox()], &["/bin/sh"]).await;
+    import_one(PAUSE, vec![busybox()], &["/bin/sleep", "2147483647"]).await;
+    let layers = iter::once(busybox()).chain((1..LAYERS).map(small_layer)).collect();
+    import_one(LAYERED, layers, &["/bin/sh"]).await;
+}
+
+/// An unpacked busybox root file system in `directory`, for callers that bring their own.
+pub fn unpack_busybox(directory: &Path) {
+    for path in ["bin", "etc", "proc", "sys", "dev", "tmp"] {
+        fs::create_dir_all(directory.join(path)).or_fail(path);
+    }
+    fs::copy(PROGRAM, directory.join("bin/busybox")).or_fail(PROGRAM);
+    for applet in applets() {
+        let link = directory.join("bin").join(&applet);
+        symlink("busybox", link).or_fail(applet);
+    }
+}
+
+async fn import_one(name: &str, layers: Vec<Layer>, entrypoint: &[&str]) {
+    let path = PathBuf::from("/run/e2e/image.tar");
+    fs::write(&path, archive(name, layers, entrypoint)).or_fail("write an image");
+    ctr(&["images", "import", "--local", "--snapshotter", "erofs", "/run/e2e/image.tar"]).await.succeeded();
+    fs::remove_file(path).or_fail("remove an image");
+}
+
+fn busybox() -> Layer {
+    let program = fs::read(PROGRAM).or_fail("busybox-static, of tools/forky-root.packages");
+    let mut layer = Layer::default()
+        .directory("bin", 0o755)
+        .directory("dev", 0o755)
+        .directory("etc", 0o755)
+        .directory("proc", 0o755)
+        .directory("root", 0o700)
+        .directory("sys", 0o755)
+        .directory("tmp", 0o1777)
+        .file("etc/passwd", 0o644, b"root:x:0:0:root:/root:/bin/sh\nuser:x:1000:1000:user:/:/bin/sh\n")
+        .file("etc/group", 0o644, b"root:x:0:\nuser:x:1000:\n")
+        .file("bin/busybox", 0o755, &program);
+    for applet in applets() {
+        layer = layer.link(&format!("bin/{applet}"), "busybox");
+    }
+    layer
+}
+
+fn small_layer(number: usize) -> Layer {
+    let content = format!("{number}\n");
+    let layer = Layer::default()
+        .directory("layers", 0o755)
+        .file(&format!("layers/{number:02}"), 0o644, content.as_bytes())
+        .file("layers/top", 0o644, content.as_bytes());
+    match number {
+        1 => layer.file("layers/removed", 0o644, b"still here\n"),
+        number if number == LAYERS - 1 => layer.without("layers/removed"),
+        _ => layer,
+    }
+}
+
+fn applets() -> Vec<String> {
+    let output = Command::new(PROGRAM).arg("--list").output().or_fail("busybox --list");
+    let names = String::from_utf8(output.stdout).or_fail("busybox --list");
+    names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
+}

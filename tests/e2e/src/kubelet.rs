@@ -1,0 +1,139 @@
+//! A pod's directory on the node, laid out as kubelet's volume plugins lay it out.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use k8s_cri::v1::Mount;
+
+use crate::or_fail::OrFail;
+
+/// `/var/lib/kubelet/pods/UID`; removed when dropped.
+#[derive(Debug)]
+pub struct PodDirectory {
+    root: PathBuf,
+}
+
+impl PodDirectory {
+    /// Makes the directory of the pod with `uid`.
+    pub fn new(uid: &str) -> Self {
+        let root = Path::new("/var/lib/kubelet/pods").join(uid);
+        fs::create_dir_all(&root).or_fail("make a pod's directory");
+        Self { root }
+    }
+
+    /// A configmap volume with these files, mounted at `target`.
+    pub fn configmap(&self, name: &str, files: &[(&str, &str)], target: &str) -> Mount {
+        let volume = self.volume("configmap", name);
+        write_atomically(&volume, files);
+        mount(&volume, target, true)
+    }
+
+    /// Replaces a configmap's files as kubelet does when the object changes.
+    pub fn update_configmap(&self, name: &str, files: &[(&str, &str)]) {
+        write_atomically(&self.volume("configmap", name), files);
+    }
+
+    /// A secret volume: on a tmpfs, mode 0400, mounted at `target`.
+    pub fn secret(&self, name: &str, files: &[(&str, &str)], target: &str) -> Mount {
+        let volume = self.volume("secret", name);
+        mount_tmpfs(&volume);
+        write_atomically(&volume, files);
+        mount(&volume, target, true)
+    }
+
+    /// An emptyDir on the node's disk, mounted at `target`.
+    pub fn empty_dir(&self, name: &str, target: &str) -> Mount {
+        mount(&self.volume("empty-dir", name), target, false)
+    }
+
+    /// The pod's `/etc/hosts`, which kubelet manages.
+    pub fn etc_hosts(&self, lines: &str) -> Mount {
+        let file = self.root.join("etc-hosts");
+        fs::write(&file, lines).or_fail("write etc-hosts");
+        mount(&file, "/etc/hosts", false)
+    }
+
+    /// A directory of the node that no volume plugin made: a hostPath.
+    pub fn host_path(&self, target: &str) -> Mount {
+        let directory = Path::new("/srv/e2e-host-path");
+        fs::create_dir_all(directory).or_fail("make a hostPath");
+        mount(directory, target, false)
+    }
+
+    fn volume(&self, plugin: &str, name: &str) -> PathBuf {
+        let path = self.root.join(format!("volumes/kubernetes.io~{plugin}/{name}"));
+        fs::create_dir_all(&path).or_fail("make a volume");
+        path
+    }
+}
+
+impl Drop for PodDirectory {
+    fn drop(&mut self) {
+        let secrets = self.root.join("volumes/kubernetes.io~secret");
+        for volume in fs::read_dir(secrets).into_iter().flatten().flatten() {
+            let _ = Command::new("umount").arg("--lazy").arg(volume.path()).status();
+        }
+        let _ = fs::remove_dir_all(&self.root);
+    }
+}
+
+fn mount(host: &Path, target: &str, readonly: bool) -> Mount {
+    Mount {
+        container_path: target.to_owned(),
+        host_path: host.display().to_string(),
+        readonly,
+        ..Mount::default()
+    }
+}
+
+fn mount_tmpfs(path: &Path) {
+    let status = Command::new("mount").args(["-t", "tmpfs", "tmpfs"]).arg(path).status().or_fail("mount");
+    assert!(status.success(), "mount a tmpfs on {}: {status}", path.display());
+}
+
+/// kubelet's atomic writer: files in a directory named by its time, `..data` pointing at it, one link per file.
+/// A change is one rename of `..data`.
+fn write_atomically(volume: &Path, files: &[(&str, &str)]) {
+    let link = volume.join("..data");
+    let old = fs::read_link(&link).ok();
+    let generation = old.as_ref().map_or(1, |_| 2 + count_of_generations(volume));
+    let new = format!("..2026_11_24_00_00_00.{generation}");
+    fs::create_dir(volume.join(&new)).or_fail("make a version of a volume");
+    for (name, content) in files {
+        fs::write(volume.join(&new).join(name), content).or_fail(name);
+        if fs::symlink_metadata(volume.join(name)).is_err() {
+            symlink(format!("..data/{name}"), volume.join(name)).or_fail(name);
+        }
+    }
+    let next = volume.join("..data_tmp");
+    symlink(&new, &next).or_fail("..data_tmp");
+    fs::rename(&next, &link).or_fail("..data");
+    if let Some(old) = old {
+        fs::remove_dir_all(volume.join(old)).or_fail("remove the old version of a volume");
+    }
+}
+
+fn count_of_generations(volume: &Path) -> usize {
+    let link = fs::read_link(volume.join("..data")).or_fail("..data");
+    let name = link.to_string_lossy().into_owned();
+    name.rsplit_once('.').and_then(|(_, number)| number.parse().ok()).or_fail("number of a volume's version")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_change_is_seen_through_the_same_path_and_the_old_version_is_gone() {
+        let directory = tempfile::tempdir().unwrap();
+        write_atomically(directory.path(), &[("key", "one")]);
+        assert_eq!(fs::read_to_string(directory.path().join("key")).unwrap(), "one");
+        let first = fs::read_link(directory.path().join("..data")).unwrap();
+        write_atomically(directory.path(), &[("key", "two"), ("more", "new")]);
+        assert_eq!(fs::read_to_string(directory.path().join("key")).unwrap(), "two");
+        assert_eq!(fs::read_to_string(directory.path().join("more")).unwrap(), "new");
+        assert!(!directory.path().join(first).exists());
+    }
+}
