@@ -1,1 +1,28 @@
 //! Turns a container's OCI spec into what the guest agent is asked for; pure, no I/O.
+//!
+//! [`translate`] takes the spec that containerd wrote for this host and returns the [`GuestContainer`]: the spec in the
+//! guest's terms, the storages the agent mounts, the files to copy in first, and notes on what was left out. No path
+//! of the host reaches the guest's spec. What cannot be had without sharing a host directory is an error.
+
+mod error;
+mod linux;
+mod mounts;
+mod paths;
+mod process;
+mod resources;
+mod role;
+mod rootfs;
+mod seccomp;
+mod storage;
+mod translate;
+mod volume;
+
+pub use error::SpecError;
+pub use process::process;
+pub use resources::resources;
+pub use role::{Role, sandbox_id};
+pub use rootfs::{GuestRootfs, LunAddress};
+pub use storage::{shm_remount, shm_storage};
+pub use translate::{
+    Copy, CopyKind, FileKind, GuestContainer, HostFile, SandboxFacts, TerminationLog, translate,
+};

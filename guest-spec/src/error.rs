@@ -1,0 +1,111 @@
+//! Specs that cannot be had in a VM.
+
+use std::path::PathBuf;
+
+use thiserror::Error;
+
+/// Why a spec was refused.
+#[derive(Debug, Error, PartialEq, Eq)]
+pub enum SpecError {
+    /// A part that every container has is not there.
+    #[error("container {container}: the OCI spec has no {part}")]
+    Missing {
+        /// The container's id.
+        container: String,
+        /// The missing part's name in the spec.
+        part: &'static str,
+    },
+    /// The id would be taken apart as a path in the guest.
+    #[error("container id {container:?} is not usable: letters, digits, `_`, `.` and `-` only")]
+    BadId {
+        /// The id.
+        container: String,
+    },
+    /// The root file system has no layers.
+    #[error("container {container}: no root file system layers")]
+    NoLayers {
+        /// The container's id.
+        container: String,
+    },
+    /// A mount's destination is not an absolute path without `..`.
+    #[error("container {container}: mount destination {destination} must be an absolute path without `..`")]
+    BadDestination {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+    },
+    /// A bind mount without a source.
+    #[error("container {container}: the mount on {destination} has no source")]
+    NoSource {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+    },
+    /// The source is not there, or is neither file nor directory where one of them is due.
+    #[error("container {container}: {source_path} for {destination} is not a {expected}")]
+    WrongKind {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The path on the host.
+        source_path: String,
+        /// What the mount needs.
+        expected: &'static str,
+    },
+    /// A host path that is no volume we can carry into the guest.
+    #[error(
+        "container {container}: {source_path} cannot be mounted on {destination}: no host directory is shared with the \
+         VM; use a configMap, secret, projected, downwardAPI or emptyDir volume, or put the files into the image"
+    )]
+    HostPath {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The path on the host.
+        source_path: String,
+    },
+    /// A device node as a bind mount.
+    #[error(
+        "container {container}: device {source_path} cannot be mounted on {destination}: request it as a device, the \
+         VM has no access to the host's device nodes"
+    )]
+    DeviceNode {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The path on the host.
+        source_path: String,
+    },
+    /// A volume of a Kubernetes plugin that needs the host.
+    #[error(
+        "container {container}: volume {volume} of type {plugin} cannot be mounted on {destination}: only configMap, \
+         secret, projected, downwardAPI and emptyDir volumes reach the VM"
+    )]
+    Plugin {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The plugin's name, such as `csi`.
+        plugin: String,
+        /// The volume's name in the pod.
+        volume: String,
+    },
+    /// A file system type that is not mounted inside a VM.
+    #[error(
+        "container {container}: a mount of type {fstype} on {destination} is not possible in the VM; remove it"
+    )]
+    FsType {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The mount's type.
+        fstype: String,
+    },
+}
