@@ -67,11 +67,11 @@ proptest! {
         let mut defined: BTreeMap<String, u32> = BTreeMap::new();
         let mut used: Vec<String> = Vec::new();
         let mut slots: BTreeMap<String, u32> = BTreeMap::new();
-        let listed = ["-device", "-object", "-blockdev", "-chardev", "-netdev", "-machine", "-mon"];
+        let listed = ["-device", "-object", "-blockdev", "-chardev", "-netdev", "-machine", "-qmp"];
         for pair in args.windows(2).filter(|pair| listed.contains(&pair[0].as_str())) {
             let properties = properties(&pair[1]);
-            if pair[0] == "-mon" {
-                used.push(properties[0].1.clone());
+            if let Some(chardev) = pair[1].strip_prefix("chardev:") {
+                used.push(chardev.to_owned());
             }
             for (key, value) in properties {
                 match key.as_str() {

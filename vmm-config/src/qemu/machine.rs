@@ -19,7 +19,7 @@ impl Machine {
     pub const TCG_CACHE: MemorySize = MemorySize::from_mib(128);
 
     pub(super) fn args(&self) -> [Arg; 2] {
-        let machine = Options::new("q35")
+        let mut machine = Options::new("q35")
             .text("memory-backend", RAM_ID)
             .flag("hpet", false)
             .flag("i8042", false)
@@ -34,6 +34,10 @@ impl Machine {
         let accel = match self.accel {
             Accelerator::Kvm => Options::new("kvm"),
             Accelerator::Tcg => {
+                // KVM keeps these two in the kernel and they cost nothing. Emulated, the guest spends a
+                // twentieth of its boot calibrating against a timer that it then never uses. Only both or
+                // none: with the interrupt controller alone Linux waits for the timer and panics.
+                machine = machine.flag("pic", false).flag("pit", false);
                 Options::new("tcg").text("thread", "multi").number("tb-size", Self::TCG_CACHE.mib())
             }
         };

@@ -16,6 +16,6 @@ pub struct Qmp {
 impl Qmp {
     pub(super) fn args(&self) -> [Arg; 2] {
         let chardev = Options::new("socket").text("id", CHARDEV).number("fd", self.fd);
-        [Arg::new("-chardev", chardev), Arg::new("-mon", Options::new(CHARDEV).text("mode", "control"))]
+        [Arg::new("-chardev", chardev), Arg::verbatim("-qmp", format!("chardev:{CHARDEV}"))]
     }
 }
