@@ -9,8 +9,7 @@ kernel_packages="$kernel_source gcc-[0-9]+ binutils make"
 # Prints the fragments of a flavour, in order; a later line for a symbol wins.
 kernel_fragments() { # FLAVOUR
     case $1 in
-    guest) echo "$here/kernel/guest.config" ;;
-    outer) echo "$here/kernel/guest.config" "$here/kernel/outer.config" ;;
+    guest | outer) echo "$here/kernel/base.config" "$here/kernel/$1.config" ;;
     *) fail "there is no kernel flavour \`$1\`; take guest or outer" ;;
     esac
 }
