@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::config::{AbsolutePath, Accel, NodeConfig};
+use crate::config::{Accel, NodeConfig};
+use crate::path::AbsolutePath;
 use crate::plan::tests::{image, nic, request, vhost, vhost_user};
 use crate::plan::{HostFacts, NicFacts, plan};
 use crate::qemu::CONTROLLER_ID;

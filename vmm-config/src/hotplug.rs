@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde_json::{Value, json};
 
-use crate::config::AbsolutePath;
+use crate::path::AbsolutePath;
 use crate::qemu::CONTROLLER_ID;
 
 /// Number of a disk on SCSI target 0: 0 to 16383, what QEMU's virtio-scsi and the 14 bits of SAM's flat

@@ -29,6 +29,7 @@ pub mod digest;
 pub mod hotplug;
 pub mod image;
 pub mod net;
+pub mod path;
 pub mod pci;
 pub mod plan;
 pub mod qemu;

@@ -3,13 +3,14 @@
 use crate::config::{Accel, NodeConfig, Tee};
 use crate::image::ImageManifest;
 use crate::net::MacAddress;
+use crate::path::SocketPath;
 use crate::pci::{BusFull, PciSlots};
 use crate::qemu::{
     Console, Cpu, Kernel, Machine, Memory, MemoryBacking, Nic, NicQueue, Pvpanic, Qmp, Rng, RootDisk,
     ScsiController, Vsock, VsockBackend,
 };
 use crate::request::PodRequest;
-use crate::spec::{Accelerator, Cid, QemuFd, SocketPath, VmSpec};
+use crate::spec::{Accelerator, Cid, QemuFd, VmSpec};
 use crate::units::{MemorySize, Vcpus};
 
 /// Most queue pairs of one interface; beyond it a tap device gains nothing.
@@ -150,7 +151,7 @@ pub fn plan(
     let mut slots = PciSlots::new();
     let qmp = Qmp { fd: fds.take() };
     let console = Console { fd: fds.take() };
-    let root = RootDisk { path: config.image.file(&image.root.file), slot: slots.take()? };
+    let root = RootDisk { path: config.image.file(image.root.file.as_str()), slot: slots.take()? };
     let scsi = ScsiController::new(slots.take()?, request.vcpus);
     let (backend, backing) = match &host.vsock {
         VsockFacts::Vhost { cid } => {
@@ -174,7 +175,7 @@ pub fn plan(
         cpu: Cpu { vcpus: request.vcpus, accel },
         memory: Memory { size: request.memory, backing },
         kernel: Kernel {
-            path: config.image.file(&image.kernel.file),
+            path: config.image.file(image.kernel.file.as_str()),
             cmdline: image.cmdline.clone(),
             firmware: config.firmware.clone(),
         },

@@ -217,6 +217,13 @@ impl PodRequest {
     }
 }
 
+impl PodRequest {
+    /// Whether a limit of the pod decided any size.
+    pub fn has_limits(&self) -> bool {
+        [self.vcpus_from, self.memory_from].contains(&SizeSource::Limit)
+    }
+}
+
 impl AnnotationKey {
     fn overruled(self) -> IgnoredAnnotation {
         IgnoredAnnotation { name: self.name().to_owned(), reason: IgnoreReason::LimitDecides }
@@ -323,7 +330,7 @@ mod tests {
         let r = request(&NodeConfig::default(), &[]).unwrap();
         assert_eq!(sizes(&r), (1, 2048));
         assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::NodeDefault, SizeSource::NodeDefault));
-        assert!(r.ignored.is_empty());
+        assert!(r.ignored.is_empty() && !r.has_limits());
     }
 
     #[test]
@@ -332,6 +339,7 @@ mod tests {
         let r = request(&NodeConfig::default(), &pod).unwrap();
         assert_eq!(sizes(&r), (3, 1024 + 192));
         assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::Limit, SizeSource::Limit));
+        assert!(r.has_limits());
     }
 
     #[test]

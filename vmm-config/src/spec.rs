@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::net::MacAddress;
+pub use crate::path::SocketPath;
 use crate::pci::GuestPciPath;
 use crate::qemu::{
     Console, Cpu, Kernel, Machine, Memory, Nic, Pvpanic, Qmp, Rng, RootDisk, ScsiController, Vsock,
@@ -95,26 +96,6 @@ impl Cid {
     }
 }
 
-/// Path of a unix socket, relative to QEMU's working directory or absolute.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SocketPath(String);
-
-impl SocketPath {
-    /// `sun_path` less its terminating NUL.
-    const MAX_LEN: usize = 107;
-
-    /// Checks that the path fits into a socket address.
-    pub fn new(path: &str) -> Option<Self> {
-        let fits = (1..=Self::MAX_LEN).contains(&path.len()) && !path.contains('\0');
-        fits.then(|| Self(path.to_owned()))
-    }
-
-    /// The path.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 /// One VM, completely described.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VmSpec {
@@ -201,13 +182,5 @@ mod tests {
             assert_eq!(Cid::new(reserved), None);
         }
         assert_eq!(Cid::new(3).map(Cid::get), Some(3));
-    }
-
-    #[test]
-    fn socket_paths_fit_into_their_address() {
-        assert!(SocketPath::new(&"s".repeat(107)).is_some());
-        for bad in ["", "a\0", "s".repeat(108).as_str()] {
-            assert_eq!(SocketPath::new(bad), None);
-        }
     }
 }

@@ -2,8 +2,9 @@
 
 use toml::de::DeValue;
 
-use super::values::{AbsolutePath, Program, Value, choice};
+use super::values::{Value, choice};
 use super::{Entry, KeyDoc, Origins, Problem};
+use crate::path::{AbsolutePath, Program};
 use crate::request::AnnotationKey;
 use crate::units::{MemorySize, Vcpus, VmMemory};
 

@@ -10,9 +10,9 @@ mod keys;
 mod parse;
 mod values;
 
+pub use crate::path::{AbsolutePath, Program};
 pub use keys::{Accel, NodeConfig, Tee};
 pub use parse::{ConfigError, ConfigErrors, MAX_FILE, Problem};
-pub use values::{AbsolutePath, Program};
 
 /// Where a configuration value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

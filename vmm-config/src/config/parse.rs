@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(
             error(text),
             "c.toml:1: `accel` is \"xen\"; values that exist: auto, kvm, tcg\n\
-             c.toml:2: `image` is \"rel\"; it must be an absolute path\n\
+             c.toml:2: `image` is wrong: \"rel\" is not an absolute path\n\
              c.toml:3: unknown key `foo`; `coffer config` lists the keys that exist\n\
              c.toml:4: `default_vcpus` is wrong: 0 vCPUs is outside 1..=255\n\
              c.toml:5: `default_memory_mib` is -1; it must be a whole number from 0 on"

@@ -1,12 +1,9 @@
 //! How each type of value is read from TOML and shown as JSON.
 
-use std::fmt;
-use std::path::Path;
-
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
-use crate::image::FileName;
+use crate::path::{AbsolutePath, Program};
 use crate::request::AnnotationKey;
 use crate::units::{MemorySize, Vcpus, VmMemory};
 
@@ -48,82 +45,9 @@ macro_rules! choice {
 }
 pub(super) use choice;
 
-/// An absolute path without NUL.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct AbsolutePath(String);
-
-impl AbsolutePath {
-    /// For defaults, which the tests check.
-    pub(super) fn known(path: &str) -> Self {
-        Self(path.to_owned())
-    }
-
-    /// Checks that the path is absolute.
-    ///
-    /// # Errors
-    /// A sentence's end that says what is wrong.
-    pub fn new(path: &str) -> Result<Self, String> {
-        if path.starts_with('/') && !path.contains('\0') {
-            Ok(Self(path.to_owned()))
-        } else {
-            Err(format!("is {path:?}; it must be an absolute path"))
-        }
-    }
-
-    /// The path.
-    pub fn as_path(&self) -> &Path {
-        Path::new(&self.0)
-    }
-
-    /// The path, as QEMU's command line takes it.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-
-    /// The file of that name in this directory.
-    pub(crate) fn file(&self, name: &FileName) -> Self {
-        Self(format!("{}/{}", self.0.trim_end_matches('/'), name.as_str()))
-    }
-}
-
-impl fmt::Display for AbsolutePath {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
-
-/// A program: an absolute path, or a bare name to look up in PATH.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Program(String);
-
-impl Program {
-    /// For defaults, which the tests check.
-    pub(super) fn known(name: &str) -> Self {
-        Self(name.to_owned())
-    }
-
-    /// Checks the form.
-    ///
-    /// # Errors
-    /// A sentence's end that says what is wrong.
-    pub fn new(name: &str) -> Result<Self, String> {
-        let bare = !name.is_empty() && !name.contains('/');
-        if (bare || name.starts_with('/')) && !name.contains('\0') {
-            Ok(Self(name.to_owned()))
-        } else {
-            Err(format!("is {name:?}; it must be an absolute path or a program's bare name"))
-        }
-    }
-
-    /// Path or name; a name has no slash, which is what `execvp` looks up in PATH.
-    pub fn as_str(&self) -> &str {
-        &self.0
-    }
-}
-
 impl Value for AbsolutePath {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        Self::new(text(value)?)
+        Self::new(text(value)?).map_err(|e| format!("is wrong: {e}"))
     }
 
     fn to_json(&self) -> Json {
@@ -143,7 +67,7 @@ impl Value for Option<AbsolutePath> {
 
 impl Value for Program {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
-        Self::new(text(value)?)
+        Self::new(text(value)?).map_err(|e| format!("is wrong: {e}"))
     }
 
     fn to_json(&self) -> Json {

@@ -2,7 +2,7 @@
 
 use super::arg::{Arg, Options};
 use super::virtio_device;
-use crate::config::AbsolutePath;
+use crate::path::AbsolutePath;
 use crate::pci::PciSlot;
 
 /// Node name of the root image.

@@ -2,7 +2,7 @@
 
 use super::arg::Arg;
 use crate::cmdline::Cmdline;
-use crate::config::AbsolutePath;
+use crate::path::AbsolutePath;
 
 /// What the VM boots.
 #[derive(Debug, Clone, PartialEq, Eq)]

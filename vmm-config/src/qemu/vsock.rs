@@ -2,8 +2,9 @@
 
 use super::arg::{Arg, Options};
 use super::virtio_device;
+use crate::path::SocketPath;
 use crate::pci::PciSlot;
-use crate::spec::{Cid, QemuFd, SocketPath};
+use crate::spec::{Cid, QemuFd};
 
 /// Id of the character device that leads to the vhost-user process.
 const CHARDEV: &str = "vsock";
