@@ -22,6 +22,7 @@
 //!
 //! Everything that reads foreign input takes `&str` or `&[u8]`, limits its size and never panics.
 
+pub mod annotation;
 pub mod cmdline;
 pub mod config;
 pub mod deadline;

@@ -16,7 +16,7 @@ use crate::units::{MemorySize, Vcpus};
 /// Most queue pairs of one interface; beyond it a tap device gains nothing.
 const MAX_QUEUES: u16 = 8;
 
-/// What QEMU itself needs beside the guest's memory: program, devices, page tables of the guest.
+/// What QEMU itself needs beside the guest's memory: its program, threads and devices.
 const QEMU_OVERHEAD: MemorySize = MemorySize::from_mib(64);
 
 /// What was found on the host and claimed from it for this VM.

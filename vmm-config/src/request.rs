@@ -15,6 +15,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
 use crate::units::{BadName, MemorySize, OutOfRange, Vcpus, VmMemory, VmName};
 
@@ -32,33 +33,6 @@ const CRIO_CONTAINER_TYPE: &str = "io.kubernetes.cri-o.ContainerType";
 const DEFAULT_PERIOD: u64 = 100_000;
 /// Annotations below these prefixes are meant for us; others are not worth a log line.
 const OUR_PREFIXES: [&str; 2] = ["io.katacontainers.config.", "dev.coffer."];
-
-/// An annotation that may change the VM where the node's configuration allows it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum AnnotationKey {
-    /// vCPUs of a pod without a CPU limit.
-    DefaultVcpus,
-    /// Memory in MiB of the VM of a pod without a memory limit.
-    DefaultMemory,
-}
-
-impl AnnotationKey {
-    /// All that are understood.
-    pub const ALL: [Self; 2] = [Self::DefaultVcpus, Self::DefaultMemory];
-
-    /// The annotation's full name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::DefaultVcpus => "io.katacontainers.config.hypervisor.default_vcpus",
-            Self::DefaultMemory => "io.katacontainers.config.hypervisor.default_memory",
-        }
-    }
-
-    /// The annotation of that name, if it is understood.
-    pub fn from_name(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|key| key.name() == name)
-    }
-}
 
 /// Limits of one container, as numbers of its OCI specification (`linux.resources`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -194,7 +168,7 @@ impl PodRequest {
         };
         let vcpus = vcpus.map_err(|source| RequestError::OutOfRange { origin: vcpus_from.name(), source })?;
         if limits.vcpus.is_some() && asked.is_some() {
-            ignored.push(AnnotationKey::DefaultVcpus.overruled());
+            ignored.push(IgnoredAnnotation::overruled(AnnotationKey::DefaultVcpus));
         }
 
         let asked = annotations.number(AnnotationKey::DefaultMemory)?;
@@ -209,7 +183,7 @@ impl PodRequest {
         let memory =
             memory.map_err(|source| RequestError::OutOfRange { origin: memory_from.name(), source })?;
         if limits.memory.is_some() && asked.is_some() {
-            ignored.push(AnnotationKey::DefaultMemory.overruled());
+            ignored.push(IgnoredAnnotation::overruled(AnnotationKey::DefaultMemory));
         }
 
         ignored.sort_by(|a, b| a.name.cmp(&b.name));
@@ -224,9 +198,9 @@ impl PodRequest {
     }
 }
 
-impl AnnotationKey {
-    fn overruled(self) -> IgnoredAnnotation {
-        IgnoredAnnotation { name: self.name().to_owned(), reason: IgnoreReason::LimitDecides }
+impl IgnoredAnnotation {
+    fn overruled(key: AnnotationKey) -> Self {
+        Self { name: key.name().to_owned(), reason: IgnoreReason::LimitDecides }
     }
 }
 

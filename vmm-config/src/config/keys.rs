@@ -4,8 +4,8 @@ use toml::de::DeValue;
 
 use super::values::{Value, choice};
 use super::{Entry, KeyDoc, Origins, Problem};
+use crate::annotation::AnnotationKey;
 use crate::path::{AbsolutePath, Program};
-use crate::request::AnnotationKey;
 use crate::units::{MemorySize, Vcpus, VmMemory};
 
 /// What executes the guest's instructions.

@@ -3,8 +3,8 @@
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
+use crate::annotation::AnnotationKey;
 use crate::path::{AbsolutePath, Program};
-use crate::request::AnnotationKey;
 use crate::units::{MemorySize, Vcpus, VmMemory};
 
 /// A type that a configuration key can have.
