@@ -4,7 +4,11 @@ use std::fs;
 use std::process::{Command, Output, Stdio};
 
 fn coffer(args: &[&str]) -> Output {
-    Command::new(env!("CARGO_BIN_EXE_coffer")).args(args).stdin(Stdio::null()).output().unwrap()
+    Command::new(env!("CARGO_BIN_EXE_coffer"))
+        .args(args)
+        .stdin(Stdio::null())
+        .output()
+        .expect("coffer starts")
 }
 
 fn stderr(output: &Output) -> String {
