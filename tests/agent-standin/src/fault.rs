@@ -81,20 +81,30 @@ impl Fault {
     pub async fn pass<C: AsyncRead + AsyncWrite>(&self, client: C, service: UnixStream) -> io::Result<bool> {
         let (mut from_client, mut to_client) = split(client);
         let (mut from_service, mut to_service) = split(service);
+        let head = tokio::select! {
+            head = self.forward(&mut from_client, &mut to_service) => head?,
+            copied = tokio::io::copy(&mut from_service, &mut to_client) => return copied.map(|_| false),
+        };
+        log::line(format_args!("fault: {:?}", self.kind));
+        self.happen(&head, &mut from_client, &mut to_client).await
+    }
+
+    /// Forwards calls up to the one at which the fault happens; returns that one's head.
+    async fn forward(
+        &self,
+        client: &mut (impl AsyncRead + Unpin),
+        service: &mut (impl AsyncWrite + Unpin),
+    ) -> io::Result<[u8; HEAD]> {
         loop {
             let mut head = [0; HEAD];
-            tokio::select! {
-                read = from_client.read_exact(&mut head) => { read?; }
-                copied = tokio::io::copy(&mut from_service, &mut to_client) => { copied?; return Ok(false); }
-            }
+            client.read_exact(&mut head).await?;
             let mut payload = vec![0; length(&head)];
-            from_client.read_exact(&mut payload).await?;
+            client.read_exact(&mut payload).await?;
             if self.strikes(&payload) {
-                log::line(format_args!("fault: {:?}", self.kind));
-                return self.happen(&head, &mut from_client, &mut to_client).await;
+                return Ok(head);
             }
-            to_service.write_all(&head).await?;
-            to_service.write_all(&payload).await?;
+            service.write_all(&head).await?;
+            service.write_all(&payload).await?;
         }
     }
 
@@ -138,7 +148,8 @@ fn length(head: &[u8; HEAD]) -> usize {
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::duplex;
+    use tokio::io::{DuplexStream, duplex};
+    use tokio::task::JoinHandle;
 
     use super::*;
 
@@ -151,40 +162,18 @@ mod tests {
         frame
     }
 
-    /// Sends two calls; returns what the service and what the client got, and whether the agent must end.
-    async fn run(fault: &str) -> (Vec<u8>, Vec<u8>, io::Result<bool>) {
-        let (mut ours, theirs) = duplex(1 << 20);
-        let (service, mut behind) = UnixStream::pair().unwrap();
+    /// Starts passing; returns the client's end and the service's.
+    fn start(fault: &str) -> (DuplexStream, UnixStream, JoinHandle<io::Result<bool>>) {
+        let (client, theirs) = duplex(1 << 16);
+        let (service, behind) = UnixStream::pair().unwrap();
         let fault = Fault::parse(fault).unwrap();
-        let passing = tokio::spawn(async move { fault.pass(theirs, service).await });
-        for call in ["Check", "CreateSandbox"] {
-            let _ = ours.write_all(&frame(call)).await;
-        }
-        let (mut answers, writer) = split(ours);
-        let reading = tokio::spawn(async move {
-            let mut got = Vec::new();
-            let _ = (&mut answers).take(1 << 16).read_to_end(&mut got).await;
-            got
-        });
-        let mut passed = Vec::new();
-        let whole = frame("Check").len();
-        if fault_passes(&passing) {
-            let mut buffer = vec![0; whole];
-            if behind.read_exact(&mut buffer).await.is_ok() {
-                passed = buffer;
-            }
-        }
-        let mut writer = writer;
-        let _ = writer.shutdown().await;
-        drop(writer);
-        let got = reading.await.unwrap();
-        passing.abort();
-        let ended = passing.await.unwrap_or(Ok(false));
-        (passed, got, ended)
+        (client, behind, tokio::spawn(async move { fault.pass(theirs, service).await }))
     }
 
-    fn fault_passes<T>(_: &T) -> bool {
-        true
+    async fn take(stream: &mut (impl AsyncRead + Unpin), count: usize) -> Vec<u8> {
+        let mut got = vec![0; count];
+        stream.read_exact(&mut got).await.unwrap();
+        got
     }
 
     #[test]
@@ -199,21 +188,34 @@ mod tests {
 
     #[tokio::test]
     async fn calls_before_the_named_one_pass() {
-        let (passed, got, _) = run("hang-up-at=CreateSandbox").await;
-        assert_eq!(passed, frame("Check"));
-        assert_eq!(got, b"");
+        let (mut client, mut service, passing) = start("hang-up-at=CreateSandbox");
+        client.write_all(&frame("Check")).await.unwrap();
+        assert_eq!(take(&mut service, frame("Check").len()).await, frame("Check"));
+        service.write_all(b"answer").await.unwrap();
+        assert_eq!(take(&mut client, 6).await, b"answer");
+        client.write_all(&frame("CreateSandbox")).await.unwrap();
+        assert!(!passing.await.unwrap().unwrap());
+        assert_eq!(client.read(&mut [0]).await.unwrap(), 0);
     }
 
     #[tokio::test]
     async fn an_oversized_reply_says_so() {
-        let (_, got, _) = run("oversized-reply-at=Check").await;
-        assert_eq!(got[..HEAD], [4, 0, 0, 0, 0, 0, 0, 7, RESPONSE, 0]);
+        let (mut client, _service, _passing) = start("oversized-reply-at=Check");
+        client.write_all(&frame("Check")).await.unwrap();
+        assert_eq!(take(&mut client, HEAD).await, [4, 0, 0, 0, 0, 0, 0, 7, RESPONSE, 0]);
     }
 
     #[tokio::test]
     async fn garbage_is_no_frame() {
-        let (passed, got, _) = run("garbage").await;
-        assert_eq!(passed, b"");
-        assert!(got.starts_with(b"\xff\x00garbage"));
+        let (mut client, _service, _passing) = start("garbage");
+        client.write_all(&frame("Check")).await.unwrap();
+        assert_eq!(take(&mut client, 9).await, b"\xff\x00garbage");
+    }
+
+    #[tokio::test]
+    async fn death_is_reported() {
+        let (mut client, _service, passing) = start("die");
+        client.write_all(&frame("Check")).await.unwrap();
+        assert!(passing.await.unwrap().unwrap());
     }
 }

@@ -1,0 +1,462 @@
+//! The stand-in as a process of this machine: containers of busybox in a private root, over a unix socket.
+//!
+//! Each test runs itself again inside `tools/enter`, as root of its own mount, PID and network namespaces.
+
+use std::env;
+use std::fs;
+use std::future::Future;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use agent::proto::agent::{
+    CopyFileRequest, CreateContainerRequest, CreateSandboxRequest, GuestDetailsRequest, Storage,
+};
+use agent::proto::oci;
+use agent::proto::types::{IPAddress, IPFamily, Interface, Route};
+use agent::{Agent, Code, Endpoint, ProcessRef};
+
+const INSIDE: &str = "AGENT_STANDIN_INSIDE";
+
+/// Runs `body` inside the private root; on the outside, runs this test there.
+fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rig) -> F) {
+    if env::var_os(INSIDE).is_some() {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        return runtime.block_on(async { body(Rig::new().await).await });
+    }
+    if !nix::unistd::geteuid().is_root() {
+        eprintln!("SKIPPED {test}: needs root");
+        return;
+    }
+    let program = env::current_exe().unwrap();
+    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
+    let standin = Path::new(env!("CARGO_BIN_EXE_agent-standin"));
+    let binds = [program.parent().unwrap(), standin.parent().unwrap()].map(|dir| dir.display().to_string());
+    let status = Command::new(repository.join("tools/enter"))
+        .arg(&program)
+        .args(["--exact", test, "--nocapture"])
+        .env(INSIDE, "1")
+        .env("COFFER_BIND", binds.join(" "))
+        .status()
+        .unwrap();
+    assert!(status.success(), "{test} failed inside tools/enter");
+}
+
+struct Rig {
+    agent: Agent,
+    standin: Child,
+    root: PathBuf,
+}
+
+impl Drop for Rig {
+    fn drop(&mut self) {
+        let _ = self.standin.kill();
+        let _ = self.standin.wait();
+    }
+}
+
+impl Rig {
+    async fn new() -> Self {
+        mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]);
+        let root = PathBuf::from("/tmp/rootfs");
+        for directory in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
+            fs::create_dir_all(root.join(directory)).unwrap();
+        }
+        fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
+        for applet in ["sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq"] {
+            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        }
+        let (agent, standin) = start(&[]).await;
+        Self { agent, standin, root }
+    }
+
+    async fn sandbox(&self) {
+        let request = CreateSandboxRequest {
+            sandbox_id: "pod1".into(),
+            hostname: "podhost".into(),
+            dns: vec!["nameserver 192.0.2.1".into()],
+            storages: vec![Storage {
+                driver: "ephemeral".into(),
+                source: "shm".into(),
+                fstype: "tmpfs".into(),
+                mount_point: "/run/kata-containers/sandbox/shm".into(),
+                ..Default::default()
+            }],
+            ..Default::default()
+        };
+        self.agent.create_sandbox(request).await.unwrap();
+    }
+
+    fn spec(&self, args: &[&str]) -> oci::Spec {
+        let namespace = |name: &str| oci::LinuxNamespace { Type: name.into(), ..Default::default() };
+        let mount = |kind: &str, target: &str| oci::Mount {
+            type_: kind.into(),
+            source: kind.into(),
+            destination: target.into(),
+            ..Default::default()
+        };
+        oci::Spec {
+            Version: "1.1.0".into(),
+            Process: Some(process(args)).into(),
+            Root: Some(oci::Root { Path: self.root.display().to_string(), ..Default::default() }).into(),
+            Mounts: vec![mount("proc", "/proc"), mount("tmpfs", "/dev"), mount("devpts", "/dev/pts")],
+            Linux: Some(oci::Linux {
+                Namespaces: ["mount", "ipc", "uts"].into_iter().map(namespace).collect(),
+                CgroupsPath: format!("/agent-standin-test-{}", std::process::id()),
+                ..Default::default()
+            })
+            .into(),
+            ..Default::default()
+        }
+    }
+
+    async fn create(&self, id: &str, spec: oci::Spec) -> Result<(), agent::AgentError> {
+        let mut spec = spec;
+        if let Some(linux) = spec.Linux.as_mut() {
+            linux.CgroupsPath = format!("{}/{id}", linux.CgroupsPath);
+        }
+        let request = CreateContainerRequest { container_id: id.into(), OCI: Some(spec).into(), ..Default::default() };
+        self.agent.create_container(request).await
+    }
+
+    async fn run(&self, id: &str, args: &[&str]) {
+        self.create(id, self.spec(args)).await.unwrap();
+        self.agent.start_container(id).await.unwrap();
+    }
+
+    async fn remove(&self, id: &str) {
+        self.agent.remove_container(id, Duration::from_secs(10)).await.unwrap();
+    }
+
+    async fn output(&self, process: ProcessRef<'_>) -> String {
+        let mut all = Vec::new();
+        loop {
+            match self.agent.read_stdout(process, 4096).await {
+                Ok(data) if !data.is_empty() => all.extend(data),
+                _ => return String::from_utf8(all).unwrap(),
+            }
+        }
+    }
+}
+
+async fn start(extra: &[(&str, &str)]) -> (Agent, Child) {
+    let socket = PathBuf::from("/run/agent.sock");
+    let _ = fs::remove_file(&socket);
+    let standin = Command::new(env!("CARGO_BIN_EXE_agent-standin"))
+        .args(["--listen", "unix:///run/agent.sock"])
+        .envs(extra.iter().copied())
+        .spawn()
+        .unwrap();
+    let endpoint = Endpoint::Unix(socket);
+    for _ in 0..200 {
+        if let Ok(agent) = agent::connect(&endpoint).await {
+            return (agent, standin);
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    panic!("the stand-in does not answer");
+}
+
+fn mount(args: &[&str]) {
+    assert!(Command::new("mount").args(args).status().unwrap().success(), "mount {args:?}");
+}
+
+fn process(args: &[&str]) -> oci::Process {
+    let all = vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()];
+    oci::Process {
+        Args: args.iter().map(|arg| (*arg).to_owned()).collect(),
+        Env: vec!["PATH=/bin".into()],
+        Cwd: "/".into(),
+        Capabilities: Some(oci::LinuxCapabilities {
+            Bounding: all.clone(),
+            Effective: all.clone(),
+            Permitted: all,
+            ..Default::default()
+        })
+        .into(),
+        ..Default::default()
+    }
+}
+
+fn mounts() -> usize {
+    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
+}
+
+#[test]
+fn a_container_runs_and_leaves_nothing() {
+    inside("a_container_runs_and_leaves_nothing", |rig| async move {
+        rig.sandbox().await;
+        let before = mounts();
+        rig.run("ctr1", &["sh", "-c", "hostname; echo oops >&2; exit 7"]).await;
+        let init = ProcessRef::init("ctr1");
+        assert_eq!(rig.output(init).await, "podhost\n");
+        assert_eq!(rig.agent.read_stderr(init, 100).await.unwrap(), b"oops\n");
+        assert_eq!(rig.agent.read_stderr(init, 100).await.unwrap(), b"");
+        assert_eq!(rig.agent.wait_process(init).await.unwrap(), 7);
+        let again = rig.agent.wait_process(init).await.unwrap_err();
+        assert_eq!(again.code(), Some(Code::NOT_FOUND));
+        rig.remove("ctr1").await;
+        assert_eq!(mounts(), before);
+        assert!(!Path::new("/run/kata-containers/ctr1").exists());
+        assert_eq!(fs::read_dir("/run/agent-standin").unwrap().count(), 0);
+        assert!(rig.root.join("bin/busybox").exists());
+    });
+}
+
+#[test]
+fn exec_stdin_and_signals() {
+    inside("exec_stdin_and_signals", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sleep", "1000"]).await;
+        let cat = ProcessRef::exec("ctr1", "e1");
+        rig.agent.exec_process("ctr1", "e1", process(&["cat"])).await.unwrap();
+        rig.agent.write_stdin(cat, b"through".to_vec()).await.unwrap();
+        rig.agent.close_stdin(cat).await.unwrap();
+        assert_eq!(rig.output(cat).await, "through");
+        assert_eq!(rig.agent.wait_process(cat).await.unwrap(), 0);
+
+        rig.agent.exec_process("ctr1", "e2", process(&["sleep", "1000"])).await.unwrap();
+        let sleep = ProcessRef::exec("ctr1", "e2");
+        assert!(rig.agent.exec_process("ctr1", "e2", process(&["true"])).await.is_err(), "exec id in use");
+        rig.agent.signal_process(sleep, 15).await.unwrap();
+        assert_eq!(rig.agent.wait_process(sleep).await.unwrap(), 128 + 15);
+
+        // sleep as PID 1 has no handler for SIGTERM: it gets SIGKILL.
+        rig.agent.signal_process(ProcessRef::init("ctr1"), 15).await.unwrap();
+        assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 128 + 9);
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn killing_a_container_kills_all_of_it() {
+    inside("killing_a_container_kills_all_of_it", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "sleep 1000 & sleep 1000"]).await;
+        rig.agent.exec_process("ctr1", "e1", process(&["sleep", "1000"])).await.unwrap();
+        rig.agent.signal_all("ctr1", 9).await.unwrap();
+        assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 137);
+        assert_eq!(rig.agent.wait_process(ProcessRef::exec("ctr1", "e1")).await.unwrap(), 137);
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn a_terminal() {
+    inside("a_terminal", |rig| async move {
+        rig.sandbox().await;
+        let mut spec = rig.spec(&["sh", "-c", "stty size; read line; echo got $line; stty size"]);
+        let process = spec.Process.as_mut().unwrap();
+        process.Terminal = true;
+        process.ConsoleSize = Some(oci::Box { Height: 33, Width: 99, ..Default::default() }).into();
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        let init = ProcessRef::init("ctr1");
+        assert_eq!(rig.agent.read_stdout(init, 100).await.unwrap(), b"33 99\r\n");
+        rig.agent.tty_win_resize(init, 50, 132).await.unwrap();
+        rig.agent.write_stdin(init, b"x\n".to_vec()).await.unwrap();
+        let rest = rig.output(init).await;
+        assert!(rest.ends_with("got x\r\n50 132\r\n"), "{rest:?}");
+        assert_eq!(rig.agent.wait_process(init).await.unwrap(), 0);
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn containers_share_the_sandboxs_namespaces() {
+    inside("containers_share_the_sandboxs_namespaces", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sleep", "1000"]).await;
+        let args = ["sh", "-c", "ls -l /proc/self/ns | grep -o '[a-z]*:.*'; ls /proc | grep -c '^[0-9]'"];
+        for (id, share) in [("ctr2", false), ("ctr3", true)] {
+            let mut spec = rig.spec(&args);
+            spec.Linux.as_mut().unwrap().CgroupsPath += id;
+            let request = CreateContainerRequest {
+                container_id: id.into(),
+                OCI: Some(spec).into(),
+                sandbox_pidns: share,
+                ..Default::default()
+            };
+            rig.agent.create_container(request).await.unwrap();
+            rig.agent.start_container(id).await.unwrap();
+        }
+        let two = rig.output(ProcessRef::init("ctr2")).await;
+        let three = rig.output(ProcessRef::init("ctr3")).await;
+        let find = |text: &str, name: &str| {
+            let prefix = format!("{name}:[");
+            text.lines().find_map(|line| line.find(&prefix).map(|at| line[at..].to_owned())).unwrap()
+        };
+        for name in ["ipc", "uts", "net"] {
+            assert_eq!(find(&two, name), find(&three, name));
+        }
+        assert_ne!(find(&two, "pid"), find(&three, "pid"));
+        rig.agent.destroy_sandbox().await.unwrap();
+    });
+}
+
+#[test]
+fn failures_leave_nothing() {
+    inside("failures_leave_nothing", |rig| async move {
+        rig.sandbox().await;
+        let before = mounts();
+        assert!(rig.create("ctr1", rig.spec(&["no-such-program"])).await.is_err());
+        let mut spec = rig.spec(&["true"]);
+        spec.Root.as_mut().unwrap().Path = "/nowhere".into();
+        assert!(rig.create("ctr1", spec).await.is_err());
+        let mut request = CreateContainerRequest {
+            container_id: "ctr1".into(),
+            OCI: Some(rig.spec(&["true"])).into(),
+            ..Default::default()
+        };
+        request.storages = vec![Storage {
+            driver: "scsi".into(),
+            source: "0:99".into(),
+            fstype: "erofs".into(),
+            options: vec!["X-kata.overlay-lower".into(), "X-kata.multi-layer=true".into()],
+            mount_point: "/run/kata-containers/ctr1/rootfs".into(),
+            ..Default::default()
+        }];
+        assert!(rig.agent.create_container(request).await.is_err());
+        assert_eq!(mounts(), before);
+        assert!(!Path::new("/run/kata-containers/ctr1").exists());
+        assert!(rig.root.join("bin/busybox").exists());
+        rig.run("ctr1", &["true"]).await;
+        let missing = rig.agent.exec_process("ctr1", "e1", process(&["/no/such"])).await;
+        assert!(missing.is_err());
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn order_and_ids_are_checked() {
+    inside("order_and_ids_are_checked", |rig| async move {
+        let early = rig.create("ctr1", rig.spec(&["true"])).await.unwrap_err();
+        assert_eq!(early.code(), Some(Code::FAILED_PRECONDITION));
+        assert!(rig.agent.get_guest_details(GuestDetailsRequest::default()).await.is_ok());
+        rig.sandbox().await;
+        let twice = CreateSandboxRequest { sandbox_id: "pod2".into(), ..Default::default() };
+        assert!(rig.agent.create_sandbox(twice).await.is_err());
+        assert!(rig.create("x", rig.spec(&["true"])).await.is_err(), "one-letter id");
+        rig.create("ctr1", rig.spec(&["true"])).await.unwrap();
+        assert!(rig.create("ctr1", rig.spec(&["true"])).await.is_err(), "id in use");
+        assert!(rig.agent.exec_process("ctr1", "e1", process(&["true"])).await.is_err(), "not started");
+        rig.agent.start_container("ctr1").await.unwrap();
+        assert!(rig.agent.start_container("ctr1").await.is_err(), "started twice");
+        let unknown = rig.agent.stats_container("ctr2").await.unwrap_err();
+        assert_eq!(unknown.code(), Some(Code::INVALID_ARGUMENT));
+        assert_eq!(rig.agent.set_policy(String::new()).await.unwrap_err().code(), Some(Code::UNIMPLEMENTED));
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn pause_stats_and_resume() {
+    inside("pause_stats_and_resume", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "while true; do :; done"]).await;
+        let used = async || {
+            let stats = rig.agent.stats_container("ctr1").await.unwrap();
+            stats.cgroup_stats.cpu_stats.cpu_usage.total_usage
+        };
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        rig.agent.pause_container("ctr1").await.unwrap();
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        let first = used().await;
+        assert!(first > 0, "cpu.stat shows no use");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(used().await, first, "a paused container runs");
+        assert!(rig.agent.pause_container("ctr1").await.is_err());
+        rig.agent.resume_container("ctr1").await.unwrap();
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn files_are_copied_and_mounted() {
+    inside("files_are_copied_and_mounted", |rig| async move {
+        rig.sandbox().await;
+        let path = "/run/kata-containers/shared/containers/ctr1-hosts";
+        let file = CopyFileRequest {
+            path: path.into(),
+            file_size: 5,
+            file_mode: 0o100_644,
+            dir_mode: 0o755,
+            data: b"hosts".to_vec(),
+            ..Default::default()
+        };
+        rig.agent.copy_file(file).await.unwrap();
+        let mut spec = rig.spec(&["cat", "/etc/hosts"]);
+        spec.Mounts.push(oci::Mount {
+            destination: "/etc/hosts".into(),
+            source: path.into(),
+            type_: "bind".into(),
+            options: vec!["rbind".into(), "ro".into()],
+            ..Default::default()
+        });
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        assert_eq!(rig.output(ProcessRef::init("ctr1")).await, "hosts");
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn network() {
+    inside("network", |rig| async move {
+        let ip = |args: &str| Command::new("ip").args(args.split(' ')).status().unwrap().success();
+        assert!(ip("link add dummy0 type veth peer name peer0"));
+        assert!(ip("link set dummy0 address 02:00:00:00:00:01"));
+        assert!(ip("link set peer0 up"));
+        let address = |family: IPFamily, address: &str, mask: &str| IPAddress {
+            family: family.into(),
+            address: address.into(),
+            mask: mask.into(),
+            ..Default::default()
+        };
+        let interface = Interface {
+            name: "eth0".into(),
+            hwAddr: "02:00:00:00:00:01".into(),
+            mtu: 1400,
+            IPAddresses: vec![address(IPFamily::v4, "192.0.2.2", "24"), address(IPFamily::v6, "fd00::2", "64")],
+            ..Default::default()
+        };
+        rig.agent.update_interface(interface).await.unwrap();
+        let route = |family: IPFamily, dest: &str, gateway: &str| Route {
+            family: family.into(),
+            dest: dest.into(),
+            gateway: gateway.into(),
+            device: "eth0".into(),
+            ..Default::default()
+        };
+        let routes = vec![route(IPFamily::v4, "", "192.0.2.1"), route(IPFamily::v6, "", "fd00::1")];
+        let set = rig.agent.update_routes(routes).await.unwrap();
+        for gateway in ["192.0.2.1", "fd00::1"] {
+            assert!(set.iter().any(|route| route.gateway == gateway && route.device == "eth0"), "{set:?}");
+        }
+        let list = rig.agent.list_interfaces().await.unwrap();
+        let eth0 = list.iter().find(|interface| interface.name == "eth0").unwrap();
+        assert_eq!(eth0.mtu, 1400);
+        for address in ["192.0.2.2", "fd00::2"] {
+            assert!(eth0.IPAddresses.iter().any(|ip| ip.address == address), "{address} is missing");
+        }
+        let unknown = Interface { name: "eth1".into(), hwAddr: "02:00:00:00:00:09".into(), ..Default::default() };
+        assert!(rig.agent.update_interface(unknown).await.is_err());
+    });
+}
+
+#[test]
+fn destroying_the_sandbox_ends_the_agent() {
+    inside("destroying_the_sandbox_ends_the_agent", |mut rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sleep", "1000"]).await;
+        rig.agent.destroy_sandbox().await.unwrap();
+        let status = loop {
+            if let Some(status) = rig.standin.try_wait().unwrap() {
+                break status;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        };
+        assert!(status.success());
+        assert!(!Path::new("/run/kata-containers/ctr1").exists());
+    });
+}
