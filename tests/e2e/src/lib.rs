@@ -38,7 +38,7 @@ pub use cgroup::MemoryCgroup;
 pub use containerd::{Containerd, NAMESPACE, SOCKET, TTRPC_SOCKET};
 pub use cri::Cri;
 pub use ctr::{Container, Output, Run, ctr, ctr_with_stdin};
-pub use events::Events;
+pub use events::{Event, Events};
 pub use faults::{FullDirectory, PHASES, Victim};
 pub use image_variant::ImageVariant;
 pub use images::{BUSYBOX, LAYERED, LAYERS, PAUSE, unpack_busybox};

@@ -64,7 +64,12 @@ impl Rig<'_> {
         .await
     }
 
-    /// Waits until a boot reached `phase`; returns at once afterwards, while it is in it.
+    /// Forgets what was logged until now.
+    pub fn forget_log(&mut self) {
+        self.mark = self.containerd.log_mark();
+    }
+
+    /// Waits until a boot entered `phase`; returns at once when one did since the test began or forgot.
     pub async fn phase(&self, phase: &str) -> String {
         self.logged(&[&format!("phase={phase}")]).await
     }

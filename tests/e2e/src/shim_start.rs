@@ -82,6 +82,11 @@ impl ShimProcess {
         self
     }
 
+    /// What will be on standard input.
+    pub fn input(&self) -> &[u8] {
+        &self.stdin
+    }
+
     /// With `-debug`.
     #[must_use]
     pub fn debug(mut self) -> Self {

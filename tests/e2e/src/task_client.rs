@@ -17,7 +17,7 @@ use crate::bundle::Bundle;
 use crate::or_fail::OrFail;
 
 /// No call takes longer, a VM's boot included.
-const LIMIT: Duration = Duration::from_secs(90);
+const LIMIT: Duration = Duration::from_secs(150);
 
 /// The name under which the service is called. The messages are the same.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -1,0 +1,206 @@
+//! Pods through CRI, as kubelet runs them.
+
+use e2e::{BUSYBOX, LAYERED, OrFail, Victim, e2e};
+use k8s_cri::v1::{ContainerState, LinuxContainerResources};
+
+const FOREVER: [&str; 2] = ["sleep", "100000"];
+
+#[test]
+fn two_containers_share_a_pod() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("pair").await.start().await;
+        let talk = "echo out-line; echo err-line >&2; exec sleep 100000";
+        let web = pod.run("web", BUSYBOX, &["sh", "-c", talk], vec![]).await;
+        let side = pod.run("side", LAYERED, &FOREVER, vec![]).await;
+        assert_eq!(Victim::Qemu.processes().len(), 1, "a pod is one VM");
+        assert_eq!(Victim::Shim.processes().len(), 1, "a pod is one shim");
+
+        web.logged("stdout", "out-line").await;
+        web.logged("stderr", "err-line").await;
+        assert_eq!(web.exec(&["hostname"]).await, "pair\n");
+        assert_eq!(side.exec(&["cat", "/layers/top"]).await, "29\n");
+        assert_eq!(side.exec_code(&["sh", "-c", "exit 6"]).await, 6);
+
+        let stats = pod.cri.stats(&web.id).await;
+        assert!(stats.memory.or_fail("memory").working_set_bytes.or_fail("working set").value > 0);
+        assert!(stats.cpu.or_fail("cpu").usage_core_nano_seconds.or_fail("usage").value > 0);
+        let all: Vec<String> =
+            pod.cri.all_stats().await.into_iter().filter_map(|one| Some(one.attributes?.id)).collect();
+        assert!(all.contains(&web.id) && all.contains(&side.id), "{all:?}");
+
+        pod.cri.stop(&web.id, 1).await;
+        assert_eq!(pod.cri.state(&web.id).await, ContainerState::ContainerExited);
+        pod.cri.remove(&web.id).await;
+        side.exec(&["true"]).await;
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn a_container_can_be_replaced_while_its_pod_runs() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("again").await.start().await;
+        for round in 0..3 {
+            let name = format!("round-{round}");
+            let container = pod.run(&name, LAYERED, &["sh", "-c", "exit 4"], vec![]).await;
+            assert_eq!(container.exited().await, 4);
+            pod.cri.remove(&container.id).await;
+        }
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn localhost_is_the_pods() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("local").await.start().await;
+        let serve = "while :; do echo hello | nc -l -p 8080 -s 127.0.0.1; done";
+        let _server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
+        let client = pod.run("client", BUSYBOX, &FOREVER, vec![]).await;
+        let ask = "for i in 1 2 3 4 5 6 7 8 9; do nc 127.0.0.1 8080 </dev/null && exit; sleep 0.3; done";
+        assert_eq!(client.exec(&["sh", "-c", ask]).await, "hello\n");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn pod_and_bridge_reach_each_other_over_both_protocols() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("network").await.start().await;
+        let container = pod.run("net", BUSYBOX, &FOREVER, vec![]).await;
+        let addresses = pod.addresses().await;
+        assert_eq!(addresses.len(), 2, "{addresses:?}");
+        let shown = container.exec(&["ip", "-o", "addr", "show", "dev", "eth0"]).await;
+        for address in &addresses {
+            assert!(shown.contains(address.as_str()), "{address} is not in {shown}");
+        }
+        assert!(container.exec(&["cat", "/sys/class/net/eth0/mtu"]).await.starts_with("1400"));
+        container.exec(&["ping", "-c", "2", "-W", "5", "10.99.0.1"]).await;
+        container.exec(&["ping", "-c", "2", "-W", "5", "-s", "1300", "fd99::1"]).await;
+        for address in &addresses {
+            let status = std::process::Command::new("busybox")
+                .args(["ping", "-c", "2", "-W", "5", address])
+                .stdout(std::process::Stdio::null())
+                .status()
+                .or_fail("ping");
+            assert!(status.success(), "the bridge does not reach {address}");
+        }
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn names_and_hosts_are_the_pods() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("names").await.start().await;
+        let hosts = pod.directory.etc_hosts("127.0.0.1 localhost\n192.0.2.7 database\n");
+        let container = pod.run("names", BUSYBOX, &FOREVER, vec![hosts]).await;
+        let resolv = container.exec(&["cat", "/etc/resolv.conf"]).await;
+        for line in ["nameserver 10.99.0.53", "search e2e.test", "options ndots:5"] {
+            assert!(resolv.contains(line), "{resolv}");
+        }
+        assert!(container.exec(&["cat", "/etc/hosts"]).await.contains("192.0.2.7 database"));
+        assert_eq!(container.exec(&["cat", "/etc/hostname"]).await, "names\n");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn a_configmaps_change_reaches_the_container() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("config").await.start().await;
+        let map = pod.directory.configmap("app", &[("mode", "one"), ("other", "same")], "/etc/app");
+        let secret = pod.directory.secret("key", &[("token", "hush")], "/etc/key");
+        let container = pod.run("app", BUSYBOX, &FOREVER, vec![map, secret]).await;
+        assert_eq!(container.exec(&["cat", "/etc/app/mode", "/etc/key/token"]).await, "onehush");
+
+        pod.directory.update_configmap("app", &[("mode", "two"), ("other", "same"), ("added", "new")]);
+        let wait = "for i in $(seq 150); do grep -q two /etc/app/mode && cat /etc/app/added && exit; sleep 0.2; done; exit 1";
+        assert_eq!(container.exec(&["sh", "-c", wait]).await, "new");
+        assert_eq!(container.exec(&["cat", "/etc/app/other"]).await, "same");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn an_empty_dir_is_shared_and_stays_in_the_guest() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("scratch").await.start().await;
+        let volume = pod.directory.empty_dir("scratch", "/scratch");
+        let writer = pod.run("writer", BUSYBOX, &FOREVER, vec![volume.clone()]).await;
+        let reader = pod.run("reader", BUSYBOX, &FOREVER, vec![volume.clone()]).await;
+        writer.exec(&["sh", "-c", "echo shared > /scratch/file"]).await;
+        assert_eq!(reader.exec(&["cat", "/scratch/file"]).await, "shared\n");
+        let on_host = std::fs::read_dir(&volume.host_path).or_fail("the volume").count();
+        assert_eq!(on_host, 0, "the guest's data is on the host");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn shared_memory_and_masked_paths_are_as_kubernetes_has_them() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("masks").await.start().await;
+        let container = pod.run("masks", BUSYBOX, &FOREVER, vec![]).await;
+        assert!(container.exec(&["df", "-k", "/dev/shm"]).await.contains("65536"));
+        assert_ne!(container.exec_code(&["sh", "-c", "echo 1 > /proc/sys/kernel/panic"]).await, 0);
+        assert_eq!(container.exec(&["sh", "-c", "cat /proc/timer_list | wc -c"]).await, "0\n");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn the_vm_has_the_size_of_the_pods_limits() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("sized").await.resources(512 << 20, 2).start().await;
+        let container = pod.run("sized", BUSYBOX, &FOREVER, vec![]).await;
+        assert_eq!(container.exec(&["nproc"]).await, "2\n");
+        let script = "awk '/MemTotal/ { print $2 }' /proc/meminfo";
+        let kib: u64 = container.exec(&["sh", "-c", script]).await.trim().parse().or_fail("MemTotal");
+        assert!((450_000..800_000).contains(&kib), "{kib} KiB");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn a_containers_limits_can_be_changed() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("update").await.start().await;
+        let container = pod.run("update", BUSYBOX, &FOREVER, vec![]).await;
+        let resources =
+            LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..LinuxContainerResources::default() };
+        pod.cri.update(&container.id, resources).await;
+        assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).await, "67108864\n");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn stopping_the_sandbox_stops_the_vm() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("stopped").await.start().await;
+        let container = pod.run("left", BUSYBOX, &FOREVER, vec![]).await;
+        let id = pod.id.clone();
+        pod.cri.stop_pod(&id).await;
+        Victim::Qemu.gone().await;
+        assert_eq!(pod.cri.state(&container.id).await, ContainerState::ContainerExited);
+        // kubelet calls it more than once.
+        pod.cri.stop_pod(&id).await;
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn the_sandbox_service_runs_pods_without_a_pause_container() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("direct").await.handler("coffer-sandbox").start().await;
+        let one = pod.run("one", BUSYBOX, &FOREVER, vec![]).await;
+        let two = pod.run("two", LAYERED, &FOREVER, vec![]).await;
+        assert_eq!(Victim::Shim.processes().len(), 1);
+        assert_eq!(one.exec(&["hostname"]).await, "direct\n");
+        assert_eq!(two.exec(&["cat", "/layers/top"]).await, "29\n");
+        one.exec(&["ping", "-c", "2", "-W", "5", "10.99.0.1"]).await;
+        pod.cri.stop(&one.id, 1).await;
+        pod.remove().await;
+    });
+}

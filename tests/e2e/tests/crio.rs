@@ -1,0 +1,76 @@
+//! CRI-O's sequence (`runtime_type = "vm"`): a shim per pod, called without containerd, task API v2.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use containerd_shim_protos::api::Mount;
+use e2e::{Api, Bundle, OrFail, ShimProcess, Task, Victim, e2e};
+
+const FOREVER: [&str; 2] = ["sleep", "100000"];
+/// CRI-O works in containerd's default namespace.
+const NAMESPACE: &str = "default";
+
+#[test]
+fn a_pod_of_two_containers_runs_from_start_to_shutdown() {
+    e2e(async |rig| {
+        let sandbox = Bundle::of_crio("crio-pod", "crio-pod", &FOREVER);
+        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
+        let task = Task::connect(&address, Api::V2).await;
+        task.create(&sandbox).await.or_fail("Create of the sandbox");
+        task.start("crio-pod", "").await.or_fail("Start of the sandbox");
+
+        let container = Bundle::of_crio("crio-web", "crio-pod", &["sh", "-c", "exit 8"]);
+        let second = ShimProcess::new(&rig.artefacts, NAMESPACE, &container).start().await.bare_address();
+        assert_eq!(second, address, "a pod has one shim");
+        task.create(&container).await.or_fail("Create of the container");
+        let pid = task.start("crio-web", "").await.or_fail("Start of the container").pid;
+        assert_ne!(pid, 0);
+        assert_eq!(task.wait("crio-web", "").await.or_fail("Wait").exit_status, 8);
+        assert_eq!(task.state("crio-web").await.or_fail("State").exit_status, 8);
+        assert_eq!(task.delete("crio-web", "").await.or_fail("Delete").exit_status, 8);
+
+        task.exec("crio-pod", "probe", &["sh", "-c", "exit 3"]).await.or_fail("Exec");
+        task.start("crio-pod", "probe").await.or_fail("Start of an exec");
+        assert_eq!(task.wait("crio-pod", "probe").await.or_fail("Wait for an exec").exit_status, 3);
+        task.delete("crio-pod", "probe").await.or_fail("Delete of an exec");
+
+        task.remove("crio-pod").await;
+        // The answer may be cut off by the shim's own end.
+        let _ = task.shutdown("crio-pod").await;
+        Victim::Shim.gone().await;
+        assert_eq!(ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).delete().await.code, 0);
+    });
+}
+
+#[test]
+fn an_image_to_be_pulled_in_the_guest_is_refused_in_clear_words() {
+    e2e(async |rig| {
+        let bundle = Bundle::of_crio("crio-pull", "crio-pull", &FOREVER);
+        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle);
+        let task = Task::connect(&shim.start().await.bare_address(), Api::V2).await;
+        let volume =
+            r#"{"volume_type":"image_guest_pull","source":"quay.io/a/b:1","image_pull":{"metadata":{}}}"#;
+        let mount = Mount {
+            type_: "fuse.nydus-overlayfs".to_owned(),
+            source: "overlay".to_owned(),
+            options: vec![format!("io.katacontainers.volume={}", STANDARD.encode(volume))],
+            ..Mount::default()
+        };
+        let refusal = task.create_with(&bundle, vec![mount], None).await.err().or_fail("an error");
+        for word in ["quay.io/a/b:1", "guest"] {
+            assert!(refusal.contains(word), "{refusal}");
+        }
+        let _ = task.shutdown("crio-pull").await;
+        Victim::Shim.gone().await;
+        shim.delete().await;
+    });
+}
+
+#[test]
+fn the_sandbox_must_come_first() {
+    e2e(async |rig| {
+        let bundle = Bundle::of_crio("crio-orphan", "no-such-pod", &FOREVER);
+        let reply = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle).start().await;
+        assert_ne!(reply.code, 0);
+        assert!(reply.stderr.contains("no-such-pod"), "{}", reply.stderr);
+    });
+}
