@@ -7,12 +7,12 @@ standin_marker=coffer-agent-standin
 root_packages="erofs-utils cryptsetup-bin"
 
 # Builds the image of a profile into a directory, which appears (or is replaced) only when it is complete.
-build_image() { # PROFILE DIRECTORY
-    local profile=$1 out=$2 work=$2.tmp kernel
+build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
+    profile=$1 out=$2 work=$2.tmp.$BASHPID
+    trap 'rm -rf "$work"' EXIT
     choose_agent "$profile"
     kernel=$(build_kernel guest)
-    rm -rf "$work"
-    mkdir -p "$work/stage"
+    mkdir -p "$work"
     cp "$kernel/vmlinuz" "$work/vmlinuz"
     build_init
     stage_root "$profile" "$work/stage"
@@ -24,7 +24,7 @@ build_image() { # PROFILE DIRECTORY
     rm -rf "$work/stage" "$work/verity" "$work/log" "$out"
     mv "$work" "$out"
     report_sizes "$out"
-}
+)
 
 # Decides which agent goes in: sets agent_path and agent_kind, or says what is missing.
 choose_agent() { # PROFILE
@@ -70,7 +70,7 @@ build_init() {
 # Lays out the root: PID 1, the agent, mount points and a few files of /etc. Nothing else is in the guest.
 stage_root() { # PROFILE DIRECTORY
     local stage=$2
-    install -d -m 755 "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
+    install -d -m 755 "$stage" "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
     ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
