@@ -41,7 +41,7 @@ pub use ctr::{Container, Output, Run, ctr, ctr_with_stdin};
 pub use events::{Event, Events};
 pub use faults::{FullDirectory, PHASES, Victim};
 pub use image_variant::ImageVariant;
-pub use images::{BUSYBOX, LAYERED, LAYERS, PAUSE, unpack_busybox};
+pub use images::{BUSYBOX, LAYERED, LAYERS, PAUSE, import as import_images, unpack_busybox};
 pub use kubelet::PodDirectory;
 pub use leaks::Machine;
 pub use node_config::NodeConfig;
