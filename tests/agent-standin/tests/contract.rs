@@ -22,7 +22,7 @@ const INSIDE: &str = "AGENT_STANDIN_INSIDE";
 fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rig) -> F) {
     if env::var_os(INSIDE).is_some() {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(async { body(Rig::new().await).await });
+        return runtime.block_on(async { body(Rig::new(test).await).await });
     }
     if !nix::unistd::geteuid().is_root() {
         eprintln!("SKIPPED {test}: needs root");
@@ -43,6 +43,8 @@ fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rig) -> F) {
 }
 
 struct Rig {
+    /// Name of the test, and of the cgroup above its containers': the tree of cgroups is the whole machine's.
+    test: String,
     agent: Agent,
     standin: Child,
     root: PathBuf,
@@ -52,22 +54,30 @@ impl Drop for Rig {
     fn drop(&mut self) {
         let _ = self.standin.kill();
         let _ = self.standin.wait();
+        let cgroup = Path::new("/sys/fs/cgroup").join(&self.test);
+        for container in fs::read_dir(&cgroup).into_iter().flatten().flatten() {
+            let _ = fs::write(container.path().join("cgroup.kill"), "1");
+            let _ = fs::remove_dir(container.path());
+        }
+        let _ = fs::remove_dir(cgroup);
     }
 }
 
 impl Rig {
-    async fn new() -> Self {
+    async fn new(test: &str) -> Self {
         mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]);
         let root = PathBuf::from("/tmp/rootfs");
         for directory in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in ["sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq"] {
+        for applet in
+            ["sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq"]
+        {
             std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let (agent, standin) = start(&[]).await;
-        Self { agent, standin, root }
+        Self { test: format!("agent-standin-{test}"), agent, standin, root }
     }
 
     async fn sandbox(&self) {
@@ -102,7 +112,7 @@ impl Rig {
             Mounts: vec![mount("proc", "/proc"), mount("tmpfs", "/dev"), mount("devpts", "/dev/pts")],
             Linux: Some(oci::Linux {
                 Namespaces: ["mount", "ipc", "uts"].into_iter().map(namespace).collect(),
-                CgroupsPath: format!("/agent-standin-test-{}", std::process::id()),
+                CgroupsPath: format!("/{}", self.test),
                 ..Default::default()
             })
             .into(),
@@ -115,7 +125,8 @@ impl Rig {
         if let Some(linux) = spec.Linux.as_mut() {
             linux.CgroupsPath = format!("{}/{id}", linux.CgroupsPath);
         }
-        let request = CreateContainerRequest { container_id: id.into(), OCI: Some(spec).into(), ..Default::default() };
+        let request =
+            CreateContainerRequest { container_id: id.into(), OCI: Some(spec).into(), ..Default::default() };
         self.agent.create_container(request).await
     }
 
@@ -270,7 +281,7 @@ fn containers_share_the_sandboxs_namespaces() {
         let args = ["sh", "-c", "ls -l /proc/self/ns | grep -o '[a-z]*:.*'; ls /proc | grep -c '^[0-9]'"];
         for (id, share) in [("ctr2", false), ("ctr3", true)] {
             let mut spec = rig.spec(&args);
-            spec.Linux.as_mut().unwrap().CgroupsPath += id;
+            spec.Linux.as_mut().unwrap().CgroupsPath += &format!("/{id}");
             let request = CreateContainerRequest {
                 container_id: id.into(),
                 OCI: Some(spec).into(),
@@ -417,7 +428,10 @@ fn network() {
             name: "eth0".into(),
             hwAddr: "02:00:00:00:00:01".into(),
             mtu: 1400,
-            IPAddresses: vec![address(IPFamily::v4, "192.0.2.2", "24"), address(IPFamily::v6, "fd00::2", "64")],
+            IPAddresses: vec![
+                address(IPFamily::v4, "192.0.2.2", "24"),
+                address(IPFamily::v6, "fd00::2", "64"),
+            ],
             ..Default::default()
         };
         rig.agent.update_interface(interface).await.unwrap();
@@ -439,7 +453,8 @@ fn network() {
         for address in ["192.0.2.2", "fd00::2"] {
             assert!(eth0.IPAddresses.iter().any(|ip| ip.address == address), "{address} is missing");
         }
-        let unknown = Interface { name: "eth1".into(), hwAddr: "02:00:00:00:00:09".into(), ..Default::default() };
+        let unknown =
+            Interface { name: "eth1".into(), hwAddr: "02:00:00:00:00:09".into(), ..Default::default() };
         assert!(rig.agent.update_interface(unknown).await.is_err());
     });
 }
