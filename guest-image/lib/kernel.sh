@@ -48,7 +48,7 @@ compile_kernel() { # FLAVOUR DIRECTORY
     mkdir -p "$work" "$2.tmp"
     # shellcheck disable=SC2046 # the list of fragments is meant to be split
     if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
-        $(kernel_fragments "$1") 2>&1 | tee "$log" | sed 's/^/kernel: /' >&2; then
+        $(kernel_fragments "$1") 2>&1 | tee "$log" | sed -u 's/^/kernel: /' >&2; then
         fail "kernel \`$1\` did not build; the reason is above and in $log"
     fi
     cp "$work/vmlinuz" "$work/config" "$work/release" "$2.tmp"
