@@ -12,3 +12,4 @@ pub mod cgroup;
 pub mod net;
 pub mod process;
 mod sys;
+pub mod vsock;
