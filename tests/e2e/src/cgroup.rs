@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use crate::containerd::NAMESPACE;
 use crate::or_fail::OrFail;
 
 const V1: &str = "/sys/fs/cgroup/memory";
@@ -37,5 +38,13 @@ impl Drop for MemoryCgroup {
     fn drop(&mut self) {
         // A process that a failed test left in it keeps it; the leak check tells.
         let _ = fs::remove_dir(&self.directory);
+    }
+}
+
+/// Removes the empty cgroups that carry the containerd namespace's name: runc makes one per hierarchy, on the host.
+pub fn remove_empty_parents() {
+    let hierarchies = fs::read_dir(V2).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from(V2)]) {
+        let _ = fs::remove_dir(hierarchy.join(NAMESPACE));
     }
 }

@@ -33,14 +33,21 @@ impl Output {
     /// Fails the test unless the exit code is 0; returns standard output.
     #[track_caller]
     pub fn succeeded(self) -> String {
-        assert_eq!(self.code, 0, "`{}` failed: {}{}", self.command, self.stdout, self.stderr);
+        assert!(
+            self.code == 0,
+            "`{}` ended with {}: {}{}",
+            self.command,
+            self.code,
+            self.stdout,
+            self.stderr
+        );
         self.stdout
     }
 
     /// Fails the test unless the command failed and its error text contains every one of `words`, as a user would read it.
     #[track_caller]
     pub fn failed_with(self, words: &[&str]) -> Self {
-        assert_ne!(self.code, 0, "`{}` should have failed: {}{}", self.command, self.stdout, self.stderr);
+        assert!(self.code != 0, "`{}` should have failed: {}{}", self.command, self.stdout, self.stderr);
         for word in words {
             assert!(self.stderr.contains(word), "`{}`: {word:?} is not in: {}", self.command, self.stderr);
         }
@@ -167,7 +174,7 @@ impl Run {
     /// Tries to start it, expects that to fail, and takes away the container record that `ctr` leaves.
     pub async fn refused(&self) -> Output {
         let output = self.try_start().await;
-        assert_ne!(output.code, 0, "`{}` should have failed", output.command);
+        assert!(output.code != 0, "`{}` should have failed", output.command);
         self.clear().await;
         output
     }

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read;
+use std::mem;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{Receiver, channel};
@@ -60,10 +61,14 @@ impl Pty {
     /// Waits until `text` shows; returns everything up to it, which later calls do not see again.
     pub async fn expect(&mut self, text: &str) -> String {
         until(format!("{text:?} on the terminal"), LIMIT, async || {
+            let ended = self.child.try_wait().or_fail("the command on the terminal");
             self.drain();
-            let end = self.seen.find(text)? + text.len();
-            let rest = self.seen.split_off(end);
-            Some(std::mem::replace(&mut self.seen, rest))
+            let Some(start) = self.seen.find(text) else {
+                assert!(ended.is_none(), "no {text:?} on the terminal; there was: {}", self.seen);
+                return None;
+            };
+            let rest = self.seen.split_off(start + text.len());
+            Some(mem::replace(&mut self.seen, rest))
         })
         .await
     }

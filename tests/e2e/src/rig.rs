@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::runtime::Builder;
 
 use crate::artefacts::Artefacts;
+use crate::cgroup;
 use crate::containerd::{Containerd, NAMESPACE};
 use crate::cri::Cri;
 use crate::ctr::ctr;
@@ -95,6 +96,7 @@ pub fn e2e(test: impl AsyncFnOnce(&mut Rig<'_>)) {
             Machine::back_to(&before).await;
         });
     }));
+    cgroup::remove_empty_parents();
     if let Err(reason) = outcome {
         explain(&rig);
         runtime.block_on(clean_up(&mut rig));

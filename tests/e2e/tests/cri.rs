@@ -29,7 +29,9 @@ fn two_containers_share_a_pod() {
         assert!(all.contains(&web.id) && all.contains(&side.id), "{all:?}");
 
         pod.cri.stop(&web.id, 1).await;
-        assert_eq!(pod.cri.state(&web.id).await, ContainerState::ContainerExited);
+        let status = pod.cri.status(&web.id).await;
+        assert_eq!(status.state(), ContainerState::ContainerExited);
+        assert!(status.finished_at > status.started_at, "{status:?}");
         pod.cri.remove(&web.id).await;
         side.exec(&["true"]).await;
         pod.remove().await;

@@ -16,12 +16,27 @@ fn containerd_offers_coffers_handlers() {
 fn the_images_run_under_runc() {
     e2e(async |_| {
         for (image, file) in [(BUSYBOX, "/etc/passwd"), (LAYERED, "/layers/top")] {
-            // Without a cgroup: runc would leave its parents behind on the host.
-            let words =
-                ["run", "--rm", "--cgroup", "", "--snapshotter", "erofs", image, "control", "cat", file];
+            let words = ["run", "--rm", "--snapshotter", "erofs", image, "control", "cat", file];
             let text = ctr(&words).await.succeeded();
             assert!(!text.is_empty(), "{image} has an empty {file}");
         }
+    });
+}
+
+#[test]
+fn a_pod_runs_under_runc_with_logs_volumes_and_network() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("control").await.handler("runc").start().await;
+        let map = pod.directory.configmap("app", &[("mode", "one")], "/etc/app");
+        let talk = ["sh", "-c", "echo out-line; echo err-line >&2; exec sleep 100000"];
+        let container = pod.run("control", BUSYBOX, &talk, vec![map]).await;
+        container.logged("stdout", "out-line").await;
+        container.logged("stderr", "err-line").await;
+        assert_eq!(container.exec(&["cat", "/etc/app/mode"]).await, "one");
+        for address in ["10.99.0.1", "fd99::1"] {
+            container.exec(&["ping", "-c", "1", "-W", "5", address]).await;
+        }
+        pod.remove().await;
     });
 }
 

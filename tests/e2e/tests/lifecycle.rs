@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use e2e::{BUSYBOX, LAYERED, LAYERS, OrFail, Run, Victim, ctr, e2e, shim, unpack_busybox};
+use e2e::{BUSYBOX, LAYERED, LAYERS, Netns, OrFail, Run, Victim, ctr, e2e, shim, unpack_busybox};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 
@@ -159,7 +159,7 @@ fn thirty_layers_are_one_root() {
         let run = Run::new("layers", LAYERED, &["sh", "-c", script]).to_end().await;
         let last = LAYERS - 1;
         // Every layer's own file, and the one that all of them wrote.
-        assert_eq!(run.stdout, format!("{}\n{last}\n1\n", last + 1));
+        assert_eq!(run.stdout, format!("{}\n{last}\n1\n", last + 1), "{}", run.stderr);
         assert!(run.stderr.contains("No such file"), "a lower layer's file is not removed: {}", run.stderr);
     });
 }
@@ -218,6 +218,17 @@ fn user_environment_directory_and_host_name_are_as_asked() {
 fn without_a_network_namespace_there_is_only_loopback() {
     e2e(async |_| {
         let run = Run::new("alone", BUSYBOX, &["ls", "/sys/class/net"]).to_end().await;
+        assert_eq!(run.succeeded(), "lo\n");
+    });
+}
+
+#[test]
+fn an_empty_network_namespace_gives_only_loopback() {
+    e2e(async |_| {
+        let namespace = Netns::new("e2e-empty");
+        let run = Run::new("empty-ns", BUSYBOX, &["ls", "/sys/class/net"]);
+        let run =
+            run.flag("--with-ns").flag(&format!("network:{}", namespace.path().display())).to_end().await;
         assert_eq!(run.succeeded(), "lo\n");
     });
 }
