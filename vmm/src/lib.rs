@@ -2,9 +2,18 @@
 //!
 //! The way through a boot is [`boot`]; what a running VM can be asked is [`vm`].
 
+pub mod boot;
+mod claims;
 pub mod diagnose;
+pub mod disks;
 pub mod ended;
 pub mod lines;
+mod luns;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
+pub mod state;
+mod vm;
+
+pub use claims::Claims;
+pub use vm::{Gone, Vm};

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 
-use vmm_config::Lun;
+use vmm_config::hotplug::Lun;
 
 /// A file, whatever its name: device and inode number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -77,14 +77,50 @@ impl Luns {
         }
         last
     }
+}
 
-    /// How many LUNs are in use.
-    pub fn len(&self) -> usize {
-        self.entries.len()
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn file(inode: u64) -> FileId {
+        FileId { device: 1, inode }
     }
 
-    /// Whether none is in use.
-    pub fn is_empty(&self) -> bool {
-        self.entries.is_empty()
+    fn new(luns: &mut Luns, inode: u64) -> Lun {
+        match luns.attach(file(inode)).unwrap() {
+            Attached::New(lun) => lun,
+            Attached::Shared(lun) => panic!("{lun} is shared"),
+        }
+    }
+
+    #[test]
+    fn a_file_is_one_disk_until_its_last_user_goes() {
+        let mut luns = Luns::default();
+        let lun = new(&mut luns, 7);
+        assert_eq!(luns.attach(file(7)), Ok(Attached::Shared(lun)));
+        assert!(!luns.detach(lun));
+        assert!(luns.detach(lun));
+        assert!(!luns.detach(lun));
+    }
+
+    #[test]
+    fn a_number_is_not_reused_at_once() {
+        let mut luns = Luns::default();
+        let first = new(&mut luns, 1);
+        luns.detach(first);
+        assert_ne!(new(&mut luns, 2), first);
+    }
+
+    #[test]
+    fn numbers_go_round_and_end_with_an_error() {
+        let mut luns = Luns::default();
+        let first = new(&mut luns, 0);
+        for inode in 1..=u64::from(Lun::MAX) {
+            new(&mut luns, inode);
+        }
+        assert_eq!(luns.attach(file(1 << 40)), Err(Full(usize::from(Lun::MAX) + 1)));
+        luns.detach(first);
+        assert_eq!(new(&mut luns, 1 << 40), first);
     }
 }

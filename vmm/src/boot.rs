@@ -1,0 +1,586 @@
+//! A VM's boot in typed stages:
+//!
+//! ```text
+//! Planned --claim--> Claimed --spawn--> Spawned --qmp--> QmpReady --agent--> AgentReady --run--> Vm
+//! ```
+//!
+//! A stage owns what was taken until then. Going on consumes it; a failure gives everything back that it owns before
+//! the error is returned, so a caller has nothing to undo. A stage that is dropped (its caller was cancelled) kills
+//! QEMU and closes what it holds; the record of the rest stays in the state directory for `delete`.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use agent::{Agent, AgentError};
+use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
+use host::net::{Endpoint, NetPlan};
+use host::process::Identity;
+use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
+use slog::{Logger, error, info, o};
+use tokio::net::UnixStream;
+use tokio::sync::mpsc;
+use tokio::time::{sleep, timeout};
+use vmm_config::config::NodeConfig;
+use vmm_config::deadline::BootDeadlines;
+use vmm_config::image::ImageManifest;
+use vmm_config::net::MacAddress;
+use vmm_config::path::SocketPath;
+use vmm_config::plan::{HostFacts, Kvm, NicFacts, PlanError, VsockFacts, plan, queues_for};
+use vmm_config::request::PodRequest;
+use vmm_config::spec::{Cid, FdRole, VmSpec};
+use vmm_config::units::MemorySize;
+
+use crate::claims::{Claims, one_line};
+use crate::disks::Disks;
+use crate::ended::LastWords;
+use crate::lines::{Tail, follow};
+use crate::progress::{Activity, Limits, Stall, within};
+use crate::qemu::{Exit, Qemu, SpawnError};
+use crate::qmp::{Event, Qmp, QmpError, VersionTriple};
+use crate::state::{StateDir, StateError};
+use crate::vm::{Parts, Vm};
+
+/// The oldest QEMU whose options Coffer knows.
+const OLDEST_QEMU: u32 = 11;
+/// The first pause between two tries to reach the agent; it grows by half each time.
+const FIRST_PAUSE: Duration = Duration::from_millis(10);
+/// The longest pause: what it can cost at most in time to agent ready.
+const LONGEST_PAUSE: Duration = Duration::from_millis(40);
+/// How long a QEMU that is already going is waited for, and its console.
+const LAST_WORDS: Duration = Duration::from_millis(300);
+/// Where cgroup file systems are mounted.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// The stages' names, as they stand in logs and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The VM is described.
+    Planned,
+    /// The host's resources are taken.
+    Claimed,
+    /// QEMU runs.
+    Spawned,
+    /// QEMU's monitor answers.
+    Qmp,
+    /// The guest's agent answers.
+    Agent,
+    /// The sandbox is set up in the guest.
+    Running,
+}
+
+impl Phase {
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Claimed => "claimed",
+            Self::Spawned => "spawned",
+            Self::Qmp => "qmp",
+            Self::Agent => "agent",
+            Self::Running => "running",
+        }
+    }
+}
+
+/// A boot that failed; everything it had taken is released. Its text is whole, causes and last words included: the
+/// cause has to stand before what was said last, which can be long.
+#[derive(Debug, thiserror::Error)]
+#[error("the VM of sandbox {sandbox} did not reach phase \"{}\": {}{last_words}", .phase.name(), one_line(.cause))]
+pub struct BootError {
+    /// The sandbox.
+    pub sandbox: String,
+    /// The phase that was not reached.
+    pub phase: Phase,
+    /// What QEMU and the guest said.
+    pub last_words: LastWords,
+    /// Why.
+    pub cause: Failure,
+}
+
+/// Why a phase was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The VM cannot be described, or does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The pod's network.
+    #[error("cannot take the pod's network")]
+    Network(#[from] host::net::Error),
+    /// The agent's transport.
+    #[error("cannot set up vsock")]
+    Vsock(#[from] host::vsock::Error),
+    /// The pod's cgroup.
+    #[error("cannot use the pod's cgroup")]
+    Cgroup(#[from] host::cgroup::Error),
+    /// A process cannot be looked up.
+    #[error(transparent)]
+    Process(#[from] host::process::Error),
+    /// A socket pair cannot be made.
+    #[error("cannot make a socket pair for QEMU")]
+    Socket(#[from] std::io::Error),
+    /// QEMU cannot be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// QEMU's monitor.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// The installed QEMU is older than Coffer needs.
+    #[error(
+        "{} is version {}.{}.{}, and Coffer needs {OLDEST_QEMU} or newer; set `qemu` in the node's configuration",
+        .program.display(), .found.major, .found.minor, .found.micro
+    )]
+    QemuTooOld {
+        /// The program.
+        program: PathBuf,
+        /// What it says it is.
+        found: VersionTriple,
+    },
+    /// The agent is not one.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// QEMU ended.
+    #[error("QEMU ended with {0}")]
+    Died(Exit),
+    /// The phase's time ran out.
+    #[error("{stall}{}", .last.as_ref().map(|last| format!("; the last try said: {last}")).unwrap_or_default())]
+    Stalled {
+        /// Which limit.
+        stall: Stall,
+        /// What the last try to reach the agent said.
+        last: Option<String>,
+    },
+    /// Setting up the sandbox in the guest failed.
+    #[error("cannot set up the sandbox in the guest")]
+    Guest(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// Everything that decides a VM.
+#[derive(Debug)]
+pub struct Request {
+    /// containerd's namespace.
+    pub namespace: String,
+    /// The sandbox's id.
+    pub sandbox: String,
+    /// The node's configuration.
+    pub config: NodeConfig,
+    /// The guest image's manifest.
+    pub image: ImageManifest,
+    /// Sizes and allowed annotations.
+    pub pod: PodRequest,
+    /// The network namespace that CNI made, where there is one.
+    pub netns: Option<PathBuf>,
+    /// `cgroupsPath` of the sandbox's OCI spec.
+    pub cgroup: Option<String>,
+    /// Whether the pod has a memory or CPU limit.
+    pub limited: bool,
+    /// The root of all state directories, [`crate::state::ROOT`].
+    pub state_root: PathBuf,
+}
+
+/// What all stages carry along.
+#[derive(Debug)]
+struct Common {
+    request: Request,
+    log: Logger,
+    activity: Activity,
+    started: Instant,
+}
+
+impl Common {
+    fn reached(&self, phase: Phase) {
+        let ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        info!(self.log, "boot phase"; "phase" => phase.name(), "ms" => ms);
+    }
+
+    fn failed(&self, phase: Phase, cause: impl Into<Failure>, last_words: LastWords) -> BootError {
+        BootError { sandbox: self.request.sandbox.clone(), phase, last_words, cause: cause.into() }
+    }
+}
+
+/// A pod's VM that is to be; nothing is taken yet.
+#[derive(Debug)]
+pub struct Planned {
+    common: Common,
+}
+
+impl Planned {
+    /// Starts a boot.
+    pub fn new(request: Request, log: &Logger) -> Self {
+        let log = log.new(o!("sandbox" => request.sandbox.clone()));
+        let common = Common { request, log, activity: Activity::default(), started: Instant::now() };
+        common.reached(Phase::Planned);
+        Self { common }
+    }
+
+    /// Takes what the VM needs from the host.
+    ///
+    /// # Errors
+    /// Something is not to be had, or the VM does not fit into the pod's cgroup; all is released.
+    pub async fn claim(self) -> Result<Claimed, BootError> {
+        let Self { common } = self;
+        let request = &common.request;
+        let failed = |cause: Failure| common.failed(Phase::Claimed, cause, LastWords::default());
+        let dir = StateDir::create(&request.state_root, &request.namespace, &request.sandbox)
+            .await
+            .map_err(|error| failed(error.into()))?;
+        let mut claims = Claims { dir, vsock: None, network: None, cgroup: None };
+        match claim_all(request, &mut claims).await {
+            Ok(spec) => {
+                common.reached(Phase::Claimed);
+                Ok(Claimed { common, claims, spec })
+            }
+            Err(cause) => {
+                let error = failed(cause);
+                release(&common.log, claims).await;
+                Err(error)
+            }
+        }
+    }
+}
+
+/// Takes one claim after the other, each recorded before it is made.
+async fn claim_all(request: &Request, claims: &mut Claims) -> Result<VmSpec, Failure> {
+    let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
+    let memory_budget = match &cgroup {
+        Some(path) => memory_limit(&Hierarchies::find(Path::new(CGROUP_ROOT)), path)?
+            .map(|limit| MemorySize::from_bytes(limit.bytes)),
+        None => None,
+    };
+    if let Some(path) = &cgroup {
+        let limits = if request.limited { CgroupLimits::Asked } else { CgroupLimits::None };
+        let planned = CgroupPlan::new(Path::new(CGROUP_ROOT), path, &request.sandbox, limits);
+        claims.dir.update(|record| record.cgroup = Some(planned.record()))?;
+        let cgroup = claims.cgroup.insert(planned.claim()?);
+        // QEMU and its helpers inherit it.
+        cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
+    }
+    let kvm = Kvm::Fails { reason: "not probed".to_owned() };
+    let vsock = claim_vsock(request, claims).await?;
+    let nics = claim_network(request, claims).await?;
+    let facts = HostFacts { kvm, vsock, nics, memory_budget };
+    Ok(plan(&request.config, &request.image, &request.pod, &facts)?)
+}
+
+/// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
+async fn claim_vsock(request: &Request, claims: &mut Claims) -> Result<VsockFacts, Failure> {
+    let (name, search) = program_and_places(request.config.vhost_device_vsock.as_str());
+    let planned = VsockPlan::new(claims.dir.path(), name, &search)?;
+    claims.dir.update(|record| record.vsock = Some(planned.record()))?;
+    let vsock = claims.vsock.insert(planned.claim().await?);
+    let record = vsock.record();
+    let facts = match vsock {
+        Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
+        Vsock::User(_) => SocketPath::new(VHOST_USER_SOCKET).map(|socket| VsockFacts::VhostUser { socket }),
+    };
+    claims.dir.update(|state| state.vsock = Some(record))?;
+    facts.ok_or_else(|| Failure::Guest("the vsock address is none that a guest can have".into()))
+}
+
+/// A configured program as a file name and the directories to look in: those of PATH and the shim's own.
+fn program_and_places(program: &str) -> (&str, Vec<PathBuf>) {
+    match program.rsplit_once('/') {
+        Some((directory, name)) => (name, vec![PathBuf::from(directory)]),
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+            (program, std::env::split_paths(&path).chain(own).collect())
+        }
+    }
+}
+
+/// Where the agent is reached. The state directory's path may be longer than a socket's address can be.
+fn endpoint(claims: &Claims) -> Option<agent::Endpoint> {
+    let port = agent::AGENT_PORT;
+    Some(match claims.vsock.as_ref()? {
+        Vsock::Kernel(kernel) => agent::Endpoint::Vsock { cid: kernel.cid().get(), port },
+        Vsock::User(_) => {
+            let socket = claims.dir.short_path().join(HYBRID_SOCKET);
+            agent::Endpoint::Hybrid { socket, port }
+        }
+    })
+}
+
+/// The pod's interfaces become taps; a pod without network gets no NIC.
+async fn claim_network(request: &Request, claims: &mut Claims) -> Result<Vec<NicFacts>, Failure> {
+    let Some(netns) = &request.netns else { return Ok(Vec::new()) };
+    let Some(planned) = NetPlan::inspect(netns).await? else { return Ok(Vec::new()) };
+    claims.dir.update(|record| record.net = Some(planned.record()))?;
+    let network = claims.network.insert(planned.claim(queues_for(request.pod.vcpus)).await?);
+    network.endpoints.iter().map(nic_facts).collect()
+}
+
+fn nic_facts(endpoint: &Endpoint) -> Result<NicFacts, Failure> {
+    let facts = &endpoint.facts;
+    let unsupported = |reason: String| {
+        Failure::Guest(format!("interface {} cannot become a NIC: {reason}", facts.name).into())
+    };
+    Ok(NicFacts {
+        mac: MacAddress::new(facts.mac.0).map_err(|error| unsupported(error.to_string()))?,
+        mtu: u16::try_from(facts.mtu).unwrap_or(u16::MAX),
+        queues: u16::try_from(endpoint.tap.len()).map_err(|error| unsupported(error.to_string()))?,
+        vhost: !endpoint.vhost.is_empty(),
+    })
+}
+
+/// A VM whose resources are taken.
+#[derive(Debug)]
+pub struct Claimed {
+    common: Common,
+    claims: Claims,
+    spec: VmSpec,
+}
+
+impl Claimed {
+    /// Starts QEMU.
+    ///
+    /// # Errors
+    /// It cannot be executed; all is released.
+    pub async fn spawn(mut self) -> Result<Spawned, BootError> {
+        match self.start_qemu() {
+            Ok((qemu, monitor, console)) => {
+                let Self { common, claims, spec } = self;
+                common.reached(Phase::Spawned);
+                Ok(Spawned { common, claims, spec, qemu, monitor, console })
+            }
+            Err(cause) => {
+                let error = self.common.failed(Phase::Spawned, cause, LastWords::default());
+                release(&self.common.log, self.claims).await;
+                Err(error)
+            }
+        }
+    }
+
+    fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail), Failure> {
+        let (monitor, qemu_monitor) = socket_pair()?;
+        let (console, qemu_console) = socket_pair()?;
+        let mut ends = Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
+        let mut fds = Vec::new();
+        for (number, role) in self.spec.fds() {
+            let fd = ends.take(role).ok_or(SpawnError::Descriptors)?;
+            fds.push((fd, i32::try_from(number.number()).map_err(|_| SpawnError::Descriptors)?));
+        }
+        let Common { request, log, activity, .. } = &self.common;
+        let console = follow(console, "console", log.clone(), activity.clone());
+        let dir = self.claims.dir.path().to_owned();
+        let args = self.spec.qemu_args();
+        let qemu = Qemu::spawn(Path::new(request.config.qemu.as_str()), &args, fds, &dir, log, activity)?;
+        let pid = i32::try_from(qemu.pid()).unwrap_or(i32::MAX);
+        let identity = Identity::of(pid)?;
+        self.claims.dir.update(|record| record.qemu = identity)?;
+        Ok((qemu, monitor, console))
+    }
+}
+
+/// The descriptors that QEMU gets, each once.
+struct Ends<'a> {
+    monitor: Option<OwnedFd>,
+    console: Option<OwnedFd>,
+    claims: &'a mut Claims,
+}
+
+impl Ends<'_> {
+    /// `None` where the description asks for what was not claimed, or twice.
+    fn take(&mut self, role: FdRole) -> Option<OwnedFd> {
+        let queue_of = |fds: &[OwnedFd], queue: usize| fds.get(queue)?.try_clone().ok();
+        match role {
+            FdRole::Qmp => self.monitor.take(),
+            FdRole::Console => self.console.take(),
+            FdRole::Vsock => self.claims.vsock.as_ref()?.fd()?.try_clone_to_owned().ok(),
+            FdRole::Tap { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.tap, queue),
+            FdRole::VhostNet { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.vhost, queue),
+        }
+    }
+}
+
+/// Our end, and the one for QEMU.
+fn socket_pair() -> Result<(UnixStream, OwnedFd), Failure> {
+    let (ours, theirs) = StdUnixStream::pair()?;
+    ours.set_nonblocking(true)?;
+    Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// A VM whose QEMU runs.
+#[derive(Debug)]
+pub struct Spawned {
+    common: Common,
+    claims: Claims,
+    spec: VmSpec,
+    qemu: Qemu,
+    monitor: UnixStream,
+    console: Tail,
+}
+
+impl Spawned {
+    /// Waits for QEMU's monitor.
+    ///
+    /// # Errors
+    /// QEMU ends, is silent, or is too old; all is released.
+    pub async fn qmp(self) -> Result<QmpReady, BootError> {
+        let Self { common, claims, spec, mut qemu, monitor, console } = self;
+        let (reader, writer) = monitor.into_split();
+        let connecting = async {
+            let (qmp, events) = Qmp::connect(reader, writer, common.activity.clone()).await?;
+            let found = qmp.version();
+            if found.major < OLDEST_QEMU {
+                let program = PathBuf::from(common.request.config.qemu.as_str());
+                return Err(Failure::QemuTooOld { program, found });
+            }
+            Ok((qmp, events))
+        };
+        match watched(&spec, &common.activity, &mut qemu, connecting).await {
+            Ok((qmp, events)) => {
+                common.reached(Phase::Qmp);
+                Ok(QmpReady { common, claims, spec, qemu, console, qmp, events })
+            }
+            Err(cause) => Err(unwind(&common, Phase::Qmp, cause, qemu, &console, claims).await),
+        }
+    }
+}
+
+/// A VM whose monitor answers.
+#[derive(Debug)]
+pub struct QmpReady {
+    common: Common,
+    claims: Claims,
+    spec: VmSpec,
+    qemu: Qemu,
+    console: Tail,
+    qmp: Qmp,
+    events: mpsc::UnboundedReceiver<Event>,
+}
+
+impl QmpReady {
+    /// Waits for the agent.
+    ///
+    /// # Errors
+    /// The guest does not come up, or what answers is not an agent; all is released.
+    pub async fn agent(self) -> Result<AgentReady, BootError> {
+        let Self { common, claims, spec, mut qemu, console, qmp, events } = self;
+        let endpoint = endpoint(&claims);
+        let mut last = None;
+        let connecting = async {
+            match &endpoint {
+                Some(endpoint) => reach(endpoint, &mut last).await,
+                None => Err(Failure::Guest("the VM has no vsock".into())),
+            }
+        };
+        let connected = watched(&spec, &common.activity, &mut qemu, connecting).await;
+        match connected {
+            Ok(agent) => {
+                common.reached(Phase::Agent);
+                Ok(AgentReady { common, claims, spec, qemu, console, qmp, events, agent })
+            }
+            Err(mut cause) => {
+                if let Failure::Stalled { last: said, .. } = &mut cause {
+                    *said = last;
+                }
+                Err(unwind(&common, Phase::Agent, cause, qemu, &console, claims).await)
+            }
+        }
+    }
+}
+
+/// Tries until the agent answers; what cannot get better ends the trying.
+async fn reach(endpoint: &agent::Endpoint, last: &mut Option<String>) -> Result<Agent, Failure> {
+    let mut pause = FIRST_PAUSE;
+    loop {
+        match agent::connect(endpoint).await {
+            Ok(agent) => return Ok(agent),
+            Err(error) if error.is_retryable() => *last = Some(one_line(&error)),
+            Err(error) => return Err(error.into()),
+        }
+        sleep(pause).await;
+        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+    }
+}
+
+/// A VM whose agent answers.
+#[derive(Debug)]
+pub struct AgentReady {
+    common: Common,
+    claims: Claims,
+    spec: VmSpec,
+    qemu: Qemu,
+    console: Tail,
+    qmp: Qmp,
+    events: mpsc::UnboundedReceiver<Event>,
+    agent: Agent,
+}
+
+impl AgentReady {
+    /// Sets the sandbox up in the guest with `set_up`, then hands the VM to a task of its own.
+    ///
+    /// # Errors
+    /// `set_up` fails, or QEMU ends meanwhile; all is released.
+    pub async fn run<E>(
+        self,
+        set_up: impl AsyncFnOnce(&Agent, &[Endpoint], &VmSpec) -> Result<(), E>,
+    ) -> Result<Vm, BootError>
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        let Self { common, claims, spec, mut qemu, console, qmp, events, agent } = self;
+        let setting_up = async {
+            let done = set_up(&agent, claims.endpoints(), &spec).await;
+            done.map_err(|error| Failure::Guest(error.into()))
+        };
+        if let Err(cause) = watched(&spec, &common.activity, &mut qemu, setting_up).await {
+            return Err(unwind(&common, Phase::Running, cause, qemu, &console, claims).await);
+        }
+        common.reached(Phase::Running);
+        let log = common.log.clone();
+        Ok(Vm::drive(Parts { qemu, qmp, events, console, agent, claims, disks: Disks::default(), log }))
+    }
+}
+
+/// Runs a phase's work within the boot's limits, as long as QEMU lives.
+async fn watched<T>(
+    spec: &VmSpec,
+    activity: &Activity,
+    qemu: &mut Qemu,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    let deadlines = BootDeadlines::of(spec);
+    let limits = Limits { stall: deadlines.stall, total: deadlines.total };
+    tokio::select! {
+        biased;
+        exit = qemu.wait() => Err(Failure::Died(exit)),
+        done = within(limits, activity, work) => match done {
+            Ok(done) => done,
+            Err(stall) => Err(Failure::Stalled { stall, last: None }),
+        },
+    }
+}
+
+/// Gives back what a failed stage owns; the error tells what QEMU and the guest said before.
+async fn unwind(
+    common: &Common,
+    phase: Phase,
+    cause: Failure,
+    mut qemu: Qemu,
+    console: &Tail,
+    claims: Claims,
+) -> BootError {
+    // QEMU that is going on its own account gets a moment to say why and with which status.
+    let cause = match (cause, timeout(LAST_WORDS, qemu.wait()).await) {
+        (Failure::Qmp(QmpError::Closed | QmpError::Io(_)), Ok(exit)) => Failure::Died(exit),
+        (cause, _) => cause,
+    };
+    qemu.kill().await;
+    console.ended(LAST_WORDS).await;
+    let last_words = LastWords { stderr: qemu.stderr().lines(), console: console.lines() };
+    let error = common.failed(phase, cause, last_words);
+    release(&common.log, claims).await;
+    error
+}
+
+async fn release(log: &Logger, claims: Claims) {
+    for failure in claims.release().await {
+        error!(log, "could not release a claim on the host"; "error" => failure);
+    }
+}

@@ -1,0 +1,236 @@
+//! What a sandbox has on the host, written down before it is taken: `/run/coffer/<namespace>/<sandbox>/`.
+//!
+//! The record is what `delete` works from when the shim is no longer there. It names every process by pid and start
+//! time, so that nothing is done to a stranger that has the same pid by now.
+
+use std::ffi::OsStr;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use host::cgroup::CgroupRecord;
+use host::net::NetRecord;
+use host::process::{Identity, Process, end_recorded};
+use host::vsock::VsockRecord;
+use serde::{Deserialize, Serialize};
+
+/// Where all sandboxes of a host have their directories.
+pub const ROOT: &str = "/run/coffer";
+const RECORD: &str = "state.json";
+/// A record is a few hundred bytes per interface; a larger file is not ours.
+const MAX_RECORD: u64 = 1 << 20;
+/// How long a killed process may take to go.
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
+
+/// Everything of a sandbox that outlives its shim.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Record {
+    /// The shim that owns the sandbox.
+    pub shim: Identity,
+    /// QEMU. Between its start and this entry only its own `exit-with-parent` ends it.
+    pub qemu: Option<Identity>,
+    /// The agent's transport.
+    pub vsock: Option<VsockRecord>,
+    /// Taps and redirections.
+    pub net: Option<NetRecord>,
+    /// The sandbox's cgroup.
+    pub cgroup: Option<CgroupRecord>,
+}
+
+/// The state directory could not be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StateError {
+    /// Another shim that is alive has this sandbox.
+    #[error("sandbox {sandbox} exists already: shim {pid} runs it")]
+    Taken {
+        /// The sandbox.
+        sandbox: String,
+        /// The other shim.
+        pid: i32,
+    },
+    /// A file or directory could not be read or written.
+    #[error("cannot {action} {}", .path.display())]
+    Io {
+        /// What was tried.
+        action: &'static str,
+        /// The file or directory.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
+    /// The record is not one.
+    #[error("{} is not a record of Coffer; remove its directory when no QEMU uses it", .path.display())]
+    Malformed {
+        /// The file.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: serde_json::Error,
+    },
+    /// The process cannot be looked up.
+    #[error("cannot look up a recorded process")]
+    Process(#[from] host::process::Error),
+}
+
+/// A sandbox's directory and its record.
+#[derive(Debug)]
+pub struct StateDir {
+    path: PathBuf,
+    handle: File,
+    record: Record,
+}
+
+impl StateDir {
+    /// Where sandbox `id` of containerd's `namespace` has its directory. Both are identifiers without a slash.
+    pub fn path_of(root: &Path, namespace: &str, id: &str) -> PathBuf {
+        root.join(namespace).join(id)
+    }
+
+    /// Makes the directory and its first record. What a dead shim left under this name is released before.
+    ///
+    /// # Errors
+    /// A living shim has the sandbox, or the directory cannot be written.
+    pub async fn create(root: &Path, namespace: &str, id: &str) -> Result<Self, StateError> {
+        let path = Self::path_of(root, namespace, id);
+        if let Some(owner) = living_owner(&path)? {
+            return Err(StateError::Taken { sandbox: id.to_owned(), pid: owner.pid });
+        }
+        release(&path).await.into_iter().next().map_or(Ok(()), Err)?;
+        let failed = |source| StateError::Io { action: "make the state directory", path: path.clone(), source };
+        DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
+        let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
+        let shim = Identity::of(pid)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
+        let record = Record { shim, qemu: None, vsock: None, net: None, cgroup: None };
+        let handle = File::open(&path).map_err(failed)?;
+        let dir = Self { path, handle, record };
+        match dir.save() {
+            Ok(()) => Ok(dir),
+            Err(error) => {
+                dir.remove();
+                Err(error)
+            }
+        }
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The same directory under a path of this process that fits into a socket's address, however long the ids are.
+    pub fn short_path(&self) -> PathBuf {
+        PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
+    }
+
+    /// Changes the record and writes it, whole or not at all.
+    ///
+    /// # Errors
+    /// The record cannot be written; the old one stays on disk.
+    pub fn update(&mut self, change: impl FnOnce(&mut Record)) -> Result<(), StateError> {
+        change(&mut self.record);
+        self.save()
+    }
+
+    fn save(&self) -> Result<(), StateError> {
+        let path = self.path.join(RECORD);
+        let new = self.path.join("state.json.new");
+        let write = || -> io::Result<()> {
+            let text = serde_json::to_vec(&self.record)?;
+            let mut file =
+                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+            file.write_all(&text)?;
+            // No fsync: /run is memory, and a host that lost its power has no QEMU left either.
+            std::fs::rename(&new, &path)
+        };
+        write().map_err(|source| {
+            let _ = std::fs::remove_file(&new);
+            StateError::Io { action: "write", path, source }
+        })
+    }
+
+    /// Removes the directory; the claims must have been released.
+    pub fn remove(self) {
+        remove_dir(&self.path);
+    }
+}
+
+/// Removes a sandbox's directory and, where it was the namespace's last, the namespace's.
+fn remove_dir(path: &Path) {
+    let _ = std::fs::remove_dir_all(path);
+    if let Some(namespace) = path.parent().filter(|dir| dir.file_name() != Some(OsStr::new("coffer"))) {
+        let _ = std::fs::remove_dir(namespace);
+    }
+}
+
+fn read(path: &Path) -> Result<Option<Record>, StateError> {
+    let path = path.join(RECORD);
+    let failed = |source| StateError::Io { action: "read", path: path.clone(), source };
+    let file = match File::open(&path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(failed(error)),
+    };
+    let text = io::read_to_string(io::Read::take(file, MAX_RECORD)).map_err(failed)?;
+    let record = serde_json::from_str(&text)
+        .map_err(|source| StateError::Malformed { path: path.clone(), source })?;
+    Ok(Some(record))
+}
+
+/// The shim that owns the sandbox at `path`, where it is alive and not this process.
+///
+/// # Errors
+/// The record cannot be read.
+pub fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
+    let Some(record) = read(path)? else { return Ok(None) };
+    if u32::try_from(record.shim.pid).ok() == Some(std::process::id()) {
+        return Ok(None);
+    }
+    Ok(Process::open(record.shim)?.map(|shim| shim.identity()))
+}
+
+/// Ends and releases what the record at `path` names, then removes the directory. A sandbox without a record is
+/// released already. What cannot be released stays recorded, so that the next call tries again.
+pub async fn release(path: &Path) -> Vec<StateError> {
+    let record = match read(path) {
+        Ok(Some(record)) => record,
+        Ok(None) => {
+            remove_dir(path);
+            return Vec::new();
+        }
+        Err(error) => return vec![error],
+    };
+    let failures = release_claims(&record).await;
+    if failures.is_empty() {
+        remove_dir(path);
+    }
+    failures
+}
+
+/// QEMU first: it holds the taps, the socket of the vsock device and the memory of the cgroup.
+async fn release_claims(record: &Record) -> Vec<StateError> {
+    let mut failures = Vec::new();
+    let mut note = |what: &'static str, result: Result<(), Box<dyn std::error::Error + Send + Sync>>| {
+        if let Err(source) = result {
+            let source = io::Error::other(source);
+            failures.push(StateError::Io { action: "release", path: PathBuf::from(what), source });
+        }
+    };
+    if let Some(qemu) = record.qemu {
+        note("QEMU", end_recorded(qemu, KILL_PATIENCE).await.map_err(Into::into));
+    }
+    if let Some(vsock) = &record.vsock {
+        note("the vsock device", vsock.release().await.map_err(Into::into));
+    }
+    if let Some(net) = &record.net {
+        note("the pod's network", net.release().await.map_err(Into::into));
+    }
+    if let Some(cgroup) = &record.cgroup {
+        note("the sandbox's cgroup", cgroup.release().await.map_err(Into::into));
+    }
+    failures
+}

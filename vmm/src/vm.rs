@@ -1,0 +1,217 @@
+//! A running VM: one task owns it, everybody else has a handle.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use agent::Agent;
+use slog::{Logger, error, info, warn};
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::timeout;
+use vmm_config::hotplug::Lun;
+
+use crate::claims::Claims;
+use crate::disks::{DiskError, Disks};
+use crate::ended::{Cause, Ended, LastWords};
+use crate::lines::Tail;
+use crate::qemu::{Exit, Qemu};
+use crate::qmp::{Event, Qmp, QmpError};
+
+/// How long the guest may take to power itself off before QEMU is told to quit.
+const GUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long QEMU may take to quit before it is killed.
+const QEMU_PATIENCE: Duration = Duration::from_secs(3);
+
+/// What the VM can be asked; the driver task carries it out.
+enum Command {
+    AddDisk { image: PathBuf, reply: oneshot::Sender<Result<Lun, DiskError>> },
+    RemoveDisk { lun: Lun, reply: oneshot::Sender<Result<(), DiskError>> },
+    Stop,
+}
+
+/// The VM is gone; [`Vm::ended`] says why.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the VM is gone")]
+pub struct Gone;
+
+/// A handle on a running VM; clones share it.
+#[derive(Debug, Clone)]
+pub struct Vm {
+    agent: Agent,
+    qemu_pid: u32,
+    commands: mpsc::Sender<Command>,
+    ended: watch::Receiver<Option<Arc<Ended>>>,
+}
+
+/// All that a running VM consists of, as the last boot stage hands it over.
+#[derive(Debug)]
+pub(crate) struct Parts {
+    pub(crate) qemu: Qemu,
+    pub(crate) qmp: Qmp,
+    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) console: Tail,
+    pub(crate) agent: Agent,
+    pub(crate) claims: Claims,
+    pub(crate) disks: Disks,
+    pub(crate) log: Logger,
+}
+
+impl Vm {
+    pub(crate) fn drive(parts: Parts) -> Self {
+        let (commands, receiver) = mpsc::channel(16);
+        let (end, ended) = watch::channel(None);
+        let vm = Self { agent: parts.agent.clone(), qemu_pid: parts.qemu.pid(), commands, ended };
+        tokio::spawn(Driver { parts, cause: None }.run(receiver, end));
+        vm
+    }
+
+    /// The agent in the guest.
+    pub fn agent(&self) -> &Agent {
+        &self.agent
+    }
+
+    /// QEMU's process id.
+    pub fn pid(&self) -> u32 {
+        self.qemu_pid
+    }
+
+    /// Gives the guest one more user of `image`, a read-only disk image; returns its LUN. An image that the VM has
+    /// already keeps its LUN.
+    ///
+    /// # Errors
+    /// QEMU refuses the image, or the VM is gone.
+    pub async fn add_disk(&self, image: PathBuf) -> Result<Lun, DiskError> {
+        self.ask(|reply| Command::AddDisk { image, reply }).await
+    }
+
+    /// Takes one user from the disk at `lun`, and the disk with its last one. The guest must have let it go.
+    ///
+    /// # Errors
+    /// QEMU refuses, or the VM is gone.
+    pub async fn remove_disk(&self, lun: Lun) -> Result<(), DiskError> {
+        self.ask(|reply| Command::RemoveDisk { lun, reply }).await
+    }
+
+    /// Stops the VM and waits until nothing of it is left. Stopping it twice, or when it is gone, is fine.
+    pub async fn stop(&self) -> Arc<Ended> {
+        let _ = self.commands.send(Command::Stop).await;
+        self.ended().await
+    }
+
+    /// Waits for the end; everything the VM had on the host is released by then.
+    pub async fn ended(&self) -> Arc<Ended> {
+        let mut ended = self.ended.clone();
+        match ended.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(ended)) => Arc::clone(ended),
+            // The driver sends before it ends; only a runtime that is being torn down gets here.
+            _ => Arc::new(Ended {
+                cause: Cause::Stopped,
+                exit: Exit::Unknown("the shim is ending".to_owned()),
+                last_words: LastWords::default(),
+            }),
+        }
+    }
+
+    /// The end, where it has come.
+    pub fn has_ended(&self) -> Option<Arc<Ended>> {
+        self.ended.borrow().clone()
+    }
+
+    async fn ask<T>(
+        &self,
+        command: impl FnOnce(oneshot::Sender<Result<T, DiskError>>) -> Command,
+    ) -> Result<T, DiskError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(command(reply)).await.map_err(|_| Gone)?;
+        answer.await.map_err(|_| Gone)?
+    }
+}
+
+/// The one task that owns a running VM.
+struct Driver {
+    parts: Parts,
+    /// What QMP said about the end before QEMU's exit was seen.
+    cause: Option<Cause>,
+}
+
+impl Driver {
+    async fn run(
+        mut self,
+        mut commands: mpsc::Receiver<Command>,
+        end: watch::Sender<Option<Arc<Ended>>>,
+    ) {
+        let exit = loop {
+            tokio::select! {
+                exit = self.parts.qemu.wait() => break exit,
+                Some(event) = self.parts.events.recv() => note(&mut self.cause, &event),
+                command = commands.recv() => match command {
+                    Some(Command::AddDisk { image, reply }) => {
+                        let _ = reply.send(self.parts.disks.add(&self.parts.qmp, &image).await);
+                    }
+                    Some(Command::RemoveDisk { lun, reply }) => {
+                        let Parts { qmp, disks, events, .. } = &mut self.parts;
+                        let removed = disks.remove(qmp, lun, events, |event| note(&mut self.cause, event));
+                        let _ = reply.send(removed.await);
+                    }
+                    // No handle is left: nobody could stop it any more.
+                    Some(Command::Stop) | None => break self.stop().await,
+                },
+            }
+        };
+        while let Ok(event) = self.parts.events.try_recv() {
+            note(&mut self.cause, &event);
+        }
+        self.parts.console.ended(Duration::from_millis(500)).await;
+        let ended = Ended {
+            cause: self.cause.unwrap_or(Cause::QemuDied),
+            exit,
+            last_words: LastWords {
+                stderr: self.parts.qemu.stderr().lines(),
+                console: self.parts.console.lines(),
+            },
+        };
+        let log = self.parts.log;
+        match ended.cause {
+            Cause::Stopped => info!(log, "VM stopped"; "exit" => %ended.exit),
+            _ => error!(log, "VM failed"; "error" => %ended),
+        }
+        for failure in self.parts.claims.release().await {
+            error!(log, "could not release a claim on the host"; "error" => failure);
+        }
+        end.send_replace(Some(Arc::new(ended)));
+    }
+
+    /// Ends the VM in three tries, each harder than the one before.
+    async fn stop(&mut self) -> Exit {
+        self.cause = Some(Cause::Stopped);
+        let agent = self.parts.agent.clone();
+        let asked = async {
+            // The agent's answer may be lost with the VM; QEMU's exit is what counts.
+            let _ = agent.destroy_sandbox().await;
+            self.parts.qemu.wait().await
+        };
+        if let Ok(exit) = timeout(GUEST_PATIENCE, asked).await {
+            return exit;
+        }
+        warn!(self.parts.log, "guest did not power off; QEMU is told to quit");
+        let qmp = self.parts.qmp.clone();
+        let quit = async {
+            let _: Result<_, QmpError> = qmp.execute("quit", serde_json::Value::Null).await;
+            self.parts.qemu.wait().await
+        };
+        if let Ok(exit) = timeout(QEMU_PATIENCE, quit).await {
+            return exit;
+        }
+        warn!(self.parts.log, "QEMU did not quit; it is killed");
+        self.parts.qemu.kill().await
+    }
+}
+
+/// Keeps what an event says about the end.
+fn note(cause: &mut Option<Cause>, event: &Event) {
+    match event.event.as_str() {
+        "GUEST_PANICKED" => *cause = Some(Cause::GuestPanicked),
+        "SHUTDOWN" if cause.is_none() && event.data["guest"] == true => *cause = Some(Cause::GuestShutDown),
+        _ => {}
+    }
+}
