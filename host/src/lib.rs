@@ -11,5 +11,6 @@
 pub mod cgroup;
 pub mod net;
 pub mod process;
+pub mod rootfs;
 mod sys;
 pub mod vsock;

@@ -79,7 +79,7 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
 }
 
 /// Makes the child die with the thread that spawns it, and nothing of its own survive an interrupted start.
-pub(crate) fn die_with_parent(command: &mut tokio::process::Command) {
+pub(crate) fn die_with_parent(command: &mut std::process::Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
         nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
@@ -90,7 +90,7 @@ pub(crate) fn die_with_parent(command: &mut tokio::process::Command) {
         Ok(())
     };
     // SAFETY: the closure makes two system calls and allocates nothing.
-    unsafe { command.pre_exec(in_child) };
+    unsafe { std::os::unix::process::CommandExt::pre_exec(command, in_child) };
 }
 
 #[cfg(test)]

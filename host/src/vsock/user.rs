@@ -49,7 +49,7 @@ impl UserVsock {
         command.args(["--guest-cid", "3", "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
         command.current_dir(&state_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);
-        sys::die_with_parent(&mut command);
+        sys::die_with_parent(command.as_std_mut());
         let spawn = |source| Error::Spawn { program: program.clone(), source };
         let mut child = command.spawn().map_err(spawn)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));

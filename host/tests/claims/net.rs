@@ -1,13 +1,11 @@
 //! A pod's network end to end: namespaces and links as CNI makes them, and a test that plays the guest on
 //! the tap. Needs root; without it the tests say so and pass.
 
-mod common;
-
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
 use std::time::{Duration, Instant};
 
-use common::pod::{Pod, command};
+use crate::pod::{Pod, command};
 use host::net::{Error, NetPlan, Network};
 
 /// The virtio-net header that `IFF_VNET_HDR` puts before every frame.

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::root_or_skip;
+use crate::root_or_skip;
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
 

@@ -1,0 +1,128 @@
+//! Runs mkfs.erofs over a tree, in a thread that has a mount namespace to itself: the tree's mount is seen by
+//! nobody else and gone with the thread, whatever happens to us.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::mount::{MsFlags, mount};
+use nix::sched::{CloneFlags, unshare};
+use tokio::sync::oneshot;
+
+use super::cache::{self, Image};
+use super::{Error, ImagePlan};
+use crate::sys;
+
+const PROGRAM: &str = "mkfs.erofs";
+/// Part of every cache key: change it when the options below change.
+pub(super) const FORMAT: &[u8] = b"coffer-erofs-1\0";
+/// Same input, same image: a fixed UUID and build time; files keep their own times.
+const OPTIONS: [&str; 6] =
+    ["--quiet", "-T0", "--mkfs-time", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000", "-b4096"];
+/// How much of what the program says is kept.
+const KEPT: u64 = 2048;
+
+/// Opens the image, and builds it first where needed.
+pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Error> {
+    if let Some(image) = plan.cache.open(&plan.place)? {
+        return Ok(image);
+    }
+    let program = search.iter().map(|dir| dir.join(PROGRAM)).find(|path| path.is_file());
+    let program = program.ok_or_else(|| Error::NoMkfs { searched: search.to_vec() })?;
+    let (done, result) = oneshot::channel();
+    let spawned = std::thread::Builder::new().name("mkfs.erofs".into()).spawn(move || {
+        let built = build(&plan, &program);
+        if done.send(built).is_err()
+            && let Some(image) = plan.place.own()
+        {
+            // Nobody waits any more, so nobody will release it.
+            let _ = std::fs::remove_file(image);
+        }
+    });
+    spawned.map_err(Error::file("start a thread for", PROGRAM))?;
+    let lost = |_| Error::file("learn the result of", PROGRAM)(io::ErrorKind::BrokenPipe.into());
+    result.await.map_err(lost)?
+}
+
+/// The thread's work. Waiting for another builder of the same image happens here, too.
+fn build(plan: &ImagePlan, program: &Path) -> Result<Image, Error> {
+    let path = plan.place.path();
+    let _lock = plan.cache.build_lock(&plan.place)?;
+    if let Some(image) = plan.cache.open(&plan.place)? {
+        return Ok(image);
+    }
+    plan.cache.clean();
+    let temporary =
+        Temporary::new(path.with_extension(format!("{}.tmp", std::process::id())), plan.cache.dir())?;
+    mkfs(plan, program, &temporary.path)?;
+    std::fs::rename(&temporary.path, path).map_err(Error::file("rename", &temporary.path))?;
+    drop(temporary);
+    let image = plan.cache.open(&plan.place)?;
+    plan.cache.clean();
+    image.ok_or_else(|| Error::file("find the new image", path)(io::ErrorKind::NotFound.into()))
+}
+
+fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {
+    // Empty for everybody but this thread and the program.
+    let target = plan.cache.dir().join("mount");
+    std::fs::create_dir_all(&target).map_err(Error::file("make", &target))?;
+    let enter = || {
+        unshare(CloneFlags::CLONE_NEWNS | CloneFlags::CLONE_FS)?;
+        let none = None::<&str>;
+        mount(none, "/", none, MsFlags::MS_REC | MsFlags::MS_PRIVATE, none)?;
+        plan.tree.mount_at(&target)
+    };
+    enter().map_err(|e| Error::file("mount the root file system on", &target)(e.into()))?;
+    let mut command = Command::new(program);
+    let mut arguments: Vec<OsString> = OPTIONS.map(OsString::from).to_vec();
+    arguments.extend([image.into(), target.into()]);
+    command
+        .args(arguments)
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
+    sys::die_with_parent(&mut command);
+    let mut child = command.spawn().map_err(Error::file("start", program))?;
+    let said = child.stderr.take().map(last_words).unwrap_or_default();
+    let status = child.wait().map_err(Error::file("wait for", program))?;
+    match status.success() {
+        true => Ok(()),
+        false if said.contains("No space left") || said.contains("Disk quota") => {
+            Err(Error::DiskFull { dir: plan.cache.dir().to_owned() })
+        }
+        false => Err(Error::Mkfs { image: image.to_owned(), status, stderr: said }),
+    }
+}
+
+fn last_words(mut pipe: impl Read) -> String {
+    let mut kept = Vec::new();
+    let _ = pipe.by_ref().take(KEPT).read_to_end(&mut kept);
+    let _ = io::copy(&mut pipe, &mut io::sink());
+    String::from_utf8_lossy(&kept).trim().to_owned()
+}
+
+/// A file that goes when it is dropped, unless it was renamed; locked, so that nobody cleans it away.
+#[derive(Debug)]
+struct Temporary {
+    path: PathBuf,
+    _lock: Flock<File>,
+}
+
+impl Temporary {
+    fn new(path: PathBuf, dir: &Path) -> Result<Self, Error> {
+        let file = File::create(&path).map_err(|e| cache::full(dir, &path, e))?;
+        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
+        let lock = lock.map_err(|(_, e)| Error::file("lock", &path)(e.into()))?;
+        Ok(Self { path, _lock: lock })
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
