@@ -197,6 +197,7 @@ impl Task {
         request.set_payload(question.write_to_bytes().or_fail(method));
         match self.client.request(request).await {
             Ok(response) => Ok(A::parse_from_bytes(&response.payload).or_fail(method)),
+            Err(ttrpc::Error::RpcStatus(status)) => Err(format!("{:?}: {}", status.code(), status.message)),
             Err(error) => Err(error.to_string()),
         }
     }

@@ -8,7 +8,8 @@ const FOREVER: [&str; 2] = ["sleep", "100000"];
 fn a_short_life_is_told_in_order() {
     e2e(async |_| {
         let events = Events::subscribe().await;
-        Run::new("short", BUSYBOX, &["sh", "-c", "exit 7"]).to_end().await;
+        let run = Run::new("short", BUSYBOX, &["sh", "-c", "exit 7"]).to_end().await;
+        assert_eq!(run.code, 7, "{}", run.stderr);
         events.expect("short", "/tasks/delete").await;
         assert_eq!(events.topics("short"), ["/tasks/create", "/tasks/start", "/tasks/exit", "/tasks/delete"]);
         assert_eq!(events.expect("short", "/tasks/exit").await.body["exit_status"], 7);
