@@ -69,8 +69,18 @@ fn an_image_to_be_pulled_in_the_guest_is_refused_in_clear_words() {
 fn the_sandbox_must_come_first() {
     e2e(async |rig| {
         let bundle = Bundle::of_crio("crio-orphan", "no-such-pod", &FOREVER);
-        let reply = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle).start().await;
-        assert_ne!(reply.code, 0);
-        assert!(reply.stderr.contains("no-such-pod"), "{}", reply.stderr);
+        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle);
+        let reply = shim.start().await;
+        let error = if reply.code == 0 {
+            let task = Task::connect(&reply.bare_address(), Api::V2).await;
+            let error = task.create(&bundle).await.err().or_fail("an error");
+            let _ = task.shutdown("crio-orphan").await;
+            error
+        } else {
+            reply.stderr
+        };
+        assert!(error.contains("no-such-pod"), "{error}");
+        Victim::Shim.gone().await;
+        shim.delete().await;
     });
 }
