@@ -8,6 +8,7 @@
 //! The crate expects a current-thread tokio runtime and is woken by file descriptors only. File system calls
 //! on cgroupfs, procfs and the state directory are made in place: they are short and do not wait for disks.
 
+pub mod accel;
 pub mod cgroup;
 pub mod net;
 pub mod process;

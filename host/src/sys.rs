@@ -3,10 +3,16 @@
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
 use nix::errno::Errno;
 use nix::libc;
-use nix::sys::signal::Signal;
+use nix::sys::prctl;
+use nix::sys::pthread::{Pthread, pthread_kill, pthread_self};
+use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -78,11 +84,38 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
 }
 
+/// A thread of ours, as something to interrupt.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ThreadId(Pthread);
+
+// A pthread_t is an opaque number here.
+impl ThreadId {
+    /// The calling thread.
+    pub(crate) fn own() -> Self {
+        Self(pthread_self())
+    }
+
+    /// Makes the thread's system call return `EINTR`. The thread must not have been joined yet.
+    pub(crate) fn interrupt(self) -> nix::Result<()> {
+        extern "C" fn nothing(_: libc::c_int) {}
+        let action = SigAction::new(SigHandler::Handler(nothing), SaFlags::empty(), SigSet::empty());
+        // SAFETY: the handler does nothing; SIGURG is ignored by default and has no other use here.
+        unsafe { sigaction(Signal::SIGURG, &action) }?;
+        pthread_kill(self.0, Signal::SIGURG)
+    }
+}
+
+/// Gives a VM its memory.
+pub(crate) fn set_memory(vm: &VmFd, region: kvm_userspace_memory_region) -> Result<(), kvm_ioctls::Error> {
+    // SAFETY: the caller keeps the memory until the VM and its vCPUs are closed.
+    unsafe { vm.set_user_memory_region(region) }
+}
+
 /// Makes the child die with the thread that spawns it, and nothing of its own survive an interrupted start.
-pub(crate) fn die_with_parent(command: &mut std::process::Command) {
+pub(crate) fn die_with_parent(command: &mut Command) {
     let parent = nix::unistd::getpid();
     let in_child = move || {
-        nix::sys::prctl::set_pdeathsig(Signal::SIGKILL)?;
+        prctl::set_pdeathsig(Signal::SIGKILL)?;
         // The parent may have died before the line above took effect.
         if nix::unistd::getppid() != parent {
             return Err(Errno::ESRCH.into());
@@ -90,7 +123,7 @@ pub(crate) fn die_with_parent(command: &mut std::process::Command) {
         Ok(())
     };
     // SAFETY: the closure makes two system calls and allocates nothing.
-    unsafe { std::os::unix::process::CommandExt::pre_exec(command, in_child) };
+    unsafe { command.pre_exec(in_child) };
 }
 
 #[cfg(test)]

@@ -182,7 +182,9 @@ impl VsockPlan {
     pub async fn claim(self) -> Result<Vsock, Error> {
         match self {
             Self::Kernel(device) => Ok(Vsock::Kernel(KernelVsock::claim(device)?)),
-            Self::User { program, state_dir } => Ok(Vsock::User(UserVsock::start(program, state_dir).await?)),
+            Self::User { program, state_dir } => {
+                Ok(Vsock::User(Box::new(UserVsock::start(program, state_dir).await?)))
+            }
         }
     }
 }
@@ -193,7 +195,7 @@ pub enum Vsock {
     /// A claimed context id.
     Kernel(KernelVsock),
     /// A running program.
-    User(UserVsock),
+    User(Box<UserVsock>),
 }
 
 impl Vsock {

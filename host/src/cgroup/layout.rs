@@ -74,6 +74,7 @@ fn controllers(path: &Path) -> Vec<String> {
 pub(super) mod fixture {
     //! cgroupfs trees in a temporary directory.
 
+    use std::os::unix::fs::symlink;
     use std::path::Path;
 
     pub(in crate::cgroup) fn write(root: &Path, files: &[(&str, &str)]) {
@@ -96,7 +97,7 @@ pub(super) mod fixture {
             write(root.path(), &[(&format!("{name}/cgroup.procs"), "")]);
         }
         write(root.path(), &[("unified/cgroup.controllers", "hugetlb\n")]);
-        std::os::unix::fs::symlink("cpu,cpuacct", root.path().join("cpu")).unwrap();
+        symlink("cpu,cpuacct", root.path().join("cpu")).unwrap();
         root
     }
 }

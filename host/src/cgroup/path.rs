@@ -54,7 +54,7 @@ impl CgroupPath {
     /// container, and the container's may be made and removed by somebody else.
     #[must_use]
     pub fn sandbox(&self, sandbox: &str) -> Self {
-        let parent = self.0.parent().unwrap_or(Path::new(""));
+        let parent = self.0.parent().unwrap_or_else(|| Path::new(""));
         Self(parent.join(format!("coffer_{sandbox}")))
     }
 }

@@ -14,7 +14,7 @@ use super::netlink::{Link, is_errno};
 /// `tc filter ... pref 51966`.
 const PRIORITY: u16 = 0xcafe;
 /// `ETH_P_ALL` as it stands in the message: network byte order.
-const ALL_PROTOCOLS: u16 = (nix::libc::ETH_P_ALL as u16).to_be();
+const ALL_PROTOCOLS: u16 = 0x0003_u16.to_be();
 
 /// Redirects between two links, each given by name and index.
 pub(super) async fn both_ways(link: &Link, pod: (&str, u32), tap: (&str, u32)) -> Result<(), Error> {

@@ -90,6 +90,8 @@ fn upper_is_empty(last: &Mount, before: &[Mount]) -> Result<bool, Error> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use proptest::prelude::*;
 
     use super::*;
@@ -207,7 +209,7 @@ mod tests {
         let layer = root.path().join("1/layer.erofs");
         assert!(single(&layer).unwrap().is_some());
         let link = root.path().join("link");
-        std::os::unix::fs::symlink(&layer, &link).unwrap();
+        symlink(&layer, &link).unwrap();
         let short = root.path().join("short");
         std::fs::write(&short, "x").unwrap();
         let zeroes = root.path().join("zeroes");

@@ -96,7 +96,7 @@ impl Tree {
 
     fn common_parent(&self) -> PathBuf {
         let mut parents = self.directories.iter().filter_map(|dir| dir.parent());
-        let first = parents.next().unwrap_or(Path::new("/")).to_owned();
+        let first = parents.next().unwrap_or_else(|| Path::new("/")).to_owned();
         parents.fold(first, |common, dir| {
             let same = common.components().zip(dir.components()).take_while(|(a, b)| a == b);
             same.map(|(part, _)| part).collect()

@@ -1,6 +1,8 @@
 //! Claims on a real kernel: namespaces, traffic control, mounts. They need root; without it each test says
 //! that it was skipped, and passes.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot be set up has failed")]
+
 mod net;
 mod pod;
 mod rootfs;

@@ -3,6 +3,7 @@
 
 use std::io::{Read, Write};
 use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::pod::{Pod, command};
@@ -162,7 +163,7 @@ async fn a_route_with_several_next_hops_is_refused() {
 struct Guest(std::fs::File);
 
 impl Guest {
-    fn on(mut queues: Vec<std::os::fd::OwnedFd>) -> Self {
+    fn on(mut queues: Vec<OwnedFd>) -> Self {
         Self(queues.remove(0).into())
     }
 

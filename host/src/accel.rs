@@ -1,0 +1,110 @@
+//! Whether KVM really runs guests here, found out by running one.
+//!
+//! `/dev/kvm` may exist and be of no use: inside a VM whose host gives no hardware virtualization to it, KVM
+//! may interpret the guest instruction by instruction, thousands of times too slowly, and stop at the first
+//! instruction that its interpreter does not know. QEMU then hangs. So the probe runs a 64-bit guest that
+//! counts to a million and adds with SSE registers: a sane host takes well below a millisecond for it.
+//!
+//! The guest hands control back after every thousand steps. A KVM that does not even get that far is
+//! interrupted by a signal.
+
+mod guest;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use tokio::sync::oneshot;
+
+use crate::sys;
+
+/// What the guest may take in CPU time of ours. Hardware needs less than a hundredth of it.
+const CPU_TIME: Duration = Duration::from_millis(40);
+/// What it may take in all, on a host that has other things to do.
+const WALL_TIME: Duration = Duration::from_secs(2);
+
+/// How guests are run on this host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Accel {
+    /// By hardware.
+    Kvm,
+    /// By translation: slow, and needs nothing of the host.
+    Tcg {
+        /// What is wrong with KVM, for the log.
+        reason: String,
+    },
+}
+
+/// Why KVM cannot be used.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("{0:?} cannot be opened: {1}")]
+    Open(PathBuf, kvm_ioctls::Error),
+    #[error("{0} failed: {1}")]
+    Ioctl(&'static str, kvm_ioctls::Error),
+    #[error("the test guest stopped with {0}")]
+    Exit(String),
+    #[error("the test guest computed {0:#x} instead of {1:#x}")]
+    Wrong(u64, u64),
+    #[error("the test guest needed more than {CPU_TIME:?}: KVM interprets instead of using the CPU")]
+    Slow,
+    #[error("the test guest did not return within {WALL_TIME:?}")]
+    Hangs,
+    #[error("no thread for the test guest: {0}")]
+    Thread(std::io::Error),
+}
+
+/// Probes `/dev/kvm`. Never fails: what does not work is a reason not to use it.
+pub async fn probe() -> Accel {
+    probe_at(Path::new("/dev/kvm")).await
+}
+
+async fn probe_at(device: &Path) -> Accel {
+    match run(device.to_owned()).await {
+        Ok(()) => Accel::Kvm,
+        Err(broken) => Accel::Tcg { reason: broken.to_string() },
+    }
+}
+
+/// The guest runs in a thread of its own, which the wait here interrupts when it takes too long.
+async fn run(device: PathBuf) -> Result<(), Broken> {
+    let (started, thread) = oneshot::channel();
+    let (done, result) = oneshot::channel();
+    let work = move || {
+        let _ = started.send(sys::ThreadId::own());
+        let _ = done.send(guest::run(&device));
+    };
+    let handle = std::thread::Builder::new().name("kvm-probe".into()).spawn(work).map_err(Broken::Thread)?;
+    let outcome = match tokio::time::timeout(WALL_TIME, result).await {
+        Ok(outcome) => outcome.unwrap_or(Err(Broken::Hangs)),
+        Err(_) => {
+            if let Ok(thread) = thread.await {
+                // The thread has not been joined, so the id is still its own.
+                let _ = thread.interrupt();
+            }
+            return Err(Broken::Hangs);
+        }
+    };
+    let _ = handle.join();
+    outcome
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_device_that_is_missing_or_something_else_means_tcg() {
+        for (path, part) in [("/dev/there-is-no-kvm", "cannot be opened"), ("/dev/null", "failed")] {
+            let Accel::Tcg { reason } = probe_at(Path::new(path)).await else { panic!("{path}") };
+            assert!(reason.contains(part), "{reason}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_probe_ends_in_time_whatever_is_there() {
+        let begin = std::time::Instant::now();
+        let accel = probe().await;
+        eprintln!("{accel:?} after {:?}", begin.elapsed());
+        assert!(begin.elapsed() < WALL_TIME * 2);
+    }
+}
