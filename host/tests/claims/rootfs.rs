@@ -1,7 +1,7 @@
 //! Images of root file systems, built by the real mkfs.erofs and mounted again. Needs root and erofs-utils;
 //! without them the tests say so and pass.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt, chown, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -96,10 +96,10 @@ async fn an_image_keeps_owners_modes_times_links_devices_and_attributes() {
     let dir = host.dir("rootfs");
     let file = dir.join("file");
     std::fs::write(&file, "content").unwrap();
-    std::os::unix::fs::chown(&file, Some(1234), Some(70000)).unwrap();
+    chown(&file, Some(1234), Some(70000)).unwrap();
     std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o6751)).unwrap();
     std::fs::hard_link(&file, dir.join("hard")).unwrap();
-    std::os::unix::fs::symlink("nowhere", dir.join("soft")).unwrap();
+    symlink("nowhere", dir.join("soft")).unwrap();
     run("mkfifo", &["-m", "620"], &dir.join("fifo"), &[]);
     run("touch", &["-d", "@1000000000"], &file, &[]);
     set_attribute(&file, b"v");
