@@ -6,6 +6,7 @@
 mod net;
 mod pod;
 mod rootfs;
+mod vsock;
 
 /// Says on stderr, where nobody can miss it, that a test does nothing.
 fn root_or_skip() -> bool {
