@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::fs;
 use std::io::IoSliceMut;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -290,7 +290,7 @@ async fn launch(
 fn receive_master(listener: &UnixListener) -> Result<OwnedFd> {
     let (stream, _) = listener.accept().map_err(Error::system("accept the console"))?;
     let mut byte = [0; 64];
-    let mut space = cmsg_space!(std::os::fd::RawFd);
+    let mut space = cmsg_space!(RawFd);
     let mut slices = [IoSliceMut::new(&mut byte)];
     let message =
         recvmsg::<()>(stream.as_raw_fd(), &mut slices, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)

@@ -9,6 +9,7 @@ use std::fs;
 use std::io::Write;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -84,7 +85,7 @@ fn close_on_exec(fd: &OwnedFd) -> Result<()> {
 }
 
 async fn answer(container: &str, ours: OwnedFd) -> Result<Pid> {
-    let stream = std::os::unix::net::UnixStream::from(ours);
+    let stream = net::UnixStream::from(ours);
     stream.set_nonblocking(true).map_err(Error::system("set non-blocking"))?;
     let mut stream = UnixStream::from_std(stream).map_err(Error::system("watch the container helper"))?;
     let mut text = Vec::new();

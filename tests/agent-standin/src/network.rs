@@ -5,10 +5,12 @@ use std::net::IpAddr;
 use agent::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
-use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
+use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};
 use rtnetlink::packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
 use rtnetlink::packet_route::neighbour::{NeighbourFlags, NeighbourState};
-use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteMetric, RouteScope};
+use rtnetlink::packet_route::route::{
+    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteMetric, RouteScope,
+};
 use rtnetlink::{Handle, LinkUnspec, RouteMessageBuilder, new_connection};
 
 use crate::error::{Error, Result};
@@ -76,8 +78,7 @@ impl Network {
             let mut request = self.handle.address().add(index, ip, prefix).replace();
             if ip.is_ipv6() {
                 // Ready at once: the host has already made sure that nobody else has it.
-                request.message_mut().header.flags |=
-                    rtnetlink::packet_route::address::AddressHeaderFlags::Nodad;
+                request.message_mut().header.flags |= AddressHeaderFlags::Nodad;
             }
             request
                 .execute()
@@ -287,7 +288,7 @@ fn route_message(route: &Route, index: u32) -> Result<RouteMessage> {
         builder = builder.gateway(gateway).map_err(invalid)?;
     }
     let mut message = builder.build();
-    message.header.flags |= rtnetlink::packet_route::route::RouteFlags::from_bits_retain(route.flags);
+    message.header.flags |= RouteFlags::from_bits_retain(route.flags);
     if route.mtu > 0 {
         message.attributes.push(RouteAttribute::Metrics(vec![RouteMetric::Mtu(route.mtu)]));
     }

@@ -147,7 +147,7 @@ impl Sandbox {
         };
         let mut state = self.lock();
         if let Some(made) = &mut state.made {
-            made.first.get_or_insert(container.init().as_raw());
+            made.first.get_or_insert_with(|| container.init().as_raw());
         }
         state.containers.insert(id.clone(), Entry { container, storages });
         Ok(())

@@ -2,9 +2,12 @@
 //!
 //! Each test runs itself again inside `tools/enter`, as root of its own mount, PID and network namespaces.
 
+#![allow(clippy::unwrap_used, reason = "all of it is tests")]
+
 use std::env;
 use std::fs;
 use std::future::Future;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
@@ -14,14 +17,16 @@ use agent::proto::agent::{
 };
 use agent::proto::oci;
 use agent::proto::types::{IPAddress, IPFamily, Interface, Route};
-use agent::{Agent, Code, Endpoint, ProcessRef};
+use agent::{Agent, AgentError, Code, Endpoint, ProcessRef};
+use tokio::runtime::Builder;
+use tokio::time::sleep;
 
 const INSIDE: &str = "AGENT_STANDIN_INSIDE";
 
 /// Runs `body` inside the private root; on the outside, runs this test there.
 fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rig) -> F) {
     if env::var_os(INSIDE).is_some() {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
         return runtime.block_on(async { body(Rig::new(test).await).await });
     }
     if !nix::unistd::geteuid().is_root() {
@@ -71,10 +76,10 @@ impl Rig {
             fs::create_dir_all(root.join(directory)).unwrap();
         }
         fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in
-            ["sh", "cat", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq"]
-        {
-            std::os::unix::fs::symlink("busybox", root.join("bin").join(applet)).unwrap();
+        for applet in [
+            "sh", "cat", "dd", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq",
+        ] {
+            symlink("busybox", root.join("bin").join(applet)).unwrap();
         }
         let (agent, standin) = start(&[]).await;
         Self { test: format!("agent-standin-{test}"), agent, standin, root }
@@ -120,7 +125,7 @@ impl Rig {
         }
     }
 
-    async fn create(&self, id: &str, spec: oci::Spec) -> Result<(), agent::AgentError> {
+    async fn create(&self, id: &str, spec: oci::Spec) -> Result<(), AgentError> {
         let mut spec = spec;
         if let Some(linux) = spec.Linux.as_mut() {
             linux.CgroupsPath = format!("{}/{id}", linux.CgroupsPath);
@@ -150,6 +155,7 @@ impl Rig {
     }
 }
 
+#[allow(clippy::zombie_processes, reason = "the rig waits for it")]
 async fn start(extra: &[(&str, &str)]) -> (Agent, Child) {
     let socket = PathBuf::from("/run/agent.sock");
     let _ = fs::remove_file(&socket);
@@ -163,7 +169,7 @@ async fn start(extra: &[(&str, &str)]) -> (Agent, Child) {
         if let Ok(agent) = agent::connect(&endpoint).await {
             return (agent, standin);
         }
-        tokio::time::sleep(Duration::from_millis(50)).await;
+        sleep(Duration::from_millis(50)).await;
     }
     panic!("the stand-in does not answer");
 }
@@ -248,6 +254,25 @@ fn killing_a_container_kills_all_of_it() {
         rig.agent.signal_all("ctr1", 9).await.unwrap();
         assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 137);
         assert_eq!(rig.agent.wait_process(ProcessRef::exec("ctr1", "e1")).await.unwrap(), 137);
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn much_output_arrives_whole() {
+    inside("much_output_arrives_whole", |rig| async move {
+        const MIB: usize = 16;
+        rig.sandbox().await;
+        rig.run("ctr1", &["dd", "if=/dev/zero", "bs=1M", &format!("count={MIB}")]).await;
+        let mut total = 0;
+        loop {
+            let data = rig.agent.read_stdout(ProcessRef::init("ctr1"), 1 << 20).await.unwrap();
+            if data.is_empty() {
+                break;
+            }
+            total += data.len();
+        }
+        assert_eq!(total, MIB << 20);
         rig.remove("ctr1").await;
     });
 }
@@ -369,12 +394,12 @@ fn pause_stats_and_resume() {
             let stats = rig.agent.stats_container("ctr1").await.unwrap();
             stats.cgroup_stats.cpu_stats.cpu_usage.total_usage
         };
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        sleep(Duration::from_millis(300)).await;
         rig.agent.pause_container("ctr1").await.unwrap();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        sleep(Duration::from_millis(100)).await;
         let first = used().await;
         assert!(first > 0, "cpu.stat shows no use");
-        tokio::time::sleep(Duration::from_millis(300)).await;
+        sleep(Duration::from_millis(300)).await;
         assert_eq!(used().await, first, "a paused container runs");
         assert!(rig.agent.pause_container("ctr1").await.is_err());
         rig.agent.resume_container("ctr1").await.unwrap();
@@ -469,9 +494,26 @@ fn destroying_the_sandbox_ends_the_agent() {
             if let Some(status) = rig.standin.try_wait().unwrap() {
                 break status;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            sleep(Duration::from_millis(20)).await;
         };
         assert!(status.success());
         assert!(!Path::new("/run/kata-containers/ctr1").exists());
+    });
+}
+
+#[test]
+fn faults_happen_at_the_named_call() {
+    inside("faults_happen_at_the_named_call", |mut rig| async move {
+        let request = || CreateSandboxRequest { sandbox_id: "pod1".into(), ..Default::default() };
+        for fault in ["hang-up", "garbage", "oversized-reply", "die"] {
+            let _ = rig.standin.kill();
+            let _ = rig.standin.wait();
+            (rig.agent, rig.standin) =
+                start(&[("COFFER_STANDIN", &format!("{fault}-at=CreateSandbox"))]).await;
+            rig.agent.check().await.unwrap();
+            let error = rig.agent.create_sandbox(request()).await.unwrap_err();
+            assert_eq!(error.code(), None, "{fault} answered: {error}");
+        }
+        assert_eq!(rig.standin.wait().unwrap().code(), Some(1), "die");
     });
 }
