@@ -4,19 +4,25 @@
 //! sends is trusted: frames are bounded before they are read, and text is made harmless before it is shown.
 
 mod client;
+mod copy;
 mod endpoint;
 mod error;
 mod framing;
 mod handshake;
+mod mirror;
 pub mod proto;
 mod rpc;
 mod text;
+mod watch;
 
 pub use client::{Agent, CONNECT_TIMEOUT, connect};
+pub use copy::{CopyError, MAX_ENTRIES, MAX_FILE, MAX_TREE};
 pub use endpoint::{AGENT_PORT, Endpoint};
 pub use error::{AgentError, Call};
 pub use framing::Violation;
 pub use handshake::{HandshakeError, parse_answer};
+pub use mirror::Mirror;
 pub use rpc::{MAX_STREAM_CHUNK, ProcessRef};
 pub use text::{MAX_TEXT, sanitize, sanitize_bytes};
 pub use ttrpc::Code;
+pub use watch::Watcher;
