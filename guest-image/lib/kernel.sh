@@ -48,10 +48,25 @@ compile_kernel() { # FLAVOUR DIRECTORY
     mkdir -p "$work" "$2.tmp"
     # shellcheck disable=SC2046 # the list of fragments is meant to be split
     if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
-        $(kernel_fragments "$1") 2>&1 | tee "$log" | sed -u 's/^/kernel: /' >&2; then
+        $(kernel_fragments "$1") 2>&1 | tee "$log" | show_progress; then
         fail "kernel \`$1\` did not build; the reason is above and in $log"
     fi
     cp "$work/vmlinuz" "$work/config" "$work/release" "$2.tmp"
     mv "$2.tmp" "$2"
     rm -rf "$work"
+}
+
+# Shows what a compilation prints, but of make's steps only every 250th: about ten lines.
+show_progress() {
+    local line steps=0
+    while IFS= read -r line; do
+        case $line in
+        '  '[A-Z]*)
+            steps=$((steps + 1))
+            [ $((steps % 250)) != 0 ] || echo "kernel: $steps steps"
+            ;;
+        make* | '') ;;
+        *) echo "kernel: $line" ;;
+        esac
+    done >&2
 }
