@@ -9,6 +9,7 @@
 //! interrupted by a signal.
 
 mod guest;
+mod memory;
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -53,9 +54,16 @@ enum Broken {
     Thread(std::io::Error),
 }
 
-/// Probes `/dev/kvm`. Never fails: what does not work is a reason not to use it.
-pub async fn probe() -> Accel {
-    probe_at(Path::new("/dev/kvm")).await
+/// Probes `/dev/kvm`, or recalls from the file `memory` what the last probe found. Never fails: what does not work is
+/// a reason not to use it.
+pub async fn probe(memory: &Path) -> Accel {
+    let device = Path::new("/dev/kvm");
+    if let Some(verdict) = memory::recall(memory, device) {
+        return verdict;
+    }
+    let verdict = probe_at(device).await;
+    memory::remember(memory, device, &verdict);
+    verdict
 }
 
 async fn probe_at(device: &Path) -> Accel {
@@ -103,7 +111,7 @@ mod tests {
     #[tokio::test]
     async fn the_probe_ends_in_time_whatever_is_there() {
         let begin = std::time::Instant::now();
-        let accel = probe().await;
+        let accel = probe_at(Path::new("/dev/kvm")).await;
         eprintln!("{accel:?} after {:?}", begin.elapsed());
         assert!(begin.elapsed() < WALL_TIME * 2);
     }

@@ -19,7 +19,7 @@ use tokio::time::timeout;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
-use crate::bootstrap::READY;
+use crate::bootstrap::{READY, inherited_options};
 use crate::publisher::Events;
 use crate::sandbox::api::{ContainerId, Namespace};
 use crate::sandbox::{self, Context, Handle, one_line};
@@ -113,7 +113,8 @@ async fn run(
     let events = Events::forward_to(&engine, &namespace, &log);
     let (end, mut ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
-    let sandbox = Handle::new(Context { namespace, id, events: events.clone(), log: log.clone(), end });
+    let options = inherited_options();
+    let sandbox = Handle::new(Context { namespace, id, options, events: events.clone(), log: log.clone(), end });
 
     listener.set_nonblocking(true).map_err(system("set up the socket"))?;
     let listener = Listener::try_from(listener).map_err(system("set up the socket"))?;

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::{Agent, AgentError};
+use host::accel::{self, Accel};
 use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host::net::{Endpoint, NetPlan};
 use host::process::Identity;
@@ -22,7 +23,7 @@ use slog::{Logger, error, info, o};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use vmm_config::config::NodeConfig;
+use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::deadline::BootDeadlines;
 use vmm_config::image::ImageManifest;
 use vmm_config::net::MacAddress;
@@ -50,6 +51,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 /// How long a QEMU that is already going is waited for, and its console.
 const LAST_WORDS: Duration = Duration::from_millis(300);
+/// Where the KVM probe's verdict is kept until the host restarts.
+const KVM_MEMORY: &str = "/run/coffer/kvm.json";
 /// Where cgroup file systems are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
@@ -259,11 +262,22 @@ async fn claim_all(request: &Request, claims: &mut Claims) -> Result<VmSpec, Fai
         // QEMU and its helpers inherit it.
         cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
     }
-    let kvm = Kvm::Fails { reason: "not probed".to_owned() };
+    let kvm = probe_kvm(&request.config).await;
     let vsock = claim_vsock(request, claims).await?;
     let nics = claim_network(request, claims).await?;
     let facts = HostFacts { kvm, vsock, nics, memory_budget };
     Ok(plan(&request.config, &request.image, &request.pod, &facts)?)
+}
+
+/// Whether KVM runs a guest here; not tried where the configuration wants none of it.
+async fn probe_kvm(config: &NodeConfig) -> Kvm {
+    if config.accel == AccelChoice::Tcg {
+        return Kvm::Fails { reason: "accel = \"tcg\" is configured".to_owned() };
+    }
+    match accel::probe(Path::new(KVM_MEMORY)).await {
+        Accel::Kvm => Kvm::Works,
+        Accel::Tcg { reason } => Kvm::Fails { reason },
+    }
 }
 
 /// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.

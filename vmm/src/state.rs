@@ -14,12 +14,15 @@ use std::time::Duration;
 use host::cgroup::CgroupRecord;
 use host::net::NetRecord;
 use host::process::{Identity, Process, end_recorded};
+use host::rootfs::RootfsRecord;
 use host::vsock::VsockRecord;
 use serde::{Deserialize, Serialize};
 
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
 const RECORD: &str = "state.json";
+/// How the names of root file systems' records begin.
+const ROOTFS: &str = "rootfs-";
 /// A record is a few hundred bytes per interface; a larger file is not ours.
 const MAX_RECORD: u64 = 1 << 20;
 /// How long a killed process may take to go.
@@ -193,6 +196,34 @@ pub fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
     Ok(Process::open(record.shim)?.map(|shim| shim.identity()))
 }
 
+/// Records a root file system of `container` in the state directory `dir`, before it is built.
+///
+/// # Errors
+/// The record cannot be written.
+pub fn record_rootfs(dir: &Path, container: &str, record: &RootfsRecord) -> Result<(), StateError> {
+    if record.own_image.is_none() {
+        return Ok(()); // nothing that a dead shim would leave
+    }
+    let path = dir.join(format!("{ROOTFS}{container}.json"));
+    let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|text| std::fs::write(&path, text));
+    written.map_err(|source| StateError::Io { action: "write", path, source })
+}
+
+/// Forgets the root file system of `container`, which is released.
+pub fn forget_rootfs(dir: &Path, container: &str) {
+    let _ = std::fs::remove_file(dir.join(format!("{ROOTFS}{container}.json")));
+}
+
+/// All recorded root file systems, each with its file. One that cannot be read was being written when the shim died,
+/// so nothing was built yet.
+fn rootfs_records(dir: &Path) -> Vec<RootfsRecord> {
+    let entries = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    entries
+        .filter(|entry| entry.file_name().to_string_lossy().starts_with(ROOTFS))
+        .filter_map(|entry| serde_json::from_slice(&std::fs::read(entry.path()).ok()?).ok())
+        .collect()
+}
+
 /// Ends and releases what the record at `path` names, then removes the directory. A sandbox without a record is
 /// released already. What cannot be released stays recorded, so that the next call tries again.
 pub async fn release(path: &Path) -> Vec<StateError> {
@@ -204,7 +235,7 @@ pub async fn release(path: &Path) -> Vec<StateError> {
         }
         Err(error) => return vec![error],
     };
-    let failures = release_claims(&record).await;
+    let failures = release_claims(&record, rootfs_records(path)).await;
     if failures.is_empty() {
         remove_dir(path);
     }
@@ -212,7 +243,7 @@ pub async fn release(path: &Path) -> Vec<StateError> {
 }
 
 /// QEMU first: it holds the taps, the socket of the vsock device and the memory of the cgroup.
-async fn release_claims(record: &Record) -> Vec<StateError> {
+async fn release_claims(record: &Record, images: Vec<RootfsRecord>) -> Vec<StateError> {
     let mut failures = Vec::new();
     let mut note = |what: &'static str, result: Result<(), Box<dyn std::error::Error + Send + Sync>>| {
         if let Err(source) = result {
@@ -232,5 +263,72 @@ async fn release_claims(record: &Record) -> Vec<StateError> {
     if let Some(cgroup) = &record.cgroup {
         note("the sandbox's cgroup", cgroup.release().await.map_err(Into::into));
     }
+    for image in images {
+        note("a container's image", image.release().map_err(Into::into));
+    }
     failures
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn create(root: &Path) -> StateDir {
+        StateDir::create(root, "k8s.io", "pod").await.unwrap()
+    }
+
+    fn alive(root: &Path, start: u64) -> Record {
+        let record = read(&StateDir::path_of(root, "k8s.io", "pod")).unwrap().unwrap();
+        Record { shim: Identity { pid: 1, start }, ..record }
+    }
+
+    #[tokio::test]
+    async fn a_directory_comes_and_goes_with_its_namespace() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = create(root.path()).await;
+        assert!(dir.path().join("state.json").exists());
+        dir.remove();
+        assert_eq!(std::fs::read_dir(root.path()).unwrap().count(), 0);
+    }
+
+    #[tokio::test]
+    async fn a_living_shims_sandbox_is_taken_and_a_dead_ones_is_released() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dir = create(root.path()).await;
+        let init = Identity::of(1).unwrap().unwrap();
+        dir.update(|record| *record = alive(root.path(), init.start)).unwrap();
+        let error = StateDir::create(root.path(), "k8s.io", "pod").await.unwrap_err();
+        assert!(matches!(error, StateError::Taken { pid: 1, .. }), "{error}");
+        dir.update(|record| *record = alive(root.path(), init.start + 1)).unwrap();
+        create(root.path()).await.remove();
+    }
+
+    #[tokio::test]
+    async fn release_works_from_the_record_and_may_be_repeated() {
+        let root = tempfile::tempdir().unwrap();
+        let mut dir = create(root.path()).await;
+        let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let identity = Identity::of(i32::try_from(qemu.id()).unwrap()).unwrap();
+        dir.update(|record| record.qemu = identity).unwrap();
+        let image = root.path().join("own.erofs");
+        std::fs::write(&image, "x").unwrap();
+        let record = RootfsRecord { own_image: Some(image.clone()) };
+        record_rootfs(dir.path(), "c1", &record).unwrap();
+        let path = dir.path().to_owned();
+        for _ in 0..2 {
+            assert!(release(&path).await.is_empty());
+        }
+        assert!(!qemu.wait().unwrap().success());
+        assert!(!image.exists() && !path.exists());
+    }
+
+    #[tokio::test]
+    async fn a_file_that_is_no_record_is_named_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = create(root.path()).await;
+        std::fs::write(dir.path().join("state.json"), "{").unwrap();
+        let failures = release(dir.path()).await;
+        assert!(failures[0].to_string().contains("state.json is not a record"), "{}", failures[0]);
+        assert!(dir.path().exists());
+    }
 }

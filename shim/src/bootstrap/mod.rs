@@ -8,15 +8,15 @@ mod spec;
 
 use std::io::{self, IsTerminal, Read};
 
-use containerd_shim::Flags;
+use containerd_shim::{Flags, StartOpts};
 use protobuf::well_known_types::any::Any;
 
 use crate::sandbox;
-use crate::sandbox::api::{ContainerId, Namespace};
+use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
 
 pub use info::{info, version};
 pub use protocol::runtime_options;
-pub use spawn::READY;
+pub use spawn::{READY, inherited_options};
 
 /// Most that is read from standard input: containerd's own limit for the message it sends there.
 const MAX_INPUT: u64 = 10 << 20;
@@ -75,7 +75,9 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     };
     let address = address::Address::of(&params, &namespace, &group);
     if let Some(listener) = address.claim()? {
-        let server = spawn::Server { namespace: &namespace, group: &group, params: &params, listener };
+        let options = options_of(&params);
+        let server =
+            spawn::Server { namespace: &namespace, group: &group, params: &params, options: &options, listener };
         if let Err(error) = server.run() {
             address.remove();
             return Err(error.into());
@@ -85,6 +87,13 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     std::fs::write("address", address.to_string())
         .map_err(|source| Error::Bundle { path: "address", source })?;
     protocol.reply(&address.to_string()).map_err(Error::Encode)
+}
+
+/// The runtime's options among the engine's parameters. Malformed ones come again with the container, and are refused
+/// there.
+fn options_of(params: &StartOpts) -> RuntimeOptions {
+    let options = params.extensions.iter().find(|any| type_name(any) == protocol::OPTIONS);
+    options.and_then(|any| runtime_options(any).ok()).unwrap_or_default()
 }
 
 /// Removes the socket that `start` made for sandbox `id` in the bundle that is the working directory.

@@ -24,6 +24,9 @@ use crate::sandbox::api::RuntimeOptions;
 /// First OCI spec version that containerd 2 writes.
 const CONTAINERD_2_SPEC: (u32, u32) = (1, 2);
 
+/// Name of the message that carries the runtime's options.
+pub const OPTIONS: &str = "runtimeoptions.v1.Options";
+
 /// How to answer the engine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -169,7 +172,7 @@ impl Protocol {
 /// When the message is damaged.
 pub fn runtime_options(any: &Any) -> protobuf::Result<RuntimeOptions> {
     let mut options = RuntimeOptions::default();
-    if type_name(any) != "runtimeoptions.v1.Options" {
+    if type_name(any) != OPTIONS {
         return Ok(options);
     }
     let mut input = CodedInputStream::from_bytes(&any.value);

@@ -3,16 +3,18 @@
 //! Its standard output is a pipe on which it says [`READY`], or why it cannot serve. Descriptors that are
 //! standard streams need no number to be agreed on, and `start` and the server are one exec apart.
 
+use std::env;
 use std::fs;
 use std::io::{self, Read};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixListener;
 use std::os::unix::process::{CommandExt, parent_id};
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use containerd_shim::StartOpts;
 
-use crate::sandbox::api::{ContainerId, Namespace};
+use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
 
 /// What the server writes when it serves.
 pub const READY: &str = "ready";
@@ -34,6 +36,19 @@ pub enum Error {
     Refused(String),
 }
 
+/// Where the server finds [`RuntimeOptions::config_path`].
+const CONFIG_PATH: &str = "COFFER_CONFIG_PATH";
+/// Where the server finds [`RuntimeOptions::config_body`].
+const CONFIG_BODY: &str = "COFFER_CONFIG_BODY";
+
+/// The runtime's options that `start` gave to this server.
+pub fn inherited_options() -> RuntimeOptions {
+    RuntimeOptions {
+        config_path: env::var_os(CONFIG_PATH).map(PathBuf::from),
+        config_body: env::var(CONFIG_BODY).ok(),
+    }
+}
+
 /// The server to start.
 #[derive(Debug)]
 pub struct Server<'a> {
@@ -43,6 +58,8 @@ pub struct Server<'a> {
     pub group: &'a ContainerId,
     /// The engine's parameters.
     pub params: &'a StartOpts,
+    /// The runtime's options, for a sandbox that is started before any container brings them.
+    pub options: &'a RuntimeOptions,
     /// The bound socket.
     pub listener: UnixListener,
 }
@@ -60,6 +77,8 @@ impl Server<'_> {
             .args(["-namespace", self.namespace.as_str(), "-id", self.group.as_str()])
             .args(["-address", &self.params.address])
             .env("TTRPC_ADDRESS", &self.params.ttrpc_address)
+            .envs(self.options.config_path.as_ref().map(|path| (CONFIG_PATH, path)))
+            .envs(self.options.config_body.as_ref().map(|body| (CONFIG_BODY, body)))
             .stdin(OwnedFd::from(self.listener))
             .stdout(writer)
             .stderr(Stdio::null());

@@ -3,7 +3,11 @@
 use std::error::Error as StdError;
 use std::time::Duration;
 
+use agent::AgentError;
 use ttrpc::Code;
+use vmm::boot::{BootError, Failure};
+use vmm::state::StateError;
+use vmm_config::plan::PlanError;
 
 use super::api::{ContainerId, ProcessId};
 
@@ -70,9 +74,12 @@ pub enum Error {
     /// The VM is gone.
     #[error("the sandbox's VM is not running: {0}")]
     VmGone(String),
-    /// The guest's policy forbids it.
-    #[error("the guest's policy denies {0}")]
-    Denied(String),
+    /// The agent did not do what it was asked for; its text names the call.
+    #[error(transparent)]
+    Guest(#[from] AgentError),
+    /// The VM did not come up; the text names the phase and what was said last.
+    #[error(transparent)]
+    Boot(#[from] Box<BootError>),
     /// Anything that the caller cannot help.
     #[error("cannot {action}")]
     Failed {
@@ -82,6 +89,12 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+}
+
+impl From<BootError> for Error {
+    fn from(error: BootError) -> Self {
+        Self::Boot(Box::new(error))
+    }
 }
 
 impl Error {
@@ -101,9 +114,43 @@ impl Error {
             Self::Deadline { .. } => Code::DEADLINE_EXCEEDED,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
             Self::VmGone(_) => Code::UNAVAILABLE,
-            Self::Denied(_) => Code::PERMISSION_DENIED,
+            Self::Guest(error) => guest_code(error),
+            Self::Boot(error) => boot_code(&error.cause),
             Self::Failed { .. } => Code::INTERNAL,
         }
+    }
+}
+
+fn guest_code(error: &AgentError) -> Code {
+    match error {
+        AgentError::Denied { .. } => Code::PERMISSION_DENIED,
+        AgentError::Timeout { .. } | AgentError::ConnectTimeout { .. } => Code::DEADLINE_EXCEEDED,
+        AgentError::Unreachable { .. }
+        | AgentError::Handshake { .. }
+        | AgentError::Unhealthy { .. }
+        | AgentError::NotServing
+        | AgentError::Disconnected { .. }
+        | AgentError::Violation { .. } => Code::UNAVAILABLE,
+        AgentError::Refused { .. } | AgentError::Undecodable { .. } | AgentError::TooLarge { .. } => Code::INTERNAL,
+    }
+}
+
+fn boot_code(cause: &Failure) -> Code {
+    match cause {
+        Failure::Plan(PlanError::MemoryBudget { .. }) => Code::RESOURCE_EXHAUSTED,
+        Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
+        Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
+        Failure::Plan(_) | Failure::QemuTooOld { .. } | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
+        Failure::State(_)
+        | Failure::Network(_)
+        | Failure::Vsock(_)
+        | Failure::Cgroup(_)
+        | Failure::Process(_)
+        | Failure::Socket(_)
+        | Failure::Qmp(_)
+        | Failure::Agent(_)
+        | Failure::Died(_)
+        | Failure::Guest(_) => Code::INTERNAL,
     }
 }
 
@@ -141,7 +188,7 @@ mod tests {
             (Error::Unsupported("checkpoint is".into()), Code::UNIMPLEMENTED),
             (Error::GuestPull("a/b:1".into()), Code::UNIMPLEMENTED),
             (Error::VmGone("QEMU ended".into()), Code::UNAVAILABLE),
-            (Error::Denied("ExecProcess".into()), Code::PERMISSION_DENIED),
+            (Error::Guest(AgentError::NotServing), Code::UNAVAILABLE),
             (Error::failed("read", "disk"), Code::INTERNAL),
         ];
         for (error, code) in cases {

@@ -4,37 +4,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
-/// How and when a process ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Exit {
-    /// The exit status; 128 + signal where a signal ended it.
-    pub status: u32,
-    /// When the shim learned of it.
-    pub at: SystemTime,
-}
-
-impl Exit {
-    /// The status of a process that went down with its VM, as of a SIGKILL.
-    pub const KILLED: u32 = 128 + 9;
-
-    /// An exit that is learned of now.
-    pub fn now(status: u32) -> Self {
-        Self { status, at: SystemTime::now() }
-    }
-}
-
-/// The state of a container's init process or of an exec.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
-    /// Made, not started.
-    Created,
-    /// The agent started it.
-    Running,
-    /// Frozen; only an init process, and its execs with it.
-    Paused,
-    /// Ended; kept until Delete.
-    Stopped(Exit),
-}
+use super::api::{Exit, Status};
 
 /// What may happen to a process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +19,7 @@ pub enum Step {
     Exit(Exit),
 }
 
-/// A step that a process in this phase cannot take.
+/// A step that a process in this status cannot take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is {from} and cannot be {step}")]
 pub struct IllegalStep {
@@ -57,8 +27,8 @@ pub struct IllegalStep {
     step: &'static str,
 }
 
-impl Phase {
-    /// The transition table: the phase after `step`.
+impl Status {
+    /// The transition table: the status after `step`.
     ///
     /// # Errors
     /// There is no such transition.
@@ -82,6 +52,16 @@ impl Phase {
     }
 }
 
+impl Exit {
+    /// The code of a process that went down with its VM, as of a SIGKILL.
+    pub const KILLED: u32 = 128 + 9;
+
+    /// An exit that is learned of now.
+    pub fn now(status: u32) -> Self {
+        Self { status, at: SystemTime::now() }
+    }
+}
+
 impl Step {
     fn name(self) -> &'static str {
         match self {
@@ -93,31 +73,31 @@ impl Step {
     }
 }
 
-/// A process's phase as something that many can read and wait for.
+/// A process's status as something that many can read and wait for.
 #[derive(Debug)]
-pub struct Lifecycle(watch::Sender<Phase>);
+pub struct Lifecycle(watch::Sender<Status>);
 
 impl Default for Lifecycle {
     fn default() -> Self {
-        Self(watch::Sender::new(Phase::Created))
+        Self(watch::Sender::new(Status::Created))
     }
 }
 
 impl Lifecycle {
-    /// The phase now.
-    pub fn phase(&self) -> Phase {
+    /// The status now.
+    pub fn status(&self) -> Status {
         *self.0.borrow()
     }
 
     /// Takes `step`; all who wait see it.
     ///
     /// # Errors
-    /// The phase does not allow the step; nothing changed.
+    /// The status does not allow the step; nothing changed.
     pub fn take(&self, step: Step) -> Result<(), IllegalStep> {
         let mut outcome = Ok(());
-        self.0.send_if_modified(|phase| match phase.after(step) {
+        self.0.send_if_modified(|status| match status.after(step) {
             Ok(next) => {
-                *phase = next;
+                *status = next;
                 true
             }
             Err(illegal) => {
@@ -133,14 +113,14 @@ impl Lifecycle {
     /// # Errors
     /// It would not.
     pub fn check(&self, step: Step) -> Result<(), IllegalStep> {
-        self.phase().after(step).map(drop)
+        self.status().after(step).map(drop)
     }
 
     /// Waits for the exit.
     pub async fn exited(&self) -> Exit {
         let mut watch = self.0.subscribe();
         loop {
-            if let Phase::Stopped(exit) = *watch.borrow_and_update() {
+            if let Status::Stopped(exit) = *watch.borrow_and_update() {
                 return exit;
             }
             // The sender lives as long as `self`.
@@ -157,10 +137,10 @@ mod tests {
 
     #[test]
     fn the_whole_table() {
-        let stopped = Phase::Created.after(EXIT).unwrap();
-        let phases = [Phase::Created, Phase::Running, Phase::Paused, stopped];
+        let stopped = Status::Created.after(EXIT).unwrap();
+        let statuss = [Status::Created, Status::Running, Status::Paused, stopped];
         let steps = [Step::Start, Step::Pause, Step::Resume, EXIT];
-        let table = phases.map(|phase| steps.map(|step| phase.after(step).map_or("-", Phase::name)));
+        let table = statuss.map(|status| steps.map(|step| status.after(step).map_or("-", Status::name)));
         assert_eq!(
             table,
             [
@@ -177,7 +157,7 @@ mod tests {
         let lifecycle = Lifecycle::default();
         let error = lifecycle.take(Step::Pause).unwrap_err();
         assert_eq!(error.to_string(), "it is created and cannot be paused");
-        assert_eq!(lifecycle.phase(), Phase::Created);
+        assert_eq!(lifecycle.status(), Status::Created);
     }
 
     #[tokio::test]

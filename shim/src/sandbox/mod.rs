@@ -1,9 +1,25 @@
 //! One sandbox: the pod VM, its containers and their processes.
+//!
+//! ```text
+//! Handle ── Pod ── Machine (absent, up, down)         vmm::Vm
+//!            └──── Container ── Process (init, execs)  lifecycle, stdio
+//! ```
+//!
+//! `launch` boots the VM, `create` makes and removes containers, `process` follows them to their exits.
 
 pub mod api;
+mod bundle;
+mod container;
+mod create;
 mod error;
+mod guest;
 mod handle;
+mod launch;
+mod lifecycle;
+mod pod;
+mod process;
 pub mod state;
+mod volumes;
 
 pub use error::{Error, one_line};
 pub use handle::{Context, Handle};

@@ -1,12 +1,34 @@
 //! What a dead sandbox leaves behind on the host, and its removal.
 
-use super::Result;
-use super::api::{ContainerId, Namespace};
+use std::path::Path;
 
-/// Stops and releases what sandbox `id` recorded under `/run/coffer`. Nothing recorded is success.
+use vmm::state::{ROOT, StateDir, living_owner, release as release_recorded};
+
+use super::api::{ContainerId, Namespace};
+use super::{Error, Result};
+
+/// Stops and releases what sandbox `id` recorded. Nothing recorded is success, and so is a sandbox whose shim lives:
+/// that one looks after it.
 ///
 /// # Errors
 /// When something could not be released; the next call tries again.
-pub fn release(_namespace: &Namespace, _id: &ContainerId) -> Result<()> {
-    Ok(())
+pub fn release(namespace: &Namespace, id: &ContainerId) -> Result<()> {
+    let path = StateDir::path_of(Path::new(ROOT), namespace.as_str(), id.as_str());
+    if !path.exists() {
+        return Ok(());
+    }
+    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
+        Error::failed(format!("release what sandbox {id} left on the host"), error)
+    };
+    if living_owner(&path).map_err(|error| failed(error.into()))?.is_some() {
+        return Ok(());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| failed(error.into()))?;
+    match runtime.block_on(release_recorded(&path)).into_iter().next() {
+        Some(error) => Err(failed(error.into())),
+        None => Ok(()),
+    }
 }

@@ -1,5 +1,10 @@
 //! The standard streams of a process: between the engine's fifos and the guest.
 
+mod sink;
+mod streams;
+
+pub use streams::Stdio;
+
 /// Where an engine wants a process's streams; empty means nowhere.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct StdioPaths {

@@ -1,0 +1,138 @@
+//! A container's bundle: the OCI spec in it, and what of it decides the VM.
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use oci_spec::runtime::{LinuxNamespaceType, Spec};
+use vmm_config::request::OciLimits;
+
+use super::{Error, Result};
+
+/// Largest `config.json` that is read, in bytes. Kubernetes' objects end at 1.5 MiB, and a spec is not much more.
+const MAX_SPEC: u64 = 4 << 20;
+
+/// Reads the OCI spec of a bundle.
+///
+/// # Errors
+/// It is missing, too large, or no OCI spec.
+pub fn read_spec(bundle: &Path) -> Result<Spec> {
+    let path = bundle.join("config.json");
+    let what = || format!("read the OCI spec {}", path.display());
+    let mut text = Vec::new();
+    File::open(&path)
+        .and_then(|file| file.take(MAX_SPEC + 1).read_to_end(&mut text))
+        .map_err(|error| Error::failed(what(), error))?;
+    if text.len() as u64 > MAX_SPEC {
+        return Err(Error::InvalidRequest {
+            field: "bundle",
+            reason: format!("{} is larger than {MAX_SPEC} bytes", path.display()),
+        });
+    }
+    serde_json::from_slice(&text).map_err(|error| Error::InvalidRequest {
+        field: "bundle",
+        reason: format!("{} is not an OCI runtime spec: {error}", path.display()),
+    })
+}
+
+/// The limits of a container, as the sizing of a VM takes them.
+pub fn limits(spec: &Spec) -> OciLimits {
+    let resources = spec.linux().as_ref().and_then(|linux| linux.resources().as_ref());
+    let cpu = resources.and_then(|resources| resources.cpu().as_ref());
+    let memory = resources.and_then(|resources| resources.memory().as_ref());
+    OciLimits {
+        cpu_quota: cpu.and_then(|cpu| cpu.quota()),
+        cpu_period: cpu.and_then(|cpu| cpu.period()),
+        memory_limit: memory.and_then(|memory| memory.limit()),
+    }
+}
+
+/// The network namespace that CNI made for the pod. `None` where the spec asks for a new one, which nobody has
+/// configured, or for the host's.
+pub fn netns(spec: &Spec) -> Option<PathBuf> {
+    spec.linux()
+        .as_ref()?
+        .namespaces()
+        .as_ref()?
+        .iter()
+        .find(|namespace| namespace.typ() == LinuxNamespaceType::Network)?
+        .path()
+        .clone()
+        .filter(|path| !path.as_os_str().is_empty())
+}
+
+/// The cgroup that the engine wants the container in.
+pub fn cgroup(spec: &Spec) -> Option<String> {
+    let path = spec.linux().as_ref()?.cgroups_path().as_ref()?.to_str()?;
+    (!path.is_empty()).then(|| path.to_owned())
+}
+
+/// Size in bytes of the `/dev/shm` that the pod's containers share: the one that the engine made on the host for
+/// them, else the 64 MiB that every engine gives.
+pub fn shm_size(spec: &Spec) -> u64 {
+    const USUAL: u64 = 64 << 20;
+    let mounts = spec.mounts().as_deref().unwrap_or_default();
+    let source = mounts
+        .iter()
+        .find(|mount| mount.destination() == Path::new("/dev/shm") && mount.typ().as_deref() == Some("bind"))
+        .and_then(|mount| mount.source().as_ref());
+    source.and_then(|path| size_of(path).ok()).filter(|size| *size > 0).unwrap_or(USUAL)
+}
+
+fn size_of(path: &Path) -> io::Result<u64> {
+    let stat = nix::sys::statvfs::statvfs(path)?;
+    Ok(stat.blocks().saturating_mul(stat.fragment_size()))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    fn spec(value: serde_json::Value) -> Spec {
+        serde_json::from_value(value).unwrap()
+    }
+
+    #[test]
+    fn a_malformed_spec_is_named() {
+        let bundle = tempfile::tempdir().unwrap();
+        let error = read_spec(bundle.path()).unwrap_err();
+        assert!(super::super::error::one_line(&error).contains("config.json: No such file"), "{error}");
+        std::fs::write(bundle.path().join("config.json"), "{\"ociVersion\": 7}").unwrap();
+        let text = read_spec(bundle.path()).unwrap_err().to_string();
+        assert!(text.contains("is not an OCI runtime spec"), "{text}");
+    }
+
+    #[test]
+    fn an_endless_spec_is_refused() {
+        let bundle = tempfile::tempdir().unwrap();
+        let file = File::create(bundle.path().join("config.json")).unwrap();
+        file.set_len(MAX_SPEC + 1).unwrap();
+        assert!(read_spec(bundle.path()).unwrap_err().to_string().contains("larger than"));
+    }
+
+    #[test]
+    fn what_decides_the_vm_is_found() {
+        let spec = spec(json!({
+            "ociVersion": "1.1.0",
+            "linux": {
+                "cgroupsPath": "/kubepods/pod1/c1",
+                "resources": { "cpu": { "quota": 200_000, "period": 100_000 }, "memory": { "limit": 1 << 30 } },
+                "namespaces": [{ "type": "pid" }, { "type": "network", "path": "/run/netns/cni-1" }],
+            },
+        }));
+        assert_eq!(netns(&spec), Some("/run/netns/cni-1".into()));
+        assert_eq!(cgroup(&spec).as_deref(), Some("/kubepods/pod1/c1"));
+        let limits = limits(&spec);
+        assert_eq!((limits.cpu_quota, limits.memory_limit), (Some(200_000), Some(1 << 30)));
+        assert_eq!(shm_size(&spec), 64 << 20);
+    }
+
+    #[test]
+    fn a_new_network_namespace_is_no_network() {
+        let spec = spec(json!({ "ociVersion": "1.1.0", "linux": { "namespaces": [{ "type": "network" }] } }));
+        assert_eq!(netns(&spec), None);
+        assert_eq!(cgroup(&spec), None);
+    }
+}

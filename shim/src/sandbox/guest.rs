@@ -1,0 +1,177 @@
+//! The sandbox inside the guest: network, hostname, shared memory; all that comes before the first container.
+
+use agent::proto::agent as msg;
+use agent::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
+use agent::{Agent, AgentError};
+use host::net::{Address, Endpoint, LinkFacts};
+use slog::{Logger, info};
+use vmm_config::spec::VmSpec;
+
+/// What the guest is told about its pod.
+#[derive(Debug, Clone, PartialEq)]
+pub struct GuestSandbox {
+    /// The sandbox's id, under which the agent knows it.
+    pub id: String,
+    /// The pod's host name; empty leaves the image's.
+    pub hostname: String,
+    /// Storages that all containers share.
+    pub storages: Vec<msg::Storage>,
+}
+
+/// Sets the sandbox up in the guest; returns what the agent says of itself.
+///
+/// # Errors
+/// The agent refuses a step.
+pub async fn set_up(
+    agent: &Agent,
+    endpoints: &[Endpoint],
+    spec: &VmSpec,
+    sandbox: GuestSandbox,
+    log: &Logger,
+) -> Result<msg::AgentDetails, AgentError> {
+    for endpoint in endpoints {
+        let path = mac(&endpoint.facts).and_then(|mac| spec.nic_path(mac));
+        agent.update_interface(interface(&endpoint.facts, path.map(|path| path.to_string()))).await?;
+    }
+    let routes: Vec<Route> = endpoints.iter().flat_map(|endpoint| routes(&endpoint.facts)).collect();
+    if !routes.is_empty() {
+        agent.update_routes(routes).await?;
+    }
+    let neighbours: Vec<_> = endpoints.iter().flat_map(|endpoint| neighbours(&endpoint.facts)).collect();
+    if !neighbours.is_empty() {
+        agent.add_arp_neighbors(neighbours).await?;
+    }
+    agent
+        .create_sandbox(msg::CreateSandboxRequest {
+            hostname: sandbox.hostname,
+            storages: sandbox.storages,
+            sandbox_id: sandbox.id,
+            ..Default::default()
+        })
+        .await?;
+    let details = agent.get_guest_details(msg::GuestDetailsRequest::default()).await?;
+    let details = details.agent_details.into_option().unwrap_or_default();
+    info!(log, "guest agent"; "version" => agent::sanitize(&details.version));
+    Ok(details)
+}
+
+fn mac(facts: &LinkFacts) -> Option<vmm_config::net::MacAddress> {
+    vmm_config::net::MacAddress::new(facts.mac.0).ok()
+}
+
+fn interface(facts: &LinkFacts, path: Option<String>) -> Interface {
+    Interface {
+        device: facts.name.clone(),
+        name: facts.name.clone(),
+        IPAddresses: facts.addresses.iter().map(address).collect(),
+        mtu: u64::from(facts.mtu),
+        hwAddr: facts.mac.to_string(),
+        devicePath: path.unwrap_or_default(),
+        // IFF_NOARP of linux/if.h
+        raw_flags: if facts.no_arp { 0x80 } else { 0 },
+        ..Default::default()
+    }
+}
+
+fn address(address: &Address) -> IPAddress {
+    IPAddress {
+        family: family(address.ip.is_ipv6()).into(),
+        address: address.ip.to_string(),
+        mask: address.prefix.to_string(),
+        ..Default::default()
+    }
+}
+
+fn family(v6: bool) -> IPFamily {
+    if v6 { IPFamily::v6 } else { IPFamily::v4 }
+}
+
+fn routes(facts: &LinkFacts) -> impl Iterator<Item = Route> {
+    let text = |value: Option<String>| value.unwrap_or_default();
+    facts.routes.iter().map(move |route| Route {
+        dest: text(route.destination.map(|destination| destination.to_string())),
+        gateway: text(route.gateway.map(|gateway| gateway.to_string())),
+        device: facts.name.clone(),
+        source: text(route.source.map(|source| source.to_string())),
+        scope: u32::from(route.scope),
+        family: family(route.v6).into(),
+        flags: route.flags,
+        mtu: route.mtu.unwrap_or(0),
+        ..Default::default()
+    })
+}
+
+fn neighbours(facts: &LinkFacts) -> impl Iterator<Item = ARPNeighbor> {
+    facts.neighbours.iter().map(|neighbour| ARPNeighbor {
+        toIPAddress: protobuf::MessageField::some(IPAddress {
+            family: family(neighbour.ip.is_ipv6()).into(),
+            address: neighbour.ip.to_string(),
+            ..Default::default()
+        }),
+        device: facts.name.clone(),
+        lladdr: neighbour.mac.to_string(),
+        state: i32::from(neighbour.state),
+        flags: i32::from(neighbour.flags),
+        ..Default::default()
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use host::net::{Mac, Neighbour, Route as HostRoute};
+
+    use super::*;
+
+    fn facts() -> LinkFacts {
+        LinkFacts {
+            name: "eth0".to_owned(),
+            index: 2,
+            mac: Mac([2, 0, 0, 0, 0, 9]),
+            mtu: 1450,
+            no_arp: false,
+            addresses: vec![
+                Address { ip: "10.4.0.5".parse().unwrap(), prefix: 16 },
+                Address { ip: "fd00::5".parse().unwrap(), prefix: 64 },
+            ],
+            routes: vec![HostRoute {
+                v6: false,
+                destination: None,
+                gateway: Some("10.4.0.1".parse().unwrap()),
+                source: None,
+                scope: 0,
+                flags: 4,
+                mtu: Some(1400),
+            }],
+            neighbours: vec![Neighbour {
+                ip: "10.4.0.1".parse().unwrap(),
+                mac: Mac([2, 0, 0, 0, 0, 1]),
+                state: 0x80,
+                flags: 0,
+            }],
+        }
+    }
+
+    #[test]
+    fn an_interface_keeps_name_address_and_place() {
+        let interface = interface(&facts(), Some("06".to_owned()));
+        assert_eq!((interface.name.as_str(), interface.mtu, interface.devicePath.as_str()), ("eth0", 1450, "06"));
+        assert_eq!(interface.hwAddr, "02:00:00:00:00:09");
+        let addresses: Vec<_> =
+            interface.IPAddresses.iter().map(|ip| format!("{}/{} {:?}", ip.address, ip.mask, ip.family)).collect();
+        assert_eq!(addresses, ["10.4.0.5/16 v4", "fd00::5/64 v6"]);
+    }
+
+    #[test]
+    fn a_default_route_has_no_destination() {
+        let route = routes(&facts()).next().unwrap();
+        assert_eq!((route.dest.as_str(), route.gateway.as_str()), ("", "10.4.0.1"));
+        assert_eq!((route.device.as_str(), route.flags, route.mtu), ("eth0", 4, 1400));
+    }
+
+    #[test]
+    fn a_permanent_neighbour_stays_permanent() {
+        let neighbour = neighbours(&facts()).next().unwrap();
+        assert_eq!(neighbour.state, 0x80);
+        assert_eq!(neighbour.toIPAddress.address, "10.4.0.1");
+    }
+}

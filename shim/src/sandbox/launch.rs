@@ -1,0 +1,202 @@
+//! From what containerd said of a pod to a running VM with the sandbox set up in it.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use agent::AgentError;
+use oci_spec::runtime::Spec;
+use slog::{info, warn};
+use vmm::boot::{Planned, Request};
+use vmm_config::config::NodeConfig;
+use vmm_config::image::ImageManifest;
+use vmm_config::request::{OciLimits, PodRequest};
+
+use super::api::{CreateSandboxRequest, RuntimeOptions};
+use super::handle::Context;
+use super::pod::Up;
+use super::{Error, Result, bundle, guest};
+
+/// Where the node's configuration is when the engine names none.
+const CONFIG: &str = "/etc/coffer/config.toml";
+/// Largest configuration file or manifest that is read, in bytes.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Everything that decides a pod's VM.
+#[derive(Debug, Clone, Default)]
+pub struct Launch {
+    /// Where the node's configuration is.
+    pub options: RuntimeOptions,
+    /// Annotations of the sandbox, none of them trusted.
+    pub annotations: BTreeMap<String, String>,
+    /// Limits of the container that is the whole pod; CRI's annotations come before them.
+    pub limits: OciLimits,
+    /// The network namespace that CNI made.
+    pub netns: Option<PathBuf>,
+    /// The cgroup that the engine wants the sandbox in.
+    pub cgroup: Option<String>,
+    /// The pod's host name.
+    pub hostname: String,
+    /// Size in bytes of the containers' shared `/dev/shm`.
+    pub shm_size: u64,
+}
+
+impl Launch {
+    /// The pod whose first container has this spec.
+    pub fn of_container(spec: &Spec, options: RuntimeOptions) -> Self {
+        let annotations = spec.annotations().iter().flatten();
+        Self {
+            options,
+            annotations: annotations.map(|(name, value)| (name.clone(), value.clone())).collect(),
+            limits: bundle::limits(spec),
+            netns: bundle::netns(spec),
+            cgroup: bundle::cgroup(spec),
+            hostname: spec.hostname().clone().unwrap_or_default(),
+            shm_size: bundle::shm_size(spec),
+        }
+    }
+
+    /// The pod that the Sandbox API was told of.
+    pub fn of_sandbox(request: &CreateSandboxRequest, options: RuntimeOptions) -> Self {
+        Self {
+            options,
+            annotations: request.annotations.clone(),
+            netns: request.netns.clone(),
+            shm_size: 64 << 20,
+            ..Self::default()
+        }
+    }
+}
+
+/// Boots the VM and sets the sandbox up in it.
+///
+/// # Errors
+/// Anything that is missing or fails; whatever was taken is released.
+pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
+    let log = &context.log;
+    let config = read_config(&launch.options)?;
+    let image = read_image(&config)?;
+    let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)
+        .map_err(|error| Error::InvalidRequest { field: "pod", reason: super::error::one_line(&error) })?;
+    for ignored in &pod.ignored {
+        warn!(log, "annotation ignored"; "annotation" => &ignored.name, "reason" => ignored.reason.text());
+    }
+    info!(log, "VM size"; "vcpus" => pod.vcpus.get(), "vcpus_from" => pod.vcpus_from.name(),
+        "memory" => %pod.memory, "memory_from" => pod.memory_from.name(), "image" => &image.name);
+    let limited = launch.limits != OciLimits::default() || pod.has_limits();
+    let request = Request {
+        namespace: context.namespace.to_string(),
+        sandbox: context.id.to_string(),
+        config,
+        image,
+        pod,
+        netns: launch.netns,
+        cgroup: launch.cgroup,
+        limited,
+        state_root: Path::new(vmm::state::ROOT).to_owned(),
+    };
+    let claimed = Planned::new(request, log).claim().await?;
+    let ready = claimed.spawn().await?.qmp().await?.agent().await?;
+    let mut seccomp = false;
+    let sandbox = guest::GuestSandbox {
+        id: context.id.to_string(),
+        hostname: launch.hostname,
+        storages: vec![guest_spec::shm_storage(launch.shm_size)],
+    };
+    let vm = ready
+        .run(async |agent, endpoints, spec| {
+            let details = guest::set_up(agent, endpoints, spec, sandbox, log).await?;
+            seccomp = details.supports_seccomp;
+            Ok::<_, AgentError>(())
+        })
+        .await?;
+    Ok(Up { vm, seccomp, since: SystemTime::now() })
+}
+
+/// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or
+/// the defaults where that does not exist.
+fn read_config(options: &RuntimeOptions) -> Result<NodeConfig> {
+    let (text, path) = match (&options.config_body, &options.config_path) {
+        (Some(body), _) => (body.clone(), PathBuf::from("the runtime's ConfigBody")),
+        (None, Some(path)) => {
+            (read(path).map_err(|error| Error::failed(format!("read {}", path.display()), error))?, path.clone())
+        }
+        (None, None) => match read(Path::new(CONFIG)) {
+            Ok(text) => (text, PathBuf::from(CONFIG)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NodeConfig::default()),
+            Err(error) => return Err(Error::failed(format!("read {CONFIG}"), error)),
+        },
+    };
+    let path = path.display().to_string();
+    NodeConfig::parse(&text, &path)
+        .map_err(|error| Error::InvalidRequest { field: "configuration", reason: super::error::one_line(&error) })
+}
+
+/// The guest image's manifest, and that its files are there.
+fn read_image(config: &NodeConfig) -> Result<ImageManifest> {
+    let missing = |path: &Path, error: io::Error| {
+        let what = format!(
+            "use the guest image {} (key `image` of the node's configuration): {} cannot be read",
+            config.image.as_str(),
+            path.display()
+        );
+        Error::failed(what, error)
+    };
+    let manifest = config.image.as_path().join("image.json");
+    let text = read(&manifest).map_err(|error| missing(&manifest, error))?;
+    let image = ImageManifest::parse(text.as_bytes())
+        .map_err(|error| Error::failed(format!("use the guest image {}", config.image.as_str()), error))?;
+    for file in [&image.kernel.file, &image.root.file] {
+        let path = config.image.as_path().join(file.as_str());
+        File::open(&path).map_err(|error| missing(&path, error))?;
+    }
+    if let Some(firmware) = &config.firmware {
+        File::open(firmware.as_path()).map_err(|error| {
+            let what = format!("use the firmware {} (key `firmware`)", firmware.as_str());
+            Error::failed(what, error)
+        })?;
+    }
+    Ok(image)
+}
+
+fn read(path: &Path) -> io::Result<String> {
+    let mut text = String::new();
+    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {MAX_FILE} bytes")));
+    }
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::error::one_line;
+    use super::*;
+
+    fn with_body(body: &str) -> RuntimeOptions {
+        RuntimeOptions { config_body: Some(body.to_owned()), config_path: None }
+    }
+
+    #[test]
+    fn an_unknown_key_stops_the_start_and_is_named() {
+        let error = read_config(&with_body("imgae = \"/x\"")).unwrap_err();
+        assert!(one_line(&error).contains("imgae"), "{error}");
+    }
+
+    #[test]
+    fn a_named_configuration_that_is_missing_is_an_error() {
+        let options = RuntimeOptions { config_body: None, config_path: Some("/no/such/config.toml".into()) };
+        let text = one_line(&read_config(&options).unwrap_err());
+        assert!(text.contains("/no/such/config.toml") && text.contains("No such file"), "{text}");
+    }
+
+    #[test]
+    fn a_missing_image_names_the_file_and_the_key() {
+        let config = read_config(&with_body("image = \"/no/image\"")).unwrap();
+        let text = one_line(&read_image(&config).unwrap_err());
+        assert!(text.contains("/no/image/image.json") && text.contains("`image`"), "{text}");
+    }
+}

@@ -1,0 +1,120 @@
+//! The rig for people: a demonstration, and a shell beside a private containerd. Run by `make demo` and `make shell`.
+
+use std::env;
+use std::path::Path;
+use std::process::{Command, ExitCode};
+use std::time::{Duration, Instant};
+
+use e2e::{Artefacts, BUSYBOX, Containerd, Machine, NodeConfig, OrFail, Run, import_images, until};
+
+const SHELL_HELP: &str = "\
+This is a private containerd with Coffer beside it; it goes when you leave. Try:
+
+  ctr -n k8s.io run --rm -t --runtime io.containerd.coffer.v2 --snapshotter erofs localhost/busybox:test c1 sh
+  echo hello | ctr -n k8s.io run --rm --runtime io.containerd.coffer.v2 --snapshotter erofs localhost/busybox:test c2 cat
+  ctr -n k8s.io run --rm --runtime io.containerd.coffer.v2 --snapshotter erofs localhost/busybox:test c3 sh -c 'exit 7'; echo $?
+  coffer config
+";
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> ExitCode {
+    match env::args().nth(1).as_deref() {
+        Some("demo") => demo().await,
+        Some("shell") => shell().await,
+        _ => {
+            eprintln!("usage: tools/enter target/rig/rig demo|shell");
+            return ExitCode::from(2);
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+/// containerd with the images of the tests.
+async fn set_up() -> Containerd {
+    let artefacts = Artefacts::find();
+    NodeConfig::of_rig(&artefacts).install();
+    let containerd = Containerd::start(&artefacts).await;
+    import_images().await;
+    containerd
+}
+
+/// Runs one container from start to end, each step with its time.
+async fn demo() {
+    let mut steps = Steps { started: Instant::now() };
+    let mut containerd = set_up().await;
+    steps.done("containerd serves, busybox is imported into its EROFS snapshotter");
+    let before = Machine::now();
+    let mark = containerd.log_mark();
+
+    println!(
+        "\n$ ctr -n k8s.io run -d --runtime io.containerd.coffer.v2 --snapshotter erofs {BUSYBOX} demo sleep 1000"
+    );
+    let container = Run::new("demo", BUSYBOX, &["sleep", "1000"]).start().await;
+    steps.done("container runs in a VM of its own");
+    println!("\n  boot timeline, from the shim's log:");
+    for (phase, ms) in timeline(&containerd.log_since(mark)) {
+        println!("  {ms:>7} ms  {phase}");
+    }
+
+    for command in [["uname", "-a"].as_slice(), &["cat", "/proc/meminfo"], &["ps"]] {
+        println!("\n$ ctr -n k8s.io task exec demo {}", command.join(" "));
+        let output = container.exec(command).await.succeeded();
+        for line in output.lines().take(4) {
+            println!("  {line}");
+        }
+    }
+    steps.done("executed in the guest");
+    let host = Command::new("uname").arg("-r").output().or_fail("uname");
+    println!("  (the host's kernel is {})", String::from_utf8_lossy(&host.stdout).trim());
+
+    container.remove().await;
+    steps.done("\ncontainer removed");
+    Machine::back_to(&before).await;
+    steps.done("no process, mount, tap, socket or file is left");
+    containerd.crash();
+    println!("\nGo on by hand: make shell");
+}
+
+/// The phases of the boot in a log, each with the milliseconds since its begin.
+fn timeline(log: &str) -> Vec<(String, String)> {
+    let value = |line: &str, key: &str| {
+        let start = line.find(&format!(" {key}="))? + key.len() + 2;
+        line[start..].split_whitespace().next().map(str::to_owned)
+    };
+    log.lines()
+        .filter(|line| line.contains("boot phase"))
+        .filter_map(|line| Some((value(line, "phase")?, value(line, "ms")?)))
+        .collect()
+}
+
+/// A shell with everything in place.
+async fn shell() {
+    let mut containerd = set_up().await;
+    let shim = Artefacts::find().shim;
+    let programs = shim.parent().unwrap_or_else(|| Path::new("/")).display().to_string();
+    let path = format!("{programs}:{}", env::var("PATH").unwrap_or_default());
+    println!("{SHELL_HELP}");
+    let status = Command::new("bash").arg("--norc").env("PATH", path).env("PS1", "coffer# ").status();
+    status.or_fail("bash");
+    for id in e2e::ctr(&["tasks", "ls", "-q"]).await.stdout.lines() {
+        e2e::ctr(&["tasks", "rm", "-f", id]).await;
+    }
+    until("the VMs to end", Duration::from_secs(30), async || {
+        e2e::Victim::Qemu.processes().is_empty().then_some(())
+    })
+    .await;
+    containerd.crash();
+}
+
+/// Prints steps with the time that each took.
+struct Steps {
+    started: Instant,
+}
+
+impl Steps {
+    fn done(&mut self, what: &str) {
+        let (newline, what) = what.strip_prefix('\n').map_or(("", what), |what| ("\n", what));
+        println!("{newline}[{:>5.2} s] {what}", self.started.elapsed().as_secs_f64());
+        self.started = Instant::now();
+    }
+}
