@@ -12,6 +12,7 @@ mod handshake;
 mod mirror;
 pub mod proto;
 mod rpc;
+mod sys;
 mod text;
 mod watch;
 

@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -11,6 +10,8 @@ use nix::errno::Errno;
 use nix::sys::inotify::{AddWatchFlags, InitFlags, Inotify, WatchDescriptor};
 use tokio::io::unix::AsyncFd;
 use tokio::time::sleep;
+
+use crate::sys::{Descriptor, register};
 
 /// Time from the first event to the report: kubelet's update is a handful of steps in a row.
 const SETTLE: Duration = Duration::from_millis(100);
@@ -29,27 +30,11 @@ struct Watched {
     users: usize,
 }
 
-/// `AsyncFd` also wants the raw descriptor, `Inotify` shows only the borrowed one.
-#[derive(Debug)]
-struct Descriptor(Inotify);
-
-impl AsFd for Descriptor {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.0.as_fd()
-    }
-}
-
-impl AsRawFd for Descriptor {
-    fn as_raw_fd(&self) -> RawFd {
-        self.as_fd().as_raw_fd()
-    }
-}
-
 impl Watcher {
     /// Opens the inotify instance; must be called in a tokio runtime.
     pub fn new() -> io::Result<Self> {
         let inotify = Inotify::init(InitFlags::IN_NONBLOCK | InitFlags::IN_CLOEXEC)?;
-        Ok(Self { inotify: AsyncFd::register(Descriptor(inotify))?, watched: Mutex::default() })
+        Ok(Self { inotify: register(inotify)?, watched: Mutex::default() })
     }
 
     /// Watches a directory; it is reported until it was removed as often as it was added.
