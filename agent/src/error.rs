@@ -173,7 +173,7 @@ impl AgentError {
         }
         match error {
             ttrpc::Error::RpcStatus(status) => {
-                let message = sanitize(status.message());
+                let message = sanitize(without_backtrace(status.message()));
                 match status.code() {
                     Code::PERMISSION_DENIED => Self::Denied { call, message },
                     code => Self::Refused { call, code, message },
@@ -186,6 +186,11 @@ impl AgentError {
             lost => Self::Disconnected { call, reason: sanitize(&lost.to_string()) },
         }
     }
+}
+
+/// kata-agent's errors carry a backtrace, without symbols, behind the words.
+fn without_backtrace(message: &str) -> &str {
+    message.split("\n\nStack backtrace:").next().unwrap_or(message)
 }
 
 /// Whether a failed connect can be a matter of time: everything but what an operator must mend.
@@ -241,7 +246,10 @@ mod tests {
 
     #[test]
     fn an_answered_error_names_call_container_and_code() {
-        let error = ttrpc::error::get_rpc_status(Code::NOT_FOUND, "no such process");
+        let error = ttrpc::error::get_rpc_status(
+            Code::NOT_FOUND,
+            "no such process\n\nStack backtrace:\n   0: <unknown>",
+        );
         let error = AgentError::from_ttrpc(call(), error, &Link::default());
         assert_eq!(error.code(), Some(Code::NOT_FOUND));
         assert_eq!(

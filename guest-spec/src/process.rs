@@ -38,7 +38,8 @@ pub fn process(from: &Process, notes: &mut Vec<String>) -> oci::Process {
         Args: from.args().clone().unwrap_or_default(),
         Env: from.env().clone().unwrap_or_default(),
         Cwd: from.cwd().display().to_string(),
-        Capabilities: from.capabilities().as_ref().map(capabilities).into(),
+        // The agent refuses a process without; none at all is what an absent set comes to.
+        Capabilities: MessageField::some(from.capabilities().as_ref().map(capabilities).unwrap_or_default()),
         Rlimits: from.rlimits().iter().flatten().map(rlimit).collect(),
         NoNewPrivileges: from.no_new_privileges().unwrap_or_default(),
         OOMScoreAdj: from.oom_score_adj().map_or(0, i64::from),
@@ -124,6 +125,7 @@ mod tests {
                 "apparmorProfile": "cri-containerd.apparmor.d", "selinuxLabel": "system_u:system_r:container_t:s0"}"#,
         );
         assert_eq!(notes.len(), 3, "{notes:?}");
+        assert!(process.Capabilities.is_some(), "the agent insists");
         assert_eq!((process.ApparmorProfile, process.SelinuxLabel), (String::new(), String::new()));
     }
 }
