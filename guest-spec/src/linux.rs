@@ -114,8 +114,20 @@ fn namespaces(from: &Linux, notes: &mut Vec<String>) -> Namespaces {
     found
 }
 
+/// Under the names of the OCI runtime specification; oci-spec's own `Display` has the kernel's short ones.
 fn namespace(typ: LinuxNamespaceType) -> oci::LinuxNamespace {
-    oci::LinuxNamespace { Type: typ.to_string(), ..Default::default() }
+    use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
+    let name = match typ {
+        Mount => "mount",
+        Cgroup => "cgroup",
+        Uts => "uts",
+        Ipc => "ipc",
+        User => "user",
+        Pid => "pid",
+        Network => "network",
+        Time => "time",
+    };
+    oci::LinuxNamespace { Type: name.to_owned(), ..Default::default() }
 }
 
 fn is_standard(device: &LinuxDevice) -> bool {
@@ -164,7 +176,7 @@ mod tests {
                 {"type": "uts", "path": "/proc/1/ns/uts"}, {"type": "mount"}, {"type": "cgroup"},
                 {"type": "network", "path": "/var/run/netns/x"}]}"#,
         );
-        assert_eq!(types(&guest), ["mnt", "ipc", "uts", "cgroup"]);
+        assert_eq!(types(&guest), ["mount", "ipc", "uts", "cgroup"]);
         assert!(guest.linux.Namespaces.iter().all(|ns| ns.Path.is_empty()));
         assert!(!guest.sandbox_pidns);
         assert_eq!(notes, Vec::<String>::new());
@@ -182,7 +194,7 @@ mod tests {
             r#"{"namespaces": [{"type": "user", "path": "/proc/1/ns/user"}],
                 "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}]}"#,
         );
-        assert_eq!(types(&guest), ["mnt"]);
+        assert_eq!(types(&guest), ["mount"]);
         assert_eq!(notes.len(), 3, "{notes:?}");
         assert!(guest.linux.UIDMappings.is_empty());
     }

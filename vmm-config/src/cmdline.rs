@@ -10,7 +10,7 @@ const MAX_LEN: usize = 2048;
 
 /// Keys that may appear: the kernel's own, then the agent's (`Documentation/admin-guide/kernel-parameters`
 /// in Linux, kata-agent's README).
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 26] = [
     "8250.nr_uarts",
     "cgroup_no_v1",
     "console",
@@ -36,7 +36,11 @@ const KEYS: [&str; 25] = [
     "agent.log",
     "agent.log_vport",
     "agent.unified_cgroup_hierarchy",
+    STANDIN,
 ];
+
+/// Misbehaviour of the stand-in agent, for tests; only images of the dev profile may ask for it.
+pub const STANDIN: &str = "coffer.standin";
 
 /// A checked kernel command line.
 #[derive(Debug, Clone, PartialEq, Eq)]

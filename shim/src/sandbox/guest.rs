@@ -10,12 +10,12 @@ use vmm_config::spec::VmSpec;
 /// What the guest is told about its pod.
 #[derive(Debug, Clone, PartialEq)]
 pub struct GuestSandbox {
-    /// The sandbox's id, under which the agent knows it.
+    /// The sandbox's id.
     pub id: String,
     /// The pod's host name; empty leaves the image's.
     pub hostname: String,
-    /// Storages that all containers share.
-    pub storages: Vec<msg::Storage>,
+    /// Size in bytes of the containers' shared `/dev/shm`.
+    pub shm_size: u64,
 }
 
 /// Sets the sandbox up in the guest; returns what the agent says of itself.
@@ -44,11 +44,14 @@ pub async fn set_up(
     agent
         .create_sandbox(msg::CreateSandboxRequest {
             hostname: sandbox.hostname,
-            storages: sandbox.storages,
-            sandbox_id: sandbox.id,
+            storages: vec![guest_spec::shm_storage(sandbox.shm_size)],
+            // Not the id of a container: kata-agent tells no out-of-memory events of the one that has the sandbox's.
+            sandbox_id: format!("sandbox-{}", sandbox.id),
             ..Default::default()
         })
         .await?;
+    // kata-agent mounts shared memory without looking at its size; a remount sets it.
+    agent.update_ephemeral_mounts(guest_spec::shm_remount(sandbox.shm_size)).await?;
     let details = agent.get_guest_details(msg::GuestDetailsRequest::default()).await?;
     let details = details.agent_details.into_option().unwrap_or_default();
     info!(log, "guest agent"; "version" => agent::sanitize(&details.version));

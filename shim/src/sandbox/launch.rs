@@ -104,7 +104,7 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
     let sandbox = guest::GuestSandbox {
         id: context.id.to_string(),
         hostname: launch.hostname,
-        storages: vec![guest_spec::shm_storage(launch.shm_size)],
+        shm_size: launch.shm_size,
     };
     let vm = ready
         .run(async |agent, endpoints, spec| {

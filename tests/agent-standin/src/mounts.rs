@@ -25,6 +25,7 @@ pub fn parse_options(options: &[String]) -> (MsFlags, String) {
             "noatime" => (MsFlags::MS_NOATIME, MsFlags::empty()),
             "relatime" => (MsFlags::MS_RELATIME, MsFlags::empty()),
             "sync" => (MsFlags::MS_SYNCHRONOUS, MsFlags::empty()),
+            "remount" => (MsFlags::MS_REMOUNT, MsFlags::empty()),
             "bind" => (MsFlags::MS_BIND, MsFlags::empty()),
             "rbind" => (MsFlags::MS_BIND | MsFlags::MS_REC, MsFlags::empty()),
             "defaults" => (MsFlags::empty(), MsFlags::empty()),

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent::proto::agent::{CreateContainerRequest, CreateSandboxRequest};
+use agent::proto::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
@@ -79,6 +79,11 @@ impl Sandbox {
             oom_sender,
             oom_events: Mutex::new(oom_events),
         }
+    }
+
+    /// Remounts the sandbox's memory-backed storages.
+    pub async fn update_ephemeral(&self, storages: &[Storage]) -> Result<()> {
+        self.storages.lock().await.update_ephemeral(storages)
     }
 
     /// CreateSandbox.

@@ -14,7 +14,7 @@ use agent::proto::agent::{
     ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
     SetGuestDateTimeRequest, SetPolicyRequest, SignalProcessRequest, StartContainerRequest,
     StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
-    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
     WriteStreamResponse,
 };
 use agent::proto::agent_ttrpc::AgentService;
@@ -83,6 +83,7 @@ macro_rules! calls {
 
 calls! {
     create_sandbox(CreateSandboxRequest) -> Empty = "CreateSandbox";
+    update_ephemeral_mounts(UpdateEphemeralMountsRequest) -> Empty = "UpdateEphemeralMounts";
     destroy_sandbox(DestroySandboxRequest) -> Empty = "DestroySandbox";
     create_container(CreateContainerRequest) -> Empty = "CreateContainer";
     start_container(StartContainerRequest) -> Empty = "StartContainer";
@@ -117,6 +118,11 @@ calls! {
 impl Service {
     async fn create_sandbox(&self, request: CreateSandboxRequest) -> Result<Empty> {
         self.sandbox.create(&request).await?;
+        Ok(Empty::new())
+    }
+
+    async fn update_ephemeral_mounts(&self, request: UpdateEphemeralMountsRequest) -> Result<Empty> {
+        self.sandbox.update_ephemeral(&request.storages).await?;
         Ok(Empty::new())
     }
 

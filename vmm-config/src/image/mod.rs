@@ -12,7 +12,7 @@ use std::collections::BTreeMap;
 use serde::Deserialize;
 
 pub use self::verity::VerityMismatch;
-use crate::cmdline::{Cmdline, CmdlineError};
+use crate::cmdline::{Cmdline, CmdlineError, STANDIN};
 use crate::digest::{Sha256Digest, parse_hex};
 
 /// Largest manifest that is read; a real one has about 1 KiB.
@@ -247,6 +247,9 @@ impl ImageManifest {
         let root = ImageFile { file, sha256 };
         let cmdline = Cmdline::parse(&written.cmdline)?;
         verity.check(&cmdline)?;
+        if written.profile != ImageProfile::Dev && cmdline.has(STANDIN) {
+            return Err(CmdlineError::UnknownKey { key: STANDIN.to_owned() }.into());
+        }
         Ok(Self {
             name: written.name,
             profile: written.profile,

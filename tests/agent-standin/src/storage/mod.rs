@@ -88,6 +88,24 @@ impl Storages {
         Ok(())
     }
 
+    /// Mounts `ephemeral` storages with other options, above all `remount` and a size.
+    pub fn update_ephemeral(&self, storages: &[Storage]) -> Result<()> {
+        for storage in storages {
+            if storage.driver != "ephemeral" {
+                return Err(Error::refused(format!("update of a storage of driver {:?}", storage.driver)));
+            }
+            let target = Path::new(&storage.mount_point);
+            if !self.entries.contains_key(target) {
+                return Err(Error::refused(format!("update of {}: it is not mounted", target.display())));
+            }
+            let options: Vec<String> =
+                storage.options.iter().filter(|option| !option.starts_with("fsgid=")).cloned().collect();
+            let (flags, data) = mounts::parse_options(&options);
+            mounts::attach(Path::new(&storage.source), target, &storage.fstype, flags, &data)?;
+        }
+        Ok(())
+    }
+
     /// Gives storages back; the last user's leaving unmounts.
     pub fn release(&mut self, used: &[PathBuf]) {
         for target in used.iter().rev() {
