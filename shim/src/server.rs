@@ -114,7 +114,8 @@ async fn run(
     let (end, mut ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
     let options = inherited_options();
-    let sandbox = Handle::new(Context { namespace, id, options, events: events.clone(), log: log.clone(), end });
+    let sandbox =
+        Handle::new(Context { namespace, id, options, events: events.clone(), log: log.clone(), end });
 
     listener.set_nonblocking(true).map_err(system("set up the socket"))?;
     let listener = Listener::try_from(listener).map_err(system("set up the socket"))?;

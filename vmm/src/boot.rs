@@ -372,7 +372,8 @@ impl Claimed {
     fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail), Failure> {
         let (monitor, qemu_monitor) = socket_pair()?;
         let (console, qemu_console) = socket_pair()?;
-        let mut ends = Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
+        let mut ends =
+            Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
         let mut fds = Vec::new();
         for (number, role) in self.spec.fds() {
             let fd = ends.take(role).ok_or(SpawnError::Descriptors)?;

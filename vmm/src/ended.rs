@@ -28,7 +28,8 @@ impl std::fmt::Display for LastWords {
         if let Some(meaning) = diagnose(&self.console, &self.stderr) {
             write!(f, "; {meaning}")?;
         }
-        for (name, lines) in [("QEMU said", &self.stderr), ("the guest console's last lines", &self.console)] {
+        for (name, lines) in [("QEMU said", &self.stderr), ("the guest console's last lines", &self.console)]
+        {
             if !lines.is_empty() {
                 let quoted = &lines[lines.len().saturating_sub(QUOTED)..];
                 write!(f, "; {name}: {}", quoted.join(" | "))?;

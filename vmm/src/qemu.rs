@@ -71,9 +71,8 @@ impl Qemu {
             .kill_on_drop(true)
             .fd_mappings(mappings)
             .map_err(|_| SpawnError::Descriptors)?;
-        let mut child = command
-            .spawn()
-            .map_err(|source| SpawnError::Execute { program: program.to_owned(), source })?;
+        let mut child =
+            command.spawn().map_err(|source| SpawnError::Execute { program: program.to_owned(), source })?;
         let (Some(pid), Some(stderr)) = (child.id(), child.stderr.take()) else {
             return Err(SpawnError::Gone { program: program.to_owned() });
         };

@@ -104,7 +104,8 @@ impl StateDir {
             return Err(StateError::Taken { sandbox: id.to_owned(), pid: owner.pid });
         }
         release(&path).await.into_iter().next().map_or(Ok(()), Err)?;
-        let failed = |source| StateError::Io { action: "make the state directory", path: path.clone(), source };
+        let failed =
+            |source| StateError::Io { action: "make the state directory", path: path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
         let shim = Identity::of(pid)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
@@ -179,8 +180,8 @@ fn read(path: &Path) -> Result<Option<Record>, StateError> {
         Err(error) => return Err(failed(error)),
     };
     let text = io::read_to_string(io::Read::take(file, MAX_RECORD)).map_err(failed)?;
-    let record = serde_json::from_str(&text)
-        .map_err(|source| StateError::Malformed { path: path.clone(), source })?;
+    let record =
+        serde_json::from_str(&text).map_err(|source| StateError::Malformed { path: path.clone(), source })?;
     Ok(Some(record))
 }
 
@@ -205,7 +206,8 @@ pub fn record_rootfs(dir: &Path, container: &str, record: &RootfsRecord) -> Resu
         return Ok(()); // nothing that a dead shim would leave
     }
     let path = dir.join(format!("{ROOTFS}{container}.json"));
-    let written = serde_json::to_vec(record).map_err(io::Error::from).and_then(|text| std::fs::write(&path, text));
+    let written =
+        serde_json::to_vec(record).map_err(io::Error::from).and_then(|text| std::fs::write(&path, text));
     written.map_err(|source| StateError::Io { action: "write", path, source })
 }
 

@@ -135,11 +135,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(
-        mut self,
-        mut commands: mpsc::Receiver<Command>,
-        end: watch::Sender<Option<Arc<Ended>>>,
-    ) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, end: watch::Sender<Option<Arc<Ended>>>) {
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,

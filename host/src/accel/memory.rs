@@ -35,10 +35,11 @@ impl Device {
 /// The verdict that `file` remembers of `device` as it is now. A file that is not ours is no memory.
 pub(super) fn recall(file: &Path, device: &Path) -> Option<Accel> {
     let remembered: Remembered = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
-    (remembered.device == Device::at(device)).then(|| match remembered.broken {
+    let verdict = match remembered.broken {
         None => Accel::Kvm,
         Some(reason) => Accel::Tcg { reason },
-    })
+    };
+    (remembered.device == Device::at(device)).then_some(verdict)
 }
 
 /// Writes the verdict down. Without room for it the next probe costs what this one did, no more.

@@ -69,7 +69,7 @@ impl Address {
         }
         match fs::remove_file(&self.0) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(fail("remove the dead socket", &self.0)(error));
+                Err(fail("remove the dead socket", &self.0)(error))
             }
             _ => UnixListener::bind(&self.0).map(Some).map_err(fail("bind", &self.0)),
         }

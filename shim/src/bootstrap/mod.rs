@@ -76,8 +76,13 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let address = address::Address::of(&params, &namespace, &group);
     if let Some(listener) = address.claim()? {
         let options = options_of(&params);
-        let server =
-            spawn::Server { namespace: &namespace, group: &group, params: &params, options: &options, listener };
+        let server = spawn::Server {
+            namespace: &namespace,
+            group: &group,
+            params: &params,
+            options: &options,
+            listener,
+        };
         if let Err(error) = server.run() {
             address.remove();
             return Err(error.into());

@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use nix::sys::statvfs::statvfs;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use vmm_config::request::OciLimits;
 
@@ -80,7 +81,7 @@ pub fn shm_size(spec: &Spec) -> u64 {
 }
 
 fn size_of(path: &Path) -> io::Result<u64> {
-    let stat = nix::sys::statvfs::statvfs(path)?;
+    let stat = statvfs(path)?;
     Ok(stat.blocks().saturating_mul(stat.fragment_size()))
 }
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use agent::proto::oci::Process as OciProcess;
 use guest_spec::{Role, TerminationLog};
 use vmm_config::hotplug::Lun;
 
@@ -45,7 +46,7 @@ pub struct Exec {
     /// The process.
     pub process: Arc<Process>,
     /// Its spec in the agent's terms.
-    pub spec: Arc<agent::proto::oci::Process>,
+    pub spec: Arc<OciProcess>,
 }
 
 impl Container {

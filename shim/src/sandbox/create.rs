@@ -6,6 +6,7 @@ use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use agent::Agent;
+use agent::proto::agent::GetDiagnosticDataRequest;
 use guest_spec::{FileKind, GuestRootfs, HostFile, LunAddress, Role, SandboxFacts, translate};
 use host::rootfs::{Cache, DEFAULT_CACHE_BYTES, Mount as HostMount, Rootfs as HostRootfs, RootfsPlan};
 use slog::{Logger, info, warn};
@@ -49,7 +50,11 @@ pub async fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<u32> {
         let layers = rootfs.layers().to_vec();
         holdings.rootfs = Some(rootfs);
         for layer in layers {
-            let lun = up.vm.add_disk(layer).await.map_err(|error| Error::failed("give the VM an image layer", error))?;
+            let lun = up
+                .vm
+                .add_disk(layer)
+                .await
+                .map_err(|error| Error::failed("give the VM an image layer", error))?;
             holdings.luns.push(lun);
         }
         let sandbox = SandboxFacts { namespace: pod.context.namespace.as_str(), seccomp: up.seccomp };
@@ -113,7 +118,8 @@ async fn host_rootfs(pod: &Pod, request: &CreateRequest, mounts: &[Mount]) -> Re
     let plan = RootfsPlan::new(&mounts, cache, sandbox, id).map_err(|error| failed(error.into()))?;
     record_rootfs(&pod.state_dir(), id, &plan.record()).map_err(|error| failed(error.into()))?;
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let search: Vec<_> = std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]).collect();
+    let search: Vec<_> =
+        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]).collect();
     plan.claim(&search).await.map_err(|error| failed(error.into()))
 }
 
@@ -192,7 +198,7 @@ fn release_images(pod: &Pod, id: &str, holdings: Holdings) {
 /// Writes the container's termination message to where the kubelet reads it.
 async fn fetch_last_words(container: &Container, agent: &Agent, log: &Logger) {
     let Some(termination_log) = &container.termination_log else { return };
-    let request = agent::proto::agent::GetDiagnosticDataRequest {
+    let request = GetDiagnosticDataRequest {
         log_type: "termination_log".to_owned(),
         container_id: container.id().to_string(),
         ..Default::default()

@@ -1,7 +1,6 @@
 //! What can go wrong in a sandbox, and the status code that containerd and the kubelet see for it.
 
 use std::error::Error as StdError;
-use std::time::Duration;
 
 use agent::AgentError;
 use ttrpc::Code;
@@ -49,22 +48,6 @@ pub enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// The host or the VM has no more of something.
-    #[error("no {what} left: {hint}")]
-    Exhausted {
-        /// What is missing.
-        what: &'static str,
-        /// What to do.
-        hint: String,
-    },
-    /// Something took too long.
-    #[error("{what} did not finish within {} s", after.as_secs())]
-    Deadline {
-        /// What was waited for.
-        what: String,
-        /// For how long.
-        after: Duration,
-    },
     /// Coffer does not do this.
     #[error("{0} not supported")]
     Unsupported(String),
@@ -110,8 +93,6 @@ impl Error {
             Self::Exists(_) => Code::ALREADY_EXISTS,
             Self::WrongState { .. } => Code::FAILED_PRECONDITION,
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
-            Self::Exhausted { .. } => Code::RESOURCE_EXHAUSTED,
-            Self::Deadline { .. } => Code::DEADLINE_EXCEEDED,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
             Self::VmGone(_) => Code::UNAVAILABLE,
             Self::Guest(error) => guest_code(error),
@@ -131,7 +112,9 @@ fn guest_code(error: &AgentError) -> Code {
         | AgentError::NotServing
         | AgentError::Disconnected { .. }
         | AgentError::Violation { .. } => Code::UNAVAILABLE,
-        AgentError::Refused { .. } | AgentError::Undecodable { .. } | AgentError::TooLarge { .. } => Code::INTERNAL,
+        AgentError::Refused { .. } | AgentError::Undecodable { .. } | AgentError::TooLarge { .. } => {
+            Code::INTERNAL
+        }
     }
 }
 
@@ -183,8 +166,6 @@ mod tests {
                 Code::FAILED_PRECONDITION,
             ),
             (Error::InvalidRequest { field: "id", reason: "empty".into() }, Code::INVALID_ARGUMENT),
-            (Error::Exhausted { what: "CID", hint: "stop a pod".into() }, Code::RESOURCE_EXHAUSTED),
-            (Error::Deadline { what: "boot".into(), after: Duration::from_secs(1) }, Code::DEADLINE_EXCEEDED),
             (Error::Unsupported("checkpoint is".into()), Code::UNIMPLEMENTED),
             (Error::GuestPull("a/b:1".into()), Code::UNIMPLEMENTED),
             (Error::VmGone("QEMU ended".into()), Code::UNAVAILABLE),

@@ -157,10 +157,16 @@ mod tests {
     #[test]
     fn an_interface_keeps_name_address_and_place() {
         let interface = interface(&facts(), Some("06".to_owned()));
-        assert_eq!((interface.name.as_str(), interface.mtu, interface.devicePath.as_str()), ("eth0", 1450, "06"));
+        assert_eq!(
+            (interface.name.as_str(), interface.mtu, interface.devicePath.as_str()),
+            ("eth0", 1450, "06")
+        );
         assert_eq!(interface.hwAddr, "02:00:00:00:00:09");
-        let addresses: Vec<_> =
-            interface.IPAddresses.iter().map(|ip| format!("{}/{} {:?}", ip.address, ip.mask, ip.family)).collect();
+        let addresses: Vec<_> = interface
+            .IPAddresses
+            .iter()
+            .map(|ip| format!("{}/{} {:?}", ip.address, ip.mask, ip.family))
+            .collect();
         assert_eq!(addresses, ["10.4.0.5/16 v4", "fd00::5/64 v6"]);
     }
 

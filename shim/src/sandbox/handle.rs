@@ -101,7 +101,8 @@ impl Handle {
         process.life.take(Step::Start).map_err(|_| wrong_state("start", &process))?;
         self.publish(&Event::started(&id, process.pid));
         info!(self.log(), "process started"; "process" => %id);
-        let follow = Arc::clone(&process).follow(agent.clone(), self.pod.context.events.clone(), self.log().clone());
+        let follow =
+            Arc::clone(&process).follow(agent.clone(), self.pod.context.events.clone(), self.log().clone());
         tokio::spawn(follow);
         Ok(process.pid)
     }
@@ -121,9 +122,10 @@ impl Handle {
     /// The processes of a container. The host sees one for all of them: QEMU.
     pub async fn pids(&self, id: ContainerId) -> Result<Vec<ProcessInfo>> {
         let container = self.pod.container(&id)?;
-        let running = container.processes().into_iter().filter(|process| {
-            matches!(process.status(), Status::Running | Status::Paused)
-        });
+        let running = container
+            .processes()
+            .into_iter()
+            .filter(|process| matches!(process.status(), Status::Running | Status::Paused));
         Ok(running.map(|process| ProcessInfo { pid: process.pid, exec: process.id.exec.clone() }).collect())
     }
 
@@ -171,7 +173,8 @@ impl Handle {
     }
 
     fn is_only(&self, container: &Container) -> bool {
-        self.pod.all_containers().iter().all(|other| other.id() == container.id()) && self.pod.has_no_sandbox()
+        self.pod.all_containers().iter().all(|other| other.id() == container.id())
+            && self.pod.has_no_sandbox()
     }
 
     /// Adds a process, not yet started.
@@ -235,9 +238,11 @@ impl Handle {
     /// Changes a container's limits.
     pub async fn update(&self, request: UpdateRequest) -> Result<()> {
         self.pod.container(&request.id)?;
-        let resources: LinuxResources = serde_json::from_slice(&request.resources).map_err(|error| {
-            Error::InvalidRequest { field: "resources", reason: format!("they are no OCI resources: {error}") }
-        })?;
+        let resources: LinuxResources =
+            serde_json::from_slice(&request.resources).map_err(|error| Error::InvalidRequest {
+                field: "resources",
+                reason: format!("they are no OCI resources: {error}"),
+            })?;
         let mut notes = Vec::new();
         let resources = guest_spec::resources(&resources, &mut notes);
         for note in notes {

@@ -121,9 +121,10 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
 fn read_config(options: &RuntimeOptions) -> Result<NodeConfig> {
     let (text, path) = match (&options.config_body, &options.config_path) {
         (Some(body), _) => (body.clone(), PathBuf::from("the runtime's ConfigBody")),
-        (None, Some(path)) => {
-            (read(path).map_err(|error| Error::failed(format!("read {}", path.display()), error))?, path.clone())
-        }
+        (None, Some(path)) => (
+            read(path).map_err(|error| Error::failed(format!("read {}", path.display()), error))?,
+            path.clone(),
+        ),
         (None, None) => match read(Path::new(CONFIG)) {
             Ok(text) => (text, PathBuf::from(CONFIG)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NodeConfig::default()),
@@ -131,8 +132,10 @@ fn read_config(options: &RuntimeOptions) -> Result<NodeConfig> {
         },
     };
     let path = path.display().to_string();
-    NodeConfig::parse(&text, &path)
-        .map_err(|error| Error::InvalidRequest { field: "configuration", reason: super::error::one_line(&error) })
+    NodeConfig::parse(&text, &path).map_err(|error| Error::InvalidRequest {
+        field: "configuration",
+        reason: super::error::one_line(&error),
+    })
 }
 
 /// The guest image's manifest, and that its files are there.

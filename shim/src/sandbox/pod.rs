@@ -210,7 +210,8 @@ impl Pod {
     /// Waits for the VM's end, which is the end of every process in it.
     async fn follow_vm(self: Arc<Self>, up: Up) {
         let why = up.vm.ended().await;
-        *self.machine() = Machine::Down(Down { why: Arc::clone(&why), since: up.since, at: SystemTime::now() });
+        *self.machine() =
+            Machine::Down(Down { why: Arc::clone(&why), since: up.since, at: SystemTime::now() });
         for container in self.all_containers() {
             for process in container.processes() {
                 if matches!(process.status(), Status::Stopped(_)) {

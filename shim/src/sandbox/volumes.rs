@@ -24,7 +24,8 @@ impl Volumes {
     pub async fn copy_in(copies: &[Copy], agent: &Agent, log: &Logger) -> Result<Self> {
         let mut watched = None;
         for copy in copies {
-            let failed = |error: Cause| Error::failed(format!("copy {} into the guest", copy.host.display()), error);
+            let failed =
+                |error: Cause| Error::failed(format!("copy {} into the guest", copy.host.display()), error);
             let (host, guest) = (copy.host.clone(), copy.guest.clone());
             let mut mirror = match copy.kind {
                 CopyKind::File => Mirror::file(host, guest),
@@ -43,8 +44,8 @@ impl Volumes {
             mirror.sync(agent).await.map_err(|error| failed(error.into()))?;
             mirrors.push(mirror);
         }
-        let watching =
-            watched.map(|(watcher, mirrors)| tokio::spawn(follow(watcher, mirrors, agent.clone(), log.clone())));
+        let watching = watched
+            .map(|(watcher, mirrors)| tokio::spawn(follow(watcher, mirrors, agent.clone(), log.clone())));
         Ok(Self { watching })
     }
 }

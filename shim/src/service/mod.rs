@@ -43,17 +43,20 @@ async fn to_its_end<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::sync::{oneshot, watch};
+
     use crate::publisher::Events;
     use crate::sandbox::Context;
-    use crate::sandbox::api::{ContainerId, Namespace};
+    use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
 
     pub(super) fn handle() -> Handle {
         Handle::new(Context {
             namespace: Namespace::new("default").unwrap(),
             id: ContainerId::new("web").unwrap(),
+            options: RuntimeOptions::default(),
             events: Events::none(),
             log: slog::Logger::root(slog::Discard, slog::o!()),
-            end: tokio::sync::watch::channel(false).0,
+            end: watch::channel(false).0,
         })
     }
 
@@ -77,8 +80,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_outlives_its_caller() {
-        let (done, check) = tokio::sync::oneshot::channel();
-        let (go, wait) = tokio::sync::oneshot::channel::<()>();
+        let (done, check) = oneshot::channel();
+        let (go, wait) = oneshot::channel::<()>();
         let call = to_its_end(async move {
             let _ = wait.await;
             let _ = done.send(());

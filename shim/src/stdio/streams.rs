@@ -148,7 +148,8 @@ impl Stdio {
         for flow in &self.flows {
             let mut flow = flow.clone();
             loop {
-                if flow.wait_for(|flow| *flow != Flow::Moving).await.map_or(true, |flow| *flow == Flow::Ended) {
+                if flow.wait_for(|flow| *flow != Flow::Moving).await.map_or(true, |flow| *flow == Flow::Ended)
+                {
                     break;
                 }
                 let moved = flow.wait_for(|flow| *flow != Flow::Stuck);

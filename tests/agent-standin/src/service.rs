@@ -14,8 +14,8 @@ use agent::proto::agent::{
     ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
     SetGuestDateTimeRequest, SetPolicyRequest, SignalProcessRequest, StartContainerRequest,
     StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
-    UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
-    WriteStreamResponse,
+    UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
+    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use agent::proto::agent_ttrpc::AgentService;
 use agent::proto::health::{CheckRequest, HealthCheckResponse, VersionCheckResponse, health_check_response};

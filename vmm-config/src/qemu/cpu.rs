@@ -18,7 +18,9 @@ impl Cpu {
         let model = match self.accel {
             Accelerator::Kvm => Options::new("host"),
             // With them the kernel clears memory by `rep stosb`, which TCG does byte by byte: a sixth of a boot.
-            Accelerator::Tcg => Options::new("max").flag("erms", false).flag("fsrm", false).flag("fsrs", false),
+            Accelerator::Tcg => {
+                Options::new("max").flag("erms", false).flag("fsrm", false).flag("fsrs", false)
+            }
         };
         let topology = Options::new(&self.vcpus.to_string())
             .number("sockets", 1)

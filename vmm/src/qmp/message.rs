@@ -123,7 +123,9 @@ mod tests {
             Ok(Message::Error { id: Some(3), error }) if error.desc == "no"
         ));
         let event = br#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "SHUTDOWN", "data": {"guest": true}}"#;
-        assert!(matches!(parse(event), Ok(Message::Event(e)) if e.event == "SHUTDOWN" && e.data["guest"] == true));
+        assert!(
+            matches!(parse(event), Ok(Message::Event(e)) if e.event == "SHUTDOWN" && e.data["guest"] == true)
+        );
     }
 
     #[test]

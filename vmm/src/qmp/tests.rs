@@ -1,12 +1,13 @@
 //! The client against a scripted peer.
 
 use serde_json::json;
-use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, duplex, split};
+use tokio::io::{
+    AsyncBufReadExt, AsyncWriteExt, BufReader, DuplexStream, ReadHalf, WriteHalf, duplex, split,
+};
 
 use super::*;
 
-const GREETING: &str =
-    r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 1, "major": 11}, "package": "x"}, "capabilities": []}}"#;
+const GREETING: &str = r#"{"QMP": {"version": {"qemu": {"micro": 2, "minor": 1, "major": 11}, "package": "x"}, "capabilities": []}}"#;
 
 struct Peer {
     reader: BufReader<ReadHalf<DuplexStream>>,
@@ -62,7 +63,8 @@ async fn a_refusal_names_the_command_and_the_reason() {
     let call = tokio::spawn(async move { qmp.execute("device_add", json!({})).await });
     let heard = peer.hear().await;
     peer.say(
-        &json!({"error": {"class": "GenericError", "desc": "Bus 'x' not found"}, "id": heard["id"]}).to_string(),
+        &json!({"error": {"class": "GenericError", "desc": "Bus 'x' not found"}, "id": heard["id"]})
+            .to_string(),
     )
     .await;
     let error = call.await.unwrap().unwrap_err();
