@@ -13,10 +13,10 @@ help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo: image programs ## run a container in a VM and show the boot timeline
-	@tools/enter target/rig/rig demo
+	@tools/enter target/debug/rig demo
 
 shell: image programs ## a shell beside a private containerd, to try `ctr run` by hand
-	@tools/enter target/rig/rig shell
+	@tools/enter target/debug/rig shell
 
 test: ## every test: format, lints, unit, image, end to end
 	@tools/test

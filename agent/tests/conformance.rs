@@ -19,11 +19,9 @@ use tempfile::TempDir;
 const SHARED: &str = "/run/kata-containers/shared/containers";
 
 #[tokio::test]
+#[ignore = "needs a running kata-agent, named by COFFER_KATA_AGENT_SOCKET"]
 async fn a_sandbox_and_a_container_on_a_real_agent() {
-    let Some(socket) = env::var_os("COFFER_KATA_AGENT_SOCKET") else {
-        eprintln!("SKIPPED: COFFER_KATA_AGENT_SOCKET names no running kata-agent");
-        return;
-    };
+    let socket = env::var_os("COFFER_KATA_AGENT_SOCKET").expect("COFFER_KATA_AGENT_SOCKET");
     let agent = connect(&Endpoint::Unix(PathBuf::from(socket))).await.unwrap();
     describe(&agent).await;
     sandbox(&agent).await;
@@ -31,7 +29,7 @@ async fn a_sandbox_and_a_container_on_a_real_agent() {
     refusals(&agent).await;
     match env::var("COFFER_KATA_AGENT_ROOTFS") {
         Ok(rootfs) => container(&agent, &rootfs).await,
-        Err(_) => eprintln!("SKIPPED: containers; COFFER_KATA_AGENT_ROOTFS names no root file system"),
+        Err(_) => eprintln!("without containers: COFFER_KATA_AGENT_ROOTFS names no root file system"),
     }
     agent.destroy_sandbox().await.unwrap();
 }

@@ -62,7 +62,7 @@ build_init() {
     local target=x86_64-unknown-linux-gnu flags
     flags="-C target-feature=+crt-static --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    RUSTFLAGS=$flags cargo build --quiet --release --locked --package coffer-init --target $target ||
+    RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --target $target ||
         fail "PID 1 (guest-image/init) did not build"
     init_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/coffer-init
 }

@@ -47,8 +47,8 @@ impl Claims {
     }
 }
 
-/// An error with its causes on one line.
-pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+/// An error with its causes on one line, joined by `: `.
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {
@@ -56,5 +56,5 @@ pub(crate) fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
         text.push_str(&error.to_string());
         cause = error.source();
     }
-    text
+    text.replace('\n', " ")
 }

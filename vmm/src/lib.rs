@@ -15,5 +15,5 @@ pub mod qmp;
 pub mod state;
 mod vm;
 
-pub use claims::Claims;
+pub use claims::{Claims, one_line};
 pub use vm::{Gone, Vm};

@@ -5,6 +5,7 @@ use std::error::Error as StdError;
 use agent::AgentError;
 use ttrpc::Code;
 use vmm::boot::{BootError, Failure};
+pub use vmm::one_line;
 use vmm::state::StateError;
 use vmm_config::plan::PlanError;
 
@@ -135,18 +136,6 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Died(_)
         | Failure::Guest(_) => Code::INTERNAL,
     }
-}
-
-/// An error with its causes on one line, joined by `: `.
-pub fn one_line(error: &dyn StdError) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }
 
 #[cfg(test)]

@@ -18,7 +18,7 @@ impl Artefacts {
     /// Finds all three; a missing one fails the test in one line that names the make target.
     pub fn find() -> Self {
         Self {
-            shim: find("COFFER_TEST_SHIM", "target/rig/containerd-shim-coffer-v2", "programs"),
+            shim: find("COFFER_TEST_SHIM", "target/release/containerd-shim-coffer-v2", "programs"),
             image: find("COFFER_TEST_IMAGE", "build/image-dev", "image"),
             vhost_device_vsock: find(
                 "COFFER_TEST_VHOST_DEVICE_VSOCK",

@@ -4,9 +4,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use containerd_shim_protos::api::{
-    CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty, ExecProcessRequest,
-    KillRequest, Mount, ShutdownRequest, StartRequest, StartResponse, StateRequest, StateResponse,
-    WaitRequest, WaitResponse,
+    CloseIORequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
+    ExecProcessRequest, KillRequest, Mount, ShutdownRequest, StartRequest, StartResponse, StateRequest,
+    StateResponse, WaitRequest, WaitResponse,
 };
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -111,6 +111,23 @@ impl Task {
     ///
     /// The shim's answer.
     pub async fn exec(&self, id: &str, exec_id: &str, command: &[&str]) -> Result<Empty, Refusal> {
+        self.exec_with(id, exec_id, command, None, None).await
+    }
+
+    /// Exec with fifos for input and output.
+    ///
+    /// # Errors
+    ///
+    /// The shim's answer.
+    pub async fn exec_with(
+        &self,
+        id: &str,
+        exec_id: &str,
+        command: &[&str],
+        stdin: Option<&Path>,
+        stdout: Option<&Path>,
+    ) -> Result<Empty, Refusal> {
+        let text = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
         let process = json!({
             "terminal": false,
             "user": { "uid": 0, "gid": 0 },
@@ -127,6 +144,8 @@ impl Task {
             id: id.to_owned(),
             exec_id: exec_id.to_owned(),
             spec: MessageField::some(spec),
+            stdin: text(stdin),
+            stdout: text(stdout),
             ..ExecProcessRequest::default()
         };
         self.call("Exec", &request).await
@@ -150,6 +169,21 @@ impl Task {
         let request =
             WaitRequest { id: id.to_owned(), exec_id: exec_id.to_owned(), ..WaitRequest::default() };
         self.call("Wait", &request).await
+    }
+
+    /// CloseIO: the end of an exec's input.
+    ///
+    /// # Errors
+    ///
+    /// The shim's answer.
+    pub async fn close_stdin(&self, id: &str, exec_id: &str) -> Result<Empty, Refusal> {
+        let request = CloseIORequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            stdin: true,
+            ..CloseIORequest::default()
+        };
+        self.call("CloseIO", &request).await
     }
 
     /// Kill of all processes of a container.

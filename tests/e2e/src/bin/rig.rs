@@ -22,7 +22,7 @@ async fn main() -> ExitCode {
         Some("demo") => demo().await,
         Some("shell") => shell().await,
         _ => {
-            eprintln!("usage: tools/enter target/rig/rig demo|shell");
+            eprintln!("usage: tools/enter target/debug/rig demo|shell");
             return ExitCode::from(2);
         }
     }

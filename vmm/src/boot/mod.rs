@@ -8,40 +8,39 @@
 //! the error is returned, so a caller has nothing to undo. A stage that is dropped (its caller was cancelled) kills
 //! QEMU and closes what it holds; the record of the rest stays in the state directory for `delete`.
 
+mod claim;
+mod error;
+
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use agent::{Agent, AgentError};
-use host::accel::{self, Accel};
-use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
-use host::net::{Endpoint, NetPlan};
+use agent::Agent;
+use host::net::Endpoint;
 use host::process::Identity;
-use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
 use slog::{Logger, error, info, o};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
-use vmm_config::config::{Accel as AccelChoice, NodeConfig};
+use vmm_config::config::NodeConfig;
 use vmm_config::deadline::BootDeadlines;
 use vmm_config::image::ImageManifest;
-use vmm_config::net::MacAddress;
-use vmm_config::path::SocketPath;
-use vmm_config::plan::{HostFacts, Kvm, NicFacts, PlanError, VsockFacts, plan, queues_for};
 use vmm_config::request::PodRequest;
-use vmm_config::spec::{Cid, FdRole, VmSpec};
-use vmm_config::units::MemorySize;
+use vmm_config::spec::{FdRole, VmSpec};
 
 use crate::claims::{Claims, one_line};
 use crate::disks::Disks;
 use crate::ended::LastWords;
 use crate::lines::{Tail, follow};
-use crate::progress::{Activity, Limits, Stall, within};
-use crate::qemu::{Exit, Qemu, SpawnError};
-use crate::qmp::{Event, Qmp, QmpError, VersionTriple};
-use crate::state::{StateDir, StateError};
+use crate::progress::{Activity, Limits, within};
+use crate::qemu::{Qemu, SpawnError};
+use crate::qmp::{Event, Qmp, QmpError};
+use crate::state::StateDir;
 use crate::vm::{Parts, Vm};
+
+use claim::{claim_all, endpoint};
+pub use error::{BootError, Failure, Phase};
 
 /// The oldest QEMU whose options Coffer knows.
 const OLDEST_QEMU: u32 = 11;
@@ -51,116 +50,6 @@ const FIRST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
 /// How long a QEMU that is already going is waited for, and its console.
 const LAST_WORDS: Duration = Duration::from_millis(300);
-/// Where the KVM probe's verdict is kept until the host restarts.
-const KVM_MEMORY: &str = "/run/coffer/kvm.json";
-/// Where cgroup file systems are mounted.
-const CGROUP_ROOT: &str = "/sys/fs/cgroup";
-
-/// The stages' names, as they stand in logs and errors.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
-    /// The VM is described.
-    Planned,
-    /// The host's resources are taken.
-    Claimed,
-    /// QEMU runs.
-    Spawned,
-    /// QEMU's monitor answers.
-    Qmp,
-    /// The guest's agent answers.
-    Agent,
-    /// The sandbox is set up in the guest.
-    Running,
-}
-
-impl Phase {
-    /// The name.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Planned => "planned",
-            Self::Claimed => "claimed",
-            Self::Spawned => "spawned",
-            Self::Qmp => "qmp",
-            Self::Agent => "agent",
-            Self::Running => "running",
-        }
-    }
-}
-
-/// A boot that failed; everything it had taken is released. Its text is whole, causes and last words included: the
-/// cause has to stand before what was said last, which can be long.
-#[derive(Debug, thiserror::Error)]
-#[error("the VM of sandbox {sandbox} did not reach phase \"{}\": {}{last_words}", .phase.name(), one_line(.cause))]
-pub struct BootError {
-    /// The sandbox.
-    pub sandbox: String,
-    /// The phase that was not reached.
-    pub phase: Phase,
-    /// What QEMU and the guest said.
-    pub last_words: LastWords,
-    /// Why.
-    pub cause: Failure,
-}
-
-/// Why a phase was not reached.
-#[derive(Debug, thiserror::Error)]
-pub enum Failure {
-    /// The VM cannot be described, or does not fit.
-    #[error(transparent)]
-    Plan(#[from] PlanError),
-    /// The state directory.
-    #[error(transparent)]
-    State(#[from] StateError),
-    /// The pod's network.
-    #[error("cannot take the pod's network")]
-    Network(#[from] host::net::Error),
-    /// The agent's transport.
-    #[error("cannot set up vsock")]
-    Vsock(#[from] host::vsock::Error),
-    /// The pod's cgroup.
-    #[error("cannot use the pod's cgroup")]
-    Cgroup(#[from] host::cgroup::Error),
-    /// A process cannot be looked up.
-    #[error(transparent)]
-    Process(#[from] host::process::Error),
-    /// A socket pair cannot be made.
-    #[error("cannot make a socket pair for QEMU")]
-    Socket(#[from] std::io::Error),
-    /// QEMU cannot be started.
-    #[error(transparent)]
-    Spawn(#[from] SpawnError),
-    /// QEMU's monitor.
-    #[error(transparent)]
-    Qmp(#[from] QmpError),
-    /// The installed QEMU is older than Coffer needs.
-    #[error(
-        "{} is version {}.{}.{}, and Coffer needs {OLDEST_QEMU} or newer; set `qemu` in the node's configuration",
-        .program.display(), .found.major, .found.minor, .found.micro
-    )]
-    QemuTooOld {
-        /// The program.
-        program: PathBuf,
-        /// What it says it is.
-        found: VersionTriple,
-    },
-    /// The agent is not one.
-    #[error(transparent)]
-    Agent(#[from] AgentError),
-    /// QEMU ended.
-    #[error("QEMU ended with {0}")]
-    Died(Exit),
-    /// The phase's time ran out.
-    #[error("{stall}{}", .last.as_ref().map(|last| format!("; the last try said: {last}")).unwrap_or_default())]
-    Stalled {
-        /// Which limit.
-        stall: Stall,
-        /// What the last try to reach the agent said.
-        last: Option<String>,
-    },
-    /// Setting up the sandbox in the guest failed.
-    #[error("cannot set up the sandbox in the guest")]
-    Guest(#[source] Box<dyn std::error::Error + Send + Sync>),
-}
 
 /// Everything that decides a VM.
 #[derive(Debug)]
@@ -244,101 +133,6 @@ impl Planned {
             }
         }
     }
-}
-
-/// Takes one claim after the other, each recorded before it is made.
-async fn claim_all(request: &Request, claims: &mut Claims) -> Result<VmSpec, Failure> {
-    let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
-    let memory_budget = match &cgroup {
-        Some(path) => memory_limit(&Hierarchies::find(Path::new(CGROUP_ROOT)), path)?
-            .map(|limit| MemorySize::from_bytes(limit.bytes)),
-        None => None,
-    };
-    if let Some(path) = &cgroup {
-        let limits = if request.limited { CgroupLimits::Asked } else { CgroupLimits::None };
-        let planned = CgroupPlan::new(Path::new(CGROUP_ROOT), path, &request.sandbox, limits);
-        claims.dir.update(|record| record.cgroup = Some(planned.record()))?;
-        let cgroup = claims.cgroup.insert(planned.claim()?);
-        // QEMU and its helpers inherit it.
-        cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
-    }
-    let kvm = probe_kvm(&request.config).await;
-    let vsock = claim_vsock(request, claims).await?;
-    let nics = claim_network(request, claims).await?;
-    let facts = HostFacts { kvm, vsock, nics, memory_budget };
-    Ok(plan(&request.config, &request.image, &request.pod, &facts)?)
-}
-
-/// Whether KVM runs a guest here; not tried where the configuration wants none of it.
-async fn probe_kvm(config: &NodeConfig) -> Kvm {
-    if config.accel == AccelChoice::Tcg {
-        return Kvm::Fails { reason: "accel = \"tcg\" is configured".to_owned() };
-    }
-    match accel::probe(Path::new(KVM_MEMORY)).await {
-        Accel::Kvm => Kvm::Works,
-        Accel::Tcg { reason } => Kvm::Fails { reason },
-    }
-}
-
-/// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
-async fn claim_vsock(request: &Request, claims: &mut Claims) -> Result<VsockFacts, Failure> {
-    let (name, search) = program_and_places(request.config.vhost_device_vsock.as_str());
-    let planned = VsockPlan::new(claims.dir.path(), name, &search)?;
-    claims.dir.update(|record| record.vsock = Some(planned.record()))?;
-    let vsock = claims.vsock.insert(planned.claim().await?);
-    let record = vsock.record();
-    let facts = match vsock {
-        Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
-        Vsock::User(_) => SocketPath::new(VHOST_USER_SOCKET).map(|socket| VsockFacts::VhostUser { socket }),
-    };
-    claims.dir.update(|state| state.vsock = Some(record))?;
-    facts.ok_or_else(|| Failure::Guest("the vsock address is none that a guest can have".into()))
-}
-
-/// A configured program as a file name and the directories to look in: those of PATH and the shim's own.
-fn program_and_places(program: &str) -> (&str, Vec<PathBuf>) {
-    match program.rsplit_once('/') {
-        Some((directory, name)) => (name, vec![PathBuf::from(directory)]),
-        None => {
-            let path = std::env::var_os("PATH").unwrap_or_default();
-            let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
-            (program, std::env::split_paths(&path).chain(own).collect())
-        }
-    }
-}
-
-/// Where the agent is reached. The state directory's path may be longer than a socket's address can be.
-fn endpoint(claims: &Claims) -> Option<agent::Endpoint> {
-    let port = agent::AGENT_PORT;
-    Some(match claims.vsock.as_ref()? {
-        Vsock::Kernel(kernel) => agent::Endpoint::Vsock { cid: kernel.cid().get(), port },
-        Vsock::User(_) => {
-            let socket = claims.dir.short_path().join(HYBRID_SOCKET);
-            agent::Endpoint::Hybrid { socket, port }
-        }
-    })
-}
-
-/// The pod's interfaces become taps; a pod without network gets no NIC.
-async fn claim_network(request: &Request, claims: &mut Claims) -> Result<Vec<NicFacts>, Failure> {
-    let Some(netns) = &request.netns else { return Ok(Vec::new()) };
-    let Some(planned) = NetPlan::inspect(netns).await? else { return Ok(Vec::new()) };
-    claims.dir.update(|record| record.net = Some(planned.record()))?;
-    let network = claims.network.insert(planned.claim(queues_for(request.pod.vcpus)).await?);
-    network.endpoints.iter().map(nic_facts).collect()
-}
-
-fn nic_facts(endpoint: &Endpoint) -> Result<NicFacts, Failure> {
-    let facts = &endpoint.facts;
-    let unsupported = |reason: String| {
-        Failure::Guest(format!("interface {} cannot become a NIC: {reason}", facts.name).into())
-    };
-    Ok(NicFacts {
-        mac: MacAddress::new(facts.mac.0).map_err(|error| unsupported(error.to_string()))?,
-        mtu: u16::try_from(facts.mtu).unwrap_or(u16::MAX),
-        queues: u16::try_from(endpoint.tap.len()).map_err(|error| unsupported(error.to_string()))?,
-        vhost: !endpoint.vhost.is_empty(),
-    })
 }
 
 /// A VM whose resources are taken.

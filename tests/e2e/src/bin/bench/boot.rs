@@ -1,0 +1,161 @@
+//! Time to agent ready, through Coffer and with bare QEMU: the same programs with the same arguments, in turn.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::{Path, PathBuf};
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use agent::{AGENT_PORT, Endpoint};
+use command_fds::{CommandFdExt, FdMapping};
+use e2e::{Artefacts, OrFail, Process, Victim, until, within};
+use tokio::io::AsyncReadExt;
+use tokio::net::UnixStream;
+use tokio::process::{Child, Command};
+use tokio::time::sleep;
+
+use crate::lone::Lone;
+use crate::report::{Report, median};
+
+/// How often each is booted.
+const ROUNDS: usize = 9;
+/// The same pause between tries to reach the agent as the shim's first.
+const PAUSE: Duration = Duration::from_millis(10);
+/// Where bare QEMU runs.
+const DIRECTORY: &str = "/run/e2e/bare";
+
+/// Measures, and reports the medians and their ratio.
+pub async fn measure(artefacts: &Artefacts, report: &mut Report) {
+    let bare = Bare::learn(artefacts).await;
+    let (mut through, mut alone) = (Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        through.push(through_coffer(artefacts, &format!("boot-{round}")).await.as_secs_f64());
+        alone.push(bare.boot().await.as_secs_f64());
+    }
+    let (through, alone) = (median(through), median(alone));
+    report.add("Create to agent ready through Coffer", through, "s");
+    report.add("bare QEMU to agent ready", alone, "s");
+    report.bounded("ratio of the two", through / alone, "", 1.05);
+}
+
+async fn through_coffer(artefacts: &Artefacts, id: &str) -> Duration {
+    let lone = Lone::new(artefacts, id).await;
+    let begin = Instant::now();
+    let ready = async {
+        lone.logged("phase=agent").await;
+        begin.elapsed()
+    };
+    let (took, ()) = tokio::join!(ready, lone.create());
+    lone.remove().await;
+    took
+}
+
+/// The command lines of a pod's VM, to be run without Coffer.
+#[derive(Debug)]
+struct Bare {
+    qemu: Vec<String>,
+    /// None where the kernel has vhost-vsock, whose device QEMU opens itself.
+    vsock_device: Option<Vec<String>>,
+    endpoint: Endpoint,
+}
+
+impl Bare {
+    /// Starts a pod and reads what Coffer started for it.
+    async fn learn(artefacts: &Artefacts) -> Self {
+        let lone = Lone::running(artefacts, "model").await;
+        let one = |victim: Victim| victim.processes().into_iter().next();
+        let mut qemu = command_line(&one(Victim::Qemu).or_fail("QEMU"));
+        let vsock_device = one(Victim::VsockDevice).map(|process| command_line(&process));
+        lone.remove().await;
+        let endpoint = match &vsock_device {
+            Some(line) => Endpoint::Hybrid {
+                socket: Path::new(DIRECTORY).join(value_after(line, "--uds-path")),
+                port: AGENT_PORT,
+            },
+            None => open_vhost_itself(&mut qemu),
+        };
+        Self { qemu, vsock_device, endpoint }
+    }
+
+    /// Boots, and waits until the agent answers.
+    async fn boot(&self) -> Duration {
+        fs::create_dir_all(DIRECTORY).or_fail(DIRECTORY);
+        let begin = Instant::now();
+        let mut children = Vec::new();
+        if let Some(line) = &self.vsock_device {
+            children.push(spawn(line, Vec::new()));
+            let sockets =
+                ["--socket", "--uds-path"].map(|flag| PathBuf::from(DIRECTORY).join(value_after(line, flag)));
+            until("the vsock device's sockets", Duration::from_secs(10), async || {
+                sockets.iter().all(|socket| socket.exists()).then_some(())
+            })
+            .await;
+        }
+        let fds = descriptors(&self.qemu);
+        children.push(spawn(&self.qemu, fds));
+        let took = within("bare QEMU's boot", Duration::from_secs(60), async {
+            while agent::connect(&self.endpoint).await.is_err() {
+                sleep(PAUSE).await;
+            }
+            begin.elapsed()
+        })
+        .await;
+        for child in &mut children {
+            child.kill().await.or_fail("end a program");
+        }
+        fs::remove_dir_all(DIRECTORY).or_fail(DIRECTORY);
+        took
+    }
+}
+
+/// Both ends of what Coffer passes by number; ours are read, so that nothing fills up.
+fn descriptors(qemu: &[String]) -> Vec<FdMapping> {
+    let numbers =
+        qemu.iter().filter_map(|argument| argument.split(',').find_map(|part| part.strip_prefix("fd=")));
+    numbers
+        .map(|number| {
+            let (ours, theirs) = StdUnixStream::pair().or_fail("a socket pair");
+            ours.set_nonblocking(true).or_fail("a socket pair");
+            let mut ours = UnixStream::from_std(ours).or_fail("a socket pair");
+            tokio::spawn(async move { ours.read_to_end(&mut Vec::new()).await });
+            FdMapping {
+                parent_fd: OwnedFd::from(theirs),
+                child_fd: number.parse().or_fail("a descriptor's number"),
+            }
+        })
+        .collect()
+}
+
+fn spawn(line: &[String], fds: Vec<FdMapping>) -> Child {
+    let (program, arguments) = line.split_first().or_fail("a program");
+    let mut command = Command::new(program);
+    command
+        .args(arguments)
+        .current_dir(DIRECTORY)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .kill_on_drop(true);
+    command.fd_mappings(fds).or_fail("descriptors");
+    command.spawn().or_fail(program)
+}
+
+fn command_line(process: &Process) -> Vec<String> {
+    let path = format!("/proc/{}/cmdline", process.pid);
+    let text = fs::read_to_string(&path).or_fail(path);
+    text.trim_end_matches('\0').split('\0').map(str::to_owned).collect()
+}
+
+fn value_after<'a>(line: &'a [String], flag: &str) -> &'a str {
+    line.iter().skip_while(|word| *word != flag).nth(1).or_fail(flag)
+}
+
+/// Takes Coffer's vhost descriptor out of the arguments; returns where the agent will be.
+fn open_vhost_itself(qemu: &mut [String]) -> Endpoint {
+    let device = qemu.iter_mut().find(|word| word.starts_with("vhost-vsock-pci")).or_fail("a vsock device");
+    let parts: Vec<&str> = device.split(',').filter(|part| !part.starts_with("vhostfd=")).collect();
+    let cid = parts.iter().find_map(|part| part.strip_prefix("guest-cid=")).or_fail("the context id");
+    let endpoint = Endpoint::Vsock { cid: cid.parse().or_fail("the context id"), port: AGENT_PORT };
+    *device = parts.join(",");
+    endpoint
+}

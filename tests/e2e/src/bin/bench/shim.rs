@@ -1,0 +1,92 @@
+//! The shim's memory, threads, CPU time and size, and the round trip of an exec.
+
+use std::fs;
+use std::time::Instant;
+
+use e2e::{Artefacts, BUSYBOX, Cri, OrFail, PodRequest, Process, Victim};
+
+use crate::lone::{Lone, cpu};
+use crate::report::{Report, median};
+
+/// How many execs must leave no trace in the shim's memory.
+const MANY_EXECS: usize = 1000;
+
+/// Measures, and reports.
+pub async fn measure(artefacts: &Artefacts, report: &mut Report) {
+    let size = fs::metadata(&artefacts.shim).or_fail("the shim").len();
+    report.bounded("shim binary, stripped", mib(size / 1024), "MiB", 6.0);
+    cpu_time(artefacts, report).await;
+    pod(report).await;
+    many_execs(artefacts, report).await;
+}
+
+async fn cpu_time(artefacts: &Artefacts, report: &mut Report) {
+    let (mut running, mut with_execs) = (Vec::new(), Vec::new());
+    for round in 0..5 {
+        let lone = Lone::running(artefacts, &format!("cpu-{round}")).await;
+        let process = lone.process();
+        running.push((lone.start_cpu + cpu(&process)).as_secs_f64() * 1e3);
+        for exec in 0..5 {
+            lone.exec(&format!("exec-{exec}"), &["true"]).await;
+        }
+        with_execs.push((lone.start_cpu + cpu(&process)).as_secs_f64() * 1e3);
+        lone.remove().await;
+    }
+    report.bounded("shim CPU time, start to running", median(running), "ms", 50.0);
+    report.bounded("the same with five execs", median(with_execs), "ms", 70.0);
+}
+
+async fn pod(report: &mut Report) {
+    let mut pod = PodRequest::new(Cri::connect().await, "memory").start().await;
+    memory(report, "idle pod", &one_shim());
+    for number in 1..=10 {
+        pod.run(&format!("container-{number}"), BUSYBOX, &["sleep", "100000"], vec![]).await;
+        if [1, 10].contains(&number) {
+            memory(report, &format!("pod with {number} container(s)"), &one_shim());
+        }
+    }
+    pod.remove().await;
+}
+
+fn one_shim() -> Process {
+    Victim::Shim.processes().into_iter().next().or_fail("the shim")
+}
+
+async fn many_execs(artefacts: &Artefacts, report: &mut Report) {
+    let lone = Lone::running(artefacts, "execs").await;
+    let process = lone.process();
+    let mut times = Vec::new();
+    for number in 0..MANY_EXECS {
+        let begin = Instant::now();
+        lone.exec(&format!("exec-{number}"), &["true"]).await;
+        times.push(begin.elapsed().as_secs_f64() * 1e3);
+        // The first ones fill caches and the allocator's free lists.
+        if number == 50 {
+            memory(report, "after 50 execs", &process);
+        }
+    }
+    memory(report, "after 1,000 execs", &process);
+    report.add("exec round trip", median(times), "ms");
+    lone.remove().await;
+}
+
+fn memory(report: &mut Report, when: &str, process: &Process) {
+    let kib = |file, field| process.kib(file, field);
+    report.bounded(
+        format!("shim anonymous memory, {when}"),
+        mib(kib("smaps_rollup", "Anonymous")),
+        "MiB",
+        2.0,
+    );
+    report.bounded(format!("shim PSS, {when}"), mib(kib("smaps_rollup", "Pss")), "MiB", 5.0);
+    report.add(format!("shim threads, {when}"), count(kib("status", "Threads")), "");
+}
+
+fn mib(kib: u64) -> f64 {
+    count(kib) / 1024.0
+}
+
+/// No figure here comes near the limit of an f64's whole numbers.
+fn count(number: u64) -> f64 {
+    u32::try_from(number).or_fail("a small number").into()
+}

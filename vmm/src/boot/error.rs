@@ -1,0 +1,120 @@
+//! Why a boot failed, and how far it came.
+
+use std::path::PathBuf;
+
+use agent::AgentError;
+use vmm_config::plan::PlanError;
+
+use super::OLDEST_QEMU;
+use crate::claims::one_line;
+use crate::ended::LastWords;
+use crate::progress::Stall;
+use crate::qemu::{Exit, SpawnError};
+use crate::qmp::{QmpError, VersionTriple};
+use crate::state::StateError;
+
+/// The stages' names, as they stand in logs and errors.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Phase {
+    /// The VM is described.
+    Planned,
+    /// The host's resources are taken.
+    Claimed,
+    /// QEMU runs.
+    Spawned,
+    /// QEMU's monitor answers.
+    Qmp,
+    /// The guest's agent answers.
+    Agent,
+    /// The sandbox is set up in the guest.
+    Running,
+}
+
+impl Phase {
+    /// The name.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Planned => "planned",
+            Self::Claimed => "claimed",
+            Self::Spawned => "spawned",
+            Self::Qmp => "qmp",
+            Self::Agent => "agent",
+            Self::Running => "running",
+        }
+    }
+}
+
+/// A boot that failed; everything it had taken is released. Its text is whole, causes and last words included: the
+/// cause has to stand before what was said last, which can be long.
+#[derive(Debug, thiserror::Error)]
+#[error("the VM of sandbox {sandbox} did not reach phase \"{}\": {}{last_words}", .phase.name(), one_line(.cause))]
+pub struct BootError {
+    /// The sandbox.
+    pub sandbox: String,
+    /// The phase that was not reached.
+    pub phase: Phase,
+    /// What QEMU and the guest said.
+    pub last_words: LastWords,
+    /// Why.
+    pub cause: Failure,
+}
+
+/// Why a phase was not reached.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// The VM cannot be described, or does not fit.
+    #[error(transparent)]
+    Plan(#[from] PlanError),
+    /// The state directory.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The pod's network.
+    #[error("cannot take the pod's network")]
+    Network(#[from] host::net::Error),
+    /// The agent's transport.
+    #[error("cannot set up vsock")]
+    Vsock(#[from] host::vsock::Error),
+    /// The pod's cgroup.
+    #[error("cannot use the pod's cgroup")]
+    Cgroup(#[from] host::cgroup::Error),
+    /// A process cannot be looked up.
+    #[error(transparent)]
+    Process(#[from] host::process::Error),
+    /// A socket pair cannot be made.
+    #[error("cannot make a socket pair for QEMU")]
+    Socket(#[from] std::io::Error),
+    /// QEMU cannot be started.
+    #[error(transparent)]
+    Spawn(#[from] SpawnError),
+    /// QEMU's monitor.
+    #[error(transparent)]
+    Qmp(#[from] QmpError),
+    /// The installed QEMU is older than Coffer needs.
+    #[error(
+        "{} is version {}.{}.{}, and Coffer needs {OLDEST_QEMU} or newer; set `qemu` in the node's configuration",
+        .program.display(), .found.major, .found.minor, .found.micro
+    )]
+    QemuTooOld {
+        /// The program.
+        program: PathBuf,
+        /// What it says it is.
+        found: VersionTriple,
+    },
+    /// The agent is not one.
+    #[error(transparent)]
+    Agent(#[from] AgentError),
+    /// QEMU ended.
+    #[error("QEMU ended with {0}")]
+    Died(Exit),
+    /// The phase's time ran out.
+    #[error("{stall}{}", .last.as_ref().map(|last| format!("; the last try said: {last}")).unwrap_or_default())]
+    Stalled {
+        /// Which limit.
+        stall: Stall,
+        /// What the last try to reach the agent said.
+        last: Option<String>,
+    },
+    /// Setting up the sandbox in the guest failed.
+    #[error("cannot set up the sandbox in the guest")]
+    Guest(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
