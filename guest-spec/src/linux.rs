@@ -92,10 +92,11 @@ struct Namespaces {
 }
 
 /// Keeps the types that exist per container, without the host's paths. The agent adds the PID namespace by itself,
-/// the network's is the VM's, and the mount namespace has to be there for masked paths.
+/// the network's is the VM's, and the mount namespace has to be there for masked paths. So has the cgroup namespace:
+/// engines on hosts with cgroup v1 leave it out, and the guest always has v2, where a container must not see the others.
 fn namespaces(from: &Linux, notes: &mut Vec<String>) -> Namespaces {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
-    let mut found = Namespaces { kept: vec![namespace(Mount)], sandbox_pidns: false };
+    let mut found = Namespaces { kept: vec![namespace(Mount), namespace(Cgroup)], sandbox_pidns: false };
     let mut has_pid = false;
     for ns in from.namespaces().iter().flatten() {
         match ns.typ() {
@@ -103,9 +104,9 @@ fn namespaces(from: &Linux, notes: &mut Vec<String>) -> Namespaces {
                 has_pid = true;
                 found.sandbox_pidns = ns.path().as_ref().is_some_and(|path| path != Path::new(""));
             }
-            Mount | Network => {}
+            Mount | Cgroup | Network => {}
             Time | User => notes.push(format!("{} namespace left out: the VM has its own", ns.typ())),
-            kept @ (Cgroup | Ipc | Uts) => found.kept.push(namespace(kept)),
+            kept @ (Ipc | Uts) => found.kept.push(namespace(kept)),
         }
     }
     if !has_pid {
@@ -176,7 +177,7 @@ mod tests {
                 {"type": "uts", "path": "/proc/1/ns/uts"}, {"type": "mount"}, {"type": "cgroup"},
                 {"type": "network", "path": "/var/run/netns/x"}]}"#,
         );
-        assert_eq!(types(&guest), ["mount", "ipc", "uts", "cgroup"]);
+        assert_eq!(types(&guest), ["mount", "cgroup", "ipc", "uts"]);
         assert!(guest.linux.Namespaces.iter().all(|ns| ns.Path.is_empty()));
         assert!(!guest.sandbox_pidns);
         assert_eq!(notes, Vec::<String>::new());
@@ -194,7 +195,7 @@ mod tests {
             r#"{"namespaces": [{"type": "user", "path": "/proc/1/ns/user"}],
                 "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}]}"#,
         );
-        assert_eq!(types(&guest), ["mount"]);
+        assert_eq!(types(&guest), ["mount", "cgroup"]);
         assert_eq!(notes.len(), 3, "{notes:?}");
         assert!(guest.linux.UIDMappings.is_empty());
     }

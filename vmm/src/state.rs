@@ -48,7 +48,7 @@ pub struct Record {
 #[derive(Debug, thiserror::Error)]
 pub enum StateError {
     /// Another shim that is alive has this sandbox.
-    #[error("sandbox {sandbox} exists already: shim {pid} runs it")]
+    #[error("sandbox {sandbox} already exists: shim {pid} runs it")]
     Taken {
         /// The sandbox.
         sandbox: String,

@@ -51,6 +51,14 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A container of a pod that is not there. A server of its own would boot a second VM for the pod.
+    #[error("sandbox {sandbox} of container {container} is not running; the pod has to be made anew")]
+    NoSandbox {
+        /// The pod's sandbox.
+        sandbox: ContainerId,
+        /// The container that should join it.
+        container: ContainerId,
+    },
     /// A reply that cannot be encoded.
     #[error("cannot encode the reply")]
     Encode(#[source] protobuf::Error),
@@ -71,10 +79,14 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let (params, protocol) = protocol::detect(&input, flags, &engine, spec.oci_version.as_deref())?;
     let group = match spec.sandbox() {
         Some(group) => ContainerId::new(group)?,
-        None => id,
+        None => id.clone(),
     };
     let address = address::Address::of(&params, &namespace, &group);
     if let Some(listener) = address.claim()? {
+        if group != id {
+            address.remove();
+            return Err(Error::NoSandbox { sandbox: group, container: id });
+        }
         let options = options_of(&params);
         let server = spawn::Server {
             namespace: &namespace,

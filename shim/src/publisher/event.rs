@@ -102,11 +102,10 @@ impl Event {
         })
     }
 
-    /// `process` was deleted.
-    pub fn delete(process: &ProcessId, deleted: Deleted) -> Self {
+    /// The container with name `id` was deleted.
+    pub fn delete(id: &str, deleted: Deleted) -> Self {
         Self::Delete(wire::TaskDelete {
-            container_id: process.container.to_string(),
-            id: process.exec_str().to_owned(),
+            container_id: id.to_owned(),
             pid: deleted.pid,
             exit_status: deleted.exit.status,
             exited_at: timestamp(deleted.exit.at),
@@ -211,6 +210,6 @@ mod tests {
         };
         assert_eq!(id(Event::exit(&init, 1, exit)), "web");
         assert_eq!(id(Event::exit(&exec, 1, exit)), "sh");
-        assert_eq!(id(Event::delete(&init, Deleted { pid: 1, exit })), "");
+        assert_eq!(id(Event::delete("web", Deleted { pid: 1, exit })), "");
     }
 }

@@ -280,8 +280,23 @@ pub struct CreateSandboxRequest {
     pub netns: Option<PathBuf>,
     /// CRI annotations.
     pub annotations: BTreeMap<String, String>,
-    /// `runtime.v1.PodSandboxConfig` or runtime options, as `(type URL, bytes)`.
-    pub options: Option<(String, Vec<u8>)>,
+    /// What CRI says of the pod.
+    pub facts: PodFacts,
+}
+
+/// What CRI says of a pod that has no pause container to say it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PodFacts {
+    /// The pod's host name; empty leaves the image's.
+    pub hostname: String,
+    /// The cgroup that kubelet made for the pod; empty where it made none.
+    pub cgroup_parent: String,
+    /// CPU time in microseconds that the pod's containers have together in each period.
+    pub cpu_quota: Option<i64>,
+    /// That period, in microseconds.
+    pub cpu_period: Option<u64>,
+    /// Bytes of memory that they have together.
+    pub memory_limit: Option<i64>,
 }
 
 /// Answer to StartSandbox.

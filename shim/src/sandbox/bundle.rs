@@ -80,6 +80,14 @@ pub fn shm_size(spec: &Spec) -> u64 {
     source.and_then(|path| size_of(path).ok()).filter(|size| *size > 0).unwrap_or(USUAL)
 }
 
+/// Where the root file system is: `root.path`, which a relative one takes from the bundle; `rootfs` where there is none.
+pub fn root(bundle: &Path, spec: &Spec) -> PathBuf {
+    match spec.root() {
+        Some(root) => bundle.join(root.path()),
+        None => bundle.join("rootfs"),
+    }
+}
+
 fn size_of(path: &Path) -> io::Result<u64> {
     let stat = statvfs(path)?;
     Ok(stat.blocks().saturating_mul(stat.fragment_size()))
@@ -128,6 +136,14 @@ mod tests {
         let limits = limits(&spec);
         assert_eq!((limits.cpu_quota, limits.memory_limit), (Some(200_000), Some(1 << 30)));
         assert_eq!(shm_size(&spec), 64 << 20);
+    }
+
+    #[test]
+    fn a_root_is_relative_to_its_bundle_unless_it_is_absolute() {
+        let root =
+            |path| root(Path::new("/b"), &spec(json!({ "ociVersion": "1.1.0", "root": { "path": path } })));
+        assert_eq!(root("image"), Path::new("/b/image"));
+        assert_eq!(root("/srv/image"), Path::new("/srv/image"));
     }
 
     #[test]

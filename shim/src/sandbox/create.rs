@@ -9,6 +9,7 @@ use agent::Agent;
 use agent::proto::agent::GetDiagnosticDataRequest;
 use guest_spec::{FileKind, GuestRootfs, HostFile, LunAddress, Role, SandboxFacts, translate};
 use host::rootfs::{Cache, DEFAULT_CACHE_BYTES, Mount as HostMount, Rootfs as HostRootfs, RootfsPlan};
+use oci_spec::runtime::Spec;
 use slog::{Logger, info, warn};
 use vmm::Vm;
 use vmm::state::{forget_rootfs, record_rootfs};
@@ -46,7 +47,7 @@ pub async fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<u32> {
 
     let mut holdings = Holdings::default();
     let created = async {
-        let rootfs = host_rootfs(pod, &request, &mounts).await?;
+        let rootfs = host_rootfs(pod, &request, &spec, &mounts).await?;
         let layers = rootfs.layers().to_vec();
         holdings.rootfs = Some(rootfs);
         for layer in layers {
@@ -100,16 +101,21 @@ fn explain(error: Error, up: &Up) -> Error {
 }
 
 /// The container's root file system as image files on the host.
-async fn host_rootfs(pod: &Pod, request: &CreateRequest, mounts: &[Mount]) -> Result<HostRootfs> {
+async fn host_rootfs(
+    pod: &Pod,
+    request: &CreateRequest,
+    spec: &Spec,
+    mounts: &[Mount],
+) -> Result<HostRootfs> {
     let (sandbox, id) = (pod.context.id.as_str(), request.id.as_str());
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::failed(format!("prepare the root file system of container {id}"), error)
     };
     let mounts: Vec<HostMount> = match mounts {
-        // `ctr run --rootfs` and CRI-O have it in the bundle already.
+        // `ctr run --rootfs` and CRI-O have it in place already.
         [] => vec![HostMount {
             fstype: "bind".to_owned(),
-            source: request.bundle.join("rootfs").display().to_string(),
+            source: bundle::root(&request.bundle, spec).display().to_string(),
             options: Vec::new(),
         }],
         mounts => mounts.iter().map(host_mount).collect(),

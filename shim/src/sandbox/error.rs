@@ -29,7 +29,7 @@ pub enum Error {
         served: ContainerId,
     },
     /// The name is taken.
-    #[error("{0} exists already")]
+    #[error("{0} already exists")]
     Exists(ProcessId),
     /// The object is in a state that does not allow the operation.
     #[error("cannot {action} {what}: it is {state}")]

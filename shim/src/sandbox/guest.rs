@@ -5,7 +5,6 @@ use agent::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
 use agent::{Agent, AgentError};
 use host::net::{Address, Endpoint, LinkFacts};
 use slog::{Logger, info};
-use vmm_config::spec::VmSpec;
 
 /// What the guest is told about its pod.
 #[derive(Debug, Clone, PartialEq)]
@@ -25,13 +24,11 @@ pub struct GuestSandbox {
 pub async fn set_up(
     agent: &Agent,
     endpoints: &[Endpoint],
-    spec: &VmSpec,
     sandbox: GuestSandbox,
     log: &Logger,
 ) -> Result<msg::AgentDetails, AgentError> {
     for endpoint in endpoints {
-        let path = mac(&endpoint.facts).and_then(|mac| spec.nic_path(mac));
-        agent.update_interface(interface(&endpoint.facts, path.map(|path| path.to_string()))).await?;
+        agent.update_interface(interface(&endpoint.facts)).await?;
     }
     let routes: Vec<Route> = endpoints.iter().flat_map(|endpoint| routes(&endpoint.facts)).collect();
     if !routes.is_empty() {
@@ -58,18 +55,14 @@ pub async fn set_up(
     Ok(details)
 }
 
-fn mac(facts: &LinkFacts) -> Option<vmm_config::net::MacAddress> {
-    vmm_config::net::MacAddress::new(facts.mac.0).ok()
-}
-
-fn interface(facts: &LinkFacts, path: Option<String>) -> Interface {
+/// The guest finds the link by its hardware address: every NIC is there before the agent is.
+fn interface(facts: &LinkFacts) -> Interface {
     Interface {
         device: facts.name.clone(),
         name: facts.name.clone(),
         IPAddresses: facts.addresses.iter().map(address).collect(),
         mtu: u64::from(facts.mtu),
         hwAddr: facts.mac.to_string(),
-        devicePath: path.unwrap_or_default(),
         // IFF_NOARP of linux/if.h
         raw_flags: if facts.no_arp { 0x80 } else { 0 },
         ..Default::default()
@@ -155,12 +148,9 @@ mod tests {
     }
 
     #[test]
-    fn an_interface_keeps_name_address_and_place() {
-        let interface = interface(&facts(), Some("06".to_owned()));
-        assert_eq!(
-            (interface.name.as_str(), interface.mtu, interface.devicePath.as_str()),
-            ("eth0", 1450, "06")
-        );
+    fn an_interface_keeps_name_and_addresses() {
+        let interface = interface(&facts());
+        assert_eq!((interface.name.as_str(), interface.mtu), ("eth0", 1450));
         assert_eq!(interface.hwAddr, "02:00:00:00:00:09");
         let addresses: Vec<_> = interface
             .IPAddresses

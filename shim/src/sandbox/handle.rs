@@ -278,12 +278,15 @@ impl Handle {
             Status::Created => Exit::now(Exit::KILLED),
             Status::Running | Status::Paused => return Err(wrong_state("delete", &process)),
         };
-        match &id.exec {
-            Some(name) => container.remove_exec(name),
-            None => self.remove(&container).await,
-        }
         let deleted = Deleted { pid: process.pid, exit };
-        self.publish(&Event::delete(&id, deleted));
+        match &id.exec {
+            // containerd's own shims tell of no exec's deletion.
+            Some(name) => container.remove_exec(name),
+            None => {
+                self.remove(&container).await;
+                self.publish(&Event::delete(id.container.as_str(), deleted));
+            }
+        }
         Ok(deleted)
     }
 

@@ -14,7 +14,7 @@ use vmm_config::config::NodeConfig;
 use vmm_config::image::ImageManifest;
 use vmm_config::request::{OciLimits, PodRequest};
 
-use super::api::{CreateSandboxRequest, RuntimeOptions};
+use super::api::{CreateSandboxRequest, PodFacts, RuntimeOptions};
 use super::handle::Context;
 use super::pod::Up;
 use super::{Error, Result, bundle, guest};
@@ -60,13 +60,24 @@ impl Launch {
 
     /// The pod that the Sandbox API was told of.
     pub fn of_sandbox(request: &CreateSandboxRequest, options: RuntimeOptions) -> Self {
+        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit } = &request.facts;
         Self {
             options,
             annotations: request.annotations.clone(),
+            limits: OciLimits { cpu_quota: *cpu_quota, cpu_period: *cpu_period, memory_limit: *memory_limit },
             netns: request.netns.clone(),
+            cgroup: cgroup_below(cgroup_parent, request.id.as_str()),
+            hostname: hostname.clone(),
             shm_size: 64 << 20,
-            ..Self::default()
         }
+    }
+}
+
+/// The `cgroupsPath` that containerd's CRI plugin would write into the spec of a pause container.
+fn cgroup_below(parent: &str, id: &str) -> Option<String> {
+    match Path::new(parent).file_name()?.to_str()? {
+        slice if slice.ends_with(".slice") => Some(format!("{slice}:cri-containerd:{id}")),
+        _ => Some(format!("{parent}/{id}")),
     }
 }
 
@@ -107,8 +118,8 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
         shm_size: launch.shm_size,
     };
     let vm = ready
-        .run(async |agent, endpoints, spec| {
-            let details = guest::set_up(agent, endpoints, spec, sandbox, log).await?;
+        .run(async |agent, endpoints, _| {
+            let details = guest::set_up(agent, endpoints, sandbox, log).await?;
             seccomp = details.supports_seccomp;
             Ok::<_, AgentError>(())
         })
@@ -181,6 +192,17 @@ mod tests {
 
     fn with_body(body: &str) -> RuntimeOptions {
         RuntimeOptions { config_body: Some(body.to_owned()), config_path: None }
+    }
+
+    #[test]
+    fn a_pods_cgroup_is_where_containerd_would_put_its_pause_container() {
+        let below = |parent| cgroup_below(parent, "pod");
+        assert_eq!(below("/kubepods/burstable/pod1").as_deref(), Some("/kubepods/burstable/pod1/pod"));
+        assert_eq!(
+            below("/kubepods.slice/kubepods-pod1.slice").as_deref(),
+            Some("kubepods-pod1.slice:cri-containerd:pod")
+        );
+        assert_eq!(below(""), None);
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The ttrpc services: requests in, calls on the sandbox, answers out; no decisions.
 
 mod convert;
+mod pod_config;
 mod sandbox;
 mod task;
 mod volume;

@@ -11,10 +11,11 @@ use ttrpc::Result;
 use ttrpc::r#async::TtrpcContext;
 
 use super::convert::{self, status, timestamp};
+use super::pod_config::pod_facts;
 use super::to_its_end;
 use crate::metrics;
-use crate::sandbox::Handle;
 use crate::sandbox::api::{ContainerId, CreateSandboxRequest, SandboxState};
+use crate::sandbox::{Error, Handle};
 
 /// The sandbox service of one sandbox.
 #[derive(Debug)]
@@ -36,12 +37,15 @@ impl SandboxService {
 
 fn create(from: wire::CreateSandboxRequest) -> crate::sandbox::Result<CreateSandboxRequest> {
     let netns = from.netns_path;
+    let facts = from.options.as_ref().map(pod_facts).transpose();
+    let facts =
+        facts.map_err(|error| Error::InvalidRequest { field: "options", reason: error.to_string() })?;
     Ok(CreateSandboxRequest {
         id: ContainerId::new(from.sandbox_id)?,
         bundle: convert::path("bundle_path", from.bundle_path)?,
         netns: if netns.is_empty() { None } else { Some(convert::path("netns_path", netns)?) },
         annotations: from.annotations.into_iter().collect(),
-        options: from.options.into_option().map(|any| (any.type_url, any.value)),
+        facts: facts.unwrap_or_default(),
     })
 }
 

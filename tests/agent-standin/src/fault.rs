@@ -5,6 +5,7 @@
 
 use std::fmt;
 use std::io;
+use std::sync::Once;
 
 use protobuf::Message;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, split};
@@ -85,7 +86,9 @@ impl Fault {
             head = self.forward(&mut from_client, &mut to_service) => head?,
             copied = tokio::io::copy(&mut from_service, &mut to_client) => return copied.map(|_| false),
         };
-        log::line(format_args!("fault: {:?}", self.kind));
+        // A line at each try would look like progress to the host, which watches the console.
+        static TOLD: Once = Once::new();
+        TOLD.call_once(|| log::line(format_args!("fault: {:?}", self.kind)));
         self.happen(&head, &mut from_client, &mut to_client).await
     }
 

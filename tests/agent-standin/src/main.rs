@@ -24,6 +24,7 @@ mod spec;
 mod storage;
 mod streams;
 mod sys;
+mod sysctl;
 
 use std::env;
 use std::ffi::OsString;

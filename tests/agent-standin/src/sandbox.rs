@@ -18,6 +18,7 @@ use crate::oom;
 use crate::reaper::Reaper;
 use crate::spec;
 use crate::storage::Storages;
+use crate::sysctl;
 
 /// How long a container's processes may take to die when the call sets no limit.
 const END_LIMIT: Duration = Duration::from_secs(20);
@@ -134,6 +135,7 @@ impl Sandbox {
         }
         let oci = request.OCI.as_ref().ok_or_else(|| Error::refused("container without specification"))?;
         let mut spec = spec::container(oci)?;
+        sysctl::apply_network(&mut spec)?;
         let _busy = self.reserve(id)?;
         self.share_namespaces(&mut spec, request.sandbox_pidns)?;
         let bundle = container::bundle(id);

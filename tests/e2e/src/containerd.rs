@@ -137,10 +137,11 @@ fn write(path: &str, text: &str) {
     fs::write(path, text).or_fail(path.display());
 }
 
-/// Makes CNI's bridge before the first pod does, so that it is no difference that a pod left behind.
+/// Makes CNI's bridge and the mount behind `ip netns` before a test does, so that they are no difference that it left.
 fn make_bridge() {
     let script = "ip link show e2e0 >/dev/null 2>&1 || ip link add e2e0 type bridge; ip link set e2e0 up; \
-                  ip addr replace 10.99.0.1/24 dev e2e0; ip -6 addr replace fd99::1/64 dev e2e0 nodad";
+                  ip addr replace 10.99.0.1/24 dev e2e0; ip -6 addr replace fd99::1/64 dev e2e0 nodad; \
+                  ip netns add e2e-first; ip netns del e2e-first";
     let status = Command::new("sh").args(["-c", script]).status().or_fail("sh");
     assert!(status.success(), "cannot make the bridge e2e0: {status}");
 }

@@ -59,7 +59,8 @@ fn localhost_is_the_pods() {
         let serve = "while :; do echo hello | nc -l -p 8080 -s 127.0.0.1; done";
         let _server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
         let client = pod.run("client", BUSYBOX, &FOREVER, vec![]).await;
-        let ask = "for i in 1 2 3 4 5 6 7 8 9; do nc 127.0.0.1 8080 </dev/null && exit; sleep 0.3; done";
+        // The end of its input makes nc leave, so that comes late; the server may not listen yet.
+        let ask = "for i in $(seq 9); do sleep 1 | nc 127.0.0.1 8080 | grep . && exit; sleep 0.3; done";
         assert_eq!(client.exec(&["sh", "-c", ask]).await, "hello\n");
         pod.remove().await;
     });

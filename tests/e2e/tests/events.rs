@@ -76,8 +76,8 @@ fn running_out_of_memory_is_told_before_the_exit() {
     e2e(async |_| {
         let events = Events::subscribe().await;
         // Files on a tmpfs count as the container's memory.
-        let script = "dd if=/dev/zero of=/dev/shm/fill bs=1M count=48; cat /dev/zero | tail";
-        let run = Run::new("hungry", BUSYBOX, &["sh", "-c", script]).flag("--memory-limit=33554432");
+        let fill = ["dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48"];
+        let run = Run::new("hungry", BUSYBOX, &fill).flag("--memory-limit=33554432");
         let run = run.to_end().await;
         assert_ne!(run.code, 0, "{}", run.stdout);
         events.expect("hungry", "/tasks/delete").await;

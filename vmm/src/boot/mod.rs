@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use agent::Agent;
 use host::net::Endpoint;
 use host::process::Identity;
-use slog::{Logger, error, info, o};
+use slog::{Logger, error, info};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
@@ -103,8 +103,8 @@ pub struct Planned {
 impl Planned {
     /// Starts a boot.
     pub fn new(request: Request, log: &Logger) -> Self {
-        let log = log.new(o!("sandbox" => request.sandbox.clone()));
-        let common = Common { request, log, activity: Activity::default(), started: Instant::now() };
+        let common =
+            Common { request, log: log.clone(), activity: Activity::default(), started: Instant::now() };
         common.reached(Phase::Planned);
         Self { common }
     }

@@ -1,0 +1,117 @@
+//! What the Sandbox API's options say of a pod: `runtime.v1.PodSandboxConfig` of CRI.
+//!
+//! Field numbers are those of Kubernetes' `cri-api`, `pkg/apis/runtime/v1/api.proto`. Only what decides the VM is read.
+
+use protobuf::rt::skip_field_for_tag;
+use protobuf::well_known_types::any::Any;
+use protobuf::{CodedInputStream, Result};
+
+use crate::bootstrap::type_name;
+use crate::sandbox::api::PodFacts;
+
+/// The message's name; containerd writes it without a host.
+const NAME: &str = "runtime.v1.PodSandboxConfig";
+
+/// Wire types of Protocol Buffers.
+const VARINT: u32 = 0;
+const BYTES: u32 = 2;
+
+const fn tag(field: u32, wire_type: u32) -> u32 {
+    field << 3 | wire_type
+}
+
+/// Reads a pod's facts. Options of another type say nothing of it.
+///
+/// # Errors
+/// The message is damaged.
+pub fn pod_facts(any: &Any) -> Result<PodFacts> {
+    const HOSTNAME: u32 = tag(2, BYTES);
+    const LINUX: u32 = tag(8, BYTES);
+
+    let mut facts = PodFacts::default();
+    if type_name(any) != NAME {
+        return Ok(facts);
+    }
+    let mut input = CodedInputStream::from_bytes(&any.value);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            HOSTNAME => facts.hostname = input.read_string()?,
+            LINUX => linux(&input.read_bytes()?, &mut facts)?,
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(facts)
+}
+
+/// `LinuxPodSandboxConfig`.
+fn linux(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    const CGROUP_PARENT: u32 = tag(1, BYTES);
+    const RESOURCES: u32 = tag(5, BYTES);
+
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            CGROUP_PARENT => facts.cgroup_parent = input.read_string()?,
+            RESOURCES => resources(&input.read_bytes()?, facts)?,
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(())
+}
+
+/// `LinuxContainerResources`: the sum over the pod's containers. Zero is no limit.
+fn resources(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    const CPU_PERIOD: u32 = tag(1, VARINT);
+    const CPU_QUOTA: u32 = tag(2, VARINT);
+    const MEMORY_LIMIT: u32 = tag(4, VARINT);
+
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            CPU_PERIOD => {
+                facts.cpu_period = u64::try_from(input.read_int64()?).ok().filter(|period| *period > 0)
+            }
+            CPU_QUOTA => facts.cpu_quota = Some(input.read_int64()?).filter(|quota| *quota != 0),
+            MEMORY_LIMIT => facts.memory_limit = Some(input.read_int64()?).filter(|limit| *limit != 0),
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// hostname "web", an unknown field 4, linux { cgroup_parent "/p", resources { period 100, quota 200, memory 4096 } }
+    const CONFIG: &[u8] =
+        b"\x12\x03web\x22\x01x\x42\x10\x0a\x02/p\x2a\x0a\x08\x64\x10\xc8\x01\x18\x05\x20\x80\x20";
+
+    fn any(value: &[u8]) -> Any {
+        Any { type_url: NAME.to_owned(), value: value.to_vec(), ..Any::default() }
+    }
+
+    #[test]
+    fn what_decides_the_vm_is_read() {
+        let facts = pod_facts(&any(CONFIG)).unwrap();
+        assert_eq!((facts.hostname.as_str(), facts.cgroup_parent.as_str()), ("web", "/p"));
+        assert_eq!(
+            (facts.cpu_period, facts.cpu_quota, facts.memory_limit),
+            (Some(100), Some(200), Some(4096))
+        );
+    }
+
+    #[test]
+    fn other_options_say_nothing_and_damaged_ones_are_refused() {
+        let other = Any { type_url: "runtimeoptions.v1.Options".to_owned(), ..any(CONFIG) };
+        assert_eq!(pod_facts(&other).unwrap(), PodFacts::default());
+        assert!(pod_facts(&any(&CONFIG[..CONFIG.len() - 3])).is_err());
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_input_is_survived(input: Vec<u8>) {
+            let _ = pod_facts(&any(&input));
+        }
+    }
+}
