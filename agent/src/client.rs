@@ -116,6 +116,11 @@ impl Agent {
         Self { shared: Arc::new(shared) }
     }
 
+    /// Waits until the connection has ended, for whatever reason. There is no way back to the agent then.
+    pub async fn lost(&self) {
+        self.shared.link.ended().await;
+    }
+
     /// Where this agent listens.
     pub fn endpoint(&self) -> &Endpoint {
         &self.shared.endpoint

@@ -12,6 +12,7 @@ use std::task::{Context, Poll};
 
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::Notify;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_RESPONSE, MessageHeader};
 
 /// What a guest sent that no agent sends.
@@ -36,6 +37,7 @@ pub enum Violation {
 pub(crate) struct Link {
     violation: OnceLock<Violation>,
     closed: AtomicBool,
+    closing: Notify,
 }
 
 impl Link {
@@ -49,8 +51,20 @@ impl Link {
         self.closed.load(Ordering::Relaxed)
     }
 
+    /// Waits for the connection's end.
+    pub(crate) async fn ended(&self) {
+        loop {
+            let closing = self.closing.notified();
+            if self.is_closed() {
+                return;
+            }
+            closing.await;
+        }
+    }
+
     fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
+        self.closing.notify_waiters();
     }
 }
 

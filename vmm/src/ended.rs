@@ -20,6 +20,12 @@ impl LastWords {
     pub fn is_empty(&self) -> bool {
         self.stderr.is_empty() && self.console.is_empty()
     }
+
+    /// The line with which the guest's kernel gave up; the trace of calls after it is longer than what is quoted.
+    fn panic(&self) -> Option<&str> {
+        let line = self.console.iter().rfind(|line| line.contains("Kernel panic"))?;
+        line.find("Kernel panic").map(|start| &line[start..])
+    }
 }
 
 /// One clause per source, all on one line: containerd makes a pod event of it.
@@ -27,6 +33,9 @@ impl std::fmt::Display for LastWords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(meaning) = diagnose(&self.console, &self.stderr) {
             write!(f, "; {meaning}")?;
+        }
+        if let Some(panic) = self.panic() {
+            write!(f, "; the guest's kernel said: {panic}")?;
         }
         for (name, lines) in [("QEMU said", &self.stderr), ("the guest console's last lines", &self.console)]
         {
@@ -57,6 +66,8 @@ pub enum Cause {
     Stopped,
     /// The guest's kernel panicked.
     GuestPanicked,
+    /// The agent's connection ended, and the VM went on without it.
+    AgentLost,
     /// The guest powered itself off or reset.
     GuestShutDown,
     /// QEMU went away by itself or was killed.
@@ -68,6 +79,13 @@ impl std::fmt::Display for Ended {
         match self.cause {
             Cause::Stopped => write!(f, "the VM was stopped"),
             Cause::GuestPanicked => write!(f, "the guest's kernel panicked{}", self.last_words),
+            Cause::AgentLost => {
+                write!(
+                    f,
+                    "the connection to the guest's agent was lost, and the VM ended for it{}",
+                    self.last_words
+                )
+            }
             Cause::GuestShutDown => write!(f, "the guest shut itself down{}", self.last_words),
             Cause::QemuDied => write!(f, "QEMU ended with {}{}", self.exit, self.last_words),
         }
@@ -93,6 +111,19 @@ mod tests {
             text,
             "QEMU ended with unknown status: x; QEMU said: qemu: boom; the guest console's last lines: \
              line 3 | line 4 | line 5 | line 6 | line 7 | line 8"
+        );
+    }
+
+    #[test]
+    fn a_panic_is_told_though_its_trace_is_longer_than_the_quote() {
+        let trace = (0..20).map(|n| format!("[ 2.2] ? call_{n}"));
+        let console = std::iter::once("[ 2.1] Kernel panic - not syncing: no memory".to_owned()).chain(trace);
+        let last_words = LastWords { stderr: Vec::new(), console: console.collect() };
+        let exit = Exit::Unknown(String::new());
+        let text = Ended { cause: Cause::GuestPanicked, exit, last_words }.to_string();
+        assert!(
+            text.contains("; the guest's kernel said: Kernel panic - not syncing: no memory; "),
+            "{text}"
         );
     }
 

@@ -15,7 +15,7 @@ use crate::progress::Activity;
 /// The longest line kept or logged, in bytes; the rest of a longer one is dropped.
 const MAX_LINE: usize = 512;
 /// How many lines are kept for error messages.
-const KEPT: usize = 24;
+const KEPT: usize = 64;
 /// How much may be logged at once, in bytes; a kernel's panic with its registers and call trace is about 6 KiB.
 const BURST: usize = 64 * 1024;
 /// How fast [`BURST`] refills, in bytes per second.

@@ -17,6 +17,7 @@ use host::process::{Identity, Process, end_recorded};
 use host::rootfs::RootfsRecord;
 use host::vsock::VsockRecord;
 use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
 
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
@@ -25,6 +26,8 @@ const RECORD: &str = "state.json";
 const ROOTFS: &str = "rootfs-";
 /// A record is a few hundred bytes per interface; a larger file is not ours.
 const MAX_RECORD: u64 = 1 << 20;
+/// How long a shim that was killed may take to go before it counts as alive.
+const OWNER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long a killed process may take to go.
 const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
@@ -100,7 +103,7 @@ impl StateDir {
     /// A living shim has the sandbox, or the directory cannot be written.
     pub async fn create(root: &Path, namespace: &str, id: &str) -> Result<Self, StateError> {
         let path = Self::path_of(root, namespace, id);
-        if let Some(owner) = living_owner(&path)? {
+        if let Some(owner) = living_owner(&path).await? {
             return Err(StateError::Taken { sandbox: id.to_owned(), pid: owner.pid });
         }
         release(&path).await.into_iter().next().map_or(Ok(()), Err)?;
@@ -185,16 +188,21 @@ fn read(path: &Path) -> Result<Option<Record>, StateError> {
     Ok(Some(record))
 }
 
-/// The shim that owns the sandbox at `path`, where it is alive and not this process.
+/// The shim that owns the sandbox at `path`, where it is alive and not this process. One that was killed a moment ago
+/// is waited for: its sockets close before it is gone, and that is when an engine calls `delete`.
 ///
 /// # Errors
 /// The record cannot be read.
-pub fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
+pub async fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
     let Some(record) = read(path)? else { return Ok(None) };
     if u32::try_from(record.shim.pid).ok() == Some(std::process::id()) {
         return Ok(None);
     }
-    Ok(Process::open(record.shim)?.map(|shim| shim.identity()))
+    let Some(shim) = Process::open(record.shim)? else { return Ok(None) };
+    match timeout(OWNER_PATIENCE, shim.ended()).await {
+        Ok(ended) => ended.map(|()| None).map_err(StateError::from),
+        Err(_) => Ok(Some(shim.identity())),
+    }
 }
 
 /// Records a root file system of `container` in the state directory `dir`, before it is built.

@@ -19,6 +19,8 @@ use crate::qmp::{Event, Qmp, QmpError};
 
 /// How long the guest may take to power itself off before QEMU is told to quit.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
+/// How long a VM may go on without its agent: a guest on its way down loses that first.
+const AGENT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long QEMU may take to quit before it is killed.
 const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
@@ -136,10 +138,12 @@ struct Driver {
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, end: watch::Sender<Option<Arc<Ended>>>) {
+        let agent = self.parts.agent.clone();
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,
                 Some(event) = self.parts.events.recv() => note(&mut self.cause, &event),
+                () = agent.lost() => break self.without_agent().await,
                 command = commands.recv() => match command {
                     Some(Command::AddDisk { image, reply }) => {
                         let _ = reply.send(self.parts.disks.add(&self.parts.qmp, &image).await);
@@ -190,6 +194,19 @@ impl Driver {
             return exit;
         }
         warn!(self.parts.log, "guest did not power off; QEMU is told to quit");
+        self.quit().await
+    }
+
+    /// Nobody can ask the guest for anything any more: unless it ends by itself, it is ended.
+    async fn without_agent(&mut self) -> Exit {
+        if let Ok(exit) = timeout(AGENT_PATIENCE, self.parts.qemu.wait()).await {
+            return exit;
+        }
+        self.cause = Some(Cause::AgentLost);
+        self.quit().await
+    }
+
+    async fn quit(&mut self) -> Exit {
         let qmp = self.parts.qmp.clone();
         let quit = async {
             let _: Result<_, QmpError> = qmp.execute("quit", serde_json::Value::Null).await;

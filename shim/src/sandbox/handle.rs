@@ -119,14 +119,15 @@ impl Handle {
         })
     }
 
-    /// The processes of a container. The host sees one for all of them: QEMU.
+    /// The processes of a container. The host sees one for all of them: QEMU. The first one is there until it is
+    /// deleted: a containerd that was restarted takes a task without processes for one that was never made, and
+    /// deletes it, exit status and all.
     pub async fn pids(&self, id: ContainerId) -> Result<Vec<ProcessInfo>> {
         let container = self.pod.container(&id)?;
-        let running = container
-            .processes()
-            .into_iter()
-            .filter(|process| matches!(process.status(), Status::Running | Status::Paused));
-        Ok(running.map(|process| ProcessInfo { pid: process.pid, exec: process.id.exec.clone() }).collect())
+        let listed = container.processes().into_iter().filter(|process| {
+            process.id.exec.is_none() || matches!(process.status(), Status::Running | Status::Paused)
+        });
+        Ok(listed.map(|process| ProcessInfo { pid: process.pid, exec: process.id.exec.clone() }).collect())
     }
 
     /// Sends a signal; SIGKILL or SIGTERM to the pod's sandbox container stops the VM.
@@ -298,15 +299,25 @@ impl Handle {
             create::remove(&self.pod, container).await;
         }
         self.pod.forget(container.id());
+        if self.pod.shutdown_was_asked() && self.pod.is_empty() {
+            self.end().await;
+        }
     }
 
-    /// Ends the shim if it has no container left, or in any case with `now`.
+    /// Ends the shim: with `now` at once, else as soon as it has no container left. containerd asks once for a pod,
+    /// with the deletion of its sandbox container, and that may come before the others' when they all died.
     pub async fn shutdown(&self, now: bool) -> Result<()> {
         if now || (self.pod.is_empty() && self.pod.has_no_sandbox()) {
-            self.pod.stop().await;
-            self.pod.context.end.send_replace(true);
+            self.end().await;
+        } else if self.pod.has_no_sandbox() {
+            self.pod.ask_for_shutdown();
         }
         Ok(())
+    }
+
+    async fn end(&self) {
+        self.pod.stop().await;
+        self.pod.context.end.send_replace(true);
     }
 
     /// Takes note of a sandbox that has no pause container.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::SystemTime;
 
 use slog::{Logger, error, info, warn};
@@ -70,6 +70,8 @@ pub struct Pod {
     machine: AsyncMutex<()>,
     state: Mutex<Machine>,
     containers: Mutex<BTreeMap<ContainerId, Slot>>,
+    /// Set when the engine wants the shim to end but containers were left.
+    shutdown_asked: OnceLock<()>,
 }
 
 /// A name that is taken for a container in the making; given back when dropped.
@@ -105,6 +107,7 @@ impl Pod {
             machine: AsyncMutex::default(),
             state: Mutex::new(Machine::Absent),
             containers: Mutex::default(),
+            shutdown_asked: OnceLock::new(),
         }
     }
 
@@ -175,6 +178,16 @@ impl Pod {
     /// Whether the pod is not the Sandbox API's: then it lives as long as its containers.
     pub fn has_no_sandbox(&self) -> bool {
         self.sandbox_request.lock().unwrap_or_else(PoisonError::into_inner).is_none()
+    }
+
+    /// Whether the engine asked the shim to end while containers were left.
+    pub fn shutdown_was_asked(&self) -> bool {
+        self.shutdown_asked.get().is_some()
+    }
+
+    /// Notes that the shim shall end with its last container.
+    pub fn ask_for_shutdown(&self) {
+        self.shutdown_asked.get_or_init(|| ());
     }
 
     /// Whether no container is there or in the making.

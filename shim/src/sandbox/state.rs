@@ -20,15 +20,17 @@ pub fn release(namespace: &Namespace, id: &ContainerId) -> Result<()> {
     let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
         Error::failed(format!("release what sandbox {id} left on the host"), error)
     };
-    if living_owner(&path).map_err(|error| failed(error.into()))?.is_some() {
-        return Ok(());
-    }
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(error.into()))?;
-    match runtime.block_on(release_recorded(&path)).into_iter().next() {
-        Some(error) => Err(failed(error.into())),
-        None => Ok(()),
-    }
+    runtime.block_on(async {
+        if living_owner(&path).await.map_err(|error| failed(error.into()))?.is_some() {
+            return Ok(());
+        }
+        match release_recorded(&path).await.into_iter().next() {
+            Some(error) => Err(failed(error.into())),
+            None => Ok(()),
+        }
+    })
 }

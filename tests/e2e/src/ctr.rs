@@ -255,6 +255,17 @@ impl Container {
         .await;
     }
 
+    /// Waits until containerd has no task of it any more: how it tells of a shim that died. The bundle goes last.
+    pub async fn forgotten(&self) {
+        let bundle =
+            Path::new("/run/containerd/io.containerd.runtime.v2.task").join(NAMESPACE).join(&self.id);
+        let what = format!("the task of {} to go", self.id);
+        crate::wait::until(what, Duration::from_secs(20), async || {
+            (!bundle.exists() && self.state().await.is_none()).then_some(())
+        })
+        .await;
+    }
+
     /// Removes the stopped task and the container. `ctr` tells on standard error with which exit code the task had
     /// ended, unless that was 0.
     pub async fn delete(self) -> Output {

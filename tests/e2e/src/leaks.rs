@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::or_fail::OrFail;
-use crate::process::processes;
+use crate::process::{Process, processes};
 
 /// How long a test's last effects may take to go away.
 const SETTLE: Duration = Duration::from_secs(15);
@@ -69,7 +69,10 @@ impl Machine {
 }
 
 fn running() -> Vec<String> {
-    processes().into_iter().map(|process| format!("process {} {}", process.pid, process.command)).collect()
+    // A test may have restarted it.
+    let is_containerd = |process: &Process| process.name == "containerd";
+    let others = processes().into_iter().filter(|process| !is_containerd(process));
+    others.map(|process| format!("process {} {}", process.pid, process.command)).collect()
 }
 
 fn mounts() -> Vec<String> {

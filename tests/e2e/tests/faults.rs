@@ -32,7 +32,7 @@ fn qemu_killed_under_a_running_container_is_its_exit() {
         assert_eq!(Victim::Qemu.kill(), 1);
         let exit = events.expect("bereft", "/tasks/exit").await;
         assert_ne!(exit.body["exit_status"], 0);
-        rig.logged(&["QEMU", "signal 9"]).await;
+        rig.logged(&["QEMU", "signal: 9"]).await;
         container.wait_state("STOPPED").await;
         container.delete().await;
         events.close().await;
@@ -55,10 +55,11 @@ fn qemu_killed_under_a_pod_ends_all_its_containers() {
 #[test]
 fn the_guests_last_words_are_in_the_log() {
     e2e(async |rig| {
-        let container = Run::new("words", BUSYBOX, &["sh", "-c", "echo c > /proc/sysrq-trigger; sleep 100"]);
-        let container = container.flag("--privileged").start().await;
+        let crash = "echo 2 > /proc/sys/vm/panic_on_oom; dd if=/dev/zero of=/dev/shm/fill bs=1M count=48";
+        let container = Run::new("words", BUSYBOX, &["sh", "-c", crash]);
+        let container = container.flag("--privileged").flag("--memory-limit=33554432").start().await;
         container.wait_state("STOPPED").await;
-        rig.logged(&["sysrq triggered crash"]).await;
+        rig.logged(&["process ends with its VM", "panic_on_oom"]).await;
         container.delete().await;
     });
 }
@@ -162,7 +163,7 @@ fn the_same_id_can_be_used_again_after_a_crash() {
             let run = Run::new("reborn", BUSYBOX, &FOREVER);
             let container = run.start().await;
             assert_eq!(Victim::Shim.kill(), 1);
-            container.wait_state("STOPPED").await;
+            container.forgotten().await;
             run.clear().await;
         }
         Run::new("reborn", BUSYBOX, &["true"]).to_end().await.succeeded();

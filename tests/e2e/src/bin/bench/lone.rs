@@ -7,9 +7,10 @@ use std::time::Duration;
 use containerd_shim_protos::types::mount::Mount;
 use e2e::{Api, Artefacts, Bundle, OrFail, Process, ShimProcess, Task, Victim, within};
 use nix::sys::resource::{UsageWho, getrusage};
+use nix::sys::stat::Mode;
 use nix::sys::time::TimeVal;
 use nix::time::{ClockId, clock_getcpuclockid};
-use nix::unistd::Pid;
+use nix::unistd::{Pid, mkfifo};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 
@@ -135,6 +136,6 @@ pub fn cpu(process: &Process) -> Duration {
 /// A fifo in a directory.
 pub fn fifo(directory: &Path, name: &str) -> PathBuf {
     let path = directory.join(name);
-    nix::unistd::mkfifo(&path, nix::sys::stat::Mode::S_IRWXU).or_fail("make a fifo");
+    mkfifo(&path, Mode::S_IRWXU).or_fail("make a fifo");
     path
 }
