@@ -21,24 +21,24 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
     /// Compute MRTD as QEMU 8 with TDX patches builds the TD
-    #[arg(long, requires = "firmware")]
+    #[arg(long, conflicts_with_all = ["rtmr1", "rtmr2"])]
     two_pass: bool,
 
     /// Compute RTMR1: the kernel and the firmware's way to it, with QEMU 10.2 and later
     #[arg(long, requires = "kernel")]
     rtmr1: bool,
     /// Kernel that QEMU gets with -kernel
-    #[arg(long, value_name = "FILE", requires = "rtmr1")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "rtmr2"])]
     kernel: Option<PathBuf>,
 
     /// Compute RTMR2: the command line and the initrd
     #[arg(long, requires = "append")]
     rtmr2: bool,
     /// The kernel's command line, as QEMU gets it
-    #[arg(long, value_name = "STRING", requires = "rtmr2", allow_hyphen_values = true)]
+    #[arg(long, value_name = "STRING", conflicts_with_all = ["firmware", "rtmr1"], allow_hyphen_values = true)]
     append: Option<String>,
     /// Initrd that QEMU gets with -initrd
-    #[arg(long, value_name = "FILE", requires = "rtmr2")]
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "rtmr1"])]
     initrd: Option<PathBuf>,
     /// Where the firmware puts its own `initrd=initrd` on the command line
     #[arg(long, value_enum, default_value_t = Place::Before, requires = "initrd")]
