@@ -1,5 +1,7 @@
 //! `coffer measure` and `coffer initdata` as a user meets them: output, exit codes, messages.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 #[path = "../../measure/tests/image/mod.rs"]
 mod image;
 

@@ -1,5 +1,7 @@
 //! What the firmware's metadata may say and what it may not.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 mod image;
 mod real;
 

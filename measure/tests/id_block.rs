@@ -1,5 +1,7 @@
 //! ID blocks against another implementation's.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use measure::snp::LaunchDigest;

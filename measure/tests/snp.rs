@@ -1,5 +1,7 @@
 //! The launch digest against other implementations of it.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 mod image;
 mod real;
 

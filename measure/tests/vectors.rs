@@ -2,6 +2,8 @@
 //!
 //! The synthetic firmware is in every checkout; Debian's counts only in the version that the tools were given.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 mod image;
 mod real;
 
