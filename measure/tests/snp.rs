@@ -57,8 +57,8 @@ fn guest(model: &str, vcpus: u16, features: u64, boot: Option<Boot<'_>>) -> Gues
     }
 }
 
-/// Compares with the crate `sev` over CPU models, vCPUs, features and what is booted.
-fn agrees_with_sev(firmware: &Path, all_features: &[u64]) {
+/// Compares with the crate `sev` over CPU models, vCPUs, what is booted, and for one model over features.
+fn agrees_with_sev(firmware: &Path) {
     let dir = tempfile::tempdir().unwrap();
     let write = |name: &str, content: &[u8]| {
         fs::write(dir.path().join(name), content).unwrap();
@@ -85,8 +85,9 @@ fn agrees_with_sev(firmware: &Path, all_features: &[u64]) {
 
     let mut compared = 0;
     for model in MODELS {
+        let features = if model == "EPYC-Genoa" { &[0x1, 0x21, 0x201][..] } else { &[0x1] };
         for vcpus in VCPUS {
-            for &features in all_features {
+            for &features in features {
                 for boot in boots {
                     let theirs = snp_calc_launch_digest(SnpMeasurementArgs {
                         vcpus: vcpus.into(),
@@ -111,7 +112,7 @@ fn agrees_with_sev(firmware: &Path, all_features: &[u64]) {
             }
         }
     }
-    assert_eq!(compared, 18 * 4 * 5 * all_features.len());
+    assert_eq!(compared, (17 + 3) * 4 * 5);
 
     // Once the whole way.
     let theirs = snp_calc_launch_digest(SnpMeasurementArgs {
@@ -134,13 +135,13 @@ fn the_crate_sev_agrees_on_a_synthetic_firmware() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("firmware");
     fs::write(&path, Image::amdsev().build()).unwrap();
-    agrees_with_sev(&path, &[0x1, 0x21, 0x201]);
+    agrees_with_sev(&path);
 }
 
 #[test]
 fn the_crate_sev_agrees_on_debians_firmware() {
     if let Some(path) = Debian::AmdSev.find() {
-        agrees_with_sev(&path, &[0x1]);
+        agrees_with_sev(&path);
     }
 }
 

@@ -14,7 +14,7 @@ use measure::ovmf::Firmware;
 use measure::snp::{CpuSignature, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest};
 use measure::tdx::{InitrdOption, PageOrder, mrtd, rtmr2};
 use measure::{Cmdline, Sha256Digest};
-use real::Debian;
+use real::{Debian, say};
 
 /// Firmware 2026.08+ds-2 of Debian forky, by SHA-256.
 const AMDSEV_SHA256: &str = "3e4fd0b3fe3b2dbe481c3d9e99418a034174f26cbe1f55aa212b0f18c12d2d6f";
@@ -105,7 +105,7 @@ fn debian(firmware: Debian, sha256: &str) -> Option<Vec<u8>> {
     let image = fs::read(firmware.find()?).unwrap();
     let found = Sha256Digest::of(&image).to_string();
     if found != sha256 {
-        eprintln!("NOT TESTED, {firmware:?} is another version: {found}");
+        say(&format!("NOT TESTED, {firmware:?} is another version: {found}"));
         return None;
     }
     Some(image)
