@@ -209,6 +209,27 @@ mod tests {
         }
     }
 
+    /// osslsigncode 2.9 (`extract-data -h sha384`) on both images, and dstack-mr of 2026-08-07 on the first. On the
+    /// second, dstack-mr leaves out what follows the sections, which edk2 and osslsigncode do not.
+    #[test]
+    fn other_tools_agree() {
+        for (after, expected) in [
+            (
+                0,
+                "0e69ed27f633e27e67e120ff0b0d8c9f37e7b2ab37379c94eaa84019167d3e8125a5352f8df78d19d1f5be95b6e6c99a",
+            ),
+            (
+                16,
+                "661cbac46d66f374765f8b5797e7371bcc9eea646126a40e702f2ab51d0f8580c4d3d52c94d79012f725c6e8c387dd92",
+            ),
+        ] {
+            assert_eq!(authenticode_sha384(&image(after, 0)).unwrap().to_string(), expected);
+        }
+        let rtmr1 = super::super::rtmr1(&image(0, 0)).unwrap().value();
+        let expected = "df6abdd9c5df99558a15d8642436640f32718d3ced227ec140e1fb918137b5ab88a203292094462e7b844514d586e242";
+        assert_eq!(rtmr1.to_string(), expected);
+    }
+
     #[test]
     fn without_a_certificate_directory_its_place_is_covered() {
         let mut image = image(0, 0);
