@@ -54,9 +54,9 @@ pub(super) struct Args {
 
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Place {
-    /// In front: edk2 of 2025 and later
+    /// In front: newer edk2, which knows QEMU's -shim (Debian's 2026.08)
     Before,
-    /// Behind: earlier edk2
+    /// Behind: earlier edk2 (Debian's 2022.11)
     After,
 }
 

@@ -11,10 +11,10 @@ use crate::Cmdline;
 /// Where the firmware puts its `initrd=initrd` on the command line when there is an initrd.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InitrdOption {
-    /// In front: edk2 since it knows QEMU's `-shim` (2025), Debian's 2026.08 among them.
+    /// In front: edk2 since it knows QEMU's `-shim`, Debian's 2026.08 for one.
     #[default]
     Before,
-    /// Behind: earlier edk2.
+    /// Behind: earlier edk2, Debian's 2022.11 for one.
     After,
 }
 
