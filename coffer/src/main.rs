@@ -3,6 +3,9 @@
 //! One module per subcommand. A failure prints its cause and what to do, and exits with 1.
 
 mod config;
+mod files;
+mod initdata;
+mod measure;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -10,7 +13,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Parser, Subcommand};
 
-/// Confidential VM pods for containerd: look at a node's setup.
+/// Confidential VM pods for containerd: look at a node's setup, know what its VMs will measure.
 #[derive(Debug, Parser)]
 #[command(name = "coffer", version)]
 struct Cli {
@@ -22,6 +25,10 @@ struct Cli {
 enum Command {
     /// Print the effective configuration: every key, its value, where it came from and what it means.
     Config(config::Args),
+    /// Compute what a confidential VM's attestation report will say, without starting one.
+    Measure(measure::Args),
+    /// Write and read initdata, the configuration that the report vouches for.
+    Initdata(initdata::Args),
 }
 
 fn main() -> ExitCode {
@@ -40,6 +47,8 @@ fn main() -> ExitCode {
 fn run(command: Command, out: &mut impl Write) -> Result<()> {
     match command {
         Command::Config(args) => config::run(&args, out),
+        Command::Measure(args) => measure::run(&args, out),
+        Command::Initdata(args) => initdata::run(&args, out),
     }
 }
 

@@ -1,0 +1,31 @@
+//! What a confidential VM's measurement registers will hold, computed before the VM exists.
+//!
+//! Bytes in, digests out; the caller does all reading. Each module covers one register or field:
+//!
+//! | module | value | depends on |
+//! |---|---|---|
+//! | [`snp`] | SEV-SNP launch digest | firmware, kernel, initrd, command line, vCPU count, CPU model, VMSA features |
+//! | [`tdx::mrtd`] | TDX MRTD | firmware |
+//! | [`tdx::rtmr1`] | TDX RTMR1 | kernel |
+//! | [`tdx::rtmr2`] | TDX RTMR2 | command line, initrd |
+//! | [`initdata`] | SNP `HOST_DATA`, TDX MRCONFIGID | the pod's initdata document |
+//! | [`snp::id_block`] | SNP ID block | the launch digest, and a key of the tenant's |
+//!
+//! TDX RTMR0 is not computed. It covers the memory map, the secure boot variables and the ACPI tables, so it
+//! depends on memory size, vCPUs and devices of each VM.
+//!
+//! [`ovmf`] reads the firmware's own description of itself, which both digests start from. Whatever that
+//! description gets wrong is an error: a digest computed from a guess would look like any other.
+
+mod bytes;
+mod cmdline;
+mod digest;
+mod guid;
+pub mod initdata;
+pub mod ovmf;
+pub mod snp;
+pub mod tdx;
+
+pub use self::cmdline::{Cmdline, CmdlineError, MAX_CMDLINE};
+pub use self::digest::{Digest, NotADigest, Sha256Digest, Sha384Digest, Sha512Digest};
+pub use self::guid::Guid;

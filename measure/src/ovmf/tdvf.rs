@@ -1,0 +1,168 @@
+//! The TDVF metadata: which pages a TD is built from.
+//!
+//! Format: Intel, "TDX Virtual Firmware Design Guide" (344991), chapter 11; QEMU, `hw/i386/tdvf.c`. A header of
+//! signature `TDVF`, length, version and count, then 32 bytes a section: offset and size of its data in the
+//! image, address and size in memory, type, attributes.
+
+use super::error::{FirmwareError, Metadata, MetadataProblem};
+use super::range::PageRange;
+use super::table::Table;
+use super::{MAX_COVERED, MAX_SECTIONS};
+use crate::Guid;
+use crate::bytes::{range_at, u32_at, u64_at};
+
+/// Entry of the table: offset of the metadata from the image's end.
+const METADATA: Guid =
+    Guid::new(0xe47a_6535, 0x984a, 0x4798, [0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2]);
+
+const HEADER: usize = 16;
+const SECTION: usize = 32;
+
+/// The content goes into MRTD.
+const MR_EXTEND: u32 = 1 << 0;
+/// The pages are added while the TD runs, not before.
+const PAGE_AUG: u32 = 1 << 1;
+
+/// The pages that a TD is built from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TdvfMetadata<'a> {
+    sections: Vec<TdvfSection<'a>>,
+}
+
+/// A range of memory and what goes there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TdvfSection<'a> {
+    /// What it is for.
+    pub kind: TdvfSectionKind,
+    /// Where it goes.
+    pub range: PageRange,
+    /// What is put there from the image; empty for memory that starts as zeros or is filled by QEMU.
+    pub data: &'a [u8],
+    /// Whether the content is measured into MRTD. If so, `data` fills `range` exactly.
+    pub measured: bool,
+    /// Whether the pages are added before the TD runs, which MRTD covers as well.
+    pub added: bool,
+}
+
+/// What a section is for. QEMU knows these four.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TdvfSectionKind {
+    /// The firmware's code.
+    BootVolume,
+    /// The firmware's variables.
+    ConfigurationVolume,
+    /// The hand-off block, a description of the memory that QEMU writes.
+    HandOffBlock,
+    /// Memory that the firmware uses before it can accept any.
+    TemporaryMemory,
+}
+
+impl TdvfSectionKind {
+    fn from_raw(kind: u32) -> Option<Self> {
+        Some(match kind {
+            0 => Self::BootVolume,
+            1 => Self::ConfigurationVolume,
+            2 => Self::HandOffBlock,
+            3 => Self::TemporaryMemory,
+            _ => return None,
+        })
+    }
+
+    /// Whether sections of this kind come from the image.
+    const fn has_data(self) -> bool {
+        matches!(self, Self::BootVolume | Self::ConfigurationVolume)
+    }
+}
+
+impl<'a> TdvfMetadata<'a> {
+    /// The sections, in the order in which they are added and measured.
+    pub fn sections(&self) -> &[TdvfSection<'a>] {
+        &self.sections
+    }
+
+    pub(super) fn parse(image: &'a [u8], table: &Table<'_>) -> Result<Option<Self>, FirmwareError> {
+        let Some(offset) = table.number(METADATA)? else { return Ok(None) };
+        let wrong = |problem| FirmwareError::Metadata { metadata: Metadata::Tdvf, problem };
+        let sections = sections(image, offset).map_err(wrong)?;
+        check(&sections).map_err(wrong)?;
+        Ok(Some(Self { sections }))
+    }
+}
+
+/// Reads the list that starts `from_end` bytes before the image's end.
+fn sections(image: &[u8], from_end: u32) -> Result<Vec<TdvfSection<'_>>, MetadataProblem> {
+    let place = || MetadataProblem::Place(from_end);
+    let start = usize::try_from(from_end).ok().and_then(|o| image.len().checked_sub(o)).ok_or_else(place)?;
+    let list = &image[start..];
+    if list.len() < HEADER {
+        return Err(place());
+    }
+    if !list.starts_with(b"TDVF") {
+        return Err(MetadataProblem::Signature);
+    }
+    let field = |at| u32_at(list, at).ok_or_else(place);
+    let (length, version, count) = (field(4)?, field(8)?, field(12)?);
+    if version != 1 {
+        return Err(MetadataProblem::Version(version));
+    }
+    let sections = usize::try_from(count)
+        .ok()
+        .filter(|n| (1..=MAX_SECTIONS).contains(n))
+        .ok_or(MetadataProblem::Count(count))?;
+    let expected = HEADER + sections * SECTION;
+    if usize::try_from(length) != Ok(expected) {
+        return Err(MetadataProblem::Length { length, count, expected });
+    }
+    let list = list.get(HEADER..expected).ok_or_else(place)?;
+    list.chunks_exact(SECTION).enumerate().map(|(i, raw)| section(image, i, raw)).collect()
+}
+
+fn section<'a>(image: &'a [u8], section: usize, raw: &[u8]) -> Result<TdvfSection<'a>, MetadataProblem> {
+    let short = |at| u32_at(raw, at).unwrap_or_default();
+    let long = |at| u64_at(raw, at).unwrap_or_default();
+    let (offset, size, kind, attributes) = (short(0), short(4), short(24), short(28));
+    let (start, memory) = (long(8), long(16));
+
+    let range =
+        PageRange::new(start, memory).ok_or(MetadataProblem::Pages { section, start, size: memory })?;
+    let kind = TdvfSectionKind::from_raw(kind).ok_or(MetadataProblem::Kind { section, kind })?;
+    if kind.has_data() != (size > 0) || u64::from(size) > memory {
+        return Err(MetadataProblem::DataSize { section, data: size, memory });
+    }
+    // Sections without data may leave any offset behind.
+    let data = match size {
+        0 => &[],
+        _ => range_at(image, offset, size).ok_or(MetadataProblem::Data { section, offset, size })?,
+    };
+    let (measured, added) = (attributes & MR_EXTEND != 0, attributes & PAGE_AUG == 0);
+    if attributes & !(MR_EXTEND | PAGE_AUG) != 0 || (measured && !added) {
+        return Err(MetadataProblem::Attributes { section, attributes });
+    }
+    // QEMU would measure what it finds behind the data, or what it has written itself.
+    if measured && u64::from(size) != memory {
+        return Err(MetadataProblem::DataSize { section, data: size, memory });
+    }
+    Ok(TdvfSection { kind, range, data, measured, added })
+}
+
+/// Checks the sections against each other.
+fn check(sections: &[TdvfSection<'_>]) -> Result<(), MetadataProblem> {
+    let covered = sections.iter().map(|s| s.range.size()).fold(0, u64::saturating_add);
+    if covered > MAX_COVERED {
+        return Err(MetadataProblem::Covered(covered));
+    }
+    for (second, b) in sections.iter().enumerate() {
+        for (first, a) in sections[..second].iter().enumerate() {
+            if a.range.overlaps(&b.range) {
+                return Err(MetadataProblem::Overlap { first, second });
+            }
+            if a.kind == b.kind && a.kind == TdvfSectionKind::HandOffBlock {
+                return Err(MetadataProblem::Twice { first, second });
+            }
+        }
+    }
+    if !sections.iter().any(|s| s.measured) {
+        return Err(MetadataProblem::NothingMeasured);
+    }
+    Ok(())
+}
