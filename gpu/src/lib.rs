@@ -14,7 +14,10 @@
 
 mod address;
 pub mod chip;
+pub mod registers;
+mod sys;
 pub mod sysfs;
+mod thread;
 
 pub use address::{BadAddress, PciAddress};
 pub use chip::{Chip, DeviceId};
