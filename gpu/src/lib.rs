@@ -14,10 +14,13 @@
 
 mod address;
 pub mod chip;
+pub mod fsp;
+pub mod knob;
 pub mod registers;
 mod sys;
 pub mod sysfs;
 mod thread;
+mod wait;
 
 pub use address::{BadAddress, PciAddress};
 pub use chip::{Chip, DeviceId};
