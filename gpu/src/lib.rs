@@ -13,10 +13,22 @@
 //! microseconds. Resets block in the kernel and run on threads of their own.
 
 mod address;
+pub mod boot;
 pub mod chip;
+mod error;
 pub mod fsp;
+mod gpu;
 pub mod knob;
+pub mod lock;
+pub mod mode;
+pub mod open;
+pub mod owner;
+pub mod power;
+pub mod progress;
+pub mod quarantine;
 pub mod registers;
+pub mod set;
+mod switch;
 mod sys;
 pub mod sysfs;
 mod thread;
@@ -24,3 +36,8 @@ mod wait;
 
 pub use address::{BadAddress, PciAddress};
 pub use chip::{Chip, DeviceId};
+pub use error::{Cause, Failure, PendingMode};
+pub use gpu::{Assignable, Gpu, Unverified, Verified};
+pub use mode::Mode;
+pub use progress::{Phase, Progress};
+pub use switch::Plan;
