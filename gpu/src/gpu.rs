@@ -6,7 +6,7 @@ use crate::error::PendingMode;
 use crate::fsp::Fsp;
 use crate::mode::{self, Active};
 use crate::progress::{Phase, Progress};
-use crate::registers::{At, Registers, ResetKind};
+use crate::registers::{At, Registers, ResetKind, Word};
 use crate::switch::{self, Plan};
 use crate::{Cause, Failure, Mode, PciAddress, thread};
 
@@ -24,6 +24,7 @@ pub struct Gpu<S> {
     address: PciAddress,
     id: DeviceId,
     chip: Chip,
+    reset: ResetKind,
     registers: Box<dyn Registers>,
     progress: Progress,
     state: S,
@@ -100,12 +101,12 @@ impl<S> Gpu<S> {
     ///
     /// # Errors
     /// The reset was refused, or the GPU did not come back. It is closed then.
-    pub async fn reset(self, kind: ResetKind) -> Result<Gpu<Unverified>, Failure> {
-        let Self { address, id, chip, mut registers, progress, state: _ } = self;
+    pub async fn reset(self) -> Result<Gpu<Unverified>, Failure> {
+        let Self { address, id, chip, reset, mut registers, progress, state: _ } = self;
         let span = progress.begin(address, Phase::Reset);
         // The kernel sleeps for 100 ms and more in it.
         let work = move || {
-            let done = registers.reset(kind);
+            let done = registers.reset(reset);
             (registers, done)
         };
         let (mut registers, done) =
@@ -118,7 +119,7 @@ impl<S> Gpu<S> {
                 registers.write32(At::Bar0(offset), value).map_err(|e| span.fail(e))?;
             }
         }
-        Ok(Gpu { address, id, chip, registers, progress, state: Unverified(()) })
+        Ok(Gpu { address, id, chip, reset, registers, progress, state: Unverified(()) })
     }
 
     /// Reads the active mode, which may be wrong; it can always be read.
@@ -161,20 +162,22 @@ impl<S> Gpu<S> {
 }
 
 impl Gpu<Unverified> {
-    /// Takes an open function, wakes it and waits until its firmware has booted.
+    /// Takes an open function that is to be reset in a certain way, wakes it and waits until its firmware has booted.
     ///
     /// # Errors
     /// [`Cause::UnknownChip`]; [`Cause::Asleep`], [`Cause::Gone`]; the firmware does not boot or is not well.
     pub async fn open(
         address: PciAddress,
         id: DeviceId,
+        reset: ResetKind,
         mut registers: Box<dyn Registers>,
         progress: &Progress,
     ) -> Result<Self, Failure> {
         let span = progress.begin(address, Phase::Open);
         let chip = Chip::of(id).ok_or_else(|| span.fail(Cause::UnknownChip(id)))?;
         come_up(&mut *registers, address, chip, progress).await?;
-        Ok(Self { address, id, chip, registers, progress: progress.clone(), state: Unverified(()) })
+        let progress = progress.clone();
+        Ok(Self { address, id, chip, reset, registers, progress, state: Unverified(()) })
     }
 
     /// Reads what would have to be written for a mode. Writes nothing, and finds every reason why a write
@@ -230,8 +233,8 @@ impl Gpu<Unverified> {
         if pending != PendingMode::Mode(wanted) {
             return Err(span.fail(Cause::Pending { active: wanted, pending }));
         }
-        let Self { address, id, chip, registers, progress, state: _ } = self;
-        Ok(Gpu { address, id, chip, registers, progress, state: Verified(wanted) })
+        let Self { address, id, chip, reset, registers, progress, state: _ } = self;
+        Ok(Gpu { address, id, chip, reset, registers, progress, state: Verified(wanted) })
     }
 }
 
@@ -263,6 +266,10 @@ async fn come_up(
 fn active(registers: &mut dyn Registers, family: Family) -> Result<Active, Cause> {
     let at = mode::register(family);
     let word = registers.read32(at)?;
-    let word = word.data().ok_or(Cause::Unreadable { at, word })?;
+    let word = match word {
+        Word::Data(word) => word,
+        Word::AllOnes => return Err(Cause::Gone { at }),
+        word => return Err(Cause::Unreadable { at, word }),
+    };
     Ok(Active::decode(family, word)?)
 }

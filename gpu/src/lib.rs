@@ -27,6 +27,7 @@ pub mod power;
 pub mod progress;
 pub mod quarantine;
 pub mod registers;
+pub mod release;
 pub mod set;
 mod switch;
 mod sys;

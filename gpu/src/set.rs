@@ -3,7 +3,6 @@
 use futures_util::future::join_all;
 
 use crate::chip::{Chip, Family};
-use crate::registers::ResetKind;
 use crate::{Assignable, Failure, Gpu, Mode, PciAddress, Unverified, Verified};
 
 /// A Hopper board: what protected PCIe takes.
@@ -188,7 +187,7 @@ pub async fn switch(gpus: Vec<Gpu<Unverified>>, mode: Mode) -> Result<Vec<Gpu<Ve
         .map(|((gpu, _), _)| gpu.address())
         .collect();
     all(written, &pending)?;
-    let reset = all(join_all(gpus.into_iter().map(|gpu| gpu.reset(ResetKind::Function))).await, &[])?;
+    let reset = all(join_all(gpus.into_iter().map(|gpu| gpu.reset())).await, &[])?;
     verify(reset, mode).await
 }
 
@@ -204,8 +203,8 @@ pub async fn verify(gpus: Vec<Gpu<Unverified>>, mode: Mode) -> Result<Vec<Gpu<Ve
 ///
 /// # Errors
 /// [`Error::Devices`], all GPUs are closed then.
-pub async fn reset<S>(gpus: Vec<Gpu<S>>, kind: ResetKind) -> Result<Vec<Gpu<Unverified>>, Error> {
-    all(join_all(gpus.into_iter().map(|gpu| gpu.reset(kind))).await, &[])
+pub async fn reset<S>(gpus: Vec<Gpu<S>>) -> Result<Vec<Gpu<Unverified>>, Error> {
+    all(join_all(gpus.into_iter().map(|gpu| gpu.reset())).await, &[])
 }
 
 fn all<T>(results: Vec<Result<T, Failure>>, pending: &[PciAddress]) -> Result<Vec<T>, Error> {

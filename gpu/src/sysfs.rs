@@ -10,6 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use crate::chip::{Chip, DeviceId, VENDOR};
+use crate::registers::ResetKind;
 use crate::{BadAddress, PciAddress};
 use attribute::{hex, link_name, optional, resource};
 pub use group::{GroupFunction, IommuGroup};
@@ -156,6 +157,17 @@ impl Function {
     #[must_use]
     pub fn vfio_device_node(&self, dev: &Path) -> Option<PathBuf> {
         self.vfio_device.as_ref().map(|name| dev.join("vfio/devices").join(name))
+    }
+
+    /// How to reset it: over its bus only where nothing else is left. `None` when the kernel knows no way, or
+    /// is too old to say; the function's own is to be tried then.
+    #[must_use]
+    pub fn reset_kind(&self) -> Option<ResetKind> {
+        match self.reset_methods.as_slice() {
+            [] => None,
+            methods if methods.iter().all(|method| *method == ResetMethod::Bus) => Some(ResetKind::Bus),
+            _ => Some(ResetKind::Function),
+        }
     }
 
     /// The legacy way in: `<dev>/vfio/<group>`.

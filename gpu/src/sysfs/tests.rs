@@ -91,6 +91,7 @@ fn a_bound_h100_with_all_there_is_to_know() {
     assert_eq!(gpu.driver.as_deref(), Some("vfio-pci"));
     assert_eq!(gpu.numa_node, Some(1));
     assert_eq!(gpu.reset_methods, [ResetMethod::Function, ResetMethod::Bus]);
+    assert_eq!(gpu.reset_kind(), Some(ResetKind::Function));
     let sizes: Vec<_> = gpu.bars.iter().map(|bar| (bar.index, bar.size, bar.prefetchable)).collect();
     assert_eq!(sizes, [(0, 16 << 20, false), (2, 128 << 30, true), (4, 32 << 20, true)]);
     let dev = Path::new("/dev");
@@ -139,6 +140,18 @@ fn one_broken_device_does_not_hide_the_others() {
     assert_eq!(inventory.functions.len(), 1);
     let [error] = &inventory.unreadable[..] else { panic!("{inventory:?}") };
     assert!(error.to_string().contains("0000:42:00.0/resource"), "{error}");
+}
+
+#[test]
+fn a_function_without_a_reset_of_its_own_is_reset_over_its_bus() {
+    let tree = Tree::new();
+    tree.device("0000:41:00.0", "0x10de\n", "0x2330\n", "0x030200\n");
+    let kind = || tree.sysfs().discover().unwrap().functions[0].reset_kind();
+    assert_eq!(kind(), None);
+    tree.write("0000:41:00.0", "reset_method", "bus\n");
+    assert_eq!(kind(), Some(ResetKind::Bus));
+    tree.write("0000:41:00.0", "reset_method", "pm bus\n");
+    assert_eq!(kind(), Some(ResetKind::Function));
 }
 
 #[test]

@@ -101,6 +101,9 @@ pub(crate) fn serve(path: &Path, device: Shared) -> io::Result<()> {
     let listener = UnixListener::bind(path)?;
     let serve = move || {
         for stream in listener.incoming().flatten() {
+            if device.ended() {
+                return;
+            }
             let device = device.clone();
             let talk = move || {
                 if let Err(error) = talk(stream, &device) {

@@ -94,7 +94,8 @@ fn handle(
                 violations.push(Violation::UselessWrite { knob, value });
             }
             knobs.set(knob, new);
-            if knobs.get(DEVTOOLS) == Some(1) && knobs.get(COMPUTING) != Some(1) {
+            let touched = matches!(knob, DEVTOOLS | COMPUTING);
+            if touched && knobs.get(DEVTOOLS) == Some(1) && knobs.get(COMPUTING) != Some(1) {
                 violations.push(Violation::DevtoolsAlone);
             }
             Ok(None)

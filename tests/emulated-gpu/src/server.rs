@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
 use std::time::Instant;
@@ -80,17 +82,29 @@ pub struct Emulator {
 
 /// The device, shared by its sockets.
 #[derive(Debug, Clone)]
-pub(crate) struct Shared(Arc<Mutex<Device>>);
+pub(crate) struct Shared {
+    device: Arc<Mutex<Device>>,
+    ended: Arc<AtomicBool>,
+}
 
 impl Shared {
+    fn new(device: Device) -> Self {
+        Self { device: Arc::new(Mutex::new(device)), ended: Arc::default() }
+    }
+
     /// A thread that panicked leaves a device like any other.
     pub(crate) fn lock(&self) -> MutexGuard<'_, Device> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.device.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether its threads are to end.
+    pub(crate) fn ended(&self) -> bool {
+        self.ended.load(Ordering::Relaxed)
     }
 }
 
 impl Emulator {
-    /// Makes both sockets and serves them, for as long as the process lives.
+    /// Makes both sockets and serves them until the value is dropped and the last client has gone.
     ///
     /// # Errors
     /// [`Error`].
@@ -101,7 +115,7 @@ impl Emulator {
         }
         let device = Device::new(options.product, bars, options.timing, Instant::now())
             .map_err(|source| Error::Memory { size: bars[1], source })?;
-        let device = Shared(Arc::new(Mutex::new(device)));
+        let device = Shared::new(device);
         let server = Server::new(&options.socket, true, interrupts(), regions(bars))
             .map_err(|source| Error::Socket { path: options.socket.clone(), source })?;
         control::serve(&options.control, device.clone())
@@ -113,7 +127,7 @@ impl Emulator {
             client: Client::Absent,
         };
         let serve = move || {
-            loop {
+            while !backend.device.ended() {
                 if let Err(error) = server.run(&mut backend) {
                     eprintln!("emulated-gpu: {error}");
                 }
@@ -149,8 +163,10 @@ impl Emulator {
 
 impl Drop for Emulator {
     fn drop(&mut self) {
-        // The threads stay until the process ends; nobody finds them any more.
+        self.device.ended.store(true, Ordering::Relaxed);
         for path in [&self.socket, &self.control] {
+            // One last client wakes the thread, which ends when all clients are gone.
+            let _ = UnixStream::connect(path);
             let _ = std::fs::remove_file(path);
         }
     }
