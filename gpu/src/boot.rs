@@ -1,7 +1,7 @@
 //! From a powered function to booted firmware: power state, memory space, firewall, boot register.
 //!
-//! Registers: `dev_boot.h`, `dev_therm.h`, `dev_fsp_addendum.h` of NVIDIA's open GPU kernel modules (595.45.04);
-//! capabilities: PCI Express Base Specification 6.0, chapter 7.
+//! Registers: `dev_therm.h`, `dev_fsp_pri.h` of NVIDIA's open GPU kernel modules (595.45.04), gpu-admin-tools
+//! (2025.11.21); capabilities: PCI Express Base Specification 6.0, chapter 7.
 
 mod config;
 mod fault;
@@ -85,7 +85,7 @@ pub(crate) async fn wait(
 async fn firewall(registers: &mut dyn Registers, family: Family, span: &mut Span) -> Result<(), Cause> {
     let Some((capability, offset, bit)) = config::firewall(family) else { return Ok(()) };
     let Some(base) = config::find(registers, capability)? else {
-        // A virtual configuration space may hide it. Then all that can be done is to see whether BAR0 answers.
+        // A virtual configuration space may hide it. All that is left is to see whether BAR0 answers.
         let look = || Ok::<_, Cause>((registers.read32(BOOT_0)? != Word::AllOnes).then_some(()));
         let _ = poll(Pace::millis(100, 3_000), look).await?;
         return Ok(());

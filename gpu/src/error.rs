@@ -46,8 +46,8 @@ pub enum Cause {
     },
     /// It does not leave D3.
     #[error(
-        "it stays in power state D{state}; write \"on\" to power/control and 0 to d3cold_allowed in its sysfs \
-         folder, and check for a BIOS setting"
+        "it stays in power state D{state}; write \"on\" to power/control and 0 to d3cold_allowed in its \
+         sysfs folder, and check for a BIOS setting"
     )]
     Asleep {
         /// 1 to 3.
@@ -74,7 +74,8 @@ pub enum Cause {
     },
     /// The firewall before BAR0 stays up.
     #[error(
-        "the firewall before its BAR0 was still up after {} s; its firmware did not get that far", .limit.as_secs()
+        "the firewall before its BAR0 was still up after {} s; its firmware did not get that far: reset it",
+        .limit.as_secs()
     )]
     FirewallUp {
         /// How long we waited.

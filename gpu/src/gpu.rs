@@ -162,7 +162,8 @@ impl<S> Gpu<S> {
 }
 
 impl Gpu<Unverified> {
-    /// Takes an open function that is to be reset in a certain way, wakes it and waits until its firmware has booted.
+    /// Takes an open function, to be reset by `reset` from now on, wakes it and waits until its firmware has
+    /// booted.
     ///
     /// # Errors
     /// [`Cause::UnknownChip`]; [`Cause::Asleep`], [`Cause::Gone`]; the firmware does not boot or is not well.

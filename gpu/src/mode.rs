@@ -55,7 +55,7 @@ pub struct Active {
 pub enum InvalidMode {
     /// Devtools without confidential computing: a switch was interrupted.
     #[error(
-        "its active mode is devtools without confidential computing, which an interrupted switch leaves ({0:#x})"
+        "its active mode is devtools without confidential computing ({0:#x}), as after an interrupted switch"
     )]
     DevtoolsAlone(u32),
     /// Confidential computing and protected PCIe exclude each other.

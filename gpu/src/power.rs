@@ -27,9 +27,7 @@ pub enum Error {
         source: io::Error,
     },
     /// It does not wake.
-    #[error(
-        "GPU {gpu}: the kernel has not woken it after 5 s, its runtime status is {status:?}; see the kernel's log"
-    )]
+    #[error("GPU {gpu}: not awake after 5 s, its runtime status is {status:?}; see the kernel's log")]
     Asleep {
         /// The GPU.
         gpu: PciAddress,

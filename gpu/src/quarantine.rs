@@ -1,4 +1,5 @@
-//! GPUs that did not come back: written down with the reason, and not used again until an operator has looked.
+//! GPUs that did not come back: written down with the reason, and not used again until an operator has
+//! looked.
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -103,12 +104,12 @@ impl Quarantine {
     /// [`Error::Write`].
     pub fn put(&self, gpu: PciAddress, entry: &Entry) -> Result<(), Error> {
         let path = self.path(gpu);
-        self.write(&path, entry).map_err(|source| Error::Write { gpu, path, source })
+        self.write(gpu, &path, entry).map_err(|source| Error::Write { gpu, path, source })
     }
 
-    fn write(&self, path: &Path, entry: &Entry) -> io::Result<()> {
+    fn write(&self, gpu: PciAddress, path: &Path, entry: &Entry) -> io::Result<()> {
         std::fs::create_dir_all(&self.folder)?;
-        let draft = self.folder.join(format!(".{}.draft", std::process::id()));
+        let draft = self.folder.join(format!(".{gpu}.draft"));
         let mut file = File::create(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(entry)?)?;
         file.sync_all()?;

@@ -20,7 +20,10 @@ pub enum BadSet {
     #[error("{0} is in the set twice")]
     Twice(PciAddress),
     /// Not all in one mode.
-    #[error("{} is in mode {}, {} in mode {}; all GPUs of a pod must be in the same mode", .first.0, .first.1, .other.0, .other.1)]
+    #[error(
+        "{} is in mode {}, {} in mode {}; all GPUs of a pod must be in the same mode",
+        .first.0, .first.1, .other.0, .other.1
+    )]
     MixedModes {
         /// One.
         first: (PciAddress, Mode),
@@ -36,9 +39,7 @@ pub enum BadSet {
         other: Chip,
     },
     /// Protected PCIe with anything but one whole board.
-    #[error(
-        "protected PCIe takes a whole Hopper board, 8 GPUs and 4 NVSwitches; the set has {gpus} and {switches}"
-    )]
+    #[error("protected PCIe takes a whole Hopper board, 8 GPUs and 4 NVSwitches, not {gpus} and {switches}")]
     NoBoard {
         /// How many GPUs.
         gpus: usize,

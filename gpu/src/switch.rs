@@ -65,7 +65,7 @@ fn steps(family: Family, mode: Mode, ppcie: Ppcie) -> Vec<Step> {
     if mode == Mode::Ppcie || on_switch {
         steps.push(Look(Knob::CCM));
         if mode == Mode::Ppcie {
-            for knob in [Knob::FEATURE_2, Knob::FEATURE_4, Knob::FEATURE_34, Knob::CCD, Knob::CCM] {
+            for knob in [Knob::FEATURE_2, Knob::FEATURE_4, Knob::CCD, Knob::CCM, Knob::FEATURE_34] {
                 steps.push(Set(knob, 0));
             }
         }
@@ -247,7 +247,7 @@ mod tests {
         assert_eq!(sent(Mode::Off), "002D020C 000A020C 0006020C 0008020C");
         assert_eq!(
             sent(Mode::Ppcie),
-            "0008020C 0002020C 0004020C 0022020C 0006020C 0008020C 000A020C 000A020D+2 002D020C 002D020D+1"
+            "0008020C 0002020C 0004020C 0006020C 0008020C 0022020C 000A020C 000A020D+2 002D020C 002D020D+1"
         );
         let on = [(Knob::BAR0_DECOUPLER, 2), (Knob::CCM, 1)];
         assert_eq!(
@@ -269,7 +269,7 @@ mod tests {
     fn the_tools_order_on_the_switch() {
         assert_eq!(
             payloads(Family::NvSwitch, Mode::Ppcie, Ppcie::Off, &[]),
-            "0008020C 0002020C 0004020C 0022020C 0006020C 0008020C 000A020C 002D020C 002D020D+1"
+            "0008020C 0002020C 0004020C 0006020C 0008020C 0022020C 000A020C 002D020C 002D020D+1"
         );
     }
 

@@ -1,8 +1,8 @@
 //! Configuration space: identity, BARs, power management, PCI Express with function-level reset, MSI-X, and
 //! NVIDIA's own capabilities.
 //!
-//! Layout: PCI Express Base Specification 6.0, chapter 7. Where each capability sits is our choice, except for
-//! GB1xx's designated one, which silicon has at 0xAF0.
+//! Layout: PCI Express Base Specification 6.0, chapter 7. Where each capability sits is our choice, except
+//! for GB1xx's designated one, which silicon has at 0xAF0.
 
 use crate::Product;
 use crate::product::Firewall;

@@ -76,8 +76,8 @@ struct Reply {
     words: Vec<u32>,
 }
 
-/// Registers by which a test makes the device act. No GPU has these: a driver would have it act by work queues,
-/// which are not played.
+/// Registers by which a test makes the device act. No GPU has these: a driver would have it act by work
+/// queues, which are not played.
 #[derive(Debug, Default)]
 struct TestUnit {
     address: [u32; 2],
@@ -207,7 +207,7 @@ impl Device {
 
     /// Leaves a reply to nobody where the next user finds it.
     pub fn leave_stale_reply(&mut self) {
-        let words = [0xc000_0000, 0x1510_de7e, 3, 0x13, 0, 0xbadf_0001];
+        let words = [0xc000_0000, 0x1510_de7e, 3, 0x13, 0, 0x5eed_0001];
         match self.product.transport() {
             Transport::Queues => self.queues.deliver(2, &words),
             Transport::Mailbox => self.mailbox.deliver(&words),

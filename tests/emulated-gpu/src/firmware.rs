@@ -19,8 +19,9 @@ const UNKNOWN_KNOB: u32 = 0x1e3;
 const NOT_SUPPORTED: u32 = 0xa0;
 const INVALID_DATA: u32 = 0xa1;
 
-/// Always there, so that nobody takes it for part of the value. Chosen to look like a bus error.
-const GARBAGE: u32 = 0xbadf_0000;
+/// Always there, so that nobody takes it for part of the value. Not 0xBADF: NVIDIA's tool takes that for an
+/// error of the bus, even in data.
+const GARBAGE: u32 = 0x5eed_0000;
 
 /// What the firmware does with a request.
 #[derive(Debug)]

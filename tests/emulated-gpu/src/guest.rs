@@ -14,8 +14,8 @@ struct Piece {
     file: Arc<File>,
 }
 
-/// Memory that the device may reach, by its addresses on the bus. Accesses go through the file, so the VMM must
-/// share it (`share=on`), and hugetlbfs does not do: it cannot be written to.
+/// Memory that the device may reach, by its addresses on the bus. Accesses go through the file, so the VMM
+/// must share it (`share=on`), and hugetlbfs does not do: it cannot be written to.
 #[derive(Debug, Default)]
 pub(crate) struct GuestMemory {
     pieces: BTreeMap<u64, Piece>,

@@ -209,8 +209,8 @@ enum Client {
     Present,
 }
 
-/// What vfio-user's messages do. A read is always answered with data: the protocol's client of crate vfio_user
-/// does not take errors for an answer.
+/// What vfio-user's messages do. A read is always answered with data: crate vfio_user's client does not take
+/// errors for an answer.
 struct Backend {
     device: Shared,
     bars: [u64; 3],

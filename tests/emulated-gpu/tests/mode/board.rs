@@ -24,7 +24,7 @@ async fn protected_pcie_on_a_whole_board_and_off_again() {
     for emulator in &rig.emulators[8..] {
         assert_eq!(emulator.state().mode_word, 1);
         assert!(requests(emulator).ends_with(
-            "0008020C 0002020C 0004020C 0022020C 0006020C 0008020C 000A020C 002D020C 002D020D+1 002D020C"
+            "0008020C 0002020C 0004020C 0006020C 0008020C 0022020C 000A020C 002D020C 002D020D+1 002D020C"
         ));
     }
     set::switch(rig.open_all().await, Mode::Off).await.unwrap();
