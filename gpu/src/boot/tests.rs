@@ -97,3 +97,12 @@ async fn one_that_stays_asleep_or_is_gone_is_named() {
     let cause = wakes(script).await.unwrap_err();
     assert!(matches!(cause, Cause::Asleep { state: 3 }), "{cause}");
 }
+
+#[tokio::test(start_paused = true)]
+async fn lists_of_capabilities_that_go_round_are_left() {
+    // Each points at itself. Without the capability BAR0 tells, and a function without power management is
+    // awake.
+    let script = "96*R c100 10010003; R 0 1A0000A1; R 0 1A0000A1; R 200BC FF; R 8AA128 0";
+    run(script, Chip::Gb100).await.unwrap();
+    wakes("R c0 290110DE; R c4 00100002; R c34 40; 96*R c40 4005; R c4 00100002").await.unwrap();
+}
