@@ -6,6 +6,7 @@
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -39,6 +40,12 @@ pub enum Error {
 /// A holder's name is cut here when it is shown: the file could hold anything.
 const LONGEST: u64 = 256;
 
+/// A lock without a name is one of a moment: its holder is about to sign, or only looks who has it. Long enough
+/// for such a process to get its turn on a busy host.
+const PATIENCE: Duration = Duration::from_millis(250);
+/// Who does not sign in that time.
+const NAMELESS: &str = "a process that has not given its name";
+
 /// A GPU that is ours. Dropping it frees the GPU.
 #[derive(Debug)]
 pub struct GpuLock {
@@ -62,18 +69,24 @@ impl GpuLock {
             .truncate(false)
             .open(&path)
             .map_err(fail)?;
-        match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-            Ok(file) => {
-                let mut lock = Self { gpu, file };
-                lock.sign(holder).map_err(fail)?;
-                Ok(lock)
+        let mut file = file;
+        let start = Instant::now();
+        while start.elapsed() < PATIENCE {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(file) => {
+                    let mut lock = Self { gpu, file };
+                    lock.sign(holder).map_err(fail)?;
+                    return Ok(lock);
+                }
+                Err((file, Errno::EWOULDBLOCK)) => file,
+                Err((_, errno)) => return Err(fail(errno.into())),
+            };
+            if let Some(holder) = read_holder(&mut file).map_err(fail)? {
+                return Err(Error::Held { gpu, holder });
             }
-            Err((mut file, Errno::EWOULDBLOCK)) => {
-                let holder = read_holder(&mut file).map_err(fail)?;
-                Err(Error::Held { gpu, holder: holder.unwrap_or_else(|| "somebody".to_owned()) })
-            }
-            Err((_, errno)) => Err(fail(errno.into())),
+            std::thread::yield_now();
         }
+        Err(Error::Held { gpu, holder: NAMELESS.to_owned() })
     }
 
     /// Which GPU.
@@ -113,7 +126,7 @@ pub fn holder(folder: &Path, gpu: PciAddress) -> Result<Option<String>, Error> {
         Ok(_) => Ok(None),
         Err((mut file, Errno::EWOULDBLOCK)) => {
             let name = read_holder(&mut file).map_err(fail)?;
-            Ok(Some(name.unwrap_or_else(|| "somebody".to_owned())))
+            Ok(Some(name.unwrap_or_else(|| NAMELESS.to_owned())))
         }
         Err((_, errno)) => Err(fail(errno.into())),
     }
@@ -150,6 +163,20 @@ mod tests {
         assert_eq!(holder(folder.path(), gpu).unwrap(), None);
         let _lock = GpuLock::take(folder.path(), gpu, "short").unwrap();
         assert_eq!(holder(folder.path(), gpu).unwrap().as_deref(), Some("short"));
+    }
+
+    #[test]
+    fn one_who_looks_does_not_keep_anybody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
+        drop(GpuLock::take(folder.path(), gpu, "first").unwrap());
+        let looks = || (0..2_000).for_each(|_| drop(holder(folder.path(), gpu).unwrap()));
+        std::thread::scope(|scope| {
+            scope.spawn(looks);
+            for _ in 0..200 {
+                drop(GpuLock::take(folder.path(), gpu, "again").unwrap());
+            }
+        });
     }
 
     #[test]

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use nix::libc;
+
 use crate::PciAddress;
 use crate::registers::{Registers, Resource0, Vfio};
 use crate::sysfs::Function;
@@ -24,6 +26,17 @@ pub enum Error {
     NoNode {
         /// The GPU.
         gpu: PciAddress,
+    },
+    /// Without a driver sysfs is the way in, and the kernel's lockdown bars it.
+    #[error(
+        "Cannot map BAR0 of GPU {gpu} under Secure Boot's lockdown; bind it to vfio-pci (`coffer gpu bind`)"
+    )]
+    Lockdown {
+        /// The GPU.
+        gpu: PciAddress,
+        /// Why.
+        #[source]
+        source: io::Error,
     },
     /// The way in is barred.
     #[error(
@@ -55,8 +68,11 @@ pub async fn open(function: &Function, dev: &Path) -> Result<Box<dyn Registers>,
     match function.driver.as_deref() {
         None => {
             let path = function.path.clone();
-            let opened = Resource0::open(&path);
-            Ok(Box::new(opened.map_err(|source| Error::Open { gpu, path, source })?))
+            let opened = Resource0::open(&path).map_err(|source| match source.raw_os_error() {
+                Some(libc::EPERM) => Error::Lockdown { gpu, source },
+                _ => Error::Open { gpu, path, source },
+            });
+            Ok(Box::new(opened?))
         }
         Some(driver) if is_vfio(driver) => open_vfio(function, dev).await,
         Some(driver) => Err(Error::Driver { gpu, driver: driver.to_owned() }),

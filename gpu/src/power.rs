@@ -9,6 +9,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
+
 use crate::PciAddress;
 use crate::wait::{Pace, poll};
 
@@ -38,34 +40,89 @@ pub enum Error {
 
 const WAKE: Pace = Pace::millis(10, 5_000);
 
-/// One setting that was changed, and what it was.
-#[derive(Debug)]
-struct Changed {
+/// One setting that is changed, and what it was.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Change {
     path: PathBuf,
     before: String,
+    during: String,
 }
 
-/// A function that stays awake as long as this lives. Dropping it puts the settings back.
-#[derive(Debug)]
-pub struct Awake {
+/// What is needed to put the settings back without the shim that changed them.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct PowerRecord {
     gpu: PciAddress,
-    changed: Vec<Changed>,
+    changes: Vec<Change>,
 }
 
-impl Awake {
-    /// Wakes the function whose sysfs folder is `device`, and waits for it.
+impl PowerRecord {
+    /// Puts the settings back, in the reverse order; repeats do no harm, and a function that is gone has none.
+    ///
+    /// # Errors
+    /// The first that could not be put back; the others are.
+    pub fn release(&self) -> Result<(), Error> {
+        let mut result = Ok(());
+        for Change { path, before, .. } in self.changes.iter().rev() {
+            let done = match std::fs::write(path, before) {
+                Err(source) if source.kind() != io::ErrorKind::NotFound => Err(self.file(path, source)),
+                _ => Ok(()),
+            };
+            result = result.and(done);
+        }
+        result
+    }
+
+    fn file(&self, path: &Path, source: io::Error) -> Error {
+        Error::File { gpu: self.gpu, path: path.to_owned(), source }
+    }
+}
+
+/// Which settings will be changed.
+#[derive(Debug)]
+pub struct PowerPlan {
+    record: PowerRecord,
+    status: PathBuf,
+}
+
+impl PowerPlan {
+    /// For the function whose sysfs folder is `device`. Changes nothing yet.
+    ///
+    /// # Errors
+    /// [`Error::File`].
+    pub fn new(gpu: PciAddress, device: &Path) -> Result<Self, Error> {
+        let mut record = PowerRecord { gpu, changes: Vec::new() };
+        for (name, during) in [("d3cold_allowed", "0"), ("power/control", "on")] {
+            let path = device.join(name);
+            let before = read(&path).map_err(|source| record.file(&path, source))?;
+            // A kernel without power management has no such file and keeps everything awake.
+            if let Some(before) = before.filter(|before| before != during) {
+                record.changes.push(Change { path, before, during: during.to_owned() });
+            }
+        }
+        Ok(Self { record, status: device.join("power/runtime_status") })
+    }
+
+    /// What to write down before [`Self::claim`].
+    #[must_use]
+    pub fn record(&self) -> &PowerRecord {
+        &self.record
+    }
+
+    /// Wakes the function and waits for it.
     ///
     /// # Errors
     /// [`Error::File`], [`Error::Asleep`]; the settings are put back then.
-    pub async fn keep(gpu: PciAddress, device: &Path) -> Result<Self, Error> {
-        let mut awake = Self { gpu, changed: Vec::new() };
-        awake.set(device.join("d3cold_allowed"), "0")?;
-        awake.set(device.join("power/control"), "on")?;
-        let status = device.join("power/runtime_status");
+    pub async fn claim(self) -> Result<Awake, Error> {
+        let gpu = self.record.gpu;
+        let awake = Awake { record: self.record };
+        for Change { path, during, .. } in &awake.record.changes {
+            std::fs::write(path, during).map_err(|source| awake.record.file(path, source))?;
+        }
         let mut last = String::new();
         let look = || {
-            // A kernel without runtime power management has no such file and keeps everything awake.
-            last = awake.read(&status)?.unwrap_or_else(|| "active".to_owned());
+            let status = read(&self.status).map_err(|source| awake.record.file(&self.status, source))?;
+            last = status.unwrap_or_else(|| "active".to_owned());
             Ok::<_, Error>(matches!(last.as_str(), "active" | "unsupported").then_some(()))
         };
         if poll(WAKE, look).await?.is_none() {
@@ -73,51 +130,39 @@ impl Awake {
         }
         Ok(awake)
     }
+}
 
-    fn set(&mut self, path: PathBuf, value: &str) -> Result<(), Error> {
-        let Some(before) = self.read(&path)? else { return Ok(()) };
-        if before == value {
-            return Ok(());
-        }
-        std::fs::write(&path, value).map_err(|source| self.file(&path, source))?;
-        self.changed.push(Changed { path, before });
-        Ok(())
+/// `None` for a file that is not there.
+fn read(path: &Path) -> io::Result<Option<String>> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text.trim().to_owned())),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
     }
+}
 
-    fn read(&self, path: &Path) -> Result<Option<String>, Error> {
-        match std::fs::read_to_string(path) {
-            Ok(text) => Ok(Some(text.trim().to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(source) => Err(self.file(path, source)),
-        }
-    }
+/// A function that stays awake as long as this lives. Dropping it puts the settings back.
+#[derive(Debug)]
+pub struct Awake {
+    record: PowerRecord,
+}
 
-    fn file(&self, path: &Path, source: io::Error) -> Error {
-        Error::File { gpu: self.gpu, path: path.to_owned(), source }
-    }
-
-    /// Puts the settings back, in the reverse order.
+impl Awake {
+    /// Puts the settings back.
     ///
     /// # Errors
-    /// The first that could not be put back; the others are.
+    /// As [`PowerRecord::release`].
     pub fn release(mut self) -> Result<(), Error> {
-        self.restore()
-    }
-
-    fn restore(&mut self) -> Result<(), Error> {
-        let mut result = Ok(());
-        while let Some(Changed { path, before }) = self.changed.pop() {
-            let done = std::fs::write(&path, before).map_err(|source| self.file(&path, source));
-            result = result.and(done);
-        }
+        let result = self.record.release();
+        self.record.changes.clear();
         result
     }
 }
 
 impl Drop for Awake {
     fn drop(&mut self) {
-        // The device may be gone by now; release() tells.
-        let _ = self.restore();
+        // release() tells what goes wrong.
+        let _ = self.record.release();
     }
 }
 
@@ -144,19 +189,38 @@ mod tests {
     async fn settings_come_back() {
         let device = device("active\n");
         let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
-        let awake = Awake::keep(gpu, device.path()).await.unwrap();
+        let keep = async || PowerPlan::new(gpu, device.path()).unwrap().claim().await.unwrap();
+        let awake = keep().await;
         assert_eq!(settings(device.path()), ["0", "on"]);
         awake.release().unwrap();
         assert_eq!(settings(device.path()), ["1", "auto"]);
-        drop(Awake::keep(gpu, device.path()).await.unwrap());
+        drop(keep().await);
         assert_eq!(settings(device.path()), ["1", "auto"]);
+    }
+
+    #[tokio::test]
+    async fn the_record_alone_puts_them_back() {
+        let device = device("active\n");
+        let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
+        let plan = PowerPlan::new(gpu, device.path()).unwrap();
+        let record = serde_json::to_string(plan.record()).unwrap();
+        assert_eq!(settings(device.path()), ["1\n", "auto\n"], "planning changes nothing");
+        // As when the shim is killed.
+        std::mem::forget(plan.claim().await.unwrap());
+        let record: PowerRecord = serde_json::from_str(&record).unwrap();
+        for _ in 0..2 {
+            record.release().unwrap();
+            assert_eq!(settings(device.path()), ["1", "auto"]);
+        }
+        drop(device);
+        record.release().unwrap();
     }
 
     #[tokio::test(start_paused = true)]
     async fn one_that_does_not_wake_is_an_error_and_left_as_it_was() {
         let device = device("suspended\n");
         let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
-        let error = Awake::keep(gpu, device.path()).await.unwrap_err();
+        let error = PowerPlan::new(gpu, device.path()).unwrap().claim().await.unwrap_err();
         assert!(matches!(&error, Error::Asleep { status, .. } if status == "suspended"), "{error}");
         assert_eq!(settings(device.path()), ["1", "auto"]);
     }
@@ -165,6 +229,7 @@ mod tests {
     async fn a_kernel_without_power_management_is_fine() {
         let device = tempfile::tempdir().unwrap();
         let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
-        Awake::keep(gpu, device.path()).await.unwrap().release().unwrap();
+        let awake = PowerPlan::new(gpu, device.path()).unwrap().claim().await.unwrap();
+        awake.release().unwrap();
     }
 }

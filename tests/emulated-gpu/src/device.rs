@@ -16,6 +16,9 @@ use crate::{BootFault, Faults, IdentityFault, Product, ReplyFault, Violation};
 
 mod registers;
 
+/// So many requests and violations are kept; a guest could make them without end.
+const LOG: usize = 10_000;
+
 /// How long things take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timing {
@@ -227,7 +230,9 @@ impl Device {
 
     pub(crate) fn violate(&mut self, violation: Violation) {
         eprintln!("emulated-gpu: {:?}: violation: {violation}", self.product);
-        self.violations.push(violation);
+        if self.violations.len() < LOG {
+            self.violations.push(violation);
+        }
     }
 
     fn booted(&self, now: Instant) -> bool {
@@ -271,7 +276,7 @@ impl Device {
 
     /// Takes what the firmware has been asked for.
     fn command(&mut self, now: Instant, channel: usize, packet: &[u32]) {
-        if let Some(first) = packet.get(2) {
+        if let Some(first) = packet.get(2).filter(|_| self.requests.len() < LOG) {
             self.requests.push((*first, packet.get(3).copied()));
         }
         let Answer { reply, violations } = firmware::answer(packet, &mut self.knobs, &self.faults);
