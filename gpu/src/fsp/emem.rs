@@ -76,20 +76,30 @@ async fn send(registers: &mut dyn Registers, packet: &[u32]) -> Result<(), Error
     Ok(())
 }
 
+/// Head and tail are two registers: a pair that makes no message may have been read, or written, half-way.
 async fn receive(registers: &mut dyn Registers) -> Result<Vec<u32>, Error> {
-    let Some((head, tail)) = poll(REPLY, || messages(registers)).await? else {
-        return Err(Error::NoReply { limit: REPLY.limit, state: state(registers)? });
+    let mut last = None;
+    let look = || {
+        last = messages(registers)?;
+        Ok::<_, Error>(last.filter(|(head, tail)| is_message(*head, *tail)))
     };
-    let reply = copy(registers, head, tail);
-    // Acknowledged even when it makes no sense: the next request needs the queue.
+    if let Some((head, tail)) = poll(REPLY, look).await? {
+        let reply = copy(registers, head, tail);
+        acknowledge(registers, head)?;
+        return reply;
+    }
+    let state = state(registers)?;
+    let Some((head, _)) = last else { return Err(Error::NoReply { limit: REPLY.limit, state }) };
+    // Acknowledged although it makes no sense: the next request needs the queue.
     acknowledge(registers, head)?;
-    reply
+    Err(Error::Announcement { state })
+}
+
+fn is_message(head: u32, tail: u32) -> bool {
+    head == BASE && tail > head && tail < BASE + SIZE && tail.is_multiple_of(4)
 }
 
 fn copy(registers: &mut dyn Registers, head: u32, tail: u32) -> Result<Vec<u32>, Error> {
-    if head != BASE || tail < head || tail >= BASE + SIZE || !tail.is_multiple_of(4) {
-        return Err(Error::Announcement { state: state(registers)? });
-    }
     registers.write32(At::Bar0(WINDOW_CONTROL), WINDOW)?;
     (head..=tail).step_by(4).map(|_| Ok(registers.read32(At::Bar0(WINDOW_DATA))?.bits())).collect()
 }

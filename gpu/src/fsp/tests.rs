@@ -74,16 +74,35 @@ async fn hopper_without_a_reply_gives_up_and_says_what_the_queues_hold() {
     assert_eq!(state, "queue 0x808/0x808, messages 0x800/0x800");
 }
 
-#[tokio::test]
+/// After a reset both are 0; the firmware sets one after the other, and so do we read.
+#[tokio::test(start_paused = true)]
+async fn hopper_waits_for_a_head_and_tail_that_belong_together() {
+    let script = format!(
+        "{CLEAN}
+        R 8F2C10 0; R 8F2C14 0
+        W 8F2AD0 03000800; W 8F2AD4 C0000000; W 8F2AD4 1310DE7E; W 8F2AD4 0008020C
+        W 8F2C14 00000808; W 8F2C10 00000800
+        R 8F2C90 0; R 8F2C94 814
+        R 8F2C90 800; R 8F2C94 0
+        R 8F2C90 800; R 8F2C94 814
+        W 8F2AD0 03000800
+        R 8F2AD4 C0000000; R 8F2AD4 1510DE7E; R 8F2AD4 3; R 8F2AD4 13; R 8F2AD4 0; R 8F2AD4 1
+        W 8F2C94 800"
+    );
+    assert_eq!(run(&script, Family::Hopper, Request::Read(Knob::CCM)).await.unwrap(), 1);
+}
+
+#[tokio::test(start_paused = true)]
 async fn hopper_acknowledges_a_message_that_cannot_be() {
     let script = format!(
         "{CLEAN}
         R 8F2C10 0; R 8F2C14 0
         W 8F2AD0 03000800; W 8F2AD4 C0000000; W 8F2AD4 1310DE7E; W 8F2AD4 0008020C
         W 8F2C14 00000808; W 8F2C10 00000800
-        R 8F2C90 800; R 8F2C94 2000
+        {}
         R 8F2C10 808; R 8F2C14 808; R 8F2C90 800; R 8F2C94 2000
-        W 8F2C94 800"
+        W 8F2C94 800",
+        "R 8F2C90 800; R 8F2C94 2000\n".repeat(5001)
     );
     let error = run(&script, Family::Hopper, Request::Read(Knob::CCM)).await.unwrap_err();
     assert!(matches!(error, Error::Announcement { .. }), "{error:?}");
