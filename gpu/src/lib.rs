@@ -1,0 +1,44 @@
+//! NVIDIA GPUs and NVSwitches, as the host sees them: what they are, in which confidential-computing mode
+//! they run, how that mode is set, and how a GPU is given back clean.
+//!
+//! A GPU is found ([`sysfs`]), locked ([`lock`]), kept awake ([`power`]) and opened ([`Gpu::open`], over one
+//! of the ways in [`registers`]). From then on types carry what is known about it: only reading the active
+//! mode turns a `Gpu<Unverified>` into a `Gpu<Verified>`, and every reset turns it back. A GPU that does not
+//! come back is written down in [`quarantine`].
+//!
+//! What the host reads here serves operation: it keeps a pod from starting with the wrong GPU. The guest
+//! must not trust it; trust comes from the GPU's attestation report, checked inside the guest.
+//!
+//! Everything that waits is async and reports its progress. Register accesses are made in place: they take
+//! microseconds. Resets block in the kernel and run on threads of their own.
+
+mod address;
+pub mod boot;
+pub mod chip;
+mod error;
+pub mod fsp;
+mod gpu;
+pub mod knob;
+pub mod lock;
+pub mod mode;
+pub mod open;
+pub mod owner;
+pub mod power;
+pub mod progress;
+pub mod quarantine;
+pub mod registers;
+pub mod release;
+pub mod set;
+mod switch;
+mod sys;
+pub mod sysfs;
+mod thread;
+mod wait;
+
+pub use address::{BadAddress, PciAddress};
+pub use chip::{Chip, DeviceId};
+pub use error::{Cause, Failure, PendingMode};
+pub use gpu::{Assignable, Gpu, Unverified, Verified};
+pub use mode::Mode;
+pub use progress::{Phase, Progress};
+pub use switch::Plan;
