@@ -2,7 +2,7 @@
 
 # Builds twice and compares: an image without its kernel, or (slow) the guest kernel.
 verify() { # PROFILE-OR-kernel
-    scratch=$(mktemp -d)
+    scratch=$(mktemp -d "$repo/build/verify-scratch.XXXXXX") # in the checkout: tools/cargo may see nothing else
     trap 'rm -rf "$scratch"' EXIT
     case $1 in
     kernel) verify_kernel "$scratch" ;;

@@ -4,13 +4,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::Agent;
+use agent::{Agent, AgentError};
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use vmm_config::hotplug::Lun;
 
-use crate::claims::Claims;
+use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks};
 use crate::ended::{Cause, Ended, LastWords};
 use crate::lines::Tail;
@@ -186,14 +186,20 @@ impl Driver {
         self.cause = Some(Cause::Stopped);
         let agent = self.parts.agent.clone();
         let asked = async {
-            // The agent's answer may be lost with the VM; QEMU's exit is what counts.
-            let _ = agent.destroy_sandbox().await;
-            self.parts.qemu.wait().await
+            match agent.destroy_sandbox().await {
+                // The agent's answer may be lost with the VM; QEMU's exit is what counts.
+                Ok(()) | Err(AgentError::Disconnected { .. }) => Ok(self.parts.qemu.wait().await),
+                // Then it does not power off either.
+                Err(error) => Err(error),
+            }
         };
-        if let Ok(exit) = timeout(GUEST_PATIENCE, asked).await {
-            return exit;
+        match timeout(GUEST_PATIENCE, asked).await {
+            Ok(Ok(exit)) => return exit,
+            Ok(Err(error)) => {
+                warn!(self.parts.log, "guest does not end the sandbox"; "error" => one_line(&error))
+            }
+            Err(_) => warn!(self.parts.log, "guest did not power off"),
         }
-        warn!(self.parts.log, "guest did not power off; QEMU is told to quit");
         self.quit().await
     }
 

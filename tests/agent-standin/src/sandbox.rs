@@ -201,22 +201,22 @@ impl Sandbox {
         let _busy = Busy { sandbox: self, id: id.to_owned() };
         let limit = if seconds == 0 { END_LIMIT } else { Duration::from_secs(seconds.into()) };
         container.destroy(limit).await?;
+        // In kata-agent's order: a storage that is mounted below the directory makes this fail.
+        container::remove_bundle(&container::bundle(id))?;
         let entry = self.lock().containers.remove(id);
         if let Some(entry) = entry {
             self.storages.lock().await.release(&entry.storages);
         }
-        // Only now: the layers were mounted below it.
-        container::remove_bundle(&container::bundle(id))
+        Ok(())
     }
 
-    /// DestroySandbox: ends every container, then undoes every storage.
+    /// DestroySandbox: ends every container, then undoes every storage. The first container that cannot be removed ends
+    /// it, and the agent lives on.
     pub async fn destroy(&self) -> Result<()> {
         self.expect_made()?;
         let ids: Vec<String> = self.lock().containers.keys().cloned().collect();
         for id in ids {
-            if let Err(error) = self.remove_container(&id, 0).await {
-                container::left_behind(&id, &error);
-            }
+            self.remove_container(&id, 0).await?;
         }
         self.storages.lock().await.clear();
         Ok(())

@@ -348,8 +348,8 @@ fn failures_leave_nothing() {
             driver: "scsi".into(),
             source: "0:99".into(),
             fstype: "erofs".into(),
-            options: vec!["X-kata.overlay-lower".into(), "X-kata.multi-layer=true".into()],
-            mount_point: "/run/kata-containers/ctr1/rootfs".into(),
+            options: vec!["ro".into()],
+            mount_point: "/run/layers/0-99".into(),
             ..Default::default()
         }];
         assert!(rig.agent.create_container(request).await.is_err());

@@ -56,7 +56,7 @@ fn a_container_can_be_replaced_while_its_pod_runs() {
 fn localhost_is_the_pods() {
     e2e(async |rig| {
         let mut pod = rig.pod("local").await.start().await;
-        let serve = "while :; do echo hello | nc -l -p 8080 -s 127.0.0.1; done";
+        let serve = "while :; do echo hello | nc -l -p 8080; done";
         let _server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
         let client = pod.run("client", BUSYBOX, &FOREVER, vec![]).await;
         // The end of its input makes nc leave, so that comes late; the server may not listen yet.

@@ -52,8 +52,8 @@ fn a_terminal_shows_echoes_resizes_and_exits() {
     e2e(async |_| {
         let mut terminal = Run::new("terminal", BUSYBOX, &["sh"]).on_a_terminal();
         terminal.expect("# ").await;
-        terminal.send("tty; echo typed-$((40 + 2))\n");
-        terminal.expect("/dev/pts/0").await;
+        // kata-agent's terminals are of its own devpts: they have no name in the container.
+        terminal.send("test -t 0 && echo typed-$((40 + 2))\n");
         terminal.expect("typed-42").await;
         terminal.resize(33, 111);
         terminal.send("sleep 1; stty size\n");

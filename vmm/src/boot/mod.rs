@@ -48,6 +48,8 @@ const OLDEST_QEMU: u32 = 11;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: what it can cost at most in time to agent ready.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
+/// How long one try may go unanswered before another is made beside it.
+const ANOTHER_TRY: Duration = Duration::from_secs(3);
 /// How long a QEMU that is already going is waited for, and its console.
 const LAST_WORDS: Duration = Duration::from_millis(300);
 
@@ -295,16 +297,25 @@ impl QmpReady {
 }
 
 /// Tries until the agent answers; what cannot get better ends the trying.
+///
+/// An attempt that gets no answer is not given up (see [`agent::connect`]) but may be lost, for example where the guest's
+/// driver had not finished its start: it stays, and another one is made beside it.
 async fn reach(endpoint: &agent::Endpoint, last: &mut Option<String>) -> Result<Agent, Failure> {
+    let (results, mut outcomes) = mpsc::unbounded_channel();
     let mut pause = FIRST_PAUSE;
     loop {
-        match agent::connect(endpoint).await {
-            Ok(agent) => return Ok(agent),
-            Err(error) if error.is_retryable() => *last = Some(one_line(&error)),
-            Err(error) => return Err(error.into()),
+        let (endpoint, results) = (endpoint.clone(), results.clone());
+        tokio::spawn(async move { results.send(agent::connect(&endpoint).await) });
+        match timeout(ANOTHER_TRY, outcomes.recv()).await {
+            Ok(Some(Ok(agent))) => return Ok(agent),
+            Ok(Some(Err(error))) if error.is_retryable() => {
+                *last = Some(one_line(&error));
+                sleep(pause).await;
+                pause = (pause * 3 / 2).min(LONGEST_PAUSE);
+            }
+            Ok(Some(Err(error))) => return Err(error.into()),
+            Ok(None) | Err(_) => {}
         }
-        sleep(pause).await;
-        pause = (pause * 3 / 2).min(LONGEST_PAUSE);
     }
 }
 

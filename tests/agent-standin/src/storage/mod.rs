@@ -1,6 +1,5 @@
 //! Storages of the sandbox and its containers: made once, counted by user, undone after the last one.
 
-mod layers;
 mod scsi;
 
 use std::collections::HashMap;
@@ -17,7 +16,9 @@ use crate::log;
 use crate::mounts;
 
 /// The drivers played here, in the words of `AgentDetails.storage_handlers`.
-pub const DRIVERS: [&str; 5] = ["ephemeral", "erofs.multi-layer", "local", "overlayfs", "scsi"];
+pub const DRIVERS: [&str; 4] = ["ephemeral", "local", "overlayfs", "scsi"];
+/// The one driver option that is known: `overlayfs` makes a directory.
+const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory=";
 
 /// What undoes a storage after its last user.
 #[derive(Debug)]
@@ -61,27 +62,14 @@ impl Storages {
         limit: Duration,
         used: &mut Vec<PathBuf>,
     ) -> Result<()> {
-        let mut group_done = false;
         for storage in storages {
             let target = PathBuf::from(&storage.mount_point);
-            let layer = layers::is_layer(storage);
-            if layer && group_done {
-                continue;
-            }
             if let Some(entry) = self.entries.get_mut(&target) {
-                if layer {
-                    return Err(Error::refused(format!("{} is already mounted", target.display())));
-                }
                 entry.users += 1;
                 used.push(target);
                 continue;
             }
-            let (mounts, keep) = if layer {
-                group_done = true;
-                (layers::Group::parse(storages)?.mount(container, limit).await?, false)
-            } else {
-                single(storage, &target, container, limit).await?
-            };
+            let (mounts, keep) = single(storage, &target, container, limit).await?;
             self.entries.insert(target.clone(), Entry { users: 1, mounts, keep });
             used.push(target);
         }
@@ -149,7 +137,8 @@ async fn single(
     if !target.is_absolute() {
         return Err(Error::refused(format!("mount point {:?}: must be absolute", storage.mount_point)));
     }
-    if !storage.driver_options.is_empty() {
+    let is_known = |option: &String| storage.driver == "overlayfs" && option.starts_with(CREATE_DIRECTORY);
+    if !storage.driver_options.iter().all(is_known) {
         return Err(Error::refused(format!(
             "driver options {:?} of driver {}",
             storage.driver_options, storage.driver
@@ -230,6 +219,10 @@ fn overlay(storage: &Storage, target: &Path, container: &Path) -> Result<()> {
             fs::create_dir_all(&directory).map_err(Error::path("create directory", &directory))?;
             storage.options.push(format!("{key}={}", directory.display()));
         }
+    }
+    for directory in storage.driver_options.iter().filter_map(|option| option.strip_prefix(CREATE_DIRECTORY))
+    {
+        fs::create_dir_all(directory).map_err(Error::path("create directory", directory))?;
     }
     let fstype = if storage.fstype.is_empty() { "overlay" } else { storage.fstype.as_str() };
     mount(&storage, Path::new(&storage.source), target, fstype)

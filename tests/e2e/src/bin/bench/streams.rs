@@ -17,7 +17,7 @@ const OUTPUT: u32 = 1024;
 /// What a container reads, in MiB.
 const INPUT: u32 = 256;
 /// What the shim asks the agent for at once, in bytes.
-const CHUNK: usize = 32 << 10;
+const CHUNK: usize = 16 << 10;
 const LIMIT: Duration = Duration::from_secs(300);
 
 /// Measures, and reports.
