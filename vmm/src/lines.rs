@@ -191,7 +191,7 @@ mod tests {
     async fn the_last_lines_are_kept_without_escapes() {
         let (mut guest, ours) = duplex(1024);
         let tail = follow(ours, "console", quiet(), Activity::default());
-        for n in 0..30 {
+        for n in 0..90 {
             guest.write_all(format!("\u{1b}[2Jline {n}\r\n").as_bytes()).await.unwrap();
         }
         guest.write_all(b"no newline at the end").await.unwrap();
@@ -199,7 +199,7 @@ mod tests {
         tail.ended(Duration::from_secs(5)).await;
         let lines = tail.lines();
         assert_eq!(lines.len(), KEPT);
-        assert_eq!(lines[KEPT - 2], "line 29");
+        assert_eq!(lines[KEPT - 2], "line 89");
         assert_eq!(lines[KEPT - 1], "no newline at the end");
     }
 
