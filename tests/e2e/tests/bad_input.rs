@@ -288,7 +288,7 @@ fn the_same_id_twice_is_refused_and_the_first_lives_on() {
 
         task.remove("twice").await;
         let error = task.delete("twice", "").await.err().or_fail("an error");
-        assert!(error.contains("twice") && error.contains("not found"), "{error}");
+        assert!(error.contains("NOT_FOUND") && error.contains("twice"), "{error}");
         let _ = task.shutdown("twice").await;
         Victim::Shim.gone().await;
         for _ in 0..2 {
