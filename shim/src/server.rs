@@ -15,7 +15,7 @@ use nix::unistd::{dup2_stdin, dup2_stdout, setsid};
 use slog::{Logger, info, o, warn};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
@@ -27,6 +27,8 @@ use crate::{logging, service};
 
 /// How long the last events may take to reach containerd when the shim ends.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
+/// How long the answer to the call that ended the sandbox takes at most to be written.
+const LAST_ANSWER: Duration = Duration::from_millis(100);
 /// How long calls that are being answered may take when the shim ends.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 
@@ -140,6 +142,9 @@ async fn run(
     if !events.flush(LAST_EVENTS).await {
         warn!(log, "some events did not reach containerd");
     }
+    // ttrpc cuts connections without regard to answers that are not written yet; containerd's sandbox controller takes
+    // a lost answer to ShutdownSandbox for a failure.
+    sleep(LAST_ANSWER).await;
     if timeout(LAST_CALLS, server.shutdown()).await.is_err() {
         warn!(log, "some calls were not answered");
     }

@@ -1,5 +1,6 @@
 //! containerd's own client program, `ctr`, as a user types it.
 
+use std::fs;
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
@@ -183,6 +184,18 @@ impl Run {
     pub async fn clear(&self) {
         ctr(&["tasks", "rm", "--force", &self.id]).await;
         ctr(&["containers", "rm", &self.id]).await;
+        self.remove_fifos();
+    }
+
+    /// `ctr` removes the fifos of a detached task with the task, so not where containerd has forgotten that.
+    fn remove_fifos(&self) {
+        let mine = format!("{}-std", self.id);
+        for directory in fs::read_dir("/run/containerd/fifo").into_iter().flatten().flatten() {
+            let mut fifos = fs::read_dir(directory.path()).into_iter().flatten().flatten();
+            if fifos.any(|fifo| fifo.file_name().to_string_lossy().starts_with(&mine)) {
+                let _ = fs::remove_dir_all(directory.path());
+            }
+        }
     }
 
     fn line(&self, mode: &[&str]) -> Vec<String> {
