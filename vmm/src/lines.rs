@@ -34,6 +34,11 @@ impl Tail {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned().collect()
     }
 
+    /// Whether one of the last lines contains `words`.
+    pub fn has(&self, words: &str) -> bool {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(words))
+    }
+
     /// Waits until the stream has ended and its last line is in [`Tail::lines`], at most `patience`.
     pub async fn ended(&self, patience: Duration) {
         let mut ended = self.ended.clone();

@@ -48,6 +48,8 @@ const OLDEST_QEMU: u32 = 11;
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: what it can cost at most in time to agent ready.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
+/// How the lines of PID 1 begin (`guest-image/init`).
+const INIT: &str = "coffer-init:";
 /// How long one try may go unanswered before another is made beside it.
 const ANOTHER_TRY: Duration = Duration::from_secs(3);
 /// How long a QEMU that is already going is waited for, and its console.
@@ -276,7 +278,12 @@ impl QmpReady {
         let mut last = None;
         let connecting = async {
             match &endpoint {
-                Some(endpoint) => reach(endpoint, &mut last).await,
+                Some(endpoint) => {
+                    if matches!(endpoint, agent::Endpoint::Hybrid { .. }) {
+                        guest_runs(&console).await;
+                    }
+                    reach(endpoint, &mut last).await
+                }
                 None => Err(Failure::Guest("the VM has no vsock".into())),
             }
         };
@@ -293,6 +300,16 @@ impl QmpReady {
                 Err(unwind(&common, Phase::Agent, cause, qemu, &console, claims).await)
             }
         }
+    }
+}
+
+/// Waits until the guest's PID 1 says its first word, and with it that the kernel's drivers have started.
+///
+/// vhost-device-vsock 0.3.0 serves nobody any more after a try that comes while QEMU sets its queues up: its worker ends
+/// with the error that the unfinished queue gives (`process_rx_queue`).
+async fn guest_runs(console: &Tail) {
+    while !console.has(INIT) {
+        sleep(FIRST_PAUSE).await;
     }
 }
 

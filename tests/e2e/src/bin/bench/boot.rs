@@ -5,14 +5,16 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use agent::{AGENT_PORT, Endpoint};
 use command_fds::{CommandFdExt, FdMapping};
 use e2e::{Artefacts, OrFail, Process, Victim, until, within};
-use tokio::io::AsyncReadExt;
+use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::UnixStream;
 use tokio::process::{Child, Command};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use crate::lone::Lone;
@@ -92,9 +94,11 @@ impl Bare {
             })
             .await;
         }
-        let fds = descriptors(&self.qemu);
+        let (fds, init) = descriptors(&self.qemu);
         children.push(spawn(&self.qemu, fds));
         let took = within("bare QEMU's boot", Duration::from_secs(60), async {
+            // As Coffer does: the vsock device must not be asked before the guest's driver has started.
+            init.notified().await;
             while agent::connect(&self.endpoint).await.is_err() {
                 sleep(PAUSE).await;
             }
@@ -109,22 +113,32 @@ impl Bare {
     }
 }
 
-/// Both ends of what Coffer passes by number; ours are read, so that nothing fills up.
-fn descriptors(qemu: &[String]) -> Vec<FdMapping> {
+/// Both ends of what Coffer passes by number; ours are read, so that nothing fills up. Also tells when the guest's PID 1
+/// has said its first word.
+fn descriptors(qemu: &[String]) -> (Vec<FdMapping>, Arc<Notify>) {
+    let init = Arc::new(Notify::new());
     let numbers =
         qemu.iter().filter_map(|argument| argument.split(',').find_map(|part| part.strip_prefix("fd=")));
-    numbers
+    let fds = numbers
         .map(|number| {
             let (ours, theirs) = StdUnixStream::pair().or_fail("a socket pair");
             ours.set_nonblocking(true).or_fail("a socket pair");
-            let mut ours = UnixStream::from_std(ours).or_fail("a socket pair");
-            tokio::spawn(async move { ours.read_to_end(&mut Vec::new()).await });
+            let mut lines = BufReader::new(UnixStream::from_std(ours).or_fail("a socket pair")).split(b'\n');
+            let init = Arc::clone(&init);
+            tokio::spawn(async move {
+                while let Ok(Some(line)) = lines.next_segment().await {
+                    if String::from_utf8_lossy(&line).contains("coffer-init:") {
+                        init.notify_one();
+                    }
+                }
+            });
             FdMapping {
                 parent_fd: OwnedFd::from(theirs),
                 child_fd: number.parse().or_fail("a descriptor's number"),
             }
         })
-        .collect()
+        .collect();
+    (fds, init)
 }
 
 fn spawn(line: &[String], fds: Vec<FdMapping>) -> Child {
