@@ -10,6 +10,7 @@ mod delete;
 mod logging;
 mod metrics;
 mod publisher;
+mod resident;
 mod sandbox;
 mod server;
 mod service;

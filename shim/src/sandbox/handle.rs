@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use oci_spec::runtime::{LinuxResources, Process as OciProcess};
 use slog::{Logger, info, warn};
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use super::api::{
     Connected, ContainerId, CreateRequest, CreateSandboxRequest, Deleted, ExecRequest, Exit, KillRequest,
@@ -23,7 +24,11 @@ use super::process::Process;
 use super::{Error, Result, create};
 use crate::metrics::ContainerStats;
 use crate::publisher::{Event, Events};
+use crate::resident::drop_idle_code;
 use crate::stdio::Stdio;
+
+/// How long after a start the shim is idle.
+const SETTLED: Duration = Duration::from_secs(1);
 
 /// What a sandbox is told when its shim starts.
 #[derive(Debug)]
@@ -104,6 +109,9 @@ impl Handle {
         let follow =
             Arc::clone(&process).follow(agent.clone(), self.pod.context.events.clone(), self.log().clone());
         tokio::spawn(follow);
+        if id.exec.is_none() {
+            settle();
+        }
         Ok(process.pid)
     }
 
@@ -346,6 +354,7 @@ impl Handle {
         let request = request.ok_or_else(|| Error::NoContainer(id))?;
         let launch = Launch::of_sandbox(&request, self.pod.context.options.clone());
         let up = self.pod.ensure_up(|| Ok(launch)).await?;
+        settle();
         Ok(SandboxStarted { pid: up.vm.pid(), created_at: up.since })
     }
 
@@ -399,6 +408,14 @@ impl Handle {
         self.check_sandbox(&id)?;
         self.stats(id).await
     }
+}
+
+/// Gives back, once the start is over, what only starts need.
+fn settle() {
+    tokio::spawn(async {
+        sleep(SETTLED).await;
+        drop_idle_code();
+    });
 }
 
 /// Moves every process of a container that can take the step; an ended exec cannot.

@@ -166,13 +166,17 @@ impl Stdio {
 async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<Flow>, log: Logger) {
     let (queue, chunks) = mpsc::channel(QUEUED);
     let writing = tokio::spawn(write_all(sink, chunks, flow, log.clone()));
+    let mut answer = guest.read(output).await;
     loop {
-        match guest.read(output).await {
+        match answer {
             Ok(chunk) if chunk.is_empty() => break,
             Ok(chunk) => {
-                if queue.send(chunk).await.is_err() {
+                // In this order, so that the guest works on the next chunk while this one is written.
+                let (next, sent) = tokio::join!(biased; guest.read(output), queue.send(chunk));
+                if sent.is_err() {
                     break; // the engine's end is broken; the log says so
                 }
+                answer = next;
             }
             // The process, or its VM, is gone: that is the end, too.
             Err(error) => {

@@ -1,5 +1,5 @@
 //! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds. Run by
-//! `make bench`; prints a table and writes `build/bench.json`.
+//! `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure; none: all.
 
 mod boot;
 mod crowd;
@@ -7,6 +7,8 @@ mod lone;
 mod report;
 mod shim;
 mod streams;
+
+use std::env;
 
 use e2e::{Artefacts, Containerd, NodeConfig, import_images};
 
@@ -19,10 +21,20 @@ async fn main() {
     let mut containerd = Containerd::start(&artefacts).await;
     import_images().await;
     let mut report = Report::default();
-    boot::measure(&artefacts, &mut report).await;
-    shim::measure(&artefacts, &mut report).await;
-    streams::measure(&artefacts, &mut report).await;
-    crowd::measure(&mut report).await;
+    let parts: Vec<String> = env::args().skip(1).collect();
+    let wanted = |part: &str| parts.is_empty() || parts.iter().any(|named| named == part);
+    if wanted("boot") {
+        boot::measure(&artefacts, &mut report).await;
+    }
+    if wanted("shim") {
+        shim::measure(&artefacts, &mut report).await;
+    }
+    if wanted("streams") {
+        streams::measure(&artefacts, &mut report).await;
+    }
+    if wanted("crowd") {
+        crowd::measure(&mut report).await;
+    }
     containerd.crash();
     report.write();
 }
