@@ -173,6 +173,9 @@ impl Handle {
         }
         let up = self.pod.up()?;
         let agent = up.vm.agent();
+        if request.signal == Signal::SIGKILL as u32 {
+            process.note_kill();
+        }
         if request.all {
             agent.signal_all(process.id.container.as_str(), request.signal).await?;
         } else {

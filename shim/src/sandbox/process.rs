@@ -1,10 +1,12 @@
 //! One process in the guest: its life, its streams, and how its exit is learned.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use agent::{Agent, AgentError, ProcessRef};
 use slog::{Logger, info, warn};
+use tokio::time::sleep;
 
 use super::api::{Exit, ProcessId, Status};
 use super::lifecycle::{Lifecycle, Step};
@@ -15,6 +17,10 @@ use crate::stdio::{Stdio, StdioPaths};
 /// streams when it answers WaitProcess, so asking earlier can cut the output off; asking never would hide the exit of
 /// a process whose output nobody reads.
 const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
+
+/// How long the exit of a first process that nobody here killed waits for the guest to say that memory ran out: the
+/// agent learns of the two in either order, containerd expects the reason first.
+const OOM_GRACE: Duration = Duration::from_millis(100);
 
 /// A container's first process, or an exec.
 #[derive(Debug)]
@@ -28,12 +34,20 @@ pub struct Process {
     /// The process id that stands for it on the host.
     pub pid: u32,
     stdio: Mutex<Option<Arc<Stdio>>>,
+    killed: AtomicBool,
 }
 
 impl Process {
     /// A process that is made, not started.
     pub fn new(id: ProcessId, paths: StdioPaths, pid: u32) -> Self {
-        Self { id, paths, life: Lifecycle::default(), pid, stdio: Mutex::new(None) }
+        Self {
+            id,
+            paths,
+            life: Lifecycle::default(),
+            pid,
+            stdio: Mutex::new(None),
+            killed: AtomicBool::new(false),
+        }
     }
 
     /// The process's name as the agent knows it.
@@ -53,6 +67,11 @@ impl Process {
     /// The process's streams, once it has some.
     pub fn stdio(&self) -> Option<Arc<Stdio>> {
         self.stdio.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Takes note that the engine has it killed.
+    pub fn note_kill(&self) {
+        self.killed.store(true, Ordering::Relaxed);
     }
 
     /// The status in containerd's terms.
@@ -81,7 +100,14 @@ impl Process {
                 if let Some(stdio) = self.stdio() {
                     stdio.drained(UNREAD_PATIENCE).await;
                 }
-                self.exited(Exit::now(exit_code(status)), &events, &log);
+                let exit = Exit::now(exit_code(status));
+                if exit.status == Exit::KILLED
+                    && self.id.exec.is_none()
+                    && !self.killed.load(Ordering::Relaxed)
+                {
+                    sleep(OOM_GRACE).await;
+                }
+                self.exited(exit, &events, &log);
             }
             Err(AgentError::Disconnected { .. } | AgentError::Violation { .. }) => {}
             Err(error) => {
