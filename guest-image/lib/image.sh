@@ -60,7 +60,7 @@ choose_agent() { # PROFILE
 # Builds PID 1, static, without paths of this machine in it; sets init_path.
 build_init() {
     local target=x86_64-unknown-linux-gnu flags
-    flags="-C target-feature=+crt-static --remap-path-prefix=$repo=/coffer"
+    flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --target $target ||
         fail "PID 1 (guest-image/init) did not build"
