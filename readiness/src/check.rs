@@ -24,6 +24,17 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Tdx, Self::Snp];
 
+    /// The class of the value that the configuration's key `tee` has; `None` where that names no TEE of its own.
+    #[must_use]
+    pub fn of_tee(tee: &str) -> Option<Self> {
+        match tee {
+            "none" => Some(Self::Plain),
+            "tdx" => Some(Self::Tdx),
+            "snp" => Some(Self::Snp),
+            _ => None,
+        }
+    }
+
     /// The name of its RuntimeClass and of its handler in containerd.
     #[must_use]
     pub const fn name(self) -> &'static str {

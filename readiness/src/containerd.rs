@@ -40,6 +40,8 @@ pub(crate) struct Settings {
 pub(crate) struct Handler {
     pub(crate) name: String,
     pub(crate) runtime_type: String,
+    /// The program, where it is not to be found by its type.
+    pub(crate) runtime_path: String,
     pub(crate) snapshotter: String,
     /// The file that it is in.
     pub(crate) path: String,
@@ -99,6 +101,7 @@ impl Settings {
                 self.handlers.push(Handler {
                     name: name.get_ref().to_string(),
                     runtime_type: text("runtime_type").unwrap_or_default().to_owned(),
+                    runtime_path: text("runtime_path").unwrap_or_default().to_owned(),
                     snapshotter: text("snapshotter").unwrap_or_default().to_owned(),
                     path: path.to_owned(),
                     automatic: import == Import::Automatic,

@@ -20,8 +20,8 @@ mod sys;
 
 pub use check::{Check, Class, Fault, Outcome};
 pub use host::{CONFIG, Host};
-pub use preflight::{Failed, preflight};
-pub use probe::{Probe, Real, SnpState, SnpStatus};
+pub use preflight::{Failed, preflight, preflight_with};
+pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};
 pub use qemu::{Qemu, QemuError, SevCapabilities, Version};
 pub use report::{ClassVerdict, Report, Verdict, examine};
 pub use root::{Root, Unreadable};

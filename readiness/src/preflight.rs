@@ -10,7 +10,7 @@ use gpu::sysfs::Function;
 use crate::check::{Class, Fault, Finding, Problem};
 use crate::checks::{snp, tdx};
 use crate::host::{CONFIG, Host};
-use crate::probe::{Probe, SnpStatus};
+use crate::probe::{Now, Probe, Quick, SnpStatus};
 use crate::qemu::{Qemu, QemuError};
 use crate::root::Root;
 
@@ -30,19 +30,27 @@ pub struct Failed {
     pub fix: String,
 }
 
-/// Whether the host can start VMs of a class, as far as can be told at once. A plain VM always passes: what it
-/// needs is found out, and named, while it is started.
+/// Whether this host, whose files are below `root`, can start VMs of a class, as far as can be told at once. A plain
+/// VM always passes: what it needs is found out, and named, while it is started.
 ///
 /// # Errors
 /// The first check that fails, which is the cause of those that would fail after it.
-pub fn preflight(root: &Root, probe: &dyn Probe, class: Class) -> Result<(), Failed> {
+pub fn preflight(root: &Root, class: Class) -> Result<(), Failed> {
+    preflight_with(root, &Now, class)
+}
+
+/// [`preflight`] of another host than this.
+///
+/// # Errors
+/// As [`preflight`].
+pub fn preflight_with(root: &Root, answers: &dyn Quick, class: Class) -> Result<(), Failed> {
     let checks = match class {
         Class::Plain => return Ok(()),
-        Class::Tdx => &tdx::PREFLIGHT,
-        Class::Snp => &snp::PREFLIGHT,
+        Class::Tdx => &tdx::PREFLIGHT[..],
+        Class::Snp => &snp::PREFLIGHT[..],
     };
-    let quick = Quick(probe);
-    let host = Host::new(root, &quick, CONFIG, OsStr::new(""));
+    let answers = OnlyQuick(answers);
+    let host = Host::new(root, &answers, CONFIG, OsStr::new(""));
     for &(title, check) in checks {
         let failed = |Problem { fault, evidence, fix }| Failed { class, title, fault, evidence, fix };
         match check(&host) {
@@ -57,25 +65,27 @@ pub fn preflight(root: &Root, probe: &dyn Probe, class: Class) -> Result<(), Fai
     Ok(())
 }
 
-/// A probe that answers only what is answered at once.
+/// A host that gives no answer that takes long.
 #[derive(Debug)]
-struct Quick<'a>(&'a dyn Probe);
+struct OnlyQuick<'a>(&'a dyn Quick);
 
 fn not_asked() -> io::Error {
     io::Error::new(io::ErrorKind::Unsupported, "not asked before a start")
 }
 
-impl Probe for Quick<'_> {
+impl Quick for OnlyQuick<'_> {
     fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
         self.0.cpuid(leaf)
     }
 
-    fn msr(&self, _: u32) -> io::Result<u64> {
-        Err(not_asked())
-    }
-
     fn open(&self, device: &Path) -> io::Result<()> {
         self.0.open(device)
+    }
+}
+
+impl Probe for OnlyQuick<'_> {
+    fn msr(&self, _: u32) -> io::Result<u64> {
+        Err(not_asked())
     }
 
     fn vm_types(&self, _: &Path) -> io::Result<u32> {
@@ -90,8 +100,8 @@ impl Probe for Quick<'_> {
         Err(QemuError::Start { program: program.to_owned(), source: not_asked() })
     }
 
-    fn connect(&self, socket: &Path) -> io::Result<()> {
-        self.0.connect(socket)
+    fn connect(&self, _: &Path) -> io::Result<()> {
+        Err(not_asked())
     }
 
     fn snp_status(&self, _: &Path) -> io::Result<SnpStatus> {

@@ -18,22 +18,25 @@ use crate::sys;
 /// `KVM_CAP_VM_TYPES` of linux/kvm.h.
 const KVM_CAP_VM_TYPES: std::ffi::c_ulong = 235;
 
-/// Answers of a host. Paths are where the files are, below a [`Root`] or not.
-pub trait Probe: Debug {
+/// Answers that come at once. Paths are where the files are, below a [`Root`] or not.
+pub trait Quick: Debug {
     /// EAX, EBX, ECX, EDX of a CPUID leaf; `None` where the CPU has no such leaf.
     fn cpuid(&self, leaf: u32) -> Option<[u32; 4]>;
-
-    /// A model-specific register of the first CPU.
-    ///
-    /// # Errors
-    /// There is no such register, or no way to read it.
-    fn msr(&self, register: u32) -> io::Result<u64>;
 
     /// Opens a device node for reading and writing, and closes it.
     ///
     /// # Errors
     /// It cannot be opened.
     fn open(&self, device: &Path) -> io::Result<()>;
+}
+
+/// All answers of a host.
+pub trait Probe: Quick {
+    /// A model-specific register of the first CPU.
+    ///
+    /// # Errors
+    /// There is no such register, or no way to read it.
+    fn msr(&self, register: u32) -> io::Result<u64>;
 
     /// Bit n is set where KVM makes VMs of type n.
     ///
@@ -122,6 +125,20 @@ impl SnpStatus {
     }
 }
 
+/// This machine, as far as it answers at once.
+#[derive(Debug, Clone, Copy)]
+pub struct Now;
+
+impl Quick for Now {
+    fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
+        sys::cpuid(leaf)
+    }
+
+    fn open(&self, device: &Path) -> io::Result<()> {
+        OpenOptions::new().read(true).write(true).open(device).map(|_| ())
+    }
+}
+
 /// This machine.
 #[derive(Debug)]
 pub struct Real {
@@ -136,19 +153,21 @@ impl Real {
     }
 }
 
-impl Probe for Real {
+impl Quick for Real {
     fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
-        sys::cpuid(leaf)
+        Now.cpuid(leaf)
     }
 
+    fn open(&self, device: &Path) -> io::Result<()> {
+        Now.open(device)
+    }
+}
+
+impl Probe for Real {
     fn msr(&self, register: u32) -> io::Result<u64> {
         let mut value = [0; 8];
         File::open(&self.msr)?.read_exact_at(&mut value, register.into())?;
         Ok(u64::from_le_bytes(value))
-    }
-
-    fn open(&self, device: &Path) -> io::Result<()> {
-        OpenOptions::new().read(true).write(true).open(device).map(|_| ())
     }
 
     fn vm_types(&self, kvm: &Path) -> io::Result<u32> {

@@ -84,7 +84,7 @@ fn judge(root: &Check, weight: Weight) -> Verdict {
         Outcome::Failed => failed,
         Outcome::Warning => Verdict::ReadyWithWarnings,
         // Unknown, which has a fix, is not the same as skipped because of another check.
-        Outcome::Skipped if check.fix.is_some() => Verdict::ReadyWithWarnings,
+        Outcome::Skipped if check.fix.is_some() && weight == Weight::Stops => Verdict::ReadyWithWarnings,
         Outcome::Ok | Outcome::Skipped | Outcome::NotApplicable => Verdict::Ready,
     };
     root.all().map(of_check).max().unwrap_or(Verdict::Ready)
@@ -92,9 +92,8 @@ fn judge(root: &Check, weight: Weight) -> Verdict {
 
 fn wanted(host: &Host<'_>, checks: &[Check]) -> Class {
     let result = |name| checks.iter().find(|check| check.name == name).map(|check| check.result);
-    match host.config().tee.name() {
-        "tdx" => Class::Tdx,
-        "snp" => Class::Snp,
+    match Class::of_tee(host.config().tee.name()) {
+        Some(class @ (Class::Tdx | Class::Snp)) => class,
         _ if result("tdx") == Some(Outcome::Ok) => Class::Tdx,
         _ if result("snp") == Some(Outcome::Ok) => Class::Snp,
         _ => Class::Plain,

@@ -42,6 +42,12 @@ fn settings(host: &Host<'_>) -> Finding {
 }
 
 fn shim(host: &Host<'_>) -> Finding {
+    let handlers = Settings::read(host.root).ok().flatten().unwrap_or_default().handlers;
+    let named =
+        handlers.into_iter().find(|handler| handler.is_ours() && host.root.exists(&handler.runtime_path));
+    if let Some(Handler { runtime_path, .. }) = named.filter(|handler| !handler.runtime_path.is_empty()) {
+        return Finding::Ok(runtime_path);
+    }
     match host.program(SHIM) {
         Some(path) => Finding::Ok(path.display().to_string()),
         None => Finding::warning(
@@ -107,7 +113,7 @@ fn erofs(host: &Host<'_>) -> Finding {
     if !settings.differs.iter().any(|differ| differ == "erofs") {
         return Finding::warning(
             Fault::Setup,
-            "erofs, without its differ: layers are unpacked as overlayfs does",
+            "erofs without its differ: each layer is unpacked first, and made an EROFS image then",
             "set default = [\"erofs\", \"walking\"] in [plugins.'io.containerd.service.v1.diff-service']",
         );
     }

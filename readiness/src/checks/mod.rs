@@ -32,7 +32,7 @@ pub(crate) enum Weight {
 }
 
 /// All groups, in the order of the report.
-pub(crate) const GROUPS: [Group; 10] = [
+pub(crate) const GROUPS: [Group; 11] = [
     Group { root: machine::CONFIG, weight: always },
     Group { root: machine::CGROUP, weight: |_, _| Weight::Warns },
     Group { root: machine::MEMORY, weight: |_, _| Weight::Warns },
@@ -40,6 +40,7 @@ pub(crate) const GROUPS: [Group; 10] = [
     Group { root: vm::VSOCK, weight: always },
     Group { root: qemu::QEMU, weight: always },
     Group { root: vm::IMAGE, weight: always },
+    Group { root: qemu::BUILDER, weight: |_, _| Weight::Warns },
     Group { root: containerd::CONTAINERD, weight: |_, _| Weight::Warns },
     Group { root: tdx::TDX, weight: |_, class| only(Class::Tdx, class) },
     Group { root: snp::SNP, weight: |_, class| only(Class::Snp, class) },

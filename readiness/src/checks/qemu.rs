@@ -13,14 +13,14 @@ const TYPES: [&str; 4] =
 /// What passing a device through needs.
 const PASSTHROUGH: [&str; 2] = ["iommufd", "vfio-pci"];
 
-pub(super) const QEMU: Step = Step { name: "qemu", title: "QEMU", run: version, then: &[DEVICES, BUILDER] };
+pub(super) const QEMU: Step = Step { name: "qemu", title: "QEMU", run: version, then: &[DEVICES] };
 
 const DEVICES: Step = Step { name: "qemu.devices", title: "QEMU's devices", run: devices, then: &[] };
 
 pub(super) const VFIO: Step =
     Step { name: "qemu.passthrough", title: "QEMU passes devices through", run: passthrough, then: &[] };
 
-const BUILDER: Step = Step { name: "mkfs.erofs", title: "image builder", run: builder, then: &[] };
+pub(super) const BUILDER: Step = Step { name: "mkfs.erofs", title: "image builder", run: builder, then: &[] };
 
 fn version(host: &Host<'_>) -> Finding {
     let name = host.config().qemu.as_str();

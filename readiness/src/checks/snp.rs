@@ -84,8 +84,9 @@ pub(super) const SNP: Step = Step {
 };
 
 /// What the shim asks before a start: no MSR, no process. An order in which the first failure is the cause.
-pub(crate) const PREFLIGHT: [Ask; 6] = [
+pub(crate) const PREFLIGHT: [Ask; 7] = [
     ("AMD SEV-SNP: CPU", cpu),
+    ("SNP: firmware's setup", firmware),
     ("SNP: kernel", kernel),
     ("SNP: IOMMU", iommu),
     ("SNP: kvm_amd", module),
@@ -109,7 +110,8 @@ pub(crate) fn cpu(host: &Host<'_>) -> Finding {
             "this machine is itself a VM, and SNP starts VMs on hardware only",
             fix,
         ),
-        _ => Finding::failed(Fault::Cpu, format!("{} has no SEV-SNP (CPUID Fn8000_001F)", cpu.model), fix),
+        Some(_) => Finding::failed(Fault::Cpu, format!("{} has SEV, and not SEV-SNP", cpu.model), fix),
+        None => Finding::failed(Fault::Cpu, format!("{} does not encrypt memory", cpu.model), fix),
     }
 }
 
@@ -187,7 +189,7 @@ pub(crate) fn module(host: &Host<'_>) -> Finding {
         Some(value) => Finding::failed(
             Fault::Kernel,
             format!("{path} is {value}"),
-            "load kvm_amd with sev=1 sev_es=1 sev_snp=1; if it is, `coffer doctor` and `dmesg | grep -iE 'sev|rmp'` say what stopped it",
+            "load kvm_amd with sev=1 sev_es=1 sev_snp=1; if it is, `dmesg | grep -iE 'sev|rmp'` says what stopped it",
         ),
         None => Finding::failed(
             Fault::Kernel,

@@ -77,13 +77,12 @@ pub(super) const TDX: Step = Step {
 };
 
 /// What the shim asks before a start: no MSR, no process. An order in which the first failure is the cause.
-pub(crate) const PREFLIGHT: [Ask; 6] = [
+pub(crate) const PREFLIGHT: [Ask; 5] = [
     ("Intel TDX: CPU", cpu),
     ("TDX: kernel", kernel),
     ("TDX: kernel has found TDX", platform),
     ("TDX: kvm_intel", module),
     ("KVM", super::vm::device),
-    ("TDX: quote generation service", qgs),
 ];
 
 pub(crate) fn cpu(host: &Host<'_>) -> Finding {
@@ -208,9 +207,9 @@ pub(crate) fn platform(host: &Host<'_>) -> Finding {
         Err(_) => Finding::failed(
             Fault::Firmware,
             format!(
-                "/proc/cpuinfo has no {FLAG}: TDX is off in the firmware, or the kernel is built without it"
+                "/proc/cpuinfo has no {FLAG}: the CPU, the firmware's setup or the kernel is without TDX"
             ),
-            "run `coffer doctor` as root: it tells which; usually TDX has to be switched on in the firmware's setup",
+            "`modprobe msr` and `coffer doctor` as root tell which; most often TDX is off in the firmware's setup",
         ),
     }
 }
@@ -249,7 +248,7 @@ pub(super) fn offers(host: &Host<'_>, vm_type: u32, tee: &str) -> Finding {
         Ok(types) => Finding::failed(
             Fault::Kernel,
             format!("KVM makes no {tee} VMs (KVM_CAP_VM_TYPES is {types:#x})"),
-            format!("`dmesg | grep -iE 'tdx|sev|kvm'` says why; KVM and {tee} must be of one kernel"),
+            "`dmesg | grep -iE 'kvm|tdx|sev'` says what stopped it",
         ),
         Err(error) => Finding::unknown(
             Fault::Setup,
@@ -290,7 +289,7 @@ pub(super) fn vm_firmware(host: &Host<'_>, tee: &str, usual: &str, fits: fn(Kind
 }
 
 /// Without it a VM runs and cannot prove anything.
-pub(crate) fn qgs(host: &Host<'_>) -> Finding {
+fn qgs(host: &Host<'_>) -> Finding {
     let fix = "install and start Intel's qgsd (package tdx-qgs), with a unix socket";
     match host.probe.connect(&host.root.path(QGS)) {
         Ok(()) => return Finding::Ok(format!("{QGS} answers")),

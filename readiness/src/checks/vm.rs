@@ -29,13 +29,14 @@ pub(crate) fn device(host: &Host<'_>) -> Finding {
 
 /// A device node that is there and cannot be opened.
 pub(crate) fn barred(path: &str, error: &io::Error) -> Finding {
-    let fix = match error.kind() {
-        io::ErrorKind::PermissionDenied => {
-            format!("run as root, as the shim does; inside a container, allow it the device {path}")
-        }
-        _ => format!("see the kernel's log for why {path} refuses"),
+    let (fault, fix) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (
+            Fault::Setup,
+            format!("run as root, as the shim does; inside a container, allow it the device {path}"),
+        ),
+        _ => (Fault::Kernel, format!("see the kernel's log for why {path} refuses")),
     };
-    Finding::failed(Fault::Setup, format!("{path} cannot be opened: {error}"), fix)
+    Finding::failed(fault, format!("{path} cannot be opened: {error}"), fix)
 }
 
 fn no_kvm(host: &Host<'_>) -> Finding {
