@@ -273,5 +273,6 @@ fn ovmf(host: &Host<'_>) -> Finding {
     let fits = |kind| {
         matches!(kind, Kind::Snp(KernelHashSupport::Present) | Kind::SnpAndTdx(KernelHashSupport::Present))
     };
-    vm_firmware(host, "SNP", "/usr/share/ovmf/OVMF.amdsev.fd", fits)
+    let wanted = "an OVMF build that checks kernel hashes, as Debian's /usr/share/ovmf/OVMF.amdsev.fd is";
+    vm_firmware(host, wanted, fits)
 }

@@ -4,7 +4,7 @@
 //! IA32_SEAMRR_PHYS_MASK, IA32_MKTME_KEYID_PARTITIONING), read as canonical/tdx's host tests read them. What the
 //! kernel demands: `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` of Linux 6.16.
 
-use measure::ovmf::{Firmware, KernelHashSupport, Kind, MAX_FIRMWARE};
+use measure::ovmf::{Firmware, Kind, MAX_FIRMWARE};
 
 use super::containerd::handler;
 use super::{kernel_version, qemu};
@@ -259,14 +259,25 @@ pub(super) fn offers(host: &Host<'_>, vm_type: u32, tee: &str) -> Finding {
 }
 
 fn ovmf(host: &Host<'_>) -> Finding {
-    vm_firmware(host, "TDX", "/usr/share/ovmf/OVMF.inteltdx.ms.fd", |kind| {
-        matches!(kind, Kind::Tdx | Kind::SnpAndTdx(_))
-    })
+    let wanted = "an OVMF build for TDX without Secure Boot (edk2's IntelTdxX64.dsc)";
+    let found = vm_firmware(host, wanted, |kind| matches!(kind, Kind::Tdx | Kind::SnpAndTdx(_)));
+    let path = host.config().firmware.as_ref().map_or("", |path| path.as_str());
+    match found {
+        // Nothing in the image tells; the name is Debian's for its build with Microsoft's keys.
+        Finding::Ok(seen) if path.ends_with(".ms.fd") => Finding::failed(
+            Fault::Setup,
+            format!(
+                "{seen}, with Secure Boot and Microsoft's keys by its name: it refuses the guest's kernel"
+            ),
+            format!("set `firmware` in the node's configuration to {wanted}"),
+        ),
+        other => other,
+    }
 }
 
-/// Whether the configured firmware is of the right kind, by its own metadata. `usual` is where Debian has it.
-pub(super) fn vm_firmware(host: &Host<'_>, tee: &str, usual: &str, fits: fn(Kind) -> bool) -> Finding {
-    let set = format!("set `firmware` in the node's configuration to an OVMF build for {tee}, as {usual} is");
+/// Whether the configured firmware is of the right kind, by its own metadata; `wanted` is what to take instead.
+pub(super) fn vm_firmware(host: &Host<'_>, wanted: &str, fits: fn(Kind) -> bool) -> Finding {
+    let set = format!("set `firmware` in the node's configuration to {wanted}");
     let failed = |evidence: String| Finding::failed(Fault::Setup, evidence, set.clone());
     let Some(path) = &host.config().firmware else {
         return failed("the configuration names no firmware".to_owned());
@@ -278,12 +289,7 @@ pub(super) fn vm_firmware(host: &Host<'_>, tee: &str, usual: &str, fits: fn(Kind
     };
     match Firmware::parse(&image).and_then(|firmware| firmware.kind()) {
         Ok(kind) if fits(kind) => Finding::Ok(format!("{path}: {kind}")),
-        Ok(kind @ (Kind::Snp(KernelHashSupport::Absent) | Kind::SnpAndTdx(KernelHashSupport::Absent)))
-            if tee == "SNP" =>
-        {
-            failed(format!("{path}: {kind}, so it would not check the guest's kernel"))
-        }
-        Ok(kind) => failed(format!("{path} is firmware for {kind}")),
+        Ok(kind) => failed(format!("{path} is firmware for other VMs: {kind}")),
         Err(error) => failed(format!("{path} is no firmware: {error}")),
     }
 }
