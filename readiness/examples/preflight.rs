@@ -1,5 +1,7 @@
-//! How long the checks before a start take on this machine: `cargo run --release -p readiness --example preflight`.
+//! How long the checks before a start take: `cargo run --release -p readiness --example preflight [ROOT]`. The host's
+//! files are read below ROOT, the CPU is this machine's.
 
+use std::env;
 use std::time::{Duration, Instant};
 
 use readiness::{Class, Root, preflight};
@@ -7,7 +9,7 @@ use readiness::{Class, Root, preflight};
 const ROUNDS: u32 = 1000;
 
 fn main() {
-    let root = Root::host();
+    let root = env::args_os().nth(1).map_or_else(Root::host, |path| Root::new(path.as_ref()));
     for class in Class::ALL {
         let mut longest = Duration::ZERO;
         let begin = Instant::now();
