@@ -1,5 +1,7 @@
 //! Hosts that are ready, and each way in which one is not: what is said of it, word for word.
 
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
 mod fixture;
 
 use std::fmt::Write;
@@ -10,6 +12,9 @@ use readiness::{Check, Class, Outcome, Report, SnpState, Verdict};
 
 /// A way to be broken: its name, and what it does to a host.
 type Breakage = (&'static str, fn(&mut Fixture));
+
+/// A host, its breakages, and the class that is asked for.
+type Broken = (fn() -> Fixture, &'static [Breakage], Class);
 
 const PLAIN: &[Breakage] = &[
     ("configuration with a mistake", |h| h.write("/etc/coffer/config.toml", "quemu = \"q\"\n")),
@@ -308,7 +313,7 @@ fn gpu_hosts_that_are_broken() {
 
 #[test]
 fn one_breakage_is_one_cause() {
-    let hosts: [(fn() -> Fixture, &[Breakage], Class); 3] = [
+    let hosts: [Broken; 3] = [
         (Fixture::plain, PLAIN, Class::Plain),
         (Fixture::tdx, TDX, Class::Tdx),
         (Fixture::snp, SNP, Class::Snp),
