@@ -120,7 +120,7 @@ fn line(check: &Check, depth: usize, out: &mut impl Write) -> io::Result<()> {
     let title = format!("{:indent$}{}", "", check.title);
     writeln!(out, "{:<7}  {title:<38}  {}", check.result.word(), check.evidence)?;
     if let (Some(fault), Some(fix)) = (check.fault, &check.fix) {
-        writeln!(out, "{:<7}  {:<38}  -> {fix} [{fault}]", "", "")?;
+        writeln!(out, "{:9}{:indent$}-> {fix} [{fault}]", "", "")?;
     }
     match check.result {
         Outcome::NotApplicable => Ok(()),
