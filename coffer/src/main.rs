@@ -3,6 +3,7 @@
 //! One module per subcommand. A failure prints its cause and what to do, and exits with 1.
 
 mod config;
+mod doctor;
 mod files;
 mod initdata;
 mod measure;
@@ -25,6 +26,8 @@ struct Cli {
 enum Command {
     /// Print the effective configuration: every key, its value, where it came from and what it means.
     Config(config::Args),
+    /// Find out whether this host can run pods, and what to do where it cannot.
+    Doctor(doctor::Args),
     /// Compute what a confidential VM's attestation report will say, without starting one.
     Measure(measure::Args),
     /// Write and read initdata, the configuration that the report vouches for.
@@ -34,7 +37,7 @@ enum Command {
 fn main() -> ExitCode {
     let Cli { command } = Cli::parse();
     match run(command, &mut io::stdout().lock()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         // A reader that has seen enough (`coffer config | head`) is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
@@ -44,12 +47,14 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(command: Command, out: &mut impl Write) -> Result<()> {
+fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
     match command {
+        Command::Doctor(args) => return doctor::run(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

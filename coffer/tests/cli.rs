@@ -63,3 +63,44 @@ fn a_reader_that_leaves_is_no_failure() {
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success() && output.stderr.is_empty(), "{}", stderr(&output));
 }
+
+#[test]
+fn doctor_exits_as_its_verdict_says() {
+    for class in ["coffer", "coffer-tdx", "coffer-snp"] {
+        let output = coffer(&["doctor", "--class", class, "-o", "json"]);
+        let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(json["class"], class);
+        let code = match json["verdict"].as_str().unwrap() {
+            "ready" => 0,
+            "ready-with-warnings" => 3,
+            "not-ready" => 4,
+            other => panic!("{other}"),
+        };
+        assert_eq!(output.status.code(), Some(code));
+        let of_class = json["classes"].as_array().unwrap().iter().find(|c| c["class"] == class).unwrap();
+        assert_eq!(of_class["verdict"], json["verdict"]);
+        let check = &json["checks"][0];
+        assert_eq!((check["name"].as_str(), check["result"].as_str()), (Some("config"), Some("ok")));
+    }
+}
+
+#[test]
+fn doctor_reports_a_mistake_in_the_configuration_and_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config.toml");
+    fs::write(&file, "quemu = \"q\"\n").unwrap();
+    let output = coffer(&["doctor", "--config", file.to_str().unwrap()]);
+    assert_eq!(output.status.code(), Some(4));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("config.toml:1: unknown key `quemu`; did you mean `qemu`?"), "{text}");
+    assert!(text.contains("-> correct the file") && text.contains("AMD SEV-SNP: CPU"), "{text}");
+}
+
+#[test]
+fn doctors_help_names_the_exit_codes() {
+    let output = coffer(&["doctor", "--help"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    for line in ["0  ready", "3  ready with warnings", "4  not ready"] {
+        assert!(text.contains(line), "{text}");
+    }
+}

@@ -66,6 +66,11 @@ pub async fn probe(memory: &Path) -> Accel {
     verdict
 }
 
+/// Probes `/dev/kvm`, whatever an earlier probe found, and remembers nothing.
+pub async fn trial() -> Accel {
+    probe_at(Path::new("/dev/kvm")).await
+}
+
 async fn probe_at(device: &Path) -> Accel {
     match run(device.to_owned()).await {
         Ok(()) => Accel::Kvm,

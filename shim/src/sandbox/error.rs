@@ -61,6 +61,9 @@ pub enum Error {
     /// The agent did not do what it was asked for; its text names the call.
     #[error(transparent)]
     Guest(#[from] AgentError),
+    /// The host cannot start such VMs; the text names the check that failed and what to do.
+    #[error(transparent)]
+    Host(#[from] readiness::Failed),
     /// The VM did not come up; the text names the phase and what was said last.
     #[error(transparent)]
     Boot(#[from] Box<BootError>),
@@ -92,7 +95,7 @@ impl Error {
         match self {
             Self::NoContainer(_) | Self::NoProcess(_) | Self::NoSandbox { .. } => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
-            Self::WrongState { .. } => Code::FAILED_PRECONDITION,
+            Self::WrongState { .. } | Self::Host(_) => Code::FAILED_PRECONDITION,
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
             Self::VmGone(_) => Code::UNAVAILABLE,
@@ -159,11 +162,23 @@ mod tests {
             (Error::GuestPull("a/b:1".into()), Code::UNIMPLEMENTED),
             (Error::VmGone("QEMU ended".into()), Code::UNAVAILABLE),
             (Error::Guest(AgentError::NotServing), Code::UNAVAILABLE),
+            (Error::Host(not_ready()), Code::FAILED_PRECONDITION),
             (Error::failed("read", "disk"), Code::INTERNAL),
         ];
         for (error, code) in cases {
             assert_eq!(error.code(), code, "{error}");
         }
+    }
+
+    fn not_ready() -> readiness::Failed {
+        readiness::preflight(&readiness::Root::new("/nonexistent".as_ref()), readiness::Class::Tdx)
+            .unwrap_err()
+    }
+
+    #[test]
+    fn a_host_that_is_not_ready_says_what_is_missing() {
+        let text = one_line(&Error::Host(not_ready()));
+        assert!(text.starts_with("this host cannot start coffer-tdx VMs: Intel TDX: CPU: "), "{text}");
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::time::SystemTime;
 
 use agent::AgentError;
 use oci_spec::runtime::Spec;
+use readiness::{Class, Root, preflight};
 use slog::{info, warn};
 use vmm::boot::{Planned, Request};
 use vmm_config::config::NodeConfig;
@@ -88,6 +89,9 @@ fn cgroup_below(parent: &str, id: &str) -> Option<String> {
 pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
     let log = &context.log;
     let config = read_config(&launch.options)?;
+    if let Some(class) = Class::of_tee(config.tee.name()) {
+        preflight(&Root::host(), class)?;
+    }
     let image = read_image(&config)?;
     let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)

@@ -1,0 +1,148 @@
+//! One host under examination: its files, its answers, and the facts that several checks need.
+
+use std::cell::OnceCell;
+use std::ffi::OsStr;
+use std::path::PathBuf;
+
+use vmm_config::config::NodeConfig;
+
+use crate::probe::Probe;
+use crate::qemu::{Qemu, QemuError};
+use crate::root::Root;
+
+/// Where the node's configuration is.
+pub const CONFIG: &str = "/etc/coffer/config.toml";
+
+/// The first processor's part of `/proc/cpuinfo` is within so many bytes; the whole takes long on a large host.
+const CPUINFO: u64 = 8 << 10;
+
+/// A host.
+#[derive(Debug)]
+pub struct Host<'a> {
+    pub(crate) root: &'a Root,
+    pub(crate) probe: &'a dyn Probe,
+    /// Where programs are looked up.
+    path: Vec<PathBuf>,
+    /// The node's configuration, or what is wrong with it.
+    config: Result<NodeConfig, String>,
+    defaults: NodeConfig,
+    cpu: Cpu,
+    qemu: OnceCell<Option<Result<Qemu, QemuError>>>,
+}
+
+/// What `/proc/cpuinfo` says of the first processor.
+#[derive(Debug, Default)]
+pub(crate) struct Cpu {
+    pub(crate) vendor: String,
+    pub(crate) model: String,
+    flags: Vec<String>,
+}
+
+impl Cpu {
+    fn parse(text: &str) -> Self {
+        let mut cpu = Self::default();
+        for line in text.lines().take_while(|line| !line.is_empty()) {
+            let Some((key, value)) = line.split_once(':') else { continue };
+            match key.trim() {
+                "vendor_id" => value.trim().clone_into(&mut cpu.vendor),
+                "model name" => value.trim().clone_into(&mut cpu.model),
+                "flags" => cpu.flags = value.split_ascii_whitespace().map(str::to_owned).collect(),
+                _ => {}
+            }
+        }
+        cpu
+    }
+
+    pub(crate) fn has(&self, flag: &str) -> bool {
+        self.flags.iter().any(|f| f == flag)
+    }
+
+    /// Whether this machine is a VM itself.
+    pub(crate) fn is_guest(&self) -> bool {
+        self.has("hypervisor")
+    }
+}
+
+impl<'a> Host<'a> {
+    /// The host of `root` and `probe`, configured by the file `config`, with programs looked up in `path` (as the
+    /// variable PATH has it).
+    #[must_use]
+    pub fn new(root: &'a Root, probe: &'a dyn Probe, config: &str, path: &OsStr) -> Self {
+        let cpuinfo = root.bytes("/proc/cpuinfo", CPUINFO).ok().flatten().unwrap_or_default();
+        Self {
+            root,
+            probe,
+            path: std::env::split_paths(path).filter(|dir| dir.is_absolute()).collect(),
+            config: read_config(root, config),
+            defaults: NodeConfig::default(),
+            cpu: Cpu::parse(&String::from_utf8_lossy(&cpuinfo)),
+            qemu: OnceCell::new(),
+        }
+    }
+
+    /// The node's configuration; the defaults where the file is wrong, which is a check of its own.
+    pub(crate) fn config(&self) -> &NodeConfig {
+        self.config.as_ref().unwrap_or(&self.defaults)
+    }
+
+    pub(crate) fn config_error(&self) -> Option<&str> {
+        self.config.as_ref().err().map(String::as_str)
+    }
+
+    pub(crate) fn cpu(&self) -> &Cpu {
+        &self.cpu
+    }
+
+    /// The kernel's release, as in `6.16.0-8-generic`.
+    pub(crate) fn release(&self) -> Option<String> {
+        let text = self.root.text("/proc/sys/kernel/osrelease").ok().flatten()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// A module's parameter; `None` where there is no such parameter or module.
+    pub(crate) fn parameter(&self, module: &str, parameter: &str) -> Option<String> {
+        let path = format!("/sys/module/{module}/parameters/{parameter}");
+        let text = self.root.text(&path).ok().flatten()?;
+        Some(text.trim().to_owned())
+    }
+
+    /// Whether the kernel was booted with one of these words.
+    pub(crate) fn booted_with(&self, words: &[&str]) -> Option<String> {
+        let cmdline = self.root.text("/proc/cmdline").ok().flatten()?;
+        cmdline.split_ascii_whitespace().find(|word| words.contains(word)).map(str::to_owned)
+    }
+
+    /// Where a program is, as the host calls it.
+    pub(crate) fn program(&self, name: &str) -> Option<PathBuf> {
+        if name.starts_with('/') {
+            return self.root.exists(name).then(|| PathBuf::from(name));
+        }
+        let candidates = self.path.iter().map(|dir| dir.join(name));
+        candidates.into_iter().find(|path| self.root.path(path).is_file())
+    }
+
+    /// What QEMU says of itself, asked once; `None` where there is no QEMU.
+    pub(crate) fn qemu(&self) -> Option<&Result<Qemu, QemuError>> {
+        let ask = || {
+            let program = self.program(self.config().qemu.as_str())?;
+            let sev = self.parameter("kvm_amd", "sev_snp").is_some_and(|value| is_on(&value));
+            Some(self.probe.qemu(&self.root.path(program), sev))
+        };
+        self.qemu.get_or_init(ask).as_ref()
+    }
+}
+
+/// How the kernel prints a parameter that is switched on.
+pub(crate) fn is_on(value: &str) -> bool {
+    matches!(value, "Y" | "y" | "1")
+}
+
+fn read_config(root: &Root, path: &str) -> Result<NodeConfig, String> {
+    match root.text(path) {
+        Ok(None) => Ok(NodeConfig::default()),
+        Ok(Some(text)) => {
+            NodeConfig::parse(&text, path).map_err(|errors| errors.to_string().replace('\n', "; "))
+        }
+        Err(error) => Err(error.to_string()),
+    }
+}

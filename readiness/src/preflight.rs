@@ -1,0 +1,114 @@
+//! What the shim asks before each start of a confidential VM: files and CPUID, in a few system calls.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+
+use gpu::Mode;
+use gpu::sysfs::Function;
+
+use crate::check::{Class, Fault, Finding, Problem};
+use crate::checks::{snp, tdx};
+use crate::host::{CONFIG, Host};
+use crate::probe::{Now, Probe, Quick, SnpStatus};
+use crate::qemu::{Qemu, QemuError};
+use crate::root::Root;
+
+/// The host cannot start VMs of a class.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this host cannot start {class} VMs: {title}: {evidence} ({fault}); {fix}")]
+pub struct Failed {
+    /// The class.
+    pub class: Class,
+    /// What the check is about.
+    pub title: &'static str,
+    /// Whose business it is.
+    pub fault: Fault,
+    /// What was seen.
+    pub evidence: String,
+    /// What to do.
+    pub fix: String,
+}
+
+/// Whether this host, whose files are below `root`, can start VMs of a class, as far as can be told at once. A plain
+/// VM always passes: what it needs is found out, and named, while it is started.
+///
+/// # Errors
+/// The first check that fails, which is the cause of those that would fail after it.
+pub fn preflight(root: &Root, class: Class) -> Result<(), Failed> {
+    preflight_with(root, &Now, class)
+}
+
+/// [`preflight`] of another host than this.
+///
+/// # Errors
+/// As [`preflight`].
+pub fn preflight_with(root: &Root, answers: &dyn Quick, class: Class) -> Result<(), Failed> {
+    let checks = match class {
+        Class::Plain => return Ok(()),
+        Class::Tdx => &tdx::PREFLIGHT[..],
+        Class::Snp => &snp::PREFLIGHT[..],
+    };
+    let answers = OnlyQuick(answers);
+    let host = Host::new(root, &answers, CONFIG, OsStr::new(""));
+    for &(title, check) in checks {
+        let failed = |Problem { fault, evidence, fix }| Failed { class, title, fault, evidence, fix };
+        match check(&host) {
+            Finding::Failed(problem) => return Err(failed(problem)),
+            Finding::NotApplicable(evidence) => {
+                let fix = "use the class that this host's CPU has, or another node".to_owned();
+                return Err(failed(Problem { fault: Fault::Cpu, evidence, fix }));
+            }
+            Finding::Ok(_) | Finding::Warning(_) | Finding::Unknown(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A host that gives no answer that takes long.
+#[derive(Debug)]
+struct OnlyQuick<'a>(&'a dyn Quick);
+
+fn not_asked() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "not asked before a start")
+}
+
+impl Quick for OnlyQuick<'_> {
+    fn cpuid(&self, leaf: u32) -> Option<[u32; 4]> {
+        self.0.cpuid(leaf)
+    }
+
+    fn open(&self, device: &Path) -> io::Result<()> {
+        self.0.open(device)
+    }
+}
+
+impl Probe for OnlyQuick<'_> {
+    fn msr(&self, _: u32) -> io::Result<u64> {
+        Err(not_asked())
+    }
+
+    fn vm_types(&self, _: &Path) -> io::Result<u32> {
+        Err(not_asked())
+    }
+
+    fn trial(&self) -> Result<(), String> {
+        Err(not_asked().to_string())
+    }
+
+    fn qemu(&self, program: &Path, _: bool) -> Result<Qemu, QemuError> {
+        Err(QemuError::Start { program: program.to_owned(), source: not_asked() })
+    }
+
+    fn connect(&self, _: &Path) -> io::Result<()> {
+        Err(not_asked())
+    }
+
+    fn snp_status(&self, _: &Path) -> io::Result<SnpStatus> {
+        Err(not_asked())
+    }
+
+    fn gpu_mode(&self, _: &Function) -> Result<Mode, String> {
+        Err(not_asked().to_string())
+    }
+}

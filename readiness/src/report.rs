@@ -1,0 +1,101 @@
+//! The whole tree, and what it means for each class.
+
+use std::fmt;
+
+use serde::Serialize;
+
+use crate::check::{Check, Class, Outcome};
+use crate::checks::{GPUS, GROUPS, Weight};
+use crate::host::Host;
+
+/// Whether pods of a class can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Verdict {
+    /// They can.
+    Ready,
+    /// They can, with a loss.
+    ReadyWithWarnings,
+    /// They cannot.
+    NotReady,
+}
+
+impl fmt::Display for Verdict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Ready => "ready",
+            Self::ReadyWithWarnings => "ready with warnings",
+            Self::NotReady => "not ready",
+        })
+    }
+}
+
+/// A class and its verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct ClassVerdict {
+    /// The class.
+    pub class: Class,
+    /// Its verdict.
+    pub verdict: Verdict,
+}
+
+/// What was found.
+#[derive(Debug, Clone, Serialize)]
+pub struct Report {
+    /// The class that the configuration asks for; without it, the most that the CPU can do.
+    pub class: Class,
+    /// A verdict for each class.
+    pub classes: Vec<ClassVerdict>,
+    /// The checks.
+    pub checks: Vec<Check>,
+}
+
+impl Report {
+    /// The class's verdict.
+    #[must_use]
+    pub fn verdict(&self, class: Class) -> Verdict {
+        self.classes.iter().find(|v| v.class == class).map_or(Verdict::NotReady, |v| v.verdict)
+    }
+}
+
+/// Makes every check.
+#[must_use]
+pub fn examine(host: &Host<'_>) -> Report {
+    let groups: Vec<_> = GROUPS.iter().chain([&GPUS]).map(|group| (group, group.root.make(host))).collect();
+    let verdict = |class| {
+        let of_group = |(group, check): &(&crate::checks::Group, Check)| match (group.weight)(host, class) {
+            Weight::None => Verdict::Ready,
+            weight => judge(check, weight),
+        };
+        groups.iter().map(of_group).max().unwrap_or(Verdict::NotReady)
+    };
+    let classes = Class::ALL.map(|class| ClassVerdict { class, verdict: verdict(class) }).to_vec();
+    let checks: Vec<_> = groups.into_iter().map(|(_, check)| check).collect();
+    Report { class: wanted(host, &checks), classes, checks }
+}
+
+fn judge(root: &Check, weight: Weight) -> Verdict {
+    let failed = if weight == Weight::Stops { Verdict::NotReady } else { Verdict::ReadyWithWarnings };
+    // What stops a class by being foreign to the host has no meaning only at its root.
+    if root.result == Outcome::NotApplicable && weight == Weight::Stops {
+        return Verdict::NotReady;
+    }
+    let of_check = |check: &Check| match check.result {
+        Outcome::Failed => failed,
+        Outcome::Warning => Verdict::ReadyWithWarnings,
+        // Unknown, which has a fix, is not the same as skipped because of another check.
+        Outcome::Skipped if check.fix.is_some() && weight == Weight::Stops => Verdict::ReadyWithWarnings,
+        Outcome::Ok | Outcome::Skipped | Outcome::NotApplicable => Verdict::Ready,
+    };
+    root.all().map(of_check).max().unwrap_or(Verdict::Ready)
+}
+
+fn wanted(host: &Host<'_>, checks: &[Check]) -> Class {
+    let result = |name| checks.iter().find(|check| check.name == name).map(|check| check.result);
+    match Class::of_tee(host.config().tee.name()) {
+        Some(class @ (Class::Tdx | Class::Snp)) => class,
+        _ if result("tdx") == Some(Outcome::Ok) => Class::Tdx,
+        _ if result("snp") == Some(Outcome::Ok) => Class::Snp,
+        _ => Class::Plain,
+    }
+}
