@@ -17,6 +17,7 @@ mod qemu;
 mod report;
 mod root;
 mod sys;
+mod tee;
 
 pub use check::{Check, Class, Fault, Outcome};
 pub use host::{CONFIG, Host};
@@ -25,3 +26,4 @@ pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};
 pub use qemu::{Qemu, QemuError, SevCapabilities, Version};
 pub use report::{ClassVerdict, Report, Verdict, examine};
 pub use root::{Root, Unreadable};
+pub use tee::{tee, tee_with};

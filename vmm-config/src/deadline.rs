@@ -47,7 +47,7 @@ impl BootDeadlines {
         Self::for_shape(BootShape {
             memory: spec.memory().size(),
             vcpus: spec.vcpus(),
-            passthrough: 0,
+            passthrough: u32::try_from(spec.passthrough().len()).unwrap_or(u32::MAX),
             accel: spec.accelerator(),
         })
     }

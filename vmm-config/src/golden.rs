@@ -1,11 +1,15 @@
 //! Whole command lines: golden files for each platform, and properties that hold for every VM.
 
+mod tee;
+
 use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
 use crate::config::{Accel, NodeConfig};
-use crate::path::AbsolutePath;
+use crate::passthrough::tests::{Board, devices};
+use crate::passthrough::{Access, HostDevices};
+use crate::path::{AbsolutePath, SocketPath};
 use crate::plan::tests::{image, nic, request, vhost, vhost_user};
 use crate::plan::{HostFacts, NicFacts, plan};
 use crate::qemu::CONTROLLER_ID;
@@ -42,18 +46,83 @@ fn plain_kvm_with_firmware_and_odd_paths() {
     insta::assert_snapshot!(command_line(&config, 16, &vhost(vec![])));
 }
 
+/// A VM with host devices, KVM and vhost-vsock.
+fn with(passthrough: HostDevices) -> HostFacts {
+    HostFacts { passthrough, ..vhost(vec![]) }
+}
+
+fn ovmf() -> NodeConfig {
+    NodeConfig {
+        firmware: Some(AbsolutePath::new("/usr/share/qemu/OVMF.fd").unwrap()),
+        ..NodeConfig::default()
+    }
+}
+
+#[test]
+fn one_h100() {
+    insta::assert_snapshot!(command_line(&NodeConfig::default(), 2, &with(devices(&Board::h100(1)))));
+}
+
+#[test]
+fn one_h100_over_its_group() {
+    let board = Board { access: |_| Access::Group, ..Board::h100(1) };
+    insta::assert_snapshot!(command_line(&NodeConfig::default(), 2, &with(devices(&board))));
+}
+
+#[test]
+fn a_board_of_eight_h100_and_four_switches_with_firmware() {
+    let board = Board { switches: 4, ..Board::h100(8) };
+    insta::assert_snapshot!(command_line(&ovmf(), 16, &with(devices(&board))));
+}
+
+#[test]
+fn a_board_of_eight_b200() {
+    insta::assert_snapshot!(command_line(&NodeConfig::default(), 16, &with(devices(&Board::b200(8)))));
+}
+
+#[test]
+fn four_b200_on_two_numa_nodes() {
+    let board = Board { nodes: 2, ..Board::b200(4) };
+    insta::assert_snapshot!(command_line(&ovmf(), 16, &with(devices(&board))));
+}
+
+#[test]
+fn two_h100_on_one_of_two_numa_nodes() {
+    let mut host = devices(&Board { nodes: 2, ..Board::h100(4) });
+    host.devices.truncate(2);
+    insta::assert_snapshot!(command_line(&NodeConfig::default(), 2, &with(host)));
+}
+
+#[test]
+fn an_emulated_h100_under_tcg() {
+    let socket = |_| Access::VfioUser { socket: SocketPath::new("/run/gpu.sock").unwrap() };
+    let host = devices(&Board { access: socket, ..Board::h100(1) });
+    let host = HostFacts { passthrough: host, ..vhost_user(vec![]) };
+    insta::assert_snapshot!(command_line(&NodeConfig::default(), 1, &host));
+}
+
 /// Properties that name something defined elsewhere, and the options that define it.
-const REFERENCES: [&str; 6] = ["drive", "netdev", "chardev", "memory-backend", "rng", "bus"];
+const REFERENCES: [&str; 8] =
+    ["drive", "netdev", "chardev", "memory-backend", "memdev", "rng", "bus", "iommufd"];
 /// Defined by the board.
 const BOARD: [&str; 1] = ["pcie.0"];
-/// Named only by commands of the control socket.
-const QMP_ONLY: [&str; 1] = [CONTROLLER_ID];
+/// Named only by commands and answers of the control socket.
+fn is_qmp_only(id: &str) -> bool {
+    id == CONTROLLER_ID || id.strip_prefix("host").is_some_and(|rank| rank.parse::<u8>().is_ok())
+}
 
 fn any_host() -> impl Strategy<Value = (i64, HostFacts, Accel)> {
     let nics = proptest::collection::vec((1u16..=8, any::<bool>()), 0..=25);
-    (1i64..=255, nics, any::<bool>(), any::<bool>()).prop_map(|(vcpus, nics, user, tcg)| {
-        let nics: Vec<NicFacts> = nics.into_iter().map(|(queues, vhost)| nic(queues, vhost)).collect();
+    let board = (0usize..=8, 0usize..=4, 1u32..=4, any::<bool>());
+    (1i64..=255, nics, any::<bool>(), any::<bool>(), board).prop_map(|(vcpus, nics, user, tcg, board)| {
+        let mut nics: Vec<NicFacts> = nics.into_iter().map(|(queues, vhost)| nic(queues, vhost)).collect();
+        let (gpus, switches, nodes, group) = board;
+        let access = if group { |_| Access::Group } else { |_| Access::Iommufd };
+        let passthrough = devices(&Board { switches, nodes, access, ..Board::h100(gpus) });
+        let host_slots = passthrough.devices.len() + 4;
+        nics.truncate(25_usize.saturating_sub(if passthrough.devices.is_empty() { 0 } else { host_slots }));
         let host = if user { vhost_user(nics) } else { vhost(nics) };
+        let host = HostFacts { passthrough, ..host };
         (vcpus, host, if tcg { Accel::Tcg } else { Accel::Auto })
     })
 }
@@ -68,16 +137,19 @@ proptest! {
         let mut defined: BTreeMap<String, u32> = BTreeMap::new();
         let mut used: Vec<String> = Vec::new();
         let mut slots: BTreeMap<String, u32> = BTreeMap::new();
-        let listed = ["-device", "-object", "-blockdev", "-chardev", "-netdev", "-machine", "-qmp"];
+        let listed =
+            ["-device", "-object", "-blockdev", "-chardev", "-netdev", "-machine", "-qmp", "-numa"];
         for pair in args.windows(2).filter(|pair| listed.contains(&pair[0].as_str())) {
             let properties = properties(&pair[1]);
             if let Some(chardev) = pair[1].strip_prefix("chardev:") {
                 used.push(chardev.to_owned());
             }
+            let bus = properties.iter().find(|(key, _)| key == "bus").map_or("", |(_, bus)| bus).to_owned();
             for (key, value) in properties {
                 match key.as_str() {
                     "id" | "node-name" => *defined.entry(value).or_default() += 1,
-                    "addr" => *slots.entry(value).or_default() += 1,
+                    "addr" => *slots.entry(format!("{bus} {value}")).or_default() += 1,
+                    "chassis" => *slots.entry(format!("chassis {value}")).or_default() += 1,
                     key if REFERENCES.contains(&key) => used.push(value),
                     _ => {}
                 }
@@ -89,10 +161,10 @@ proptest! {
             prop_assert!(defined.contains_key(id) || BOARD.contains(&id.as_str()), "{id} is not defined");
         }
         for id in defined.keys() {
-            prop_assert!(used.contains(id) || QMP_ONLY.contains(&id.as_str()), "{id} is not used");
+            prop_assert!(used.contains(id) || is_qmp_only(id), "{id} is not used");
         }
-        let devices = args.windows(2).filter(|p| p[0] == "-device" && p[1].contains("bus=pcie.0")).count();
-        prop_assert_eq!(devices, slots.len());
+        let devices = args.windows(2).filter(|p| p[0] == "-device" && p[1].contains("bus=")).count();
+        prop_assert_eq!(devices, slots.keys().filter(|slot| !slot.starts_with("chassis")).count());
     }
 
     #[test]

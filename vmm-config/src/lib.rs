@@ -27,15 +27,18 @@ pub mod cmdline;
 pub mod config;
 pub mod deadline;
 pub mod digest;
+pub mod expect;
 pub mod hotplug;
 pub mod image;
 pub mod net;
+pub mod passthrough;
 pub mod path;
 pub mod pci;
 pub mod plan;
 pub mod qemu;
 pub mod request;
 pub mod spec;
+pub mod tee;
 pub mod units;
 
 #[cfg(test)]

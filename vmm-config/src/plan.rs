@@ -1,16 +1,20 @@
 //! From configuration, image, request and host to one VM.
 
-use crate::config::{Accel, NodeConfig, Tee};
-use crate::image::ImageManifest;
+use measure::ovmf::Kind;
+
+use crate::config::{Accel, NodeConfig};
+use crate::image::{ImageManifest, ImageProfile};
 use crate::net::MacAddress;
+use crate::passthrough::{self, DevicesError, HostDevices};
 use crate::path::SocketPath;
 use crate::pci::{BusFull, PciSlots};
 use crate::qemu::{
-    Console, Cpu, Kernel, Machine, Memory, MemoryBacking, Nic, NicQueue, Pvpanic, Qmp, Rng, RootDisk,
-    ScsiController, Vsock, VsockBackend,
+    Console, Cpu, InitdataDisk, Kernel, Machine, Memory, MemoryBacking, Nic, NicQueue, Pvpanic, Qmp, Rng,
+    RootDisk, ScsiController, Vsock, VsockBackend,
 };
 use crate::request::PodRequest;
 use crate::spec::{Accelerator, Cid, QemuFd, VmSpec};
+use crate::tee::{self, HostTee, TeeError};
 use crate::units::{MemorySize, Vcpus};
 
 /// Most queue pairs of one interface; beyond it a tap device gains nothing.
@@ -30,6 +34,12 @@ pub struct HostFacts {
     pub nics: Vec<NicFacts>,
     /// What the cgroup that QEMU will run in allows, if it limits memory.
     pub memory_budget: Option<MemorySize>,
+    /// The confidential computing that the host offers. Not looked at where the configuration says `tee = "none"`.
+    pub tee: HostTee,
+    /// What the metadata of the configured firmware says that it is for, where there is one.
+    pub firmware: Option<Kind>,
+    /// Host devices that the VM gets.
+    pub passthrough: HostDevices,
 }
 
 /// The result of a trial run of KVM.
@@ -103,6 +113,12 @@ pub enum PlanError {
     /// More devices than fit.
     #[error(transparent)]
     BusFull(#[from] BusFull),
+    /// A confidential VM that cannot be.
+    #[error(transparent)]
+    Tee(#[from] TeeError),
+    /// Host devices that it cannot have.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
     /// An interface that no virtio-net device can have.
     #[error(
         "interface {mac} has {queues} queues and an MTU of {mtu}; possible are 1 to {MAX_QUEUES} and 68 to 65535"
@@ -146,11 +162,22 @@ pub fn plan(
 ) -> Result<VmSpec, PlanError> {
     let accel = accelerator(config, &host.kvm)?;
     check_budget(request, accel, host.memory_budget)?;
+    let confidential = tee::plan(&tee::Inputs {
+        config,
+        image,
+        request,
+        host: &host.tee,
+        firmware: host.firmware,
+        accel,
+        kernel_vsock: matches!(host.vsock, VsockFacts::Vhost { .. }),
+    })?;
 
     let mut fds = Fds(QemuFd::FIRST);
     let mut slots = PciSlots::new();
     let qmp = Qmp { fd: fds.take() };
-    let console = Console { fd: fds.take() };
+    // In a confidential VM it would carry the guest's words to its host: only images made for that have one.
+    let silent = confidential.is_some() && image.profile == ImageProfile::Release;
+    let console = if silent { None } else { Some(Console { fd: fds.take() }) };
     let root = RootDisk { path: config.image.file(image.root.file.as_str()), slot: slots.take()? };
     let scsi = ScsiController::new(slots.take()?, request.vcpus);
     let (backend, backing) = match &host.vsock {
@@ -164,16 +191,20 @@ pub fn plan(
     };
     let vsock = Vsock { backend, slot: slots.take()? };
     let pvpanic = Pvpanic { slot: slots.take()? };
-    let rng = match config.tee {
-        Tee::None => Some(Rng { slot: slots.take()? }),
-    };
+    // A host's random numbers are nothing that a confidential guest should mix in.
+    let rng = if confidential.is_none() { Some(Rng { slot: slots.take()? }) } else { None };
+    let initdata =
+        request.initdata.as_ref().map(|_| slots.take().map(|slot| InitdataDisk { slot })).transpose()?;
     let nics = plan_nics(&host.nics, &mut fds, &mut slots)?;
+    let vm = passthrough::Vm { request, accel, confidential: confidential.is_some() };
+    let (passthrough, nodes) = passthrough::plan(&host.passthrough, &vm, || fds.take(), &mut slots)?;
+    let backing = if passthrough.needs_shared_memory() { MemoryBacking::Shared } else { backing };
 
     Ok(VmSpec {
         name: request.name.clone(),
         machine: Machine { accel },
-        cpu: Cpu { vcpus: request.vcpus, accel },
-        memory: Memory { size: request.memory, backing },
+        cpu: Cpu { vcpus: request.vcpus, accel, sockets: nodes.sockets(), width: passthrough.width },
+        memory: Memory { size: request.memory, backing, nodes: nodes.memory },
         kernel: Kernel {
             path: config.image.file(image.kernel.file.as_str()),
             cmdline: image.cmdline.clone(),
@@ -181,12 +212,15 @@ pub fn plan(
         },
         qmp,
         console,
+        confidential,
+        initdata,
         root,
         scsi,
         vsock,
         pvpanic,
         rng,
         nics,
+        passthrough,
     })
 }
 
@@ -257,15 +291,35 @@ pub(crate) mod tests {
         NicFacts { mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1450, queues, vhost }
     }
 
+    pub(crate) fn absent() -> HostTee {
+        HostTee::Absent { reason: "not looked for".into() }
+    }
+
     pub(crate) fn vhost(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::Vhost { cid: Cid::new(4242).unwrap() };
-        HostFacts { kvm: Kvm::Works, vsock, nics, memory_budget: None }
+        HostFacts {
+            kvm: Kvm::Works,
+            vsock,
+            nics,
+            memory_budget: None,
+            tee: absent(),
+            firmware: None,
+            passthrough: HostDevices::default(),
+        }
     }
 
     pub(crate) fn vhost_user(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::VhostUser { socket: SocketPath::new("vsock.sock").unwrap() };
         let kvm = Kvm::Fails { reason: "trial guest hung".into() };
-        HostFacts { kvm, vsock, nics, memory_budget: None }
+        HostFacts {
+            kvm,
+            vsock,
+            nics,
+            memory_budget: None,
+            tee: absent(),
+            firmware: None,
+            passthrough: HostDevices::default(),
+        }
     }
 
     fn try_plan(config: &NodeConfig, host: &HostFacts) -> Result<VmSpec, PlanError> {

@@ -14,6 +14,10 @@
 //! count only where there is no CRI, because then the container is the pod.
 
 use std::collections::BTreeMap;
+use std::error::Error;
+use std::iter;
+
+use measure::initdata::{self, InitData};
 
 use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
@@ -111,6 +115,8 @@ pub struct PodRequest {
     pub memory: VmMemory,
     /// What decided it.
     pub memory_from: SizeSource,
+    /// Configuration of the guest by the pod's owner. It needs no leave of the node's: the guest's report vouches for it.
+    pub initdata: Option<InitData>,
     /// Annotations to name in a log line, by name.
     pub ignored: Vec<IgnoredAnnotation>,
 }
@@ -130,6 +136,12 @@ pub enum RequestError {
         value: String,
         /// What it should be.
         expected: &'static str,
+    },
+    /// The pod's initdata cannot be read.
+    #[error("annotation {}: {reason}", initdata::annotation::NAME)]
+    Initdata {
+        /// Why.
+        reason: String,
     },
     /// The VM would be too small or too large.
     #[error("the pod's {origin} asks for a VM that cannot be")]
@@ -187,7 +199,8 @@ impl PodRequest {
         }
 
         ignored.sort_by(|a, b| a.name.cmp(&b.name));
-        Ok(Self { name, vcpus, vcpus_from, memory, memory_from, ignored })
+        let initdata = annotations.initdata()?;
+        Ok(Self { name, vcpus, vcpus_from, memory, memory_from, initdata, ignored })
     }
 }
 
@@ -259,10 +272,17 @@ impl Annotations<'_> {
         }
     }
 
+    fn initdata(&self) -> Result<Option<InitData>, RequestError> {
+        let Some(text) = self.all.get(initdata::annotation::NAME) else { return Ok(None) };
+        let read = initdata::annotation::decode(text);
+        read.map(Some).map_err(|error| RequestError::Initdata { reason: with_causes(&error) })
+    }
+
     fn not_for_this_node(&self) -> Vec<IgnoredAnnotation> {
         self.all
             .keys()
             .filter(|name| OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
+            .filter(|name| **name != initdata::annotation::NAME)
             .filter_map(|name| {
                 let reason = match AnnotationKey::from_name(name) {
                     None => IgnoreReason::NotUnderstood,
@@ -273,6 +293,11 @@ impl Annotations<'_> {
             })
             .collect()
     }
+}
+
+fn with_causes(error: &dyn Error) -> String {
+    let causes = iter::successors(Some(error), |error: &&dyn Error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn positive(number: Option<i64>) -> Option<u64> {
@@ -305,6 +330,20 @@ mod tests {
         assert_eq!(sizes(&r), (1, 2048));
         assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::NodeDefault, SizeSource::NodeDefault));
         assert!(r.ignored.is_empty() && !r.has_limits());
+    }
+
+    #[test]
+    fn initdata_needs_no_leave_and_is_checked() {
+        use measure::initdata::{Algorithm, annotation, build};
+        let document = build(Algorithm::Sha256, [("aa.toml".to_owned(), String::new())].into()).unwrap();
+        let text = annotation::encode(&document).unwrap();
+        let r = request(&NodeConfig::default(), &[(annotation::NAME, &text)]).unwrap();
+        assert_eq!(r.initdata, Some(document));
+        assert!(r.ignored.is_empty());
+        for bad in ["", "H4sI*", "AAAA"] {
+            let error = request(&NodeConfig::default(), &[(annotation::NAME, bad)]).unwrap_err().to_string();
+            assert!(error.contains("cc_init_data"), "{error}");
+        }
     }
 
     #[test]

@@ -3,11 +3,12 @@
 use std::fmt;
 
 use crate::net::MacAddress;
+use crate::passthrough::HostAddress;
 pub use crate::path::SocketPath;
 use crate::pci::GuestPciPath;
 use crate::qemu::{
-    Console, Cpu, Kernel, Machine, Memory, Nic, Pvpanic, Qmp, Rng, RootDisk, ScsiController, Vsock,
-    VsockBackend,
+    ConfidentialGuest, Console, Cpu, DeviceBackend, InitdataDisk, Kernel, Machine, Memory, Nic, Passthrough,
+    Pvpanic, Qmp, Rng, RootDisk, ScsiController, VfioDevice, Vsock, VsockBackend,
 };
 use crate::units::{Vcpus, VmMemory, VmName};
 
@@ -78,6 +79,13 @@ pub enum FdRole {
         /// Rank of the queue.
         queue: usize,
     },
+    /// `/dev/iommu`, one for all devices.
+    Iommu,
+    /// The node in `/dev/vfio/devices` of a host device.
+    Vfio {
+        /// The device on the host.
+        address: HostAddress,
+    },
 }
 
 /// A vsock context id of a guest: 3 and up, and not the wildcard (`linux/vm_sockets.h`).
@@ -105,13 +113,16 @@ pub struct VmSpec {
     pub(crate) memory: Memory,
     pub(crate) kernel: Kernel,
     pub(crate) qmp: Qmp,
-    pub(crate) console: Console,
+    pub(crate) console: Option<Console>,
+    pub(crate) confidential: Option<ConfidentialGuest>,
+    pub(crate) initdata: Option<InitdataDisk>,
     pub(crate) root: RootDisk,
     pub(crate) scsi: ScsiController,
     pub(crate) vsock: Vsock,
     pub(crate) pvpanic: Pvpanic,
     pub(crate) rng: Option<Rng>,
     pub(crate) nics: Vec<Nic>,
+    pub(crate) passthrough: Passthrough,
 }
 
 impl VmSpec {
@@ -135,6 +146,11 @@ impl VmSpec {
         self.cpu.vcpus
     }
 
+    /// What makes it a confidential VM, if it is one.
+    pub const fn confidential(&self) -> Option<&ConfidentialGuest> {
+        self.confidential.as_ref()
+    }
+
     /// How the agent is reached.
     pub const fn vsock(&self) -> &VsockBackend {
         &self.vsock.backend
@@ -150,6 +166,11 @@ impl VmSpec {
         self.nics.iter().find(|nic| nic.mac == mac).map(Nic::guest_path)
     }
 
+    /// The host's devices that it has, in the order in which they were planned; each knows its place in the guest.
+    pub fn passthrough(&self) -> &[VfioDevice] {
+        &self.passthrough.devices
+    }
+
     /// Where the guest finds its root disk.
     pub fn root_path(&self) -> GuestPciPath {
         self.root.slot.guest_path()
@@ -157,7 +178,8 @@ impl VmSpec {
 
     /// Every descriptor that QEMU must be started with, by number.
     pub fn fds(&self) -> Vec<(QemuFd, FdRole)> {
-        let mut fds = vec![(self.qmp.fd, FdRole::Qmp), (self.console.fd, FdRole::Console)];
+        let mut fds = vec![(self.qmp.fd, FdRole::Qmp)];
+        fds.extend(self.console.map(|console| (console.fd, FdRole::Console)));
         if let VsockBackend::Vhost { fd, .. } = self.vsock.backend {
             fds.push((fd, FdRole::Vsock));
         }
@@ -165,6 +187,12 @@ impl VmSpec {
             for (queue, pair) in nic.queues.iter().enumerate() {
                 fds.push((pair.tap, FdRole::Tap { nic: nic.index, queue }));
                 fds.extend(pair.vhost.map(|fd| (fd, FdRole::VhostNet { nic: nic.index, queue })));
+            }
+        }
+        fds.extend(self.passthrough.iommufd.map(|iommufd| (iommufd.fd, FdRole::Iommu)));
+        for device in self.passthrough() {
+            if let DeviceBackend::Iommufd { fd } = device.backend {
+                fds.push((fd, FdRole::Vfio { address: device.address }));
             }
         }
         fds.sort_unstable_by_key(|(fd, _)| *fd);

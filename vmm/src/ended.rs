@@ -1,7 +1,10 @@
 //! How a VM ended, in words that an operator can act on.
 
+use serde_json::Value;
+
 use crate::diagnose::diagnose;
 use crate::qemu::Exit;
+use crate::qmp::Event;
 
 /// How many lines of each source go into an error message; the log has them all.
 const QUOTED: usize = 6;
@@ -13,12 +16,14 @@ pub struct LastWords {
     pub stderr: Vec<String>,
     /// The last lines of the guest's console.
     pub console: Vec<String>,
+    /// What QEMU's monitor says of a guest that gave up.
+    pub panic: Option<String>,
 }
 
 impl LastWords {
     /// Whether nobody said anything.
     pub fn is_empty(&self) -> bool {
-        self.stderr.is_empty() && self.console.is_empty()
+        self.stderr.is_empty() && self.console.is_empty() && self.panic.is_none()
     }
 
     /// The line with which the guest's kernel gave up; the trace of calls after it is longer than what is quoted.
@@ -28,11 +33,24 @@ impl LastWords {
     }
 }
 
+/// What a `GUEST_PANICKED` event says besides (`qapi/run-state.json`, `GuestPanicInformation`). A trust domain whose
+/// firmware or kernel gives up has no console: up to 64 bytes of text in this event are all its words.
+pub(crate) fn panic_text(event: &Event) -> Option<String> {
+    let info = event.data.get("info").filter(|_| event.event == "GUEST_PANICKED")?;
+    let code = info.get("error-code").and_then(Value::as_u64);
+    let message: String =
+        info.get("message")?.as_str()?.chars().filter(|c| !c.is_control()).take(64).collect();
+    Some(format!("the guest gave up with code {:#x}: {message:?}", code.unwrap_or_default()))
+}
+
 /// One clause per source, all on one line: containerd makes a pod event of it.
 impl std::fmt::Display for LastWords {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         if let Some(meaning) = diagnose(&self.console, &self.stderr) {
             write!(f, "; {meaning}")?;
+        }
+        if let Some(panic) = &self.panic {
+            write!(f, "; {panic}")?;
         }
         if let Some(panic) = self.panic() {
             write!(f, "; the guest's kernel said: {panic}")?;
@@ -103,6 +121,7 @@ mod tests {
             exit: Exit::Unknown("x".to_owned()),
             last_words: LastWords {
                 stderr: vec!["qemu: boom".to_owned()],
+                panic: None,
                 console: (0..9).map(|n| format!("line {n}")).collect(),
             },
         };
@@ -118,7 +137,7 @@ mod tests {
     fn a_panic_is_told_though_its_trace_is_longer_than_the_quote() {
         let trace = (0..20).map(|n| format!("[ 2.2] ? call_{n}"));
         let console = std::iter::once("[ 2.1] Kernel panic - not syncing: no memory".to_owned()).chain(trace);
-        let last_words = LastWords { stderr: Vec::new(), console: console.collect() };
+        let last_words = LastWords { stderr: Vec::new(), console: console.collect(), panic: None };
         let exit = Exit::Unknown(String::new());
         let text = Ended { cause: Cause::GuestPanicked, exit, last_words }.to_string();
         assert!(
@@ -132,8 +151,22 @@ mod tests {
         let ended = Ended {
             cause: Cause::Stopped,
             exit: Exit::Unknown(String::new()),
-            last_words: LastWords { stderr: vec!["terminating".to_owned()], console: Vec::new() },
+            last_words: LastWords { stderr: vec!["terminating".to_owned()], ..LastWords::default() },
         };
         assert_eq!(ended.to_string(), "the VM was stopped");
+    }
+
+    #[test]
+    fn what_a_trust_domain_says_last_is_told_without_its_control_characters() {
+        let event = |info: serde_json::Value| Event {
+            event: "GUEST_PANICKED".to_owned(),
+            data: serde_json::json!({ "action": "poweroff", "info": info }),
+        };
+        let info = serde_json::json!({ "type": "tdx", "error-code": 3, "message": "TD misconfiguration\u{1b}: SEPT #VE" });
+        let text = panic_text(&event(info)).unwrap();
+        assert_eq!(text, "the guest gave up with code 0x3: \"TD misconfiguration: SEPT #VE\"");
+        assert_eq!(panic_text(&event(serde_json::json!({ "type": "hyper-v" }))), None);
+        let words = LastWords { panic: Some(text), ..LastWords::default() };
+        assert!(!words.is_empty() && words.to_string().contains("TD misconfiguration"));
     }
 }

@@ -12,7 +12,7 @@ use vmm_config::hotplug::Lun;
 
 use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks};
-use crate::ended::{Cause, Ended, LastWords};
+use crate::ended::{Cause, Ended, LastWords, panic_text};
 use crate::lines::Tail;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
@@ -63,7 +63,7 @@ impl Vm {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
         let vm = Self { agent: parts.agent.clone(), qemu_pid: parts.qemu.pid(), commands, ended };
-        tokio::spawn(Driver { parts, cause: None }.run(receiver, end));
+        tokio::spawn(Driver { parts, cause: None, panic: None }.run(receiver, end));
         vm
     }
 
@@ -134,6 +134,8 @@ struct Driver {
     parts: Parts,
     /// What QMP said about the end before QEMU's exit was seen.
     cause: Option<Cause>,
+    /// What the guest said in giving up.
+    panic: Option<String>,
 }
 
 impl Driver {
@@ -142,7 +144,7 @@ impl Driver {
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,
-                Some(event) = self.parts.events.recv() => note(&mut self.cause, &event),
+                Some(event) = self.parts.events.recv() => note(&mut self.cause, &mut self.panic, &event),
                 () = agent.lost() => break self.without_agent().await,
                 command = commands.recv() => match command {
                     Some(Command::AddDisk { image, reply }) => {
@@ -150,7 +152,7 @@ impl Driver {
                     }
                     Some(Command::RemoveDisk { lun, reply }) => {
                         let Parts { qmp, disks, events, .. } = &mut self.parts;
-                        let removed = disks.remove(qmp, lun, events, |event| note(&mut self.cause, event));
+                        let removed = disks.remove(qmp, lun, events, |event| note(&mut self.cause, &mut self.panic, event));
                         let _ = reply.send(removed.await);
                     }
                     // No handle is left: nobody could stop it any more.
@@ -159,7 +161,7 @@ impl Driver {
             }
         };
         while let Ok(event) = self.parts.events.try_recv() {
-            note(&mut self.cause, &event);
+            note(&mut self.cause, &mut self.panic, &event);
         }
         self.parts.console.ended(Duration::from_millis(500)).await;
         let ended = Ended {
@@ -168,6 +170,7 @@ impl Driver {
             last_words: LastWords {
                 stderr: self.parts.qemu.stderr().lines(),
                 console: self.parts.console.lines(),
+                panic: self.panic,
             },
         };
         let log = self.parts.log;
@@ -227,9 +230,12 @@ impl Driver {
 }
 
 /// Keeps what an event says about the end.
-fn note(cause: &mut Option<Cause>, event: &Event) {
+fn note(cause: &mut Option<Cause>, panic: &mut Option<String>, event: &Event) {
     match event.event.as_str() {
-        "GUEST_PANICKED" => *cause = Some(Cause::GuestPanicked),
+        "GUEST_PANICKED" => {
+            *cause = Some(Cause::GuestPanicked);
+            *panic = panic_text(event);
+        }
         "SHUTDOWN" if cause.is_none() && event.data["guest"] == true => *cause = Some(Cause::GuestShutDown),
         _ => {}
     }

@@ -127,7 +127,9 @@ fn boot_code(cause: &Failure) -> Code {
         Failure::Plan(PlanError::MemoryBudget { .. }) => Code::RESOURCE_EXHAUSTED,
         Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
         Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
-        Failure::Plan(_) | Failure::QemuTooOld { .. } | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
+        Failure::Plan(_) | Failure::Confidential(_) | Failure::QemuTooOld { .. } | Failure::Spawn(_) => {
+            Code::FAILED_PRECONDITION
+        }
         Failure::State(_)
         | Failure::Network(_)
         | Failure::Vsock(_)

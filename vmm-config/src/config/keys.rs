@@ -2,6 +2,7 @@
 
 use toml::de::DeValue;
 
+use super::tee::{QuoteService, SnpCpu, SnpPolicy, Tee};
 use super::values::{Value, choice};
 use super::{Entry, KeyDoc, Origins, Problem};
 use crate::annotation::AnnotationKey;
@@ -20,15 +21,6 @@ pub enum Accel {
 }
 
 choice!(Accel { "auto" => Auto, "kvm" => Kvm, "tcg" => Tcg });
-
-/// The trusted execution environment that guards the VM from its host.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tee {
-    /// A plain VM: the host can read it.
-    None,
-}
-
-choice!(Tee { "none" => None });
 
 /// Defines [`NodeConfig`], its defaults, the table of keys and the setter from one list, so that a key
 /// cannot exist without its meaning.
@@ -91,8 +83,29 @@ node_config! {
     /// or a name that is looked up in PATH.
     vhost_device_vsock: Program = Program::known("vhost-device-vsock");
 
-    /// Trusted execution environment of every VM of this node: "none".
+    /// Trusted execution environment of every VM: "none" (the host can read the VM), "tdx", "snp", or "auto", which
+    /// takes the one that the host has. A VM that cannot have it is not started.
     tee: Tee = Tee::None;
+
+    /// Where QEMU has a TDX guest's quotes made: "unix:/PATH", "vsock:CID:PORT", or "none" for guests that cannot
+    /// prove what they are.
+    quote_service: QuoteService = QuoteService::usual();
+
+    /// CPU model of SEV-SNP guests, by QEMU's name. Its signature is part of the launch digest: another model, another
+    /// digest.
+    snp_cpu: SnpCpu = SnpCpu::usual();
+
+    /// What SEV-SNP guests forbid their host, where its firmware knows it: "no-smt", "single-socket", "no-rapl",
+    /// "ciphertext-hiding", "no-page-swap".
+    snp_policy: SnpPolicy = SnpPolicy::default();
+
+    /// Directory of signed ID blocks for SEV-SNP guests, each named by its launch digest: DIGEST.id-block and
+    /// DIGEST.id-auth. Unset: none is used. Set: a guest without one is not started.
+    snp_id_blocks: Option<AbsolutePath> = None;
+
+    /// Whether a confidential VM may have a guest image of the profile dev or debug, whose console and agent show what
+    /// is inside. For rigs.
+    allow_debug_image: bool = false;
 
     /// What executes the guest: "kvm", "tcg" (emulation), or "auto", which takes KVM where it works.
     accel: Accel = Accel::Auto;

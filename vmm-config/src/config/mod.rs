@@ -8,11 +8,13 @@ use std::collections::BTreeMap;
 
 mod keys;
 mod parse;
+mod tee;
 mod values;
 
 pub use crate::path::{AbsolutePath, Program};
-pub use keys::{Accel, NodeConfig, Tee};
+pub use keys::{Accel, NodeConfig};
 pub use parse::{ConfigError, ConfigErrors, MAX_FILE, Problem};
+pub use tee::{QuoteAddress, QuoteService, Restriction, SnpCpu, SnpPolicy, Tee};
 
 /// Where a configuration value came from.
 #[derive(Debug, Clone, PartialEq, Eq)]

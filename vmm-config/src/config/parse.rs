@@ -206,6 +206,11 @@ mod tests {
             firmware = "/usr/share/OVMF.fd"
             vhost_device_vsock = "/opt/v"
             tee = "none"
+            quote_service = "vsock:2:4050"
+            snp_cpu = "EPYC-Genoa"
+            snp_policy = ["no-smt"]
+            snp_id_blocks = "/etc/coffer/id-blocks"
+            allow_debug_image = true
             accel = "tcg"
             default_vcpus = 2
             default_memory_mib = 0x400
@@ -247,7 +252,10 @@ mod tests {
 
     #[test]
     fn tee_that_does_not_exist_is_refused() {
-        assert_eq!(error("tee = \"tdx\""), "c.toml:1: `tee` is \"tdx\"; values that exist: none");
+        assert_eq!(
+            error("tee = \"sgx\""),
+            "c.toml:1: `tee` is \"sgx\"; values that exist: none, tdx, snp, auto"
+        );
     }
 
     #[test]

@@ -132,6 +132,16 @@ impl Value for Vec<AnnotationKey> {
     }
 }
 
+impl Value for bool {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        value.as_bool().ok_or_else(|| form(value, "true or false"))
+    }
+
+    fn to_json(&self) -> Json {
+        (*self).into()
+    }
+}
+
 /// The text of a string value.
 pub(super) fn text<'a>(value: &'a DeValue<'_>) -> Result<&'a str, String> {
     value.as_str().ok_or_else(|| form(value, "a string"))
@@ -144,7 +154,7 @@ fn count(value: &DeValue<'_>) -> Result<u64, String> {
         .map_err(|_| format!("is {}; it must be a whole number from 0 on", digits.as_str()))
 }
 
-fn form(value: &DeValue<'_>, wanted: &str) -> String {
+pub(super) fn form(value: &DeValue<'_>, wanted: &str) -> String {
     let article = if value.type_str().starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("is {article} {}; it must be {wanted}", value.type_str())
 }

@@ -25,6 +25,11 @@ impl Arg {
         Self { option, value: Some(value.into()) }
     }
 
+    /// An option in QEMU's JSON form, for properties that are structures.
+    pub(super) fn json(option: &'static str, value: &serde_json::Value) -> Self {
+        Self { option, value: Some(value.to_string()) }
+    }
+
     /// The words for the process's argument vector.
     pub fn into_words(self) -> impl Iterator<Item = String> {
         std::iter::once(self.option.to_owned()).chain(self.value)
@@ -68,8 +73,12 @@ fn escape(value: &str) -> String {
 /// Reads option values back, for tests.
 #[cfg(test)]
 pub(crate) mod read {
-    /// The properties in order; the implied first key is the empty string.
+    /// The properties in order; the implied first key is the empty string. Of the JSON form, those that are strings.
     pub(crate) fn properties(value: &str) -> Vec<(String, String)> {
+        if let Ok(serde_json::Value::Object(map)) = serde_json::from_str(value) {
+            let text = |(key, value): (String, serde_json::Value)| Some((key, value.as_str()?.to_owned()));
+            return map.into_iter().filter_map(text).collect();
+        }
         let mut parts = vec![String::new()];
         let mut chars = value.chars().peekable();
         while let Some(c) = chars.next() {

@@ -1,7 +1,8 @@
 //! The board and what executes it.
 
 use super::arg::{Arg, Options};
-use super::memory::RAM_ID;
+use super::confidential::{ConfidentialGuest, TEE_ID};
+use super::memory::{Memory, RAM_ID};
 use crate::spec::Accelerator;
 use crate::units::MemorySize;
 
@@ -18,9 +19,16 @@ impl Machine {
     /// and up to 1 GiB, none of which the pod's limit knows of; a whole boot translates less than this.
     pub const TCG_CACHE: MemorySize = MemorySize::from_mib(128);
 
-    pub(super) fn args(&self) -> [Arg; 2] {
-        let mut machine = Options::new("q35")
-            .text("memory-backend", RAM_ID)
+    pub(super) fn args(&self, memory: &Memory, guest: Option<&ConfidentialGuest>) -> [Arg; 2] {
+        let mut machine = Options::new("q35");
+        // Memory that is shared out over NUMA nodes is named by each node instead.
+        if memory.nodes.len() < 2 {
+            machine = machine.text("memory-backend", RAM_ID);
+        }
+        if guest.is_some() {
+            machine = machine.text("confidential-guest-support", TEE_ID);
+        }
+        machine = machine
             .flag("hpet", false)
             .flag("i8042", false)
             .flag("sata", false)
@@ -32,6 +40,8 @@ impl Machine {
             .flag("dump-guest-core", false)
             .flag("mem-merge", false);
         let accel = match self.accel {
+            // TDX takes no other interrupt controller; for SEV-SNP it keeps most of it out of the host's kernel.
+            Accelerator::Kvm if guest.is_some() => Options::new("kvm").text("kernel-irqchip", "split"),
             Accelerator::Kvm => Options::new("kvm"),
             Accelerator::Tcg => {
                 // KVM keeps these two in the kernel and they cost nothing. Emulated, the guest spends a

@@ -5,33 +5,53 @@
 
 mod arg;
 mod blk;
+mod confidential;
 mod console;
 mod cpu;
+mod expander;
+mod initdata;
+mod iommufd;
 mod kernel;
 mod machine;
 mod memory;
+mod mmio_window;
 mod net;
+mod numa;
+mod passthrough;
 mod pvpanic;
 mod qmp;
 mod rng;
+mod root_port;
 mod scsi;
+mod snp;
+mod tdx;
+mod vfio;
 mod vsock;
 
 pub use self::arg::Arg;
 #[cfg(test)]
 pub(crate) use self::arg::read;
 pub use self::blk::RootDisk;
+pub use self::confidential::ConfidentialGuest;
 pub use self::console::Console;
 pub use self::cpu::Cpu;
+pub use self::expander::Expander;
+pub use self::initdata::{INITDATA_FILE, INITDATA_SERIAL, InitdataDisk};
+pub use self::iommufd::Iommufd;
 pub use self::kernel::Kernel;
 pub use self::machine::Machine;
-pub use self::memory::{Memory, MemoryBacking};
+pub use self::memory::{Memory, MemoryBacking, MemoryNode, NodePolicy};
 pub use self::net::{Nic, NicQueue};
+pub use self::passthrough::Passthrough;
 pub use self::pvpanic::Pvpanic;
 pub use self::qmp::Qmp;
 pub use self::rng::Rng;
+pub use self::root_port::{PortBus, RootPort};
 pub(crate) use self::scsi::CONTROLLER_ID;
 pub use self::scsi::ScsiController;
+pub use self::snp::SnpGuest;
+pub use self::tdx::TdxGuest;
+pub use self::vfio::{DeviceBackend, VfioDevice};
 pub use self::vsock::{Vsock, VsockBackend};
 
 use self::arg::Options;
@@ -59,17 +79,22 @@ impl VmSpec {
             Arg::verbatim("-run-with", "exit-with-parent=on"),
         ];
         args.extend(self.qmp.args());
-        args.extend(self.machine.args());
-        args.extend(self.cpu.args());
+        let guest = self.confidential.as_ref();
+        args.extend(guest.iter().flat_map(|guest| guest.args()));
+        args.extend(self.machine.args(&self.memory, guest));
+        args.extend(self.cpu.args(guest));
         args.extend(self.memory.args());
+        args.extend(numa::args(&self.memory, self.cpu.vcpus));
         args.extend(self.kernel.args());
-        args.extend(self.console.args());
+        args.extend(self.console.iter().flat_map(|console| console.args()));
         args.extend(self.root.args());
+        args.extend(self.initdata.iter().flat_map(|disk| disk.args()));
         args.extend(self.scsi.args());
         args.extend(self.vsock.args());
         args.extend(self.pvpanic.args());
         args.extend(self.rng.iter().flat_map(|rng| rng.args()));
         args.extend(self.nics.iter().flat_map(|nic| nic.args()));
+        args.extend(self.passthrough.args(self.kernel.firmware.is_some()));
         args
     }
 }

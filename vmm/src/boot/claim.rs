@@ -6,14 +6,17 @@ use host::accel::{self, Accel};
 use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host::net::{Endpoint, NetPlan};
 use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
+use readiness::Root;
+use slog::Logger;
 use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::net::MacAddress;
+use vmm_config::passthrough::HostDevices;
 use vmm_config::path::SocketPath;
 use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
 use vmm_config::spec::{Cid, VmSpec};
 use vmm_config::units::MemorySize;
 
-use super::{Failure, Request};
+use super::{Failure, Request, confidential};
 use crate::claims::Claims;
 
 /// Where the KVM probe's verdict is kept until the host restarts.
@@ -22,7 +25,13 @@ const KVM_MEMORY: &str = "/run/coffer/kvm.json";
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
 /// Takes one claim after the other, each recorded before it is made.
-pub(super) async fn claim_all(request: &Request, claims: &mut Claims) -> Result<VmSpec, Failure> {
+pub(super) async fn claim_all(
+    request: &Request,
+    claims: &mut Claims,
+    log: &Logger,
+) -> Result<VmSpec, Failure> {
+    let tee = readiness::tee(&Root::host(), request.config.tee);
+    let firmware = confidential::firmware(&request.config)?;
     let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
     let memory_budget = match &cgroup {
         Some(path) => memory_limit(&Hierarchies::find(Path::new(CGROUP_ROOT)), path)?
@@ -40,8 +49,19 @@ pub(super) async fn claim_all(request: &Request, claims: &mut Claims) -> Result<
     let kvm = probe_kvm(&request.config).await;
     let vsock = claim_vsock(request, claims).await?;
     let nics = claim_network(request, claims).await?;
-    let facts = HostFacts { kvm, vsock, nics, memory_budget };
-    Ok(plan(&request.config, &request.image, &request.pod, &facts)?)
+    let facts = HostFacts {
+        kvm,
+        vsock,
+        nics,
+        memory_budget,
+        tee,
+        firmware: firmware.as_ref().map(|firmware| firmware.kind),
+        passthrough: HostDevices::default(),
+    };
+    let spec = plan(&request.config, &request.image, &request.pod, &facts)?;
+    let dir = claims.dir.path();
+    confidential::write_initdata(dir, &request.pod)?;
+    Ok(confidential::expect(spec, request, firmware, dir, log)?)
 }
 
 /// Whether KVM runs a guest here; not tried where the configuration wants none of it.

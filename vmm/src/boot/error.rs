@@ -6,6 +6,7 @@ use agent::AgentError;
 use vmm_config::plan::PlanError;
 
 use super::OLDEST_QEMU;
+use super::confidential::ConfidentialError;
 use crate::claims::one_line;
 use crate::ended::LastWords;
 use crate::progress::Stall;
@@ -65,6 +66,9 @@ pub enum Failure {
     /// The VM cannot be described, or does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The VM cannot be a confidential one.
+    #[error(transparent)]
+    Confidential(#[from] ConfidentialError),
     /// The state directory.
     #[error(transparent)]
     State(#[from] StateError),

@@ -9,6 +9,7 @@
 //! QEMU and closes what it holds; the record of the rest stays in the state directory for `delete`.
 
 mod claim;
+mod confidential;
 mod error;
 
 use std::os::fd::OwnedFd;
@@ -31,7 +32,7 @@ use vmm_config::spec::{FdRole, VmSpec};
 
 use crate::claims::{Claims, one_line};
 use crate::disks::Disks;
-use crate::ended::LastWords;
+use crate::ended::{LastWords, panic_text};
 use crate::lines::{Tail, follow};
 use crate::progress::{Activity, Limits, within};
 use crate::qemu::{Qemu, SpawnError};
@@ -40,6 +41,7 @@ use crate::state::StateDir;
 use crate::vm::{Parts, Vm};
 
 use claim::{claim_all, endpoint};
+pub use confidential::{ConfidentialError, MEASUREMENT_FILE};
 pub use error::{BootError, Failure, Phase};
 
 /// The oldest QEMU whose options Coffer knows.
@@ -125,7 +127,7 @@ impl Planned {
             .await
             .map_err(|error| failed(error.into()))?;
         let mut claims = Claims { dir, vsock: None, network: None, cgroup: None };
-        match claim_all(request, &mut claims).await {
+        match claim_all(request, &mut claims, &common.log).await {
             Ok(spec) => {
                 common.reached(Phase::Claimed);
                 Ok(Claimed { common, claims, spec })
@@ -203,6 +205,7 @@ impl Ends<'_> {
         match role {
             FdRole::Qmp => self.monitor.take(),
             FdRole::Console => self.console.take(),
+            FdRole::Iommu | FdRole::Vfio { .. } => None,
             FdRole::Vsock => self.claims.vsock.as_ref()?.fd()?.try_clone_to_owned().ok(),
             FdRole::Tap { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.tap, queue),
             FdRole::VhostNet { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.vhost, queue),
@@ -250,7 +253,7 @@ impl Spawned {
                 common.reached(Phase::Qmp);
                 Ok(QmpReady { common, claims, spec, qemu, console, qmp, events })
             }
-            Err(cause) => Err(unwind(&common, Phase::Qmp, cause, qemu, &console, claims).await),
+            Err(cause) => Err(unwind(&common, Phase::Qmp, cause, qemu, &console, None, claims).await),
         }
     }
 }
@@ -297,7 +300,7 @@ impl QmpReady {
                 if let Failure::Stalled { last: said, .. } = &mut cause {
                     *said = last;
                 }
-                Err(unwind(&common, Phase::Agent, cause, qemu, &console, claims).await)
+                Err(unwind(&common, Phase::Agent, cause, qemu, &console, Some(events), claims).await)
             }
         }
     }
@@ -367,7 +370,7 @@ impl AgentReady {
             done.map_err(|error| Failure::Guest(error.into()))
         };
         if let Err(cause) = watched(&spec, &common.activity, &mut qemu, setting_up).await {
-            return Err(unwind(&common, Phase::Running, cause, qemu, &console, claims).await);
+            return Err(unwind(&common, Phase::Running, cause, qemu, &console, Some(events), claims).await);
         }
         common.reached(Phase::Running);
         let log = common.log.clone();
@@ -401,6 +404,7 @@ async fn unwind(
     cause: Failure,
     mut qemu: Qemu,
     console: &Tail,
+    events: Option<mpsc::UnboundedReceiver<Event>>,
     claims: Claims,
 ) -> BootError {
     // QEMU that is going on its own account gets a moment to say why and with which status.
@@ -410,7 +414,13 @@ async fn unwind(
     };
     qemu.kill().await;
     console.ended(LAST_WORDS).await;
-    let last_words = LastWords { stderr: qemu.stderr().lines(), console: console.lines() };
+    let mut panic = None;
+    if let Some(mut events) = events {
+        while let Ok(event) = events.try_recv() {
+            panic = panic.or_else(|| panic_text(&event));
+        }
+    }
+    let last_words = LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic };
     let error = common.failed(phase, cause, last_words);
     release(&common.log, claims).await;
     error

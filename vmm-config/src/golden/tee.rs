@@ -1,0 +1,209 @@
+//! Confidential VMs.
+
+use measure::initdata::{Algorithm, annotation, build};
+use measure::ovmf::{KernelHashSupport, Kind};
+
+use super::*;
+use crate::config::Tee;
+use crate::image::ImageManifest;
+use crate::image::tests::manifest;
+use crate::plan::PlanError;
+use crate::plan::tests::nic;
+use crate::request::{OciLimits, PodRequest};
+use crate::spec::{FdRole, VmSpec};
+use crate::tee::{HostTee, SevAddressing, TeeError};
+
+/// As the build of a release image writes it: no console.
+fn release() -> ImageManifest {
+    let mut json = manifest();
+    json["profile"] = "release".into();
+    json["cmdline"] = json["cmdline"].as_str().unwrap().replace("console=ttyS0 ", "").into();
+    ImageManifest::parse(json.to_string().as_bytes()).unwrap()
+}
+
+fn config(tee: Tee) -> NodeConfig {
+    let name = match tee {
+        Tee::Snp => "OVMF.amdsev.fd",
+        _ => "OVMF.inteltdx.fd",
+    };
+    let firmware = AbsolutePath::new(&format!("/opt/coffer/share/{name}")).unwrap();
+    NodeConfig { tee, firmware: Some(firmware), ..NodeConfig::default() }
+}
+
+/// A host of that kind, with a firmware of that kind.
+fn host(tee: Tee, passthrough: HostDevices) -> HostFacts {
+    // C bit 51, addresses one bit shorter: EPYC 7003 and later.
+    let addressing = SevAddressing::from_cpuid(0x0000_0073).unwrap();
+    let (tee, firmware) = match tee {
+        Tee::Snp => (HostTee::Snp(addressing), Kind::Snp(KernelHashSupport::Present)),
+        _ => (HostTee::Tdx, Kind::Tdx),
+    };
+    HostFacts { tee, firmware: Some(firmware), passthrough, ..vhost(vec![nic(2, true)]) }
+}
+
+fn with_initdata() -> PodRequest {
+    let data = [("aa.toml".to_owned(), "[token_configs]\n".to_owned())].into();
+    let text = annotation::encode(&build(Algorithm::Sha384, data).unwrap()).unwrap();
+    PodRequest::new(
+        &NodeConfig::default(),
+        "pod-1",
+        [(annotation::NAME, text.as_str())],
+        OciLimits::default(),
+    )
+    .unwrap()
+}
+
+fn spec(config: &NodeConfig, request: &PodRequest, host: &HostFacts) -> Result<VmSpec, PlanError> {
+    plan(config, &release(), request, host)
+}
+
+fn line(tee: Tee, vcpus: i64, devices: HostDevices) -> String {
+    let spec = spec(&config(tee), &request(vcpus), &host(tee, devices)).unwrap();
+    spec.qemu_args().join(" ").replace(" -", "\n-")
+}
+
+#[test]
+fn tdx() {
+    insta::assert_snapshot!(line(Tee::Tdx, 2, HostDevices::default()));
+}
+
+#[test]
+fn tdx_with_one_h100() {
+    insta::assert_snapshot!(line(Tee::Tdx, 4, devices(&Board::h100(1))));
+}
+
+#[test]
+fn tdx_with_eight_b200() {
+    insta::assert_snapshot!(line(Tee::Tdx, 16, devices(&Board::b200(8))));
+}
+
+#[test]
+fn snp() {
+    insta::assert_snapshot!(line(Tee::Snp, 2, HostDevices::default()));
+}
+
+#[test]
+fn snp_with_one_h100() {
+    insta::assert_snapshot!(line(Tee::Snp, 4, devices(&Board::h100(1))));
+}
+
+#[test]
+fn snp_with_eight_h100_and_four_switches() {
+    let board = Board { switches: 4, ..Board::h100(8) };
+    insta::assert_snapshot!(line(Tee::Snp, 16, devices(&board)));
+}
+
+#[test]
+fn initdata_is_a_disk_and_a_field_of_the_report() {
+    let line = |tee| {
+        let spec = spec(&config(tee), &with_initdata(), &host(tee, HostDevices::default())).unwrap();
+        spec.qemu_args().join("\n")
+    };
+    let (tdx, snp) = (line(Tee::Tdx), line(Tee::Snp));
+    let disk = "file,node-name=initdata,filename=initdata.img,read-only=on";
+    for line in [&tdx, &snp] {
+        assert!(line.contains(disk) && line.contains("serial=coffer-initdata"), "{line}");
+    }
+    let document = with_initdata().initdata.unwrap();
+    let base64 = |bytes: &[u8]| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes);
+    assert!(
+        tdx.contains(&format!("\"mrconfigid\":{:?}", base64(document.mr_config_id().as_bytes()))),
+        "{tdx}"
+    );
+    assert!(snp.contains(&format!("host-data={}", base64(document.host_data().as_bytes()))), "{snp}");
+    // A plain VM gets the disk too, for development.
+    let plain = plan(&NodeConfig::default(), &image(), &with_initdata(), &vhost(vec![])).unwrap();
+    assert!(plain.qemu_args().join("\n").contains(disk));
+}
+
+#[test]
+fn nothing_of_the_host_reaches_into_a_confidential_vm() {
+    for tee in [Tee::Tdx, Tee::Snp] {
+        let spec = spec(&config(tee), &request(2), &host(tee, devices(&Board::h100(1)))).unwrap();
+        let line = spec.qemu_args().join("\n");
+        for word in ["virtio-rng", "isa-serial", "console", "tcg", "share=on", "hotplug=on"] {
+            assert!(!line.contains(word), "{word} in\n{line}");
+        }
+        for word in ["smm=off", "-no-reboot", "kernel-irqchip=split", "-bios", "pmu=off", "host-phys-bits=on"]
+        {
+            assert!(line.contains(word), "{word} not in\n{line}");
+        }
+        assert!(!spec.fds().iter().any(|(_, role)| *role == FdRole::Console));
+    }
+}
+
+#[test]
+fn an_image_with_a_console_needs_leave_and_says_so_in_the_measured_line() {
+    for tee in [Tee::Tdx, Tee::Snp] {
+        let host = host(tee, HostDevices::default());
+        let refused = plan(&config(tee), &image(), &request(1), &host).unwrap_err().to_string();
+        assert!(refused.contains("coffer-guest-dev") && refused.contains("allow_debug_image"), "{refused}");
+        let config = NodeConfig { allow_debug_image: true, ..config(tee) };
+        let line = plan(&config, &image(), &request(1), &host).unwrap().qemu_args().join("\n");
+        assert!(line.contains("isa-serial") && line.contains("console=ttyS0"), "{line}");
+    }
+}
+
+fn refused(config: &NodeConfig, host: &HostFacts) -> TeeError {
+    match spec(config, &request(1), host) {
+        Err(PlanError::Tee(error)) => error,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_the_host_lacks_is_no_reason_for_a_plain_vm() {
+    for tee in [Tee::Tdx, Tee::Snp, Tee::Auto] {
+        let absent = HostFacts {
+            tee: HostTee::Absent { reason: "kvm_amd.sev_snp is N".into() },
+            ..host(tee, HostDevices::default())
+        };
+        let text = refused(&config(tee), &absent).to_string();
+        assert!(text.contains("kvm_amd.sev_snp is N") && text.contains(tee.name()), "{text}");
+    }
+    let other = refused(&config(Tee::Tdx), &host(Tee::Snp, HostDevices::default())).to_string();
+    assert!(other.contains("\"tdx\"") && other.contains("offers SEV-SNP"), "{other}");
+    let auto = spec(&config(Tee::Auto), &request(1), &host(Tee::Tdx, HostDevices::default())).unwrap();
+    assert!(matches!(auto.confidential(), Some(crate::qemu::ConfidentialGuest::Tdx(_))));
+}
+
+#[test]
+fn the_wrong_firmware_is_refused() {
+    let wrong = [
+        (Tee::Tdx, Kind::Plain),
+        (Tee::Tdx, Kind::Snp(KernelHashSupport::Present)),
+        (Tee::Snp, Kind::Plain),
+        (Tee::Snp, Kind::Tdx),
+        (Tee::Snp, Kind::Snp(KernelHashSupport::Absent)),
+        (Tee::Snp, Kind::SnpAndTdx(KernelHashSupport::Absent)),
+    ];
+    for (tee, kind) in wrong {
+        let host = HostFacts { firmware: Some(kind), ..host(tee, HostDevices::default()) };
+        assert!(matches!(refused(&config(tee), &host), TeeError::Firmware { .. }), "{tee:?} {kind:?}");
+    }
+    let none = HostFacts { firmware: None, ..host(Tee::Tdx, HostDevices::default()) };
+    assert_eq!(refused(&config(Tee::Tdx), &none), TeeError::NoFirmware("tdx"));
+}
+
+#[test]
+fn emulation_and_shared_memory_are_refused() {
+    let tcg = NodeConfig { accel: Accel::Tcg, ..config(Tee::Snp) };
+    assert_eq!(refused(&tcg, &host(Tee::Snp, HostDevices::default())), TeeError::NeedsKvm("snp"));
+    let shared = HostFacts { vsock: vhost_user(vec![]).vsock, ..host(Tee::Snp, HostDevices::default()) };
+    assert_eq!(refused(&config(Tee::Snp), &shared), TeeError::VhostUser("snp"));
+}
+
+#[test]
+fn a_domain_without_quotes_is_asked_for_by_name() {
+    let config = NodeConfig { quote_service: crate::config::QuoteService::None, ..config(Tee::Tdx) };
+    let line =
+        spec(&config, &request(1), &host(Tee::Tdx, HostDevices::default())).unwrap().qemu_args().join("\n");
+    assert!(!line.contains("quote-generation-socket"), "{line}");
+}
+
+#[test]
+fn addressing_that_no_processor_has_is_none() {
+    assert_eq!(SevAddressing::from_cpuid(0x0000_016f).map(|a| (a.c_bit(), a.lost_bits())), Some((47, 5)));
+    assert_eq!(SevAddressing::from_cpuid(0), None);
+    assert_eq!(SevAddressing::from_cpuid(51), None);
+}
