@@ -19,7 +19,7 @@ pub enum Error {
     )]
     NoSocket {
         /// The pod.
-        pod: Pod,
+        pod: Box<Pod>,
         /// The socket.
         socket: PathBuf,
     },
@@ -27,12 +27,12 @@ pub enum Error {
     #[error("Cannot ask kubelet at {socket:?} which GPUs pod {pod} has")]
     Kubelet {
         /// The pod.
-        pod: Pod,
+        pod: Box<Pod>,
         /// The socket.
         socket: PathBuf,
         /// Why.
         #[source]
-        source: kubelet::Error,
+        source: Box<kubelet::Error>,
     },
     /// Kubelet answered about an earlier pod of the same name.
     #[error(
@@ -40,7 +40,7 @@ pub enum Error {
     )]
     OtherPod {
         /// The pod.
-        pod: Pod,
+        pod: Box<Pod>,
         /// The resource.
         resource: String,
         /// The device's id.
@@ -54,9 +54,9 @@ pub enum Error {
         /// The GPU.
         gpu: PciAddress,
         /// By what.
-        by: Source,
+        by: Box<Source>,
         /// The pod.
-        pod: Pod,
+        pod: Box<Pod>,
     },
     /// Something is called a GPU, and GPUs were expected, but there is none.
     #[error(
@@ -76,10 +76,10 @@ pub enum Error {
     #[error("Cannot find the device of {by}")]
     Cdi {
         /// What names it.
-        by: Source,
+        by: Box<Source>,
         /// Why.
         #[source]
-        source: cdi::Error,
+        source: Box<cdi::Error>,
     },
     /// A GPU for containers on the host.
     #[error(
@@ -87,7 +87,7 @@ pub enum Error {
     )]
     NotPassthrough {
         /// What names it.
-        by: Source,
+        by: Box<Source>,
         /// Its nodes.
         nodes: Vec<PathBuf>,
     },
@@ -95,7 +95,7 @@ pub enum Error {
     #[error("{by} stands for {node:?}, but no such device is on the host; is it bound to vfio-pci?")]
     Absent {
         /// What names it.
-        by: Source,
+        by: Box<Source>,
         /// The node.
         node: PathBuf,
     },
@@ -103,7 +103,7 @@ pub enum Error {
     #[error("{by} stands for {node:?}: without an IOMMU no GPU goes to a VM")]
     NoIommu {
         /// What names it.
-        by: Source,
+        by: Box<Source>,
         /// The node.
         node: PathBuf,
     },
@@ -114,7 +114,7 @@ pub enum Error {
     )]
     Ambiguous {
         /// What names it.
-        by: Source,
+        by: Box<Source>,
         /// By the CDI spec.
         first: Vec<PciAddress>,
         /// By number.

@@ -40,7 +40,11 @@ impl Finder {
             let given = |found: &&(PciAddress, Assigned)| !search.found.contains_key(&found.0);
             let named: Vec<_> = named.into_iter().collect();
             if let Some((gpu, Assigned { source: by, .. })) = named.iter().find(given) {
-                return Err(Error::NotAllocated { gpu: *gpu, by: by.clone(), pod: pod.clone() });
+                return Err(Error::NotAllocated {
+                    gpu: *gpu,
+                    by: by.clone().into(),
+                    pod: pod.clone().into(),
+                });
             }
         }
         if wish == Wish::Gpus && search.found.is_empty() {
@@ -86,13 +90,17 @@ impl Finder {
         let socket = kubelet::socket(&self.roots.kubelet);
         let missing = std::fs::symlink_metadata(&socket).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
         if missing && asked_for {
-            return Err(Error::NoSocket { pod: pod.clone(), socket });
+            return Err(Error::NoSocket { pod: pod.clone().into(), socket });
         }
         if missing {
             search.notes.push(Note::NoKubelet(socket));
             return Ok(());
         }
-        let fail = |source| Error::Kubelet { pod: pod.clone(), socket: socket.clone(), source };
+        let fail = |source: kubelet::Error| Error::Kubelet {
+            pod: pod.clone().into(),
+            socket: socket.clone(),
+            source: source.into(),
+        };
         let allocations = kubelet::allocations(&socket, pod, patience).await.map_err(fail)?;
         for Allocation { container, what } in allocations {
             match what {
@@ -151,10 +159,11 @@ impl Search<'_> {
             self.notes.push(Note::Ignored(by.clone()));
             return Ok(());
         }
-        let nodes = self.nodes(name).map_err(|source| Error::Cdi { by: by.clone(), source })?;
+        let nodes =
+            self.nodes(name).map_err(|source| Error::Cdi { by: by.clone().into(), source: source.into() })?;
         let found = self.behind_all(&nodes, by)?;
         if found.is_empty() && name.is_gpu() {
-            return Err(Error::NotPassthrough { by: by.clone(), nodes });
+            return Err(Error::NotPassthrough { by: by.clone().into(), nodes });
         }
         self.add_or_note(found, by.clone());
         Ok(())
@@ -178,7 +187,7 @@ impl Search<'_> {
             None => {}
             Some(owners) => {
                 if let Some(owner) = owners.other(resource, id, &pod.uid) {
-                    let (pod, owner) = (pod.clone(), owner.to_owned());
+                    let (pod, owner) = (pod.clone().into(), owner.to_owned());
                     return Err(Error::OtherPod { pod, resource: resource.clone(), id: id.clone(), owner });
                 }
             }
@@ -188,15 +197,15 @@ impl Search<'_> {
             Ok(nodes) => {
                 let found = self.behind_all(&nodes, &by)?;
                 if found.is_empty() && by_number.is_empty() && name.is_gpu() {
-                    return Err(Error::NotPassthrough { by, nodes });
+                    return Err(Error::NotPassthrough { by: by.into(), nodes });
                 }
                 found
             }
             Err(cdi::Error::Unknown { .. }) if !by_number.is_empty() => Vec::new(),
-            Err(source) => return Err(Error::Cdi { by, source }),
+            Err(source) => return Err(Error::Cdi { by: by.into(), source: source.into() }),
         };
         if !by_spec.is_empty() && !by_number.is_empty() && by_spec != by_number {
-            return Err(Error::Ambiguous { by, first: by_spec, second: by_number });
+            return Err(Error::Ambiguous { by: by.into(), first: by_spec, second: by_number });
         }
         let found = if by_spec.is_empty() { by_number } else { by_spec };
         self.add_or_note(found, by);
@@ -234,12 +243,12 @@ impl Search<'_> {
     fn behind(&self, path: &Path, by: &Source) -> Result<Vec<PciAddress>, Error> {
         let node = Node::of_path(path);
         if node == Node::NoIommu {
-            return Err(Error::NoIommu { by: by.clone(), node: path.to_owned() });
+            return Err(Error::NoIommu { by: by.clone().into(), node: path.to_owned() });
         }
         match node::behind(&node, &self.inventory, &self.roots.sysfs) {
             Behind::Ours(functions) => Ok(addresses(&functions)),
             Behind::Others => Ok(Vec::new()),
-            Behind::Nothing => Err(Error::Absent { by: by.clone(), node: path.to_owned() }),
+            Behind::Nothing => Err(Error::Absent { by: by.clone().into(), node: path.to_owned() }),
         }
     }
 
