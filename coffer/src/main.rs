@@ -5,6 +5,7 @@
 mod config;
 mod doctor;
 mod files;
+mod gpu;
 mod initdata;
 mod measure;
 
@@ -30,6 +31,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Compute what a confidential VM's attestation report will say, without starting one.
     Measure(measure::Args),
+    /// Look at the host's NVIDIA GPUs, set their mode, reset them, end a quarantine.
+    Gpu(gpu::Args),
     /// Write and read initdata, the configuration that the report vouches for.
     Initdata(initdata::Args),
 }
@@ -52,6 +55,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Doctor(args) => return doctor::run(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
+        Command::Gpu(args) => gpu::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
     }?;
     Ok(ExitCode::SUCCESS)

@@ -15,6 +15,14 @@ pub struct PciAddress {
     function: u8,
 }
 
+impl PciAddress {
+    /// Whether both are functions of one device.
+    #[must_use]
+    pub fn is_same_device(self, other: Self) -> bool {
+        (self.domain, self.bus, self.device) == (other.domain, other.bus, other.device)
+    }
+}
+
 /// A text is no PCI address.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("{0:?} is no PCI address; it looks like 0000:41:00.0 (domain, bus, device, function, hexadecimal)")]

@@ -54,7 +54,8 @@ pub enum Error {
 }
 
 /// VFIO's drivers for PCI functions.
-fn is_vfio(driver: &str) -> bool {
+#[must_use]
+pub fn is_vfio(driver: &str) -> bool {
     driver == "vfio-pci" || driver.ends_with("_vfio_pci") || driver.ends_with("-vfio-pci")
 }
 

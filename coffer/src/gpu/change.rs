@@ -1,0 +1,100 @@
+//! Modes, resets, the end of a quarantine.
+
+use std::io::Write;
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use gpu::owner::{CC_MANAGER_READY, Ownership, Policy, ownership};
+use gpu::quarantine::{Entry, Quarantine};
+use gpu::sysfs::Function;
+use gpu::{Mode, Phase, set};
+
+use super::Host;
+use super::claim::{Quarantined, claim};
+use super::progress::shown;
+
+/// Sets a mode: writes all, resets all, verifies all.
+pub(super) async fn mode(
+    host: &Host,
+    functions: &[Function],
+    mode: Mode,
+    out: &mut impl Write,
+) -> Result<()> {
+    let ready = host.root.join(Path::new(CC_MANAGER_READY).strip_prefix("/")?);
+    // Who runs this command has decided to manage; only NVIDIA's cc-manager stands above that.
+    ensure!(
+        ownership(Policy::Manage, &ready) == Ownership::Manage,
+        "NVIDIA's cc-manager owns the mode of this node's GPUs ({} is there); set the node's label \
+         nvidia.com/cc.mode instead",
+        ready.display()
+    );
+    let switched = shown(async |progress| {
+        let (held, gpus) = claim(host, functions, Quarantined::Refuse, progress).await?;
+        let done = set::switch(gpus, mode).await.map_err(|error| lost(host, error));
+        drop(held);
+        done.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
+    });
+    for gpu in switched.await? {
+        writeln!(out, "{} {}", gpu.address(), gpu.mode())?;
+    }
+    Ok(())
+}
+
+/// Resets and waits for boot and wiped memory.
+pub(super) async fn reset(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
+    clean(host, functions, Quarantined::Refuse).await?;
+    for function in functions {
+        writeln!(out, "{} reset", function.address)?;
+    }
+    Ok(())
+}
+
+/// Ends quarantines, of those only that come back from a reset.
+pub(super) async fn release(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
+    let quarantine = Quarantine::new(&host.state());
+    let mut failed = Vec::new();
+    for function in functions {
+        let gpu = function.address;
+        if quarantine.of(gpu).is_ok_and(|entry| entry.is_none()) {
+            writeln!(out, "{gpu} is not in quarantine")?;
+            continue;
+        }
+        match clean(host, std::slice::from_ref(function), Quarantined::Allow).await {
+            Ok(()) => {
+                quarantine.release(gpu)?;
+                writeln!(out, "{gpu} released")?;
+            }
+            Err(error) => failed.push(format!("{gpu} stays in quarantine: {error:#}")),
+        }
+    }
+    if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
+}
+
+/// Puts GPUs that did not come back from their reset into quarantine.
+fn lost(host: &Host, error: set::Error) -> anyhow::Error {
+    let quarantine = Quarantine::new(&host.state());
+    let mut unrecorded = Vec::new();
+    if let set::Error::Devices { failures, .. } = &error {
+        let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
+        for failure in failures.iter().filter(|failure| back.contains(&failure.phase)) {
+            if let Err(error) = quarantine.put(failure.gpu, &Entry::now(failure, "coffer gpu")) {
+                unrecorded.push(error.to_string());
+            }
+        }
+    }
+    let error = anyhow::Error::new(error);
+    if unrecorded.is_empty() { error } else { error.context(unrecorded.join("; ")) }
+}
+
+async fn clean(host: &Host, functions: &[Function], quarantined: Quarantined) -> Result<()> {
+    shown(async |progress| {
+        let (held, gpus) = claim(host, functions, quarantined, progress).await?;
+        for mut gpu in set::reset(gpus).await.map_err(|error| lost(host, error))? {
+            let unclean = |failure| set::Error::Devices { failures: vec![failure], pending: vec![] };
+            gpu.scrubbed().await.map_err(|failure| lost(host, unclean(failure)))?;
+        }
+        drop(held);
+        Ok(())
+    })
+    .await
+}

@@ -1,0 +1,154 @@
+//! What there is.
+
+use std::io::Write;
+
+use anyhow::Result;
+use gpu::chip::Capability;
+use gpu::lock::{self, GpuLock};
+use gpu::quarantine::Quarantine;
+use gpu::sysfs::{Function, Inventory, Kind};
+use gpu::{Mode, Progress};
+use serde::Serialize;
+
+use super::{Host, Output, claim};
+
+/// One line.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "kebab-case")]
+struct Row {
+    address: String,
+    name: String,
+    chip: Option<String>,
+    device_id: String,
+    driver: Option<String>,
+    iommu_group: Option<u32>,
+    numa_node: Option<u32>,
+    /// `None`: not readable now, see `problem`.
+    cc_mode: Option<Mode>,
+    ppcie: Option<bool>,
+    cc_capable: bool,
+    /// Why it is not capable.
+    why_not: Option<&'static str>,
+    holder: Option<String>,
+    quarantine: Option<String>,
+    /// Why the mode is not known.
+    problem: Option<String>,
+}
+
+pub(super) async fn run(host: &Host, output: Output, out: &mut impl Write) -> Result<()> {
+    let Inventory { functions, unreadable } = host.sysfs().discover()?;
+    let mut rows = Vec::new();
+    for function in &functions {
+        rows.push(row(host, function).await);
+    }
+    for error in &unreadable {
+        eprintln!("{:#}", anyhow::anyhow!("{error}"));
+    }
+    match output {
+        Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,
+        Output::Table if rows.is_empty() => writeln!(out, "No NVIDIA GPU or NVSwitch on this host.")?,
+        Output::Table => table(&rows, out)?,
+    }
+    Ok(())
+}
+
+async fn row(host: &Host, function: &Function) -> Row {
+    let (cc_capable, why_not) = capable(function);
+    let mut problems = Vec::new();
+    let holder = lock::holder(&host.state(), function.address).unwrap_or_else(|error| {
+        problems.push(format!("{:#}", anyhow::Error::new(error)));
+        None
+    });
+    let quarantine = match Quarantine::new(&host.state()).of(function.address) {
+        Ok(entry) => entry.map(|entry| entry.reason),
+        // Fail closed: a record that cannot be read keeps it in.
+        Err(error) => Some(format!("{:#}", anyhow::Error::new(error))),
+    };
+    let mode = if holder.is_some() || function.chip.is_none() {
+        None
+    } else {
+        mode(host, function).await.map_err(|error| problems.push(format!("{error:#}"))).ok()
+    };
+    Row {
+        address: function.address.to_string(),
+        name: function.id.product().unwrap_or("unknown").to_owned(),
+        chip: function.chip.map(|chip| chip.to_string()),
+        device_id: function.id.to_string(),
+        driver: function.driver.clone(),
+        iommu_group: function.group.as_ref().map(|group| group.id),
+        numa_node: function.numa_node,
+        cc_mode: mode.map(|mode| if mode == Mode::Ppcie { Mode::Off } else { mode }),
+        ppcie: mode.map(|mode| mode == Mode::Ppcie),
+        cc_capable,
+        why_not,
+        holder,
+        quarantine,
+        problem: (!problems.is_empty()).then(|| problems.join("; ")),
+    }
+}
+
+/// Under its lock, so that nobody is disturbed.
+async fn mode(host: &Host, function: &Function) -> Result<Mode> {
+    let _lock = GpuLock::take(&host.state(), function.address, "coffer gpu list")?;
+    let mut gpu = claim::open_one(host, function, &Progress::silent()).await?;
+    Ok(gpu.query().await?.mode)
+}
+
+fn capable(function: &Function) -> (bool, Option<&'static str>) {
+    match (function.kind, function.id.capability()) {
+        (Kind::NvSwitch, Some(_)) => (false, Some("an NVSwitch has protected PCIe only")),
+        (Kind::Gpu, Some(Capability::Yes)) => (true, None),
+        (_, Some(Capability::Firmware)) => {
+            (false, Some("joined to its CPU, the system's firmware owns the mode"))
+        }
+        (_, Some(_)) => (false, Some("NVIDIA does not offer it for this product")),
+        (_, None) => (false, Some("the chip is not known; it takes Hopper or newer")),
+    }
+}
+
+fn table(rows: &[Row], out: &mut impl Write) -> Result<()> {
+    let head = ["ADDRESS", "NAME", "CHIP", "DRIVER", "GROUP", "NUMA", "CC", "PPCIE", "HOLDER", "STATE"];
+    let mut lines = vec![head.map(str::to_owned)];
+    let dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
+    for row in rows {
+        let state = if row.quarantine.is_some() {
+            "quarantined"
+        } else if row.problem.is_some() {
+            "problem"
+        } else if row.holder.is_some() {
+            "in use"
+        } else {
+            "free"
+        };
+        lines.push([
+            row.address.clone(),
+            row.name.clone(),
+            dash(row.chip.clone()),
+            dash(row.driver.clone()),
+            dash(row.iommu_group.map(|group| group.to_string())),
+            dash(row.numa_node.map(|node| node.to_string())),
+            dash(row.cc_mode.map(|mode| mode.to_string())),
+            dash(row.ppcie.map(|on| if on { "on" } else { "off" }.to_owned())),
+            dash(row.holder.clone()),
+            state.to_owned(),
+        ]);
+    }
+    let widths: Vec<usize> =
+        (0..head.len()).map(|i| lines.iter().map(|l| l[i].chars().count()).max().unwrap_or(0)).collect();
+    for line in &lines {
+        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}"));
+        writeln!(out, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+    }
+    for row in rows {
+        let notes = [("quarantine", &row.quarantine), ("problem", &row.problem)];
+        for (what, text) in notes {
+            if let Some(text) = text {
+                writeln!(out, "{} {what}: {text}", row.address)?;
+            }
+        }
+        if let Some(why) = row.why_not {
+            writeln!(out, "{} not CC-capable: {why}", row.address)?;
+        }
+    }
+    Ok(())
+}
