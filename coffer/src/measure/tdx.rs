@@ -56,7 +56,7 @@ pub(super) struct Args {
 enum Place {
     /// In front: newer edk2, which knows QEMU's -shim (Debian's 2026.08)
     Before,
-    /// Behind: earlier edk2 (Debian's 2022.11)
+    /// Behind: earlier edk2 (Debian's 2022.11, and 2025.02 as in `guest-image/build firmware`)
     After,
 }
 
