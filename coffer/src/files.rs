@@ -21,6 +21,8 @@ impl Kind {
     pub(crate) const KERNEL: Self = Self { name: "kernel", max: 256 << 20 };
     /// An initrd.
     pub(crate) const INITRD: Self = Self { name: "initrd", max: 1 << 30 };
+    /// A file of ACPI tables; QEMU's have 128 KiB, or 2 MiB with hundreds of devices.
+    pub(crate) const ACPI: Self = Self { name: "ACPI file", max: 16 << 20 };
     /// Initdata in any form.
     pub(crate) const INITDATA: Self = Self { name: "initdata", max: ::measure::initdata::MAX_PLAIN };
     /// A text that becomes part of initdata.

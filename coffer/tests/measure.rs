@@ -159,6 +159,52 @@ fn tdx_prints_the_register_that_is_asked_for() {
     assert!(events.ends_with(&format!("{value} rtmr2\n")), "{events}");
 }
 
+/// The script of `etc/table-loader` that reads these files.
+fn script(names: &[&str]) -> Vec<u8> {
+    let command = |name: &&str| {
+        let mut command = [&[1, 0, 0, 0], name.as_bytes()].concat();
+        command.resize(128, 0);
+        command
+    };
+    names.iter().flat_map(command).collect()
+}
+
+#[test]
+fn rtmr0_follows_firmware_memory_and_acpi_files() {
+    let files = Files::new();
+    let mut firmware = Image::inteltdx().build();
+    let filled = files.write("filled", &firmware);
+    // A volume's header of 72 bytes, and erased flash behind that of the store: no variables.
+    firmware[48..50].copy_from_slice(&[72, 0]);
+    firmware[100..104].fill(0xff);
+    let empty = files.write("empty", &firmware);
+    let acpi = files.0.path().to_str().unwrap().to_owned();
+    fs::create_dir_all(files.0.path().join("etc/acpi")).unwrap();
+    files.write("etc/table-loader", script(&["etc/acpi/rsdp", "etc/acpi/tables"]));
+    files.write("etc/acpi/rsdp", "rsdp");
+    let of = |firmware, mib| {
+        ["measure", "tdx", "--rtmr0", "--firmware", firmware, "--memory", mib, "--acpi", &acpi]
+            .map(str::to_owned)
+    };
+    let run = |args: &[String]| text(&args.iter().map(String::as_str).collect::<Vec<_>>());
+    let fail = |args: &[String]| failure(1, &args.iter().map(String::as_str).collect::<Vec<_>>());
+
+    assert!(fail(&of(&empty, "512")).contains("etc/acpi/tables"));
+    files.write("etc/acpi/tables", "tables");
+    let value = run(&of(&empty, "512"));
+    assert_ne!(run(&of(&empty, "1024")), value);
+    files.write("etc/acpi/tables", "other tables");
+    assert_ne!(run(&of(&empty, "512")), value);
+    let events = run(&[&of(&empty, "512")[..], &["--events".to_owned()]].concat());
+    assert_eq!(events.lines().count(), 8 + 3 + 2 + 1, "{events}");
+    assert!(events.contains(" ACPI: etc/acpi/rsdp\n"), "{events}");
+
+    assert!(fail(&of(&filled, "512")).contains("comes with variables"));
+    assert!(fail(&of(&empty, "4")).contains("is not in the memory"));
+    files.write("etc/table-loader", script(&["../etc/acpi/rsdp"]));
+    assert!(fail(&of(&empty, "512")).contains("leads out of the directory"));
+}
+
 #[test]
 fn tdx_refuses_what_it_cannot_measure() {
     let files = Files::new();
@@ -177,6 +223,9 @@ fn tdx_refuses_what_it_cannot_measure() {
         &["--rtmr1", "--kernel", &kernel, "--two-pass"],
         &["--rtmr1", "--rtmr2", "--kernel", &kernel, "--append", "x"],
         &["--rtmr2", "--append", "x", "--initrd-option", "after"],
+        &["--rtmr0", "--firmware", &amdsev, "--memory", "512"],
+        &["--firmware", &amdsev, "--memory", "512", "--acpi", "/"],
+        &["--rtmr0", "--rtmr1", "--kernel", &kernel],
     ] {
         failure(2, &[&["measure", "tdx"], usage].concat());
     }

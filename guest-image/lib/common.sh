@@ -22,6 +22,11 @@ package_versions() { # PATTERN...
     done
 }
 
+# Prints the rest of a JSON object from lines of NAME VERSION.
+package_object() {
+    awk '{ printf "%s    \"%s\": \"%s\"", separator, $1, $2; separator = ",\n" } END { print "\n  }" }'
+}
+
 # Prints the path of the forky root, made first where it is missing.
 forky() {
     [ -n "${forky_root-}" ] || forky_root=$("$repo/tools/forky-root")

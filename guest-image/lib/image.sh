@@ -113,8 +113,8 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
   "cmdline": "${cmdline//\"/\\\"}",
   "packages": {
 JSON
-    awk '{ printf "%s    \"%s\": \"%s\"", separator, $1, $2; separator = ",\n" } END { print "\n  }\n}" }' \
-        <<<"$versions"
+    package_object <<<"$versions"
+    echo "}"
 }
 
 # Prints the measured part of the kernel's command line. The root is the first virtio-blk disk; a block of it

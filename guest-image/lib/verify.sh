@@ -1,11 +1,12 @@
 # Reproducibility: build again under other conditions, compare every bit.
 
-# Builds twice and compares: an image without its kernel, or (slow) the guest kernel.
-verify() { # PROFILE-OR-kernel
+# Builds twice and compares: an image without its kernel, or (slow) the guest kernel or the firmware.
+verify() { # PROFILE-OR-kernel-OR-firmware
     scratch=$(mktemp -d "$repo/build/verify-scratch.XXXXXX") # in the checkout: tools/cargo may see nothing else
     trap 'rm -rf "$scratch"' EXIT
     case $1 in
     kernel) verify_kernel "$scratch" ;;
+    firmware) verify_firmware "$scratch" ;;
     *) verify_image "$1" "$scratch" ;;
     esac
 }
@@ -28,6 +29,15 @@ verify_kernel() { # SCRATCH
     compile_kernel guest "$1/kernel"
     compare "$cached" "$1/kernel" vmlinuz config release
     note "the guest kernel is reproducible: two builds are bit-identical"
+}
+
+# Compiles the firmware again, past the cache and from a source fetched anew, and compares it with the cached one.
+verify_firmware() { # SCRATCH
+    local cached
+    cached=$(build_firmware tdx)
+    (umask 077 && compile_firmware tdx "$(firmware_key)" "$1/firmware")
+    compare "$cached" "$1/firmware" OVMF.fd firmware.json
+    note "the firmware is reproducible: two builds are bit-identical"
 }
 
 # Fails, naming the first file that differs.

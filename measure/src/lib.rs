@@ -6,13 +6,11 @@
 //! |---|---|---|
 //! | [`snp`] | SEV-SNP launch digest | firmware, kernel, initrd, command line, vCPU count, CPU model, VMSA features |
 //! | [`tdx::mrtd`] | TDX MRTD | firmware |
+//! | [`tdx::rtmr0`] | TDX RTMR0 | firmware, memory size, ACPI tables |
 //! | [`tdx::rtmr1`] | TDX RTMR1 | kernel |
 //! | [`tdx::rtmr2`] | TDX RTMR2 | command line, initrd |
 //! | [`initdata`] | SNP `HOST_DATA`, TDX MRCONFIGID | the pod's initdata document |
 //! | [`snp::id_block`] | SNP ID block | the launch digest, and a key of the tenant's |
-//!
-//! TDX RTMR0 is not computed. It covers the memory map, the secure boot variables and the ACPI tables, so it
-//! depends on memory size, vCPUs and devices of each VM.
 //!
 //! [`ovmf`] reads the firmware's own description of itself, which both digests start from. Whatever that
 //! description gets wrong is an error: a digest computed from a guess would look like any other.

@@ -14,7 +14,7 @@ use measure::ovmf::Firmware;
 use measure::snp::{CpuSignature, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest};
 use measure::tdx::{InitrdOption, PageOrder, mrtd, rtmr2};
 use measure::{Cmdline, Sha256Digest};
-use real::{Debian, say};
+use real::{Debian, built, say};
 
 /// Firmware 2026.08+ds-2 of Debian forky, by SHA-256.
 const AMDSEV_SHA256: &str = "3e4fd0b3fe3b2dbe481c3d9e99418a034174f26cbe1f55aa212b0f18c12d2d6f";
@@ -150,6 +150,23 @@ fn dstack_mr_agrees_on_debians_firmware() {
         "b90b236113eb4c0d4df4ef590568c14e6028a3a31d7e8ac63dee9845df5008d3ebf82d4f5974e933798f65d7a279b9a9",
     ];
     assert_eq!(mrtds(&firmware), expected);
+}
+
+/// MRTD of our own build of OVMF, by the hash of its inputs (`firmware.json`): the same inputs give the same firmware
+/// on any machine, and a change of either shows here. The algorithm itself is checked above.
+#[test]
+fn our_firmware_has_the_mrtd_of_its_inputs() {
+    const INPUTS: &str = "c44b2dc67f5b5ec69071969ada73351a";
+    const MRTD: &str =
+        "1c9ffc976c7060bada047def22d4aa1fef4118a4552a5686d86ba4d04d8925e5cffebf396918aa13f3caabf12cd4268f";
+    let Some(directory) = built() else { return };
+    let manifest = fs::read_to_string(directory.join("firmware.json")).unwrap();
+    let [mrtd, _] = mrtds(&fs::read(directory.join("OVMF.fd")).unwrap());
+    if manifest.contains(INPUTS) {
+        assert_eq!(mrtd, MRTD);
+    } else {
+        say(&format!("NOT TESTED, our firmware has other inputs; its MRTD is {mrtd}\n{manifest}"));
+    }
 }
 
 /// dstack-mr as above, whose firmware puts the option behind; the initrd is 70001 times the letter I.

@@ -20,7 +20,7 @@ pub(crate) struct Args {
 enum What {
     /// SEV-SNP's launch digest: firmware, kernel, initrd, command line, vCPUs, CPU model
     Snp(snp::Args),
-    /// TDX's MRTD (firmware), RTMR1 (kernel) or RTMR2 (command line, initrd); RTMR0 is not computed
+    /// TDX's MRTD (firmware), RTMR0 (memory, ACPI tables), RTMR1 (kernel) or RTMR2 (command line, initrd)
     Tdx(tdx::Args),
     /// The digest of an initdata document, and the report's fields for it
     Initdata(initdata::Args),

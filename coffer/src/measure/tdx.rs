@@ -1,12 +1,14 @@
-//! `coffer measure tdx`: MRTD, RTMR1, RTMR2.
+//! `coffer measure tdx`: MRTD, RTMR0, RTMR1, RTMR2.
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 use ::measure::Cmdline;
 use ::measure::ovmf::Firmware;
-use ::measure::tdx::{EventLog, InitrdOption, PageOrder, mrtd, rtmr1, rtmr2};
-use anyhow::{Context, Result};
+use ::measure::tdx::{
+    EventLog, FwCfgFiles, InitrdOption, PageOrder, TABLE_LOADER, acpi_files, mrtd, rtmr0, rtmr1, rtmr2,
+};
+use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, ValueEnum};
 use serde_json::json;
 
@@ -15,24 +17,35 @@ use crate::files::Kind;
 
 /// Arguments of `coffer measure tdx`.
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("register").args(["firmware", "rtmr1", "rtmr2"]).required(true))]
+#[command(group = ArgGroup::new("register").args(["rtmr0", "rtmr1", "rtmr2"]))]
 pub(super) struct Args {
-    /// Compute MRTD: firmware, a build of OVMF for TDX
-    #[arg(long, value_name = "FILE")]
+    /// Firmware, a build of OVMF for TDX; alone: compute MRTD
+    #[arg(long, value_name = "FILE", required_unless_present_any = ["rtmr1", "rtmr2"])]
     firmware: Option<PathBuf>,
     /// Compute MRTD as QEMU 8 with TDX patches builds the TD
-    #[arg(long, conflicts_with_all = ["rtmr1", "rtmr2"])]
+    #[arg(long, conflicts_with = "register")]
     two_pass: bool,
 
+    /// Compute RTMR0 of a firmware without Secure Boot: memory map, variables, ACPI tables
+    #[arg(long, requires_all = ["firmware", "memory", "acpi"])]
+    rtmr0: bool,
+    /// The VM's memory in MiB
+    #[arg(long, value_name = "MIB", requires = "rtmr0")]
+    memory: Option<u64>,
+    /// Directory with etc/table-loader and the files that it names, read from QEMU's fw_cfg in a running VM of this
+    /// shape
+    #[arg(long, value_name = "DIRECTORY", requires = "rtmr0")]
+    acpi: Option<PathBuf>,
+
     /// Compute RTMR1: the kernel and the firmware's way to it, with QEMU 10.2 and later
-    #[arg(long, requires = "kernel")]
+    #[arg(long, requires = "kernel", conflicts_with = "firmware")]
     rtmr1: bool,
     /// Kernel that QEMU gets with -kernel
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "rtmr2"])]
     kernel: Option<PathBuf>,
 
     /// Compute RTMR2: the command line and the initrd
-    #[arg(long, requires = "append")]
+    #[arg(long, requires = "append", conflicts_with = "firmware")]
     rtmr2: bool,
     /// The kernel's command line, as QEMU gets it
     #[arg(long, value_name = "STRING", conflicts_with_all = ["firmware", "rtmr1"], allow_hyphen_values = true)]
@@ -45,7 +58,7 @@ pub(super) struct Args {
     initrd_option: Place,
 
     /// Print the events that make up the register, too
-    #[arg(long, conflicts_with = "firmware")]
+    #[arg(long, requires = "register")]
     events: bool,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
@@ -56,13 +69,16 @@ pub(super) struct Args {
 enum Place {
     /// In front: newer edk2, which knows QEMU's -shim (Debian's 2026.08)
     Before,
-    /// Behind: earlier edk2 (Debian's 2022.11)
+    /// Behind: earlier edk2 (Debian's 2022.11, and 2025.02 as in `guest-image/build firmware`)
     After,
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     if let Some(path) = &args.firmware {
-        return print_mrtd(path, args, out);
+        return match (&args.acpi, args.memory) {
+            (Some(acpi), Some(mib)) => print_log("rtmr0", &platform_log(path, acpi, mib)?, args, out),
+            _ => print_mrtd(path, args, out),
+        };
     }
     let (name, log) = match &args.kernel {
         Some(path) => {
@@ -86,6 +102,29 @@ fn print_mrtd(path: &Path, args: &Args, out: &mut impl Write) -> Result<()> {
         Output::Json => json(&json!({ "mrtd": mrtd.to_string() }), out)?,
     }
     Ok(())
+}
+
+fn platform_log(path: &Path, acpi: &Path, mib: u64) -> Result<EventLog> {
+    let image = Kind::FIRMWARE.read(path)?;
+    let firmware = Firmware::parse(&image).with_context(|| Kind::FIRMWARE.unusable(path))?;
+    let files = read_acpi(acpi)?;
+    let memory = mib.saturating_mul(1 << 20);
+    rtmr0(&firmware, memory, &files)
+        .with_context(|| format!("cannot compute RTMR0 with {} and {mib} MiB of memory", path.display()))
+}
+
+/// Reads the script and each file that it names.
+fn read_acpi(directory: &Path) -> Result<FwCfgFiles> {
+    let path = directory.join(TABLE_LOADER);
+    let script = Kind::ACPI.read(&path)?;
+    let mut files = FwCfgFiles::new();
+    for name in acpi_files(&script).with_context(|| Kind::ACPI.unusable(&path))? {
+        let plain = Path::new(name).components().all(|part| matches!(part, Component::Normal(_)));
+        ensure!(plain, "{} names the file {name}, which leads out of the directory", path.display());
+        files.insert(name.to_owned(), Kind::ACPI.read(&directory.join(name))?);
+    }
+    files.insert(TABLE_LOADER.to_owned(), script);
+    Ok(files)
 }
 
 fn commandline_log(args: &Args) -> Result<EventLog> {

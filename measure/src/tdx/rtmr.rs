@@ -14,7 +14,7 @@ pub enum InitrdOption {
     /// In front: edk2 since it knows QEMU's `-shim`, Debian's 2026.08 for one.
     #[default]
     Before,
-    /// Behind: earlier edk2, Debian's 2022.11 for one.
+    /// Behind: earlier edk2, Debian's 2022.11 and 2025.02 for two.
     After,
 }
 

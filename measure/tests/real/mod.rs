@@ -1,4 +1,4 @@
-//! Finds Debian's firmware, which is not ours to keep in the repository.
+//! Finds Debian's firmware, which is not ours to keep in the repository, and the one that `guest-image/build` makes.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -41,6 +41,20 @@ impl Debian {
         }
         found
     }
+}
+
+/// The directory with `OVMF.fd` and `firmware.json` that `guest-image/build firmware` makes, if it is there.
+///
+/// Where there is none, the test says so and goes on, unless `COFFER_REQUIRE_FIRMWARE=1`.
+pub fn built() -> Option<PathBuf> {
+    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../build/firmware-tdx");
+    if directory.join("OVMF.fd").is_file() {
+        return Some(directory);
+    }
+    let how = "build/firmware-tdx: run guest-image/build firmware";
+    assert!(std::env::var_os("COFFER_REQUIRE_FIRMWARE").is_none_or(|v| v != "1"), "no {how}");
+    say(&format!("NOT TESTED, there is no {how}"));
+    None
 }
 
 /// Prints a line that the test runner does not keep for itself.
