@@ -400,7 +400,9 @@ fn pause_stats_and_resume() {
         let first = used().await;
         assert!(first > 0, "cpu.stat shows no use");
         sleep(Duration::from_millis(300)).await;
-        assert_eq!(used().await, first, "a paused container runs");
+        // Some time is booked late, when a frozen process's tick is accounted for; a running one would use 300 ms.
+        let more = used().await - first;
+        assert!(more < 10_000_000, "a paused container runs: {more} ns");
         assert!(rig.agent.pause_container("ctr1").await.is_err());
         rig.agent.resume_container("ctr1").await.unwrap();
         rig.remove("ctr1").await;
