@@ -59,6 +59,34 @@ fn missing_firmware_is_named() {
 }
 
 #[test]
+fn a_host_without_confidential_computing_refuses_and_names_what_is_missing() {
+    e2e(async |rig| {
+        for (tee, words) in [("tdx", "Intel TDX"), ("snp", "SEV-SNP"), ("auto", "tee = \"auto\"")] {
+            let config = rig.config().set("tee", &format!("{tee:?}")).write(tee);
+            refused_with_config(&format!("tee-{tee}"), &config).await.failed_with(&[words]);
+            assert!(!rig.log().contains("phase=spawned"), "QEMU was started");
+        }
+    });
+}
+
+#[test]
+fn initdata_is_handed_over_and_what_is_none_is_refused() {
+    /// `coffer initdata build --file aa.toml --form annotation`, of a file with an empty table.
+    const GOOD: &str = "H4sIAAAAAAAC/xXJQQqAIBAAwPu+QvYBYtShSy+RiKVMJXVBl96vXmd+V1vkog6FRi/aIFDyXKOEPK0FWvcNAexDQicgkRbOCWcighX+XLluLm/0bfywDmFjv8RTAAAA";
+    e2e(async |_| {
+        let run = |id, value: &str| {
+            let annotation = format!("--annotation=io.katacontainers.config.hypervisor.cc_init_data={value}");
+            Run::new(id, BUSYBOX, &["cat", "/sys/block/vdb/serial"]).flag(&annotation)
+        };
+        let output = run("initdata", GOOD).to_end().await.succeeded();
+        assert_eq!(output.trim(), "coffer-initdata");
+        for (id, value) in [("no-base64", "H4sI*"), ("no-gzip", "AAAA")] {
+            run(id, value).refused().await.failed_with(&["cc_init_data"]);
+        }
+    });
+}
+
+#[test]
 fn a_root_that_was_changed_is_refused_by_the_guest_and_the_shim_says_so() {
     e2e(async |rig| {
         // The superblock of EROFS is at 1024: the first block that the guest reads.
