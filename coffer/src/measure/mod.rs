@@ -8,6 +8,7 @@ mod tdx;
 mod trustee;
 
 use std::io::Write;
+use std::path::PathBuf;
 
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
@@ -18,8 +19,11 @@ use clap::{Subcommand, ValueEnum};
 pub(crate) struct Args {
     #[command(subcommand)]
     what: Option<What>,
+    /// Short for `pod FILE`: a pod's manifest
+    #[arg(long, value_name = "FILE", required = true)]
+    pod: Option<PathBuf>,
     #[command(flatten)]
-    pod: Option<pod::Form>,
+    options: Option<pod::Options>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -50,13 +54,13 @@ enum Output {
 /// # Errors
 /// A file that cannot be read or measured; the message names it.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    match (&args.what, &args.pod) {
+    match (&args.what, args.pod.as_ref().zip(args.options.as_ref())) {
         (Some(What::Snp(args)), _) => snp::run(args, out),
         (Some(What::Tdx(args)), _) => tdx::run(args, out),
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),
-        (None, Some(form)) => pod::run_form(form, out),
+        (None, Some((file, options))) => pod::print(file, options, out),
         // Clap has seen to it that one of them is there.
         (None, None) => bail!("say what to measure: `coffer measure --help`"),
     }

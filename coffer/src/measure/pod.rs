@@ -34,18 +34,8 @@ pub(super) struct Args {
     options: Options,
 }
 
-/// The same as options: `coffer measure --pod FILE`.
 #[derive(Debug, clap::Args)]
-pub(super) struct Form {
-    /// Short for `pod FILE`: a pod's manifest
-    #[arg(long = "pod", value_name = "FILE")]
-    file: PathBuf,
-    #[command(flatten)]
-    options: Options,
-}
-
-#[derive(Debug, clap::Args)]
-struct Options {
+pub(super) struct Options {
     /// The pod's runtime class
     #[arg(long, value_enum)]
     class: Class,
@@ -114,11 +104,8 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     print(&args.file, &args.options, out)
 }
 
-pub(super) fn run_form(form: &Form, out: &mut impl Write) -> Result<()> {
-    print(&form.file, &form.options, out)
-}
-
-fn print(file: &Path, options: &Options, out: &mut impl Write) -> Result<()> {
+/// Prints what the report of the VM of the manifest's pod will say.
+pub(super) fn print(file: &Path, options: &Options, out: &mut impl Write) -> Result<()> {
     let text = String::from_utf8(Kind::MANIFEST.read(file)?)
         .map_err(|error| error.utf8_error())
         .with_context(|| Kind::MANIFEST.unusable(file))?;
