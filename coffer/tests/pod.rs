@@ -140,3 +140,33 @@ fn command_and_shim_agree_on_20_pods() {
     }
     assert!(digests.len() >= 6, "the shapes differ in vCPUs, and so must the digests");
 }
+
+#[test]
+fn what_stops_a_pod_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path());
+    let at = |name: &str, content: &str| {
+        fs::write(dir.path().join(name), content).unwrap();
+        dir.path().join(name).display().to_string()
+    };
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pod.yaml");
+    let tdx = at("tdx.toml", "tee = \"tdx\"\n");
+    let plain = at("plain.toml", &format!("image = \"{}\"\n", dir.path().display()));
+    let initdata = "apiVersion: v1\nkind: Pod\nmetadata: {annotations: \
+        {io.katacontainers.config.hypervisor.cc_init_data: \"%\"}}\nspec: {containers: [{name: a}]}\n";
+    let (initdata, cpu) = (at("initdata.yaml", initdata), at("cpu.yaml", &manifest(&["{cpu: many}"])));
+    for (pod, config, expected) in [
+        (example, &tdx, "the configuration has tee = \"tdx\", and the class coffer-snp needs \"snp\""),
+        (example, &plain, "the class coffer-snp needs a firmware made for it"),
+        (cpu.as_str(), &plain, "spec.containers[0].resources.limits[\"cpu\"] is \"many\""),
+        (initdata.as_str(), &plain, "annotation io.katacontainers.config.hypervisor.cc_init_data"),
+        ("/no/pod.yaml", &plain, "cannot read the pod's manifest /no/pod.yaml"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
+        command.args(["measure", "pod", pod, "--class", "coffer-snp", "--config", config.as_str()]);
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}
