@@ -35,15 +35,23 @@ enum Output {
 /// # Errors
 /// A file that cannot be read, and everything that is wrong with its content.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    let config = match &args.config {
-        Some(path) => read(path).with_context(|| unreadable(path))?,
-        None => read_default(Path::new(DEFAULT_FILE))?,
-    };
+    let config = effective(args.config.as_deref())?;
     match args.output {
         Output::Text => text(&config.entries(), out)?,
         Output::Json => json(&config.entries(), out)?,
     }
     Ok(())
+}
+
+/// The configuration of the named file, or of this node.
+///
+/// # Errors
+/// As [`run`]'s.
+pub(crate) fn effective(file: Option<&Path>) -> Result<NodeConfig> {
+    match file {
+        Some(path) => read(path).with_context(|| unreadable(path)),
+        None => read_default(Path::new(DEFAULT_FILE)),
+    }
 }
 
 /// The file's configuration, or the built-in one where there is no file.

@@ -25,6 +25,11 @@ impl Kind {
     pub(crate) const ACPI: Self = Self { name: "ACPI file", max: 16 << 20 };
     /// Initdata in any form.
     pub(crate) const INITDATA: Self = Self { name: "initdata", max: ::measure::initdata::MAX_PLAIN };
+    /// A pod's manifest.
+    pub(crate) const MANIFEST: Self = Self { name: "pod's manifest", max: pod_manifest::MAX_MANIFEST };
+    /// A guest image's manifest.
+    pub(crate) const IMAGE: Self =
+        Self { name: "guest image's manifest", max: vmm_config::image::MAX_MANIFEST };
     /// A text that becomes part of initdata.
     pub(crate) const ENTRY: Self = Self { name: "initdata entry", max: ::measure::initdata::MAX_PLAIN };
 

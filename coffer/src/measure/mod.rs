@@ -1,19 +1,29 @@
 //! `coffer measure`: what a confidential VM's attestation report will say.
 
+mod image;
 mod initdata;
+mod pod;
 mod snp;
 mod tdx;
+mod trustee;
 
 use std::io::Write;
+use std::path::PathBuf;
 
-use anyhow::Result;
+use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 
 /// Arguments of `coffer measure`.
 #[derive(Debug, clap::Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub(crate) struct Args {
     #[command(subcommand)]
-    what: What,
+    what: Option<What>,
+    /// Short for `pod FILE`: a pod's manifest
+    #[arg(long, value_name = "FILE", required = true)]
+    pod: Option<PathBuf>,
+    #[command(flatten)]
+    options: Option<pod::Options>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -24,6 +34,10 @@ enum What {
     Tdx(tdx::Args),
     /// The digest of an initdata document, and the report's fields for it
     Initdata(initdata::Args),
+    /// All of a pod, from its manifest: measurement, initdata digest, number of GPUs; for Trustee, too
+    Pod(pod::Args),
+    /// The reference values of a guest image
+    Image(image::Args),
 }
 
 /// Form of the output.
@@ -40,10 +54,15 @@ enum Output {
 /// # Errors
 /// A file that cannot be read or measured; the message names it.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    match &args.what {
-        What::Snp(args) => snp::run(args, out),
-        What::Tdx(args) => tdx::run(args, out),
-        What::Initdata(args) => initdata::run(args, out),
+    match (&args.what, args.pod.as_ref().zip(args.options.as_ref())) {
+        (Some(What::Snp(args)), _) => snp::run(args, out),
+        (Some(What::Tdx(args)), _) => tdx::run(args, out),
+        (Some(What::Initdata(args)), _) => initdata::run(args, out),
+        (Some(What::Pod(args)), _) => pod::run(args, out),
+        (Some(What::Image(args)), _) => image::run(args, out),
+        (None, Some((file, options))) => pod::print(file, options, out),
+        // Clap has seen to it that one of them is there.
+        (None, None) => bail!("say what to measure: `coffer measure --help`"),
     }
 }
 

@@ -1,0 +1,305 @@
+//! `coffer measure pod`: what the report of a pod's VM will say, from the pod's manifest.
+
+use std::fmt::Write as _;
+use std::io::Write;
+use std::path::{self, Path, PathBuf};
+
+use ::measure::initdata::{HostData, MrConfigId};
+use ::measure::ovmf::Firmware;
+use anyhow::{Context, Result, bail, ensure};
+use clap::ValueEnum;
+use pod_manifest::Pod;
+use serde_json::{Value, json};
+use vmm_config::config::{NodeConfig, Tee};
+use vmm_config::expect::{Expectation, expectation};
+use vmm_config::image::ImageManifest;
+use vmm_config::passthrough::HostDevices;
+use vmm_config::path::AbsolutePath;
+use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
+use vmm_config::request::{OciLimits, PodRequest};
+use vmm_config::spec::Cid;
+use vmm_config::tee::{HostTee, SevAddressing};
+
+use super::{json, trustee};
+use crate::config;
+use crate::files::Kind;
+
+/// Arguments of `coffer measure pod`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The pod's manifest, YAML or JSON; `kubectl get pod -o yaml` shows one with all that the cluster added
+    #[arg(value_name = "FILE")]
+    file: PathBuf,
+    #[command(flatten)]
+    options: Options,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// The pod's runtime class
+    #[arg(long, value_enum)]
+    class: Class,
+    /// The node's configuration [default: /etc/coffer/config.toml, or the built-in values if that is absent]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Guest image, where it is not at the place that the configuration names
+    #[arg(long, value_name = "DIRECTORY")]
+    image: Option<PathBuf>,
+    /// Firmware, where it is not at the place that the configuration names
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
+    /// Form of the output
+    #[arg(short, long, value_enum, default_value_t = Output::Text)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(super) enum Class {
+    /// AMD SEV-SNP
+    CofferSnp,
+    /// Intel TDX
+    CofferTdx,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    /// Lines for people
+    Text,
+    /// An object
+    Json,
+    /// An object for Trustee: reference values for its RVPS, and a resource policy for its KBS
+    Trustee,
+}
+
+impl Class {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::CofferSnp => "coffer-snp",
+            Self::CofferTdx => "coffer-tdx",
+        }
+    }
+
+    const fn tee(self) -> Tee {
+        match self {
+            Self::CofferSnp => Tee::Snp,
+            Self::CofferTdx => Tee::Tdx,
+        }
+    }
+}
+
+/// What a verifier should demand of the pod's VM.
+#[derive(Debug)]
+pub(super) struct Demand {
+    /// Of the pod, in comments.
+    pub(super) name: String,
+    pub(super) class: Class,
+    /// The measurements by the names that the reports have for them.
+    pub(super) registers: Vec<(&'static str, String)>,
+    /// The report's field for initdata in hexadecimal digits; zeros without initdata.
+    pub(super) initdata: String,
+    pub(super) gpus: u32,
+}
+
+pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
+    print(&args.file, &args.options, out)
+}
+
+/// Prints what the report of the VM of the manifest's pod will say.
+pub(super) fn print(file: &Path, options: &Options, out: &mut impl Write) -> Result<()> {
+    let text = String::from_utf8(Kind::MANIFEST.read(file)?)
+        .map_err(|error| error.utf8_error())
+        .with_context(|| Kind::MANIFEST.unusable(file))?;
+    let pod = Pod::parse(&text).with_context(|| Kind::MANIFEST.unusable(file))?;
+    if let Some(class) = pod.runtime_class.as_deref().filter(|class| *class != options.class.name()) {
+        // Another name for the same handler is possible; what is measured is what the options say.
+        eprintln!(
+            "note: the manifest has runtimeClassName {class:?}, and --class says {}",
+            options.class.name()
+        );
+    }
+    let config = node(options)?;
+    let image = image(config.image.as_path())?;
+    let annotations = pod.cri_annotations();
+    let annotations = annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    // The sandbox's id is in no measurement.
+    let request = PodRequest::new(&config, "pod", annotations, OciLimits::default())
+        .with_context(|| format!("the pod {} of {} cannot have a VM", pod.name, file.display()))?;
+    for ignored in &request.ignored {
+        eprintln!("note: annotation {} is ignored: {}", ignored.name, ignored.reason.text());
+    }
+    let demand = Demand {
+        class: options.class,
+        registers: registers(measurement(&config, &image, &request, options.class)?),
+        initdata: match (&request.initdata, options.class) {
+            (Some(initdata), Class::CofferSnp) => initdata.host_data().to_string(),
+            (None, Class::CofferSnp) => HostData::from_digest(&[]).to_string(),
+            (Some(initdata), Class::CofferTdx) => initdata.mr_config_id().to_string(),
+            (None, Class::CofferTdx) => MrConfigId::from_digest(&[]).to_string(),
+        },
+        gpus: u32::try_from(pod.limits.gpus.whole()).context("no VM has so many GPUs")?,
+        name: pod.name,
+    };
+    match options.output {
+        Output::Text => out.write_all(for_people(&demand, &request, &image)?.as_bytes())?,
+        Output::Json => json(&object(&demand, &request, &image), out)?,
+        Output::Trustee => json(&trustee::output(&demand), out)?,
+    }
+    Ok(())
+}
+
+/// The configuration of a node that offers the class.
+fn node(options: &Options) -> Result<NodeConfig> {
+    let mut config = config::effective(options.config.as_deref())?;
+    let (wanted, found) = (options.class.tee(), config.tee);
+    ensure!(
+        found == wanted || matches!(found, Tee::None | Tee::Auto),
+        "the configuration has tee = {:?}, and the class {} needs {:?}: give the class's own with --config",
+        found.name(),
+        options.class.name(),
+        wanted.name()
+    );
+    config.tee = wanted;
+    let absolute =
+        |path: &Path| -> Result<AbsolutePath> { Ok(AbsolutePath::from_path(&path::absolute(path)?)?) };
+    if let Some(path) = &options.image {
+        config.image = absolute(path).context("--image")?;
+    }
+    if let Some(path) = &options.firmware {
+        config.firmware = Some(absolute(path).context("--firmware")?);
+    }
+    Ok(config)
+}
+
+/// The manifest of the guest image in a directory.
+///
+/// # Errors
+/// A file that cannot be read or is no manifest.
+pub(super) fn image(directory: &Path) -> Result<ImageManifest> {
+    let path = directory.join("image.json");
+    let bytes = Kind::IMAGE.read(&path)?;
+    ImageManifest::parse(&bytes).with_context(|| Kind::IMAGE.unusable(&path))
+}
+
+/// The VM as the shim would plan it, and its measurement.
+///
+/// Of the host only facts are made up that no measurement holds: addresses, one network interface, and no GPU. Devices
+/// are neither in SNP's launch digest nor in MRTD, RTMR1 and RTMR2.
+fn measurement(
+    config: &NodeConfig,
+    image: &ImageManifest,
+    request: &PodRequest,
+    class: Class,
+) -> Result<Expectation> {
+    let Some(path) = config.firmware.as_ref().map(AbsolutePath::as_path) else {
+        bail!("the class {} needs a firmware made for it: set `firmware`, or give --firmware", class.name());
+    };
+    let firmware = Kind::FIRMWARE.read(path)?;
+    let kind =
+        Firmware::parse(&firmware).and_then(|f| f.kind()).with_context(|| Kind::FIRMWARE.unusable(path))?;
+    let tee = match class {
+        // C bit 51, addresses one bit shorter: every SNP processor so far.
+        Class::CofferSnp => SevAddressing::from_cpuid(0x73).map(HostTee::Snp),
+        Class::CofferTdx => Some(HostTee::Tdx),
+    };
+    let nic = NicFacts {
+        mac: "02:00:00:00:00:01".parse()?,
+        mtu: 1500,
+        queues: queues_for(request.vcpus),
+        vhost: true,
+    };
+    let (Some(tee), Some(cid)) = (tee, Cid::new(3)) else { bail!("no host can be described") };
+    let host = HostFacts {
+        kvm: Kvm::Works,
+        vsock: VsockFacts::Vhost { cid },
+        nics: vec![nic],
+        memory_budget: None,
+        tee,
+        firmware: Some(kind),
+        passthrough: HostDevices::default(),
+    };
+    let spec = plan(config, image, request, &host).context("the pod's VM cannot be")?;
+    let path = config.image.as_path().join(image.kernel.file.as_str());
+    let kernel = Kind::KERNEL.read(&path)?;
+    super::image::check(&path, &kernel, image)?;
+    let expected =
+        expectation(&spec, &firmware, &kernel).context("what the VM's report will say cannot be computed")?;
+    expected.context("the VM is a plain one")
+}
+
+/// The measurements by the names that the reports have for them.
+fn registers(measurement: Expectation) -> Vec<(&'static str, String)> {
+    match measurement {
+        Expectation::Snp { launch_digest } => vec![("launch_digest", launch_digest.to_string())],
+        Expectation::Tdx { mrtd, rtmr1, rtmr2 } => {
+            vec![("mrtd", mrtd.to_string()), ("rtmr1", rtmr1.to_string()), ("rtmr2", rtmr2.to_string())]
+        }
+    }
+}
+
+const fn initdata_field(class: Class) -> &'static str {
+    match class {
+        Class::CofferSnp => "host_data",
+        Class::CofferTdx => "mrconfigid",
+    }
+}
+
+fn unpredicted(class: Class) -> &'static [&'static str] {
+    match class {
+        Class::CofferSnp => &[
+            "ACPI tables, memory size and devices, GPUs included: SNP measures none of them",
+            "GPUs: their own reports vouch for them; `-o trustee` demands their number",
+            "SEV features that the host adds to SNP itself: with any, the launch digest is another",
+            "the processor's firmware versions (TCB): set your own minimum at the verifier",
+        ],
+        Class::CofferTdx => &[
+            "RTMR0: memory map, firmware variables and ACPI tables, which differ with memory and devices",
+            "RTMR3: what runs in the guest may add to it",
+            "GPUs: their own reports vouch for them; `-o trustee` demands their number",
+            "the TDX module's and the processor's versions (TCB), XFAM: set your own at the verifier",
+        ],
+    }
+}
+
+fn for_people(demand: &Demand, request: &PodRequest, image: &ImageManifest) -> Result<String> {
+    let class = demand.class;
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| writeln!(text, "{name:<14} {value}");
+    let vm = format!(
+        "{} vCPU ({}), {} ({})",
+        request.vcpus.get(),
+        request.vcpus_from.name(),
+        request.memory.size(),
+        request.memory_from.name()
+    );
+    line("pod", &format!("{}, class {}", demand.name, class.name()))?;
+    line("VM", &vm)?;
+    line("image", &format!("{}, {}", image.name, image.profile.name()))?;
+    for (name, value) in &demand.registers {
+        line(name, value)?;
+    }
+    line(initdata_field(class), &demand.initdata)?;
+    if request.initdata.is_none() {
+        line("", "(the pod has no initdata)")?;
+    }
+    line("GPUs", &demand.gpus.to_string())?;
+    for (rank, what) in unpredicted(class).iter().enumerate() {
+        line(if rank == 0 { "not predicted" } else { "" }, what)?;
+    }
+    Ok(text)
+}
+
+fn object(demand: &Demand, request: &PodRequest, image: &ImageManifest) -> Value {
+    let class = demand.class;
+    let registers = demand.registers.iter().map(|(name, value)| ((*name).to_owned(), value.as_str().into()));
+    json!({
+        "pod": demand.name,
+        "class": class.name(),
+        "vcpus": request.vcpus.get(),
+        "memory_bytes": request.memory.size().bytes(),
+        "image": { "name": image.name, "profile": image.profile.name() },
+        "measurement": Value::Object(registers.collect()),
+        "initdata": { initdata_field(class): demand.initdata, "present": request.initdata.is_some() },
+        "gpus": demand.gpus,
+        "not_predicted": unpredicted(class),
+    })
+}

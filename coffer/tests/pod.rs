@@ -1,0 +1,172 @@
+//! `coffer measure --pod` against what the shim computes: the same pods, once as manifests and once as the annotations
+//! that containerd's CRI sends, written by hand.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
+#[path = "../../measure/tests/real/mod.rs"]
+mod real;
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use measure::ovmf::Firmware;
+use real::Debian;
+use serde_json::{Value, json};
+use vmm_config::config::NodeConfig;
+use vmm_config::expect::{Expectation, expectation};
+use vmm_config::image::ImageManifest;
+use vmm_config::passthrough::HostDevices;
+use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan};
+use vmm_config::request::{OciLimits, PodRequest};
+use vmm_config::spec::Cid;
+use vmm_config::tee::{HostTee, SevAddressing};
+
+/// Containers' limits as YAML, init containers first after `!`; then quota, memory as CRI sends them; then GPUs.
+const SHAPES: [(&[&str], &str, &str, u64); 20] = [
+    (&["{}"], "0", "0", 0),
+    (&["{cpu: 1}"], "100000", "0", 0),
+    (&["{cpu: 2, memory: 1Gi}"], "200000", "1073741824", 0),
+    (&["{memory: 512Mi}"], "0", "536870912", 0),
+    (&["{cpu: 500m}"], "50000", "0", 0),
+    (&["{cpu: 1m}"], "1000", "0", 0),
+    (&["{cpu: 1.5, memory: 1G}"], "150000", "1000000000", 0),
+    (&["{cpu: \"4\", memory: 16Gi, nvidia.com/pgpu: 1}"], "400000", "17179869184", 1),
+    (&["{cpu: 16, memory: 128Gi, nvidia.com/gpu: 8}"], "1600000", "137438953472", 8),
+    (&["{cpu: 64, memory: 1Ti}"], "6400000", "1099511627776", 0),
+    (&["{cpu: 1}", "{cpu: 2}"], "300000", "0", 0),
+    (&["{cpu: 1}", "{}"], "100000", "0", 0),
+    (&["{cpu: 250m}", "{cpu: 250m}", "{cpu: 501m}"], "100100", "0", 0),
+    (&["!{cpu: 5}", "{cpu: 1}"], "500000", "0", 0),
+    (&["!{memory: 4Gi}", "{cpu: 1, memory: 1Gi}"], "100000", "4294967296", 0),
+    (&["!{cpu: 1}", "!{cpu: 3}", "{cpu: 2}", "{cpu: 2}"], "400000", "0", 0),
+    (&["{nvidia.com/gpu: 1}", "{nvidia.com/gpu: 1}"], "0", "0", 2),
+    (&["{nvidia.com/GH100_H100_SXM5_80GB: 4}"], "0", "0", 4),
+    (&["{cpu: 1e1, memory: 1e10}"], "1000000", "10000000000", 0),
+    (&["{cpu: 0, memory: 0}"], "0", "0", 0),
+];
+
+fn manifest(containers: &[&str]) -> String {
+    let list = |init: bool| -> String {
+        let of = containers.iter().filter(|c| c.starts_with('!') == init);
+        of.map(|c| format!("  - {{name: c, resources: {{limits: {}}}}}\n", c.trim_start_matches('!')))
+            .collect()
+    };
+    format!(
+        "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n{}  containers:\n{}",
+        list(true),
+        list(false)
+    )
+}
+
+/// A release image with a kernel that SNP can measure; TDX wants an EFI program.
+fn image(dir: &Path) -> ImageManifest {
+    let kernel = b"no kernel, but measured as one";
+    fs::write(dir.join("vmlinuz"), kernel).unwrap();
+    let (hash, salt) = ("ab".repeat(32), "cd".repeat(32));
+    let json = json!({
+        "format": 1, "name": "test", "profile": "release", "agent": "kata", "agent_sha256": "00".repeat(32),
+        "kernel": { "file": "vmlinuz", "sha256": measure::Sha256Digest::of(kernel).to_string(), "release": "7" },
+        "root": { "file": "root.img", "sha256": "00".repeat(32), "verity": {
+            "algorithm": "sha256", "block_size": 4096, "data_blocks": 100, "hash_start_block": 100,
+            "salt": salt, "root_hash": hash } },
+        "cmdline": format!("quiet panic=-1 root=/dev/dm-0 rootfstype=erofs ro dm-mod.create=\"coffer-root,,,ro,0 800 \
+            verity 1 /dev/vda /dev/vda 4096 4096 100 100 sha256 {hash} {salt} 1 panic_on_corruption\""),
+        "packages": {},
+    });
+    fs::write(dir.join("image.json"), json.to_string()).unwrap();
+    ImageManifest::parse(json.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn command_and_shim_agree_on_20_pods() {
+    let Some(firmware) = Debian::AmdSev.find() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let image = image(dir.path());
+    let at = dir.path().display();
+    let text = format!(
+        "tee = \"snp\"\nimage = \"{at}\"\nfirmware = \"{}\"\n",
+        firmware.canonicalize().unwrap().display()
+    );
+    let config = NodeConfig::parse(&text, "c").unwrap();
+    let (config_file, pod_file) = (dir.path().join("c.toml"), dir.path().join("pod.yaml"));
+    fs::write(&config_file, text).unwrap();
+    let bytes = fs::read(firmware).unwrap();
+    let kernel = fs::read(dir.path().join("vmlinuz")).unwrap();
+
+    let mut digests = std::collections::BTreeSet::new();
+    for (containers, quota, memory, gpus) in SHAPES {
+        fs::write(&pod_file, manifest(containers)).unwrap();
+        let output = Command::new(env!("CARGO_BIN_EXE_coffer"))
+            .args(["measure", "--class", "coffer-snp", "-o", "json", "--pod"])
+            .arg(&pod_file)
+            .arg("--config")
+            .arg(&config_file)
+            .stdin(Stdio::null())
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{containers:?}: {}", String::from_utf8_lossy(&output.stderr));
+        let printed: Value = serde_json::from_slice(&output.stdout).unwrap();
+
+        let sent = [
+            ("io.kubernetes.cri.container-type", "sandbox"),
+            ("io.kubernetes.cri.sandbox-id", "0123"),
+            ("io.kubernetes.cri.sandbox-cpu-period", "100000"),
+            ("io.kubernetes.cri.sandbox-cpu-quota", quota),
+            ("io.kubernetes.cri.sandbox-cpu-shares", "2"),
+            ("io.kubernetes.cri.sandbox-memory", memory),
+        ];
+        let request = PodRequest::new(&config, "0123", sent, OciLimits::default()).unwrap();
+        // Another host than the command makes up: nothing of it may count.
+        let nic = NicFacts { mac: "02:00:00:00:00:99".parse().unwrap(), mtu: 1450, queues: 2, vhost: false };
+        let host = HostFacts {
+            kvm: Kvm::Works,
+            vsock: VsockFacts::Vhost { cid: Cid::new(4711).unwrap() },
+            nics: vec![nic, nic],
+            memory_budget: None,
+            tee: HostTee::Snp(SevAddressing::from_cpuid(0x16f).unwrap()),
+            firmware: Some(Firmware::parse(&bytes).unwrap().kind().unwrap()),
+            passthrough: HostDevices::default(),
+        };
+        let spec = plan(&config, &image, &request, &host).unwrap();
+        let Some(Expectation::Snp { launch_digest }) = expectation(&spec, &bytes, &kernel).unwrap() else {
+            panic!("no SNP guest")
+        };
+        assert_eq!(printed["measurement"]["launch_digest"], launch_digest.to_string(), "{containers:?}");
+        assert_eq!(printed["vcpus"], request.vcpus.get(), "{containers:?}");
+        assert_eq!(printed["memory_bytes"], request.memory.size().bytes(), "{containers:?}");
+        assert_eq!(printed["gpus"], gpus, "{containers:?}");
+        digests.insert(launch_digest.to_string());
+    }
+    assert!(digests.len() >= 6, "the shapes differ in vCPUs, and so must the digests");
+}
+
+#[test]
+fn what_stops_a_pod_is_said() {
+    let dir = tempfile::tempdir().unwrap();
+    image(dir.path());
+    let at = |name: &str, content: &str| {
+        fs::write(dir.path().join(name), content).unwrap();
+        dir.path().join(name).display().to_string()
+    };
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/pod.yaml");
+    let tdx = at("tdx.toml", "tee = \"tdx\"\n");
+    let plain = at("plain.toml", &format!("image = \"{}\"\n", dir.path().display()));
+    let initdata = "apiVersion: v1\nkind: Pod\nmetadata: {annotations: \
+        {io.katacontainers.config.hypervisor.cc_init_data: \"%\"}}\nspec: {containers: [{name: a}]}\n";
+    let (initdata, cpu) = (at("initdata.yaml", initdata), at("cpu.yaml", &manifest(&["{cpu: many}"])));
+    for (pod, config, expected) in [
+        (example, &tdx, "the configuration has tee = \"tdx\", and the class coffer-snp needs \"snp\""),
+        (example, &plain, "the class coffer-snp needs a firmware made for it"),
+        (cpu.as_str(), &plain, "spec.containers[0].resources.limits[\"cpu\"] is \"many\""),
+        (initdata.as_str(), &plain, "annotation io.katacontainers.config.hypervisor.cc_init_data"),
+        ("/no/pod.yaml", &plain, "cannot read the pod's manifest /no/pod.yaml"),
+    ] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
+        command.args(["measure", "pod", pod, "--class", "coffer-snp", "--config", config.as_str()]);
+        let output = command.output().unwrap();
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(1) && output.stdout.is_empty(), "{error}");
+        assert!(error.contains(expected), "{error}");
+    }
+}

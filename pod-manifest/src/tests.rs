@@ -1,0 +1,175 @@
+use proptest::prelude::*;
+
+use super::*;
+
+/// A pod with these containers, each given by its limits in flow style.
+fn pod(init: &[&str], main: &[&str]) -> Result<Pod, ManifestError> {
+    let list = |limits: &[&str]| -> String {
+        limits.iter().map(|l| format!("  - {{name: c, image: i, {l}}}\n")).collect()
+    };
+    Pod::parse(&format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec:\n  initContainers:\n{}  containers:\n{}",
+        list(init),
+        list(main)
+    ))
+}
+
+fn limits(text: &str) -> String {
+    format!("resources: {{limits: {{{text}}}}}")
+}
+
+/// CPUs in thousandths, bytes, GPUs.
+fn sizes(pod: &Pod) -> (u128, u128, u128) {
+    (pod.limits.cpu.milli(), pod.limits.memory.whole(), pod.limits.gpus.whole())
+}
+
+#[test]
+fn a_manifest_as_people_write_it() {
+    let pod = Pod::parse(
+        "# comment\n---\napiVersion: v1\nkind: Pod\nmetadata:\n  name: llm\n  labels: {a: b}\n  annotations:\n\
+         \x20   io.katacontainers.config.hypervisor.cc_init_data: H4sI\n    example.com/x: \"1\"\nspec:\n\
+         \x20 runtimeClassName: coffer-snp\n  nodeSelector:\n  containers:\n    - name: a\n      image: x\n\
+         \x20     resources:\n        requests: {cpu: 1}\n        limits: {cpu: 1.5, memory: 2Gi, nvidia.com/gpu: 1}\n\
+         \x20   - name: b\n      image: x\n      resources: {limits: {cpu: \"500m\"}}\n",
+    )
+    .unwrap();
+    assert_eq!((pod.name.as_str(), pod.runtime_class.as_deref()), ("llm", Some("coffer-snp")));
+    assert_eq!(sizes(&pod), (2_000, 2 << 30, 1));
+    let annotations = pod.cri_annotations();
+    let of = |name: &str| annotations.get(name).map(String::as_str);
+    assert_eq!(of("io.kubernetes.cri.sandbox-cpu-quota"), Some("200000"));
+    assert_eq!(of("io.kubernetes.cri.sandbox-cpu-period"), Some("100000"));
+    assert_eq!(of("io.kubernetes.cri.sandbox-memory"), Some("2147483648"));
+    assert_eq!(of("io.kubernetes.cri.container-type"), Some("sandbox"));
+    assert_eq!(of("io.katacontainers.config.hypervisor.cc_init_data"), Some("H4sI"));
+    assert_eq!(of("example.com/x"), None);
+}
+
+#[test]
+fn an_annotation_of_the_pods_cannot_pose_as_containerds() {
+    let pod = Pod::parse(
+        "apiVersion: v1\nkind: Pod\nmetadata: {annotations: {io.kubernetes.cri.sandbox-memory: \"1\"}}\n\
+         spec: {containers: [{name: a}]}",
+    )
+    .unwrap();
+    assert_eq!(pod.cri_annotations()["io.kubernetes.cri.sandbox-memory"], "0");
+}
+
+#[test]
+fn the_sum_of_containers_or_the_largest_init_container() {
+    let cpu = |n: u32| limits(&format!("cpu: {n}"));
+    let sidecar = |n: u32| format!("restartPolicy: Always, {}", cpu(n));
+    let cpus = |init: &[String], main: &[String]| {
+        let refs: [Vec<&str>; 2] = [init, main].map(|list| list.iter().map(String::as_str).collect());
+        sizes(&pod(&refs[0], &refs[1]).unwrap()).0 / 1_000
+    };
+    let none = String::from("tty: false");
+    assert_eq!(cpus(&[cpu(1)], &[cpu(1), cpu(2)]), 3);
+    assert_eq!(cpus(&[cpu(4), cpu(5)], &[cpu(1), cpu(2)]), 5);
+    assert_eq!(
+        cpus(&[cpu(4), sidecar(2), cpu(5)], &[cpu(1)]),
+        7,
+        "a sidecar runs beside later init containers"
+    );
+    assert_eq!(cpus(&[sidecar(2)], &[cpu(1)]), 3, "and beside the pod's own");
+    assert_eq!(cpus(&[cpu(4), sidecar(2)], &[cpu(1)]), 4, "but not beside earlier ones");
+    assert_eq!(cpus(&[], &[cpu(1), none.clone()]), 1, "what has no limit adds none");
+    assert_eq!(cpus(&[], &[none]), 0);
+}
+
+#[test]
+fn limits_of_the_pod_itself_count_more() {
+    let pod = Pod::parse(
+        "apiVersion: v1\nkind: Pod\nspec:\n  resources: {limits: {cpu: 8}}\n  containers:\n\
+         \x20 - {name: a, resources: {limits: {cpu: 1, memory: 1Gi}}}",
+    )
+    .unwrap();
+    assert_eq!(sizes(&pod), (8_000, 1 << 30, 0));
+}
+
+#[test]
+fn gpus_by_whatever_name() {
+    let gpus = |text: &str| sizes(&pod(&[], &[&limits(text)]).unwrap()).2;
+    assert_eq!(gpus("nvidia.com/gpu: 2"), 2);
+    assert_eq!(gpus("nvidia.com/pgpu: \"8\""), 8);
+    assert_eq!(gpus("nvidia.com/GH100_H100_SXM5_80GB: 4, nvidia.com/GH100_H100_NVSWITCH: 4"), 4);
+    assert_eq!(gpus("nvidia.com.evil.org/gpu: 4, amd.com/gpu: 1"), 0);
+    let two = limits("nvidia.com/pgpu: 1");
+    assert_eq!(sizes(&pod(&[&two], &[&two, &two]).unwrap()).2, 2);
+}
+
+#[test]
+fn small_limits_are_rounded_up() {
+    let quota = |text: &str| {
+        pod(&[], &[&limits(text)]).unwrap().cri_annotations()["io.kubernetes.cri.sandbox-cpu-quota"].clone()
+    };
+    assert_eq!(quota("cpu: 1m"), "1000", "the kernel's least");
+    assert_eq!(quota("cpu: 0.0101"), "1100", "kubelet counts in thousandths, rounded up");
+    assert_eq!(quota("cpu: 1e3"), "100000000");
+}
+
+#[test]
+fn errors_name_the_field() {
+    for (text, expected) in [
+        ("cpu: two", "spec.containers[0].resources.limits[\"cpu\"] is \"two\": a quantity is a number"),
+        ("memory: 1gb", "spec.containers[0].resources.limits[\"memory\"] is \"1gb\""),
+        ("memory: -1", "limits[\"memory\"] is \"-1\": a limit cannot be negative"),
+        ("nvidia.com/gpu: 500m", "limits[\"nvidia.com/gpu\"] is \"500m\"; it must be a whole number"),
+        ("nvidia.com/mig-1g.10gb: 1", "limits[\"nvidia.com/mig-1g.10gb\"] asks for a part of a GPU"),
+        ("cpu: [1]", "line 7"),
+        ("cpu: 1, cpu: 2", "duplicate"),
+    ] {
+        let error = pod(&[], &[&limits(text)]).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+    }
+    let huge = limits("cpu: 9E");
+    let error = pod(&[], &[&huge, &huge]).unwrap_err();
+    assert_eq!(error, ManifestError::Overflow(ResourceKind::Cpu));
+}
+
+#[test]
+fn what_is_no_pod() {
+    for (text, expected) in [
+        ("", "0 documents"),
+        ("a: 1\n", "apiVersion"),
+        ("apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod\n", "2 documents"),
+        ("apiVersion: apps/v1\nkind: Deployment\n", "kind is \"Deployment\""),
+        ("apiVersion: v2\nkind: Pod\n", "apiVersion is \"v2\""),
+        ("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n", "spec.containers is empty"),
+        ("apiVersion: v1\nkind: Pod\nspec: {containers: 3}\n", "line 3"),
+        ("{a: [", "no pod's manifest"),
+        (
+            "apiVersion: v1\nkind: Pod\nspec: {resourceClaims: [{name: gpu}], containers: [{name: a}]}\n",
+            "resourceClaims",
+        ),
+    ] {
+        let error = Pod::parse(text).unwrap_err().to_string();
+        assert!(error.contains(expected), "{text}: {error}");
+        assert!(!error.contains('\n'), "one line: {error}");
+    }
+    assert!(matches!(Pod::parse(&" ".repeat(MAX_MANIFEST + 1)), Err(ManifestError::TooLarge { .. })));
+}
+
+#[test]
+fn a_bomb_of_aliases_is_refused() {
+    let mut text = String::from("apiVersion: v1\nkind: Pod\na0: &a0 [x, x, x, x, x, x, x, x, x, x]\n");
+    for i in 1..12 {
+        let last = vec![format!("*a{}", i - 1); 10].join(", ");
+        text.push_str(&format!("a{i}: &a{i} [{last}]\n"));
+    }
+    assert!(matches!(Pod::parse(&text), Err(ManifestError::Yaml(_) | ManifestError::NoContainer)));
+    let deep = format!("apiVersion: v1\nkind: Pod\nspec: {}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(matches!(Pod::parse(&deep), Err(ManifestError::Yaml(_))));
+}
+
+proptest! {
+    #[test]
+    fn any_text_is_a_pod_or_an_error(text in "\\PC{0,200}") {
+        let _ = Pod::parse(&text);
+    }
+
+    #[test]
+    fn any_fields_are_a_pod_or_an_error(fields in "([ a-z:{}\\[\\],\"'&*!|>-]|cpu|limits|resources|\n){0,60}") {
+        let _ = Pod::parse(&format!("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - {fields}"));
+    }
+}
