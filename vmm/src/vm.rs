@@ -234,7 +234,7 @@ fn note(cause: &mut Option<Cause>, panic: &mut Option<String>, event: &Event) {
     match event.event.as_str() {
         "GUEST_PANICKED" => {
             *cause = Some(Cause::GuestPanicked);
-            *panic = panic_text(event);
+            *panic = panic_text(event).or_else(|| panic.take());
         }
         "SHUTDOWN" if cause.is_none() && event.data["guest"] == true => *cause = Some(Cause::GuestShutDown),
         _ => {}
