@@ -12,7 +12,7 @@ use vmm_config::hotplug::Lun;
 
 use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks};
-use crate::ended::{Cause, Ended, LastWords, panic_text};
+use crate::ended::{Cause, Ended, LastWords, Signs};
 use crate::lines::Tail;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
@@ -63,7 +63,7 @@ impl Vm {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
         let vm = Self { agent: parts.agent.clone(), qemu_pid: parts.qemu.pid(), commands, ended };
-        tokio::spawn(Driver { parts, cause: None, panic: None }.run(receiver, end));
+        tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, end));
         vm
     }
 
@@ -132,10 +132,7 @@ impl Vm {
 /// The one task that owns a running VM.
 struct Driver {
     parts: Parts,
-    /// What QMP said about the end before QEMU's exit was seen.
-    cause: Option<Cause>,
-    /// What the guest said in giving up.
-    panic: Option<String>,
+    signs: Signs,
 }
 
 impl Driver {
@@ -144,7 +141,7 @@ impl Driver {
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,
-                Some(event) = self.parts.events.recv() => note(&mut self.cause, &mut self.panic, &event),
+                Some(event) = self.parts.events.recv() => self.signs.note(&event),
                 () = agent.lost() => break self.without_agent().await,
                 command = commands.recv() => match command {
                     Some(Command::AddDisk { image, reply }) => {
@@ -152,7 +149,7 @@ impl Driver {
                     }
                     Some(Command::RemoveDisk { lun, reply }) => {
                         let Parts { qmp, disks, events, .. } = &mut self.parts;
-                        let removed = disks.remove(qmp, lun, events, |event| note(&mut self.cause, &mut self.panic, event));
+                        let removed = disks.remove(qmp, lun, events, |event| self.signs.note(event));
                         let _ = reply.send(removed.await);
                     }
                     // No handle is left: nobody could stop it any more.
@@ -161,16 +158,16 @@ impl Driver {
             }
         };
         while let Ok(event) = self.parts.events.try_recv() {
-            note(&mut self.cause, &mut self.panic, &event);
+            self.signs.note(&event);
         }
         self.parts.console.ended(Duration::from_millis(500)).await;
         let ended = Ended {
-            cause: self.cause.unwrap_or(Cause::QemuDied),
+            cause: self.signs.cause.unwrap_or(Cause::QemuDied),
             exit,
             last_words: LastWords {
                 stderr: self.parts.qemu.stderr().lines(),
                 console: self.parts.console.lines(),
-                panic: self.panic,
+                panic: self.signs.panic,
             },
         };
         let log = self.parts.log;
@@ -186,7 +183,7 @@ impl Driver {
 
     /// Ends the VM in three tries, each harder than the one before.
     async fn stop(&mut self) -> Exit {
-        self.cause = Some(Cause::Stopped);
+        self.signs.cause = Some(Cause::Stopped);
         let agent = self.parts.agent.clone();
         let asked = async {
             match agent.destroy_sandbox().await {
@@ -211,7 +208,7 @@ impl Driver {
         if let Ok(exit) = timeout(AGENT_PATIENCE, self.parts.qemu.wait()).await {
             return exit;
         }
-        self.cause = Some(Cause::AgentLost);
+        self.signs.cause = Some(Cause::AgentLost);
         self.quit().await
     }
 
@@ -226,17 +223,5 @@ impl Driver {
         }
         warn!(self.parts.log, "QEMU did not quit; it is killed");
         self.parts.qemu.kill().await
-    }
-}
-
-/// Keeps what an event says about the end.
-fn note(cause: &mut Option<Cause>, panic: &mut Option<String>, event: &Event) {
-    match event.event.as_str() {
-        "GUEST_PANICKED" => {
-            *cause = Some(Cause::GuestPanicked);
-            *panic = panic_text(event).or_else(|| panic.take());
-        }
-        "SHUTDOWN" if cause.is_none() && event.data["guest"] == true => *cause = Some(Cause::GuestShutDown),
-        _ => {}
     }
 }

@@ -121,6 +121,18 @@ impl<'a> Firmware<'a> {
     }
 }
 
+impl Kind {
+    /// Whether a trust domain starts with it.
+    pub const fn starts_tdx(self) -> bool {
+        matches!(self, Self::Tdx | Self::SnpAndTdx(_))
+    }
+
+    /// Whether an SNP guest starts with it, and its kernel is part of the launch digest.
+    pub const fn measures_snp_kernel(self) -> bool {
+        matches!(self, Self::Snp(KernelHashSupport::Present) | Self::SnpAndTdx(KernelHashSupport::Present))
+    }
+}
+
 impl fmt::Display for Kind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {

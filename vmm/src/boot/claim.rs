@@ -6,7 +6,6 @@ use host::accel::{self, Accel};
 use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host::net::{Endpoint, NetPlan};
 use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
-use readiness::Root;
 use slog::Logger;
 use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::net::MacAddress;
@@ -30,7 +29,6 @@ pub(super) async fn claim_all(
     claims: &mut Claims,
     log: &Logger,
 ) -> Result<VmSpec, Failure> {
-    let tee = readiness::tee(&Root::host(), request.config.tee);
     let firmware = confidential::firmware(&request.config)?;
     let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
     let memory_budget = match &cgroup {
@@ -54,7 +52,7 @@ pub(super) async fn claim_all(
         vsock,
         nics,
         memory_budget,
-        tee,
+        tee: request.tee.clone(),
         firmware: firmware.as_ref().map(|firmware| firmware.kind),
         passthrough: HostDevices::default(),
     };

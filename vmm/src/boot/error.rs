@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use agent::AgentError;
 use vmm_config::plan::PlanError;
+use vmm_config::qemu::OLDEST;
 
-use super::OLDEST_QEMU;
 use super::confidential::ConfidentialError;
 use crate::claims::one_line;
 use crate::ended::LastWords;
@@ -95,7 +95,7 @@ pub enum Failure {
     Qmp(#[from] QmpError),
     /// The installed QEMU is older than Coffer needs.
     #[error(
-        "{} is version {}.{}.{}, and Coffer needs {OLDEST_QEMU} or newer; set `qemu` in the node's configuration",
+        "{} is version {}.{}.{}, and Coffer needs {OLDEST} or newer; set `qemu` in the node's configuration",
         .program.display(), .found.major, .found.minor, .found.micro
     )]
     QemuTooOld {

@@ -27,12 +27,14 @@ use tokio::time::{sleep, timeout};
 use vmm_config::config::NodeConfig;
 use vmm_config::deadline::BootDeadlines;
 use vmm_config::image::ImageManifest;
+use vmm_config::qemu::OLDEST;
 use vmm_config::request::PodRequest;
 use vmm_config::spec::{FdRole, VmSpec};
+use vmm_config::tee::HostTee;
 
 use crate::claims::{Claims, one_line};
 use crate::disks::Disks;
-use crate::ended::{LastWords, panic_text};
+use crate::ended::{LastWords, Signs};
 use crate::lines::{Tail, follow};
 use crate::progress::{Activity, Limits, within};
 use crate::qemu::{Qemu, SpawnError};
@@ -44,8 +46,6 @@ use claim::{claim_all, endpoint};
 pub use confidential::{ConfidentialError, MEASUREMENT_FILE};
 pub use error::{BootError, Failure, Phase};
 
-/// The oldest QEMU whose options Coffer knows.
-const OLDEST_QEMU: u32 = 11;
 /// The first pause between two tries to reach the agent; it grows by half each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: what it can cost at most in time to agent ready.
@@ -66,6 +66,8 @@ pub struct Request {
     pub sandbox: String,
     /// The node's configuration.
     pub config: NodeConfig,
+    /// The confidential computing that the host offers.
+    pub tee: HostTee,
     /// The guest image's manifest.
     pub image: ImageManifest,
     /// Sizes and allowed annotations.
@@ -242,7 +244,7 @@ impl Spawned {
         let connecting = async {
             let (qmp, events) = Qmp::connect(reader, writer, common.activity.clone()).await?;
             let found = qmp.version();
-            if found.major < OLDEST_QEMU {
+            if found.major < OLDEST {
                 let program = PathBuf::from(common.request.config.qemu.as_str());
                 return Err(Failure::QemuTooOld { program, found });
             }
@@ -414,13 +416,14 @@ async fn unwind(
     };
     qemu.kill().await;
     console.ended(LAST_WORDS).await;
-    let mut panic = None;
+    let mut signs = Signs::default();
     if let Some(mut events) = events {
         while let Ok(event) = events.try_recv() {
-            panic = panic.or_else(|| panic_text(&event));
+            signs.note(&event);
         }
     }
-    let last_words = LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic };
+    let last_words =
+        LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic: signs.panic };
     let error = common.failed(phase, cause, last_words);
     release(&common.log, claims).await;
     error
