@@ -12,6 +12,8 @@ use crate::{ManifestError, Pod as Checked};
 
 /// Above any pod's, and little enough for a parser that recurses.
 const MAX_DEPTH: usize = 64;
+/// Nodes that anchors may keep for aliases to repeat: an alias of aliases costs no text.
+const MAX_REPEATED: usize = 10_000;
 /// Resources of this vendor are GPUs, unless their name says otherwise.
 const VENDOR: &str = "nvidia.com/";
 
@@ -94,6 +96,7 @@ impl Pod {
     pub(crate) fn read(text: &str) -> Result<Self, ManifestError> {
         let mut budget = serde_saphyr::Budget::default();
         budget.max_depth = MAX_DEPTH;
+        budget.max_recorded_anchor_events = MAX_REPEATED;
         let options = serde_saphyr::options! { budget: Some(budget), with_snippet: false };
         let mut documents: Vec<Self> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| ManifestError::Yaml(error.to_string()))?;

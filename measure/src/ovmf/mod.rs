@@ -6,6 +6,7 @@
 //! both. Whatever in them cannot be true is a [`FirmwareError`].
 
 mod error;
+mod list;
 mod range;
 mod sev;
 mod table;
