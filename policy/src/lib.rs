@@ -54,19 +54,21 @@ pub struct Options {
 /// [`PolicyError`]: the manifest does not say what would run, or asks for what the shim refuses.
 pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, PolicyError> {
     let (metadata, spec) = (&pod.metadata, &pod.spec);
+    let all = || spec.init_containers.iter().chain(&spec.containers);
+    if let Some(name) = options.images.keys().find(|name| all().all(|container| container.name != **name)) {
+        return Err(PolicyError::NoSuchContainer(name.clone()));
+    }
     let mut expected = Map::new();
     expected.insert(String::new(), container::sandbox());
     let mut copied = mounts::Copied::default();
-    for container in spec.init_containers.iter().chain(&spec.containers) {
-        let image = options.images.get(&container.name);
-        let container = (container.name.clone(), container::expected(container, spec, image, &mut copied)?);
-        if container.0.is_empty() || expected.contains_key(&container.0) {
-            return Err(PolicyError::Name(container.0));
+    for container in all() {
+        let name = &container.name;
+        // The sandbox's own is called "".
+        if expected.contains_key(name) {
+            return Err(PolicyError::Name(name.clone()));
         }
-        expected.insert(container.0, container.1);
-    }
-    if let Some(name) = options.images.keys().find(|name| !expected.contains_key(*name)) {
-        return Err(PolicyError::NoSuchContainer(name.clone()));
+        let image = options.images.get(name);
+        expected.insert(name.clone(), container::expected(container, spec, image, &mut copied)?);
     }
 
     let named = json!({
