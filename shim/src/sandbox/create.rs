@@ -67,7 +67,14 @@ pub async fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<u32> {
         }
         holdings.volumes = Volumes::copy_in(&guest.copies, up.vm.agent(), &log).await?;
         let termination_log = guest.termination_log.clone();
-        up.vm.agent().create_container(guest.into_request(request.id.as_str())).await?;
+        let agent = up.vm.agent();
+        if let Err(error) = agent.create_container(guest.into_request(request.id.as_str())).await {
+            // A guest's policy may count containers, and has counted this one before it failed.
+            if error.code().is_some() {
+                let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
+            }
+            return Err(error.into());
+        }
         Ok(termination_log)
     };
     match created.await {
