@@ -127,10 +127,13 @@ fn boot_code(cause: &Failure) -> Code {
         Failure::Plan(PlanError::MemoryBudget { .. }) => Code::RESOURCE_EXHAUSTED,
         Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
         Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
-        Failure::Plan(_) | Failure::Confidential(_) | Failure::QemuTooOld { .. } | Failure::Spawn(_) => {
-            Code::FAILED_PRECONDITION
-        }
+        Failure::Plan(_)
+        | Failure::Confidential(_)
+        | Failure::Devices(_)
+        | Failure::QemuTooOld { .. }
+        | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
         Failure::State(_)
+        | Failure::Misplaced(_)
         | Failure::Network(_)
         | Failure::Vsock(_)
         | Failure::Cgroup(_)

@@ -11,6 +11,7 @@ use oci_spec::runtime::Spec;
 use readiness::{Class, Root, preflight};
 use slog::{info, warn};
 use vmm::boot::{Planned, Request};
+use vmm::devices::DevicesRequest;
 use vmm_config::config::NodeConfig;
 use vmm_config::image::ImageManifest;
 use vmm_config::request::{OciLimits, PodRequest};
@@ -111,6 +112,7 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
         netns: launch.netns,
         cgroup: launch.cgroup,
         limited,
+        devices: DevicesRequest::default(),
         state_root: Path::new(vmm::state::ROOT).to_owned(),
     };
     let claimed = Planned::new(request, log).claim().await?;
