@@ -177,7 +177,7 @@ impl Claimed {
         let (console, qemu_console) = socket_pair()?;
         let mut ends =
             Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
-        if !self.spec.passthrough().is_empty() {
+        if self.spec.locks_memory() {
             raise_memory_lock(self.spec.memory().size())?;
         }
         let mut fds = Vec::new();

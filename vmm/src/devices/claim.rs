@@ -213,10 +213,13 @@ fn node(path: PathBuf) -> Result<OwnedFd, DevicesError> {
     opened.map(OwnedFd::from).map_err(|source| DevicesError::Node { path, source })
 }
 
-/// Logs what is done with each GPU.
+/// Logs what is done with each GPU: what changes it, and whatever takes long.
 async fn tell(mut events: UnboundedReceiver<Event>, log: Logger) {
-    while let Some(event) = events.recv().await {
-        let ms = u64::try_from(event.elapsed.as_millis()).unwrap_or(u64::MAX);
-        info!(log, "GPU: {}", event.phase; "gpu" => %event.gpu, "ms" => ms);
+    while let Some(Event { gpu, phase, elapsed }) = events.recv().await {
+        let changes = matches!(phase, Phase::Write | Phase::Reset);
+        if changes || !elapsed.is_zero() {
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            info!(log, "GPU: {phase}"; "gpu" => %gpu, "ms" => ms);
+        }
     }
 }
