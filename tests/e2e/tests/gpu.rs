@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use e2e::{BUSYBOX, Events, Gpus, Rig, Run, Victim, e2e_with_gpus};
+use e2e::{BUSYBOX, Events, Gpus, PHASES, Rig, Run, Victim, e2e_with_gpus};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 /// Bytes of a page.
@@ -156,5 +156,29 @@ fn a_killed_shims_gpu_is_reset_by_delete() {
         let state = gpus.state(0);
         assert!(state.resets > before && state.booted, "{state:?}");
         assert_eq!(gpus.quarantined(0), None);
+    });
+}
+
+#[test]
+fn a_shim_killed_at_any_phase_leaves_its_gpu_free_and_well() {
+    e2e_with_gpus(async |rig| {
+        let gpus = Gpus::h100(1);
+        for phase in PHASES {
+            rig.forget_log();
+            let run = run(rig, &format!("gpu-{phase}"), 1, "manage", "on");
+            let kill = async {
+                rig.phase(phase).await;
+                assert_eq!(Victim::Shim.kill(), 1, "{phase}");
+            };
+            tokio::join!(run.try_start(), kill);
+            run.clear().await;
+            gpus.free(0).await;
+            assert_eq!(gpus.quarantined(0), None, "{phase}");
+        }
+        // And the next pod gets it.
+        run(rig, "after-all", 1, "manage", "on").start().await.remove().await;
+        gpus.free(0).await;
+        let state = gpus.state(0);
+        assert_eq!((state.mode_word & 1, state.booted), (1, true));
     });
 }
