@@ -1,8 +1,10 @@
 //! How a VM ended, in words that an operator can act on.
 
 use serde_json::Value;
+use vmm_config::passthrough::HostAddress;
 
 use crate::diagnose::diagnose;
+use crate::lost::Loss;
 use crate::qemu::Exit;
 use crate::qmp::Event;
 
@@ -113,6 +115,8 @@ pub enum Cause {
     AgentLost,
     /// The guest powered itself off or reset.
     GuestShutDown,
+    /// A GPU was lost, and the VM ended for it.
+    DeviceLost(HostAddress, Loss),
     /// QEMU went away by itself or was killed.
     QemuDied,
 }
@@ -130,6 +134,9 @@ impl std::fmt::Display for Ended {
                 )
             }
             Cause::GuestShutDown => write!(f, "the guest shut itself down{}", self.last_words),
+            Cause::DeviceLost(address, loss) => {
+                write!(f, "GPU {address} {loss}; the VM ended for it{}", self.last_words)
+            }
             Cause::QemuDied => write!(f, "QEMU ended with {}{}", self.exit, self.last_words),
         }
     }

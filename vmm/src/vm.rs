@@ -9,11 +9,13 @@ use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use vmm_config::hotplug::Lun;
+use vmm_config::qemu::VfioDevice;
 
 use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks};
 use crate::ended::{Cause, Ended, LastWords, Signs};
 use crate::lines::Tail;
+use crate::lost;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
 
@@ -55,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) agent: Agent,
     pub(crate) claims: Claims,
     pub(crate) disks: Disks,
+    pub(crate) devices: Vec<VfioDevice>,
     pub(crate) log: Logger,
 }
 
@@ -138,11 +141,15 @@ struct Driver {
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, end: watch::Sender<Option<Arc<Ended>>>) {
         let agent = self.parts.agent.clone();
+        let stderr = self.parts.qemu.stderr().clone();
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,
                 Some(event) = self.parts.events.recv() => self.signs.note(&event),
                 () = agent.lost() => break self.without_agent().await,
+                () = lost::told(&stderr), if !self.parts.devices.is_empty() => {
+                    break self.without_device(&stderr).await;
+                }
                 command = commands.recv() => match command {
                     Some(Command::AddDisk { image, reply }) => {
                         let _ = reply.send(self.parts.disks.add(&self.parts.qmp, &image).await);
@@ -209,6 +216,15 @@ impl Driver {
             return exit;
         }
         self.signs.cause = Some(Cause::AgentLost);
+        self.quit().await
+    }
+
+    /// A VM without a device that it had is of no use, and what still runs in it may compute nonsense.
+    async fn without_device(&mut self, stderr: &Tail) -> Exit {
+        if let Some((address, loss)) = lost::find(&stderr.lines(), &self.parts.devices) {
+            error!(self.parts.log, "GPU is lost"; "gpu" => %address, "reason" => %loss);
+            self.signs.cause = Some(Cause::DeviceLost(address, loss));
+        }
         self.quit().await
     }
 

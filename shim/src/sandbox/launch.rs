@@ -18,7 +18,7 @@ use vmm_config::request::{OciLimits, PodRequest};
 use super::api::{CreateSandboxRequest, PodFacts, RuntimeOptions};
 use super::handle::Context;
 use super::pod::Up;
-use super::{Error, Result, bundle, guest};
+use super::{Error, Result, bundle, gpus, guest};
 
 /// Largest configuration file or manifest that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -40,6 +40,8 @@ pub struct Launch {
     pub hostname: String,
     /// Size in bytes of the containers' shared `/dev/shm`.
     pub shm_size: u64,
+    /// Device nodes of the host that the engine gives the container that is the whole pod.
+    pub devices: Vec<PathBuf>,
 }
 
 impl Launch {
@@ -54,6 +56,7 @@ impl Launch {
             cgroup: bundle::cgroup(spec),
             hostname: spec.hostname().clone().unwrap_or_default(),
             shm_size: bundle::shm_size(spec),
+            devices: bundle::devices(spec),
         }
     }
 
@@ -68,6 +71,7 @@ impl Launch {
             cgroup: cgroup_below(cgroup_parent, request.id.as_str()),
             hostname: hostname.clone(),
             shm_size: 64 << 20,
+            devices: Vec::new(),
         }
     }
 }
@@ -108,24 +112,26 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
         netns: launch.netns,
         cgroup: launch.cgroup,
         limited,
+        devices: gpus::of_pod(&launch.annotations, &launch.devices, log).await?,
         state_root: Path::new(vmm::state::ROOT).to_owned(),
     };
     let claimed = Planned::new(request, log).claim().await?;
     let ready = claimed.spawn().await?.qmp().await?.agent().await?;
-    let mut seccomp = false;
+    let (mut seccomp, mut devices) = (false, Vec::new());
     let sandbox = guest::GuestSandbox {
         id: context.id.to_string(),
         hostname: launch.hostname,
         shm_size: launch.shm_size,
     };
     let vm = ready
-        .run(async |agent, endpoints, _| {
+        .run(async |agent, endpoints, spec| {
             let details = guest::set_up(agent, endpoints, sandbox, log).await?;
             seccomp = details.supports_seccomp;
+            devices = gpus::in_guest(spec);
             Ok::<_, AgentError>(())
         })
         .await?;
-    Ok(Up { vm, seccomp, since: SystemTime::now() })
+    Ok(Up { vm, seccomp, devices: devices.into(), since: SystemTime::now() })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or

@@ -12,7 +12,7 @@ mod tee;
 mod values;
 
 pub use crate::path::{AbsolutePath, Program};
-pub use keys::{Accel, NodeConfig};
+pub use keys::{Accel, CcMode, GpuMode, NodeConfig};
 pub use parse::{ConfigError, ConfigErrors, MAX_FILE, Problem};
 pub use tee::{QuoteAddress, QuoteService, Restriction, SnpCpu, SnpPolicy, Tee};
 

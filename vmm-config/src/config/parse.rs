@@ -222,6 +222,8 @@ mod tests {
             snp_id_blocks = "/etc/coffer/id-blocks"
             allow_debug_image = true
             accel = "tcg"
+            cc_mode = "manage"
+            gpu_mode = "devtools"
             default_vcpus = 2
             default_memory_mib = 0x400
             overhead_memory_mib = 0
