@@ -17,7 +17,8 @@ pub struct Artefacts {
 impl Artefacts {
     /// With the shim that is built for emulated GPUs (`COFFER_TEST_GPU_SHIM`), otherwise as [`Self::find`].
     pub fn with_gpus() -> Self {
-        let shim = find("COFFER_TEST_GPU_SHIM", "target/rig/debug/containerd-shim-coffer-v2", "programs");
+        let shim =
+            find("COFFER_TEST_GPU_SHIM", "build/bin/emulated-gpus/containerd-shim-coffer-v2", "programs");
         Self { shim, ..Self::find() }
     }
 
