@@ -1,11 +1,20 @@
 //! How a shim is started and answers, by engine and version. No VM boots here.
 
-use e2e::{Api, Bundle, OrFail, ShimProcess, StartReply, Task, Victim, e2e, spec};
+use e2e::{Api, Artefacts, Bundle, OrFail, ShimProcess, StartReply, Task, Victim, e2e, spec};
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use serde_json::json;
 
 const NAMESPACE: &str = "default";
+/// Bytes of the released shim: one process of it stays for each pod.
+const LARGEST_SHIM: u64 = 6_000_000;
+
+#[test]
+fn the_released_shim_is_small() {
+    let shim = Artefacts::find().shim;
+    let size = std::fs::metadata(&shim).map_or(u64::MAX, |metadata| metadata.len());
+    assert!(size <= LARGEST_SHIM, "{} has {size} bytes", shim.display());
+}
 
 /// A bundle as this engine writes it: containerd 2 has version 1.2 of the OCI spec.
 fn bundle(id: &str, oci_version: &str) -> Bundle {

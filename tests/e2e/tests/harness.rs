@@ -1,16 +1,6 @@
 //! The rig itself, without Coffer: what fails here is not the product's fault.
 
-use e2e::{Artefacts, BUSYBOX, LAYERED, Run, ctr, e2e};
-
-/// Bytes: one of these stays for each pod.
-const LARGEST_SHIM: u64 = 6_000_000;
-
-#[test]
-fn the_released_shim_is_small() {
-    let shim = Artefacts::find().shim;
-    let size = std::fs::metadata(&shim).map_or(u64::MAX, |metadata| metadata.len());
-    assert!(size <= LARGEST_SHIM, "{} has {size} bytes", shim.display());
-}
+use e2e::{BUSYBOX, LAYERED, Run, ctr, e2e};
 
 #[test]
 fn containerd_offers_coffers_handlers() {
