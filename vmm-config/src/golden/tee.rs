@@ -180,6 +180,15 @@ fn nothing_of_the_host_reaches_into_a_confidential_vm() {
     }
 }
 
+/// `expectation` counts on it: each of these would add a SEV feature, and so change the launch digest.
+#[test]
+fn no_snp_guest_asks_for_more_features_than_snp() {
+    let line = line(Tee::Snp, 2, devices(&Board::h100(1)));
+    for word in ["debug-swap", "secure-tsc", "tsc-frequency", "igvm"] {
+        assert!(!line.contains(word), "{word} in\n{line}");
+    }
+}
+
 #[test]
 fn an_image_with_a_console_needs_leave_and_says_so_in_the_measured_line() {
     for tee in [Tee::Tdx, Tee::Snp] {
