@@ -12,7 +12,7 @@ use std::fs;
 use image::Image;
 use measure::ovmf::Firmware;
 use measure::snp::{CpuSignature, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest};
-use measure::tdx::{InitrdOption, PageOrder, mrtd, rtmr2};
+use measure::tdx::{InitrdOption, PageOrder, mrtd, rtmr1, rtmr2};
 use measure::{Cmdline, Sha256Digest};
 use real::{Debian, built, say};
 
@@ -166,6 +166,23 @@ fn our_firmware_has_the_mrtd_of_its_inputs() {
         assert_eq!(mrtd, MRTD);
     } else {
         say(&format!("NOT TESTED, our firmware has other inputs; its MRTD is {mrtd}\n{manifest}"));
+    }
+}
+
+/// osslsigncode 2.9 and sha384sum, by `data/registers`: a kernel that a real linker made, and a command line as a release
+/// image has it, handed over as Coffer does, without an initrd.
+#[test]
+fn osslsigncode_and_sha384sum_agree_on_kernel_and_command_line() {
+    let kernel = include_bytes!("data/kernel.efi");
+    let line = include_str!("data/cmdline");
+    assert_eq!(
+        rtmr1(kernel).unwrap().value().to_string(),
+        "d374fb3b4e5201bac4b5c503ef42663caad9ee07236c65216015ff6f086820225407a304acb2b71bc6de1ceadb32eaf5"
+    );
+    let expected =
+        "631dd76bf7054f03001fe235087d527d0ee67c35660c23ea891648541e4e2979db7cf18766d015767625fcceef155c0f";
+    for option in [InitrdOption::Before, InitrdOption::After] {
+        assert_eq!(rtmr2(Cmdline::new(line).unwrap(), None, option).value().to_string(), expected);
     }
 }
 

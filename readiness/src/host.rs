@@ -65,12 +65,22 @@ impl<'a> Host<'a> {
     /// variable PATH has it).
     #[must_use]
     pub fn new(root: &'a Root, probe: &'a dyn Probe, config: &str, path: &OsStr) -> Self {
+        Self::configured(root, probe, read_config(root, config), path)
+    }
+
+    /// A host whose configuration is known already, or what is wrong with it.
+    pub(crate) fn configured(
+        root: &'a Root,
+        probe: &'a dyn Probe,
+        config: Result<NodeConfig, String>,
+        path: &OsStr,
+    ) -> Self {
         let cpuinfo = root.bytes("/proc/cpuinfo", CPUINFO).ok().flatten().unwrap_or_default();
         Self {
             root,
             probe,
             path: std::env::split_paths(path).filter(|dir| dir.is_absolute()).collect(),
-            config: read_config(root, config),
+            config,
             defaults: NodeConfig::default(),
             cpu: Cpu::parse(&String::from_utf8_lossy(&cpuinfo)),
             qemu: OnceCell::new(),

@@ -9,6 +9,7 @@
 
 mod check;
 mod checks;
+mod connect;
 mod containerd;
 mod host;
 mod preflight;
@@ -20,6 +21,7 @@ mod sys;
 mod tee;
 
 pub use check::{Check, Class, Fault, Outcome};
+pub use connect::Service;
 pub use host::Host;
 pub use preflight::{Failed, preflight, preflight_with};
 pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};

@@ -6,10 +6,11 @@ use std::path::Path;
 
 use gpu::Mode;
 use gpu::sysfs::Function;
-use vmm_config::config::FILE;
+use vmm_config::config::NodeConfig;
 
 use crate::check::{Class, Fault, Finding, Problem};
 use crate::checks::{snp, tdx};
+use crate::connect::Service;
 use crate::host::Host;
 use crate::probe::{Now, Probe, Quick, SnpStatus};
 use crate::qemu::{Qemu, QemuError};
@@ -31,27 +32,32 @@ pub struct Failed {
     pub fix: String,
 }
 
-/// Whether this host, whose files are below `root`, can start VMs of a class, as far as can be told at once. A plain
-/// VM always passes: what it needs is found out, and named, while it is started.
+/// Whether this host, whose files are below `root`, can start VMs of a class with this configuration, as far as can be
+/// told at once. A plain VM always passes: what it needs is found out, and named, while it is started.
 ///
 /// # Errors
 /// The first check that fails, which is the cause of those that would fail after it.
-pub fn preflight(root: &Root, class: Class) -> Result<(), Failed> {
-    preflight_with(root, &Now, class)
+pub fn preflight(root: &Root, config: &NodeConfig, class: Class) -> Result<(), Failed> {
+    preflight_with(root, &Now, config, class)
 }
 
 /// [`preflight`] of another host than this.
 ///
 /// # Errors
 /// As [`preflight`].
-pub fn preflight_with(root: &Root, answers: &dyn Quick, class: Class) -> Result<(), Failed> {
+pub fn preflight_with(
+    root: &Root,
+    answers: &dyn Quick,
+    config: &NodeConfig,
+    class: Class,
+) -> Result<(), Failed> {
     let checks = match class {
         Class::Plain => return Ok(()),
         Class::Tdx => &tdx::PREFLIGHT[..],
         Class::Snp => &snp::PREFLIGHT[..],
     };
     let answers = OnlyQuick(answers);
-    let host = Host::new(root, &answers, FILE, OsStr::new(""));
+    let host = Host::configured(root, &answers, Ok(config.clone()), OsStr::new(""));
     for &(title, check) in checks {
         let failed = |Problem { fault, evidence, fix }| Failed { class, title, fault, evidence, fix };
         match check(&host) {
@@ -82,6 +88,10 @@ impl Quick for OnlyQuick<'_> {
     fn open(&self, device: &Path) -> io::Result<()> {
         self.0.open(device)
     }
+
+    fn connect(&self, service: Service<'_>) -> io::Result<()> {
+        self.0.connect(service)
+    }
 }
 
 impl Probe for OnlyQuick<'_> {
@@ -99,10 +109,6 @@ impl Probe for OnlyQuick<'_> {
 
     fn qemu(&self, program: &Path, _: bool) -> Result<Qemu, QemuError> {
         Err(QemuError::Start { program: program.to_owned(), source: not_asked() })
-    }
-
-    fn connect(&self, _: &Path) -> io::Result<()> {
-        Err(not_asked())
     }
 
     fn snp_status(&self, _: &Path) -> io::Result<SnpStatus> {

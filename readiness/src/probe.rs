@@ -4,13 +4,13 @@ use std::fmt::Debug;
 use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::os::unix::net::UnixStream;
 use std::path::Path;
 
 use gpu::Mode;
 use gpu::sysfs::Function;
 use kvm_ioctls::Kvm;
 
+use crate::connect::{self, Service};
 use crate::qemu::{self, Qemu, QemuError};
 use crate::root::Root;
 use crate::sys;
@@ -28,6 +28,12 @@ pub trait Quick: Debug {
     /// # Errors
     /// It cannot be opened.
     fn open(&self, device: &Path) -> io::Result<()>;
+
+    /// Connects to a service of this host, and hangs up.
+    ///
+    /// # Errors
+    /// Nobody answers.
+    fn connect(&self, service: Service<'_>) -> io::Result<()>;
 }
 
 /// All answers of a host.
@@ -55,12 +61,6 @@ pub trait Probe: Quick {
     /// # Errors
     /// QEMU does not start or does not answer.
     fn qemu(&self, program: &Path, sev: bool) -> Result<Qemu, QemuError>;
-
-    /// Connects to a unix socket, and hangs up.
-    ///
-    /// # Errors
-    /// Nobody answers.
-    fn connect(&self, socket: &Path) -> io::Result<()>;
 
     /// What the secure processor says of SNP.
     ///
@@ -137,6 +137,10 @@ impl Quick for Now {
     fn open(&self, device: &Path) -> io::Result<()> {
         OpenOptions::new().read(true).write(true).open(device).map(|_| ())
     }
+
+    fn connect(&self, service: Service<'_>) -> io::Result<()> {
+        connect::connect(service)
+    }
 }
 
 /// This machine.
@@ -160,6 +164,10 @@ impl Quick for Real {
 
     fn open(&self, device: &Path) -> io::Result<()> {
         Now.open(device)
+    }
+
+    fn connect(&self, service: Service<'_>) -> io::Result<()> {
+        Now.connect(service)
     }
 }
 
@@ -187,10 +195,6 @@ impl Probe for Real {
 
     fn qemu(&self, program: &Path, sev: bool) -> Result<Qemu, QemuError> {
         qemu::ask(program, sev)
-    }
-
-    fn connect(&self, socket: &Path) -> io::Result<()> {
-        UnixStream::connect(socket).map(|_| ())
     }
 
     fn snp_status(&self, device: &Path) -> io::Result<SnpStatus> {
@@ -236,7 +240,7 @@ mod tests {
         let real = Real::new(&Root::host());
         assert!(real.snp_status(Path::new("/dev/null")).is_err());
         assert!(real.vm_types(Path::new("/dev/there-is-none")).is_err());
-        assert!(real.connect(Path::new("/dev/null")).is_err());
+        assert!(real.connect(Service::Unix(Path::new("/dev/null"))).is_err());
         assert!(real.open(Path::new("/dev/null")).is_ok());
     }
 }

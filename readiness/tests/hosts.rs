@@ -9,6 +9,8 @@ use std::fmt::Write;
 use fixture::{Fixture, Image, OVMF, SLOW};
 use gpu::Mode;
 use readiness::{Check, Class, Outcome, Report, SnpState, Verdict};
+use vmm_config::config::{NodeConfig, Tee};
+use vmm_config::tee::HostTee;
 
 /// A way to be broken: its name, and what it does to a host.
 type Breakage = (&'static str, fn(&mut Fixture));
@@ -131,10 +133,28 @@ const TDX: &[Breakage] = &[
     ("firmware truncated", |h| h.put(OVMF, &Image::inteltdx().build()[..5000])),
     ("no QGS", |h| h.remove("/var/run/tdx-qgs/qgs.socket")),
     ("QGS dead", |h| _ = h.answers.errors.insert("/var/run/tdx-qgs/qgs.socket", 111)),
-    ("QGS on vsock", |h| {
+    ("QGS stuck", |h| _ = h.answers.errors.insert("/var/run/tdx-qgs/qgs.socket", 11)),
+    ("QGS on vsock, configured with a unix socket", |h| {
         h.remove("/var/run/tdx-qgs/qgs.socket");
         h.write("/etc/qgs.conf", "port = 4050\nnumber_threads = 4\n");
     }),
+    ("QGS with a unix socket, configured on vsock", |h| {
+        quotes(h, "vsock:2:4050");
+        h.answers.vsock = Some((2, 1024));
+    }),
+    ("QGS on another vsock port", |h| {
+        quotes(h, "vsock:2:4050");
+        h.answers.vsock = Some((2, 4051));
+        h.write("/etc/qgs.conf", "port = 4051\n");
+    }),
+    ("QGS on vsock dead", |h| {
+        quotes(h, "vsock:2:4050");
+        h.answers.vsock = Some((2, 1024));
+        h.write("/etc/qgs.conf", "port = 4050\n");
+    }),
+    ("vsock not carried within the host", |h| quotes(h, "vsock:2:4050")),
+    ("QGS at another path", |h| quotes(h, "unix:/run/qgs/other.socket")),
+    ("no quotes wanted", |h| quotes(h, "none")),
     ("no handler", |h| edit(h, "/etc/containerd/config.toml", "runtimes.coffer-tdx", "runtimes.other")),
 ];
 
@@ -221,6 +241,11 @@ const GPU: &[Breakage] = &[
 /// The kernel has not found TDX, or does not want it.
 fn unfound(host: &mut Fixture) {
     host.cpu("GenuineIntel", "INTEL(R) XEON(R) PLATINUM 8568Y+", "vmx aes tme");
+}
+
+/// Adds the key `quote_service` to the node's configuration.
+fn quotes(host: &Fixture, service: &str) {
+    host.write("/etc/coffer/config.toml", &format!("firmware = \"{OVMF}\"\nquote_service = \"{service}\"\n"));
 }
 
 fn edit(host: &Fixture, path: &str, from: &str, to: &str) {
@@ -371,6 +396,45 @@ fn before_a_start_nothing_slow_is_asked() {
         assert!(asked.iter().all(|what| !SLOW.contains(what)), "{class}: {asked:?}");
         assert!(asked.len() <= 4, "{class}: {asked:?}");
     }
+}
+
+#[test]
+fn without_its_quote_service_a_tdx_vm_is_not_started() {
+    let host = Fixture::tdx();
+    host.remove("/var/run/tdx-qgs/qgs.socket");
+    for tee in [Tee::Tdx, Tee::Auto] {
+        let config = NodeConfig { tee, ..host.config() };
+        let said = match readiness::tee_with(&host.root(), &host.answers, &config) {
+            Err(failed) => failed.to_string(),
+            Ok(HostTee::Absent { reason }) => reason,
+            Ok(offered) => panic!("{offered:?} without QGS"),
+        };
+        assert!(
+            said.contains("quote generation service: /var/run/tdx-qgs/qgs.socket does not exist: guests"),
+            "{said}"
+        );
+    }
+    // The same host, told that its guests need not prove anything.
+    quotes(&host, "none");
+    let config = NodeConfig { tee: Tee::Tdx, ..host.config() };
+    assert_eq!(readiness::tee_with(&host.root(), &host.answers, &config), Ok(HostTee::Tdx));
+}
+
+#[test]
+fn the_quote_service_is_asked_where_the_configuration_has_it() {
+    let mut host = Fixture::tdx();
+    host.remove("/var/run/tdx-qgs/qgs.socket");
+    host.write("/run/qgs/other.socket", "");
+    quotes(&host, "unix:/run/qgs/other.socket");
+    assert_eq!(host.examine().verdict(Class::Tdx), Verdict::Ready);
+    assert_eq!(host.preflight(Class::Tdx), Ok(()));
+
+    host.remove("/run/qgs/other.socket");
+    quotes(&host, "vsock:2:4050");
+    assert!(host.preflight(Class::Tdx).is_err());
+    host.answers.vsock = Some((2, 4050));
+    assert_eq!(host.examine().verdict(Class::Tdx), Verdict::Ready);
+    assert_eq!(host.preflight(Class::Tdx), Ok(()));
 }
 
 #[test]

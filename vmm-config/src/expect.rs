@@ -73,6 +73,7 @@ pub fn expectation(
             let guest = Guest {
                 vcpus: VcpuCount::new(spec.vcpus().get().into()).map_err(|_| ExpectError::Cpu)?,
                 cpu: guest.cpu.signature().ok_or(ExpectError::Cpu)?,
+                // Nothing on the command line asks for more, and QEMU 11 could not be asked (`GuestFeatures`).
                 features: GuestFeatures::SNP,
                 kernel: Some(KernelHashes::new(kernel, None, cmdline)),
             };

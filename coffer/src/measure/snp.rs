@@ -37,6 +37,10 @@ pub(super) struct Args {
     #[arg(long, value_name = "0xHEX", conflicts_with = "cpu")]
     cpu_signature: Option<CpuSignature>,
     /// SEV features that host kernel and QEMU give the guest
+    ///
+    /// 0x1 with Linux 6.11 or newer and QEMU 11 as Coffer starts it, on every host: QEMU 11 cannot be asked for more.
+    /// 0x21 with a kernel that has SNP patches from before 6.11 and swaps debug registers (kvm_amd.debug_swap), or with a
+    /// QEMU that has the property debug-swap and got it; 0x201 with one that has secure-tsc.
     #[arg(long, value_name = "0xHEX", default_value = "0x1", value_parser = features)]
     guest_features: GuestFeatures,
     /// Form of the output

@@ -72,8 +72,10 @@ impl fmt::Display for VcpuCount {
 
 /// `SEV_FEATURES` of the VMSA (AMD, "APM Volume 2" (24593), table B-4).
 ///
-/// Which bits are set is the host kernel's and QEMU's choice: SNP alone is 0x1, and kernels that swap debug
-/// registers add 0x20.
+/// Which bits are set is the host kernel's and QEMU's choice. Linux since 6.11 sets bit 0 for an SNP guest and else what
+/// QEMU asks for in KVM_SEV_INIT2 (`__sev_guest_init` of `arch/x86/kvm/svm/sev.c`). QEMU 11 asks for nothing more unless it
+/// starts the guest from an IGVM file: its `sev-snp-guest` has neither `debug-swap` (0x20) nor `secure-tsc` (0x200). Kernels
+/// with SNP patches from before 6.11 set 0x20 by themselves.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct GuestFeatures(u64);
 

@@ -4,6 +4,7 @@ mod containerd;
 mod gpu;
 mod machine;
 mod qemu;
+mod qgs;
 pub(crate) mod snp;
 pub(crate) mod tdx;
 pub(crate) mod vm;

@@ -7,7 +7,7 @@
 use measure::ovmf::{Firmware, Kind, MAX_FIRMWARE};
 
 use super::containerd::handler;
-use super::{kernel_version, qemu};
+use super::{kernel_version, qemu, qgs};
 use crate::check::{Ask, Class, Fault, Finding, Step};
 use crate::host::{Host, is_on};
 
@@ -24,9 +24,6 @@ const MCHECK_ERROR: u32 = 0xa0;
 const PLATFORM_INFO: u32 = 0xce;
 const TME_ACTIVATE: u32 = 0x982;
 const SEAMRR_MASK: u32 = 0x1401;
-
-/// Where Intel's service for quotes listens.
-const QGS: &str = "/var/run/tdx-qgs/qgs.socket";
 
 pub(super) const TDX: Step = Step {
     name: "tdx",
@@ -66,7 +63,7 @@ pub(super) const TDX: Step = Step {
             then: &[],
         },
         Step { name: "tdx.ovmf", title: "TDX: firmware of the VM", run: ovmf, then: &[] },
-        Step { name: "tdx.qgs", title: "TDX: quote generation service", run: qgs, then: &[] },
+        Step { name: "tdx.qgs", title: "TDX: quote generation service", run: qgs::answers, then: &[] },
         Step {
             name: "tdx.handler",
             title: "TDX: containerd's handler",
@@ -77,12 +74,13 @@ pub(super) const TDX: Step = Step {
 };
 
 /// What the shim asks before a start: no MSR, no process. An order in which the first failure is the cause.
-pub(crate) const PREFLIGHT: [Ask; 5] = [
+pub(crate) const PREFLIGHT: [Ask; 6] = [
     ("Intel TDX: CPU", cpu),
     ("TDX: kernel", kernel),
     ("TDX: kernel has found TDX", platform),
     ("TDX: kvm_intel", module),
     ("KVM", super::vm::device),
+    ("TDX: quote generation service", qgs::answers),
 ];
 
 pub(crate) fn cpu(host: &Host<'_>) -> Finding {
@@ -291,27 +289,5 @@ pub(super) fn vm_firmware(host: &Host<'_>, wanted: &str, fits: fn(Kind) -> bool)
         Ok(kind) if fits(kind) => Finding::Ok(format!("{path}: {kind}")),
         Ok(kind) => failed(format!("{path} is firmware for other VMs: {kind}")),
         Err(error) => failed(format!("{path} is no firmware: {error}")),
-    }
-}
-
-/// Without it a VM runs and cannot prove anything.
-fn qgs(host: &Host<'_>) -> Finding {
-    let fix = "install and start Intel's qgsd (package tdx-qgs), with a unix socket";
-    match host.probe.connect(&host.root.path(QGS)) {
-        Ok(()) => return Finding::Ok(format!("{QGS} answers")),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Finding::failed(Fault::Setup, format!("{QGS} does not answer: {error}"), fix),
-    }
-    let settings = host.root.text("/etc/qgs.conf").ok().flatten().unwrap_or_default();
-    let port = settings.lines().find_map(|line| line.trim().strip_prefix("port")?.trim().strip_prefix('='));
-    match port {
-        Some(port) => Finding::warning(
-            Fault::Setup,
-            format!("/etc/qgs.conf puts it on vsock port {}, where it was not asked", port.trim()),
-            "check that qgsd runs: systemctl status qgsd",
-        ),
-        None => {
-            Finding::failed(Fault::Setup, format!("{QGS} does not exist: guests would get no quotes"), fix)
-        }
     }
 }

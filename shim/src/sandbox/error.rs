@@ -165,6 +165,7 @@ fn boot_code(cause: &Failure) -> Code {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use vmm_config::config::NodeConfig;
 
     #[test]
     fn every_error_has_the_code_that_the_kubelet_acts_on() {
@@ -192,8 +193,8 @@ mod tests {
     }
 
     fn not_ready() -> readiness::Failed {
-        readiness::preflight(&readiness::Root::new("/nonexistent".as_ref()), readiness::Class::Tdx)
-            .unwrap_err()
+        let root = readiness::Root::new("/nonexistent".as_ref());
+        readiness::preflight(&root, &NodeConfig::default(), readiness::Class::Tdx).unwrap_err()
     }
 
     #[test]

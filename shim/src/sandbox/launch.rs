@@ -91,7 +91,7 @@ fn cgroup_below(parent: &str, id: &str) -> Option<String> {
 pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
     let log = &context.log;
     let config = read_config(&launch.options)?;
-    let tee = readiness::tee(&Root::host(), config.tee)?;
+    let tee = readiness::tee(&Root::host(), &config)?;
     let image = read_image(&config)?;
     let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)

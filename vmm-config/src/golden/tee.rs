@@ -64,7 +64,14 @@ fn spec(config: &NodeConfig, request: &PodRequest, host: &HostFacts) -> Result<V
 }
 
 fn line(tee: Tee, vcpus: i64, devices: HostDevices) -> String {
-    let spec = spec(&config(tee), &request(vcpus), &host(tee, devices)).unwrap();
+    written(&spec(&config(tee), &request(vcpus), &host(tee, devices)).unwrap())
+}
+
+fn line_with_initdata(tee: Tee) -> String {
+    written(&spec(&config(tee), &with_initdata(), &host(tee, HostDevices::default())).unwrap())
+}
+
+fn written(spec: &VmSpec) -> String {
     spec.qemu_args().join(" ").replace(" -", "\n-")
 }
 
@@ -97,6 +104,41 @@ fn snp_with_one_h100() {
 fn snp_with_eight_h100_and_four_switches() {
     let board = Board { switches: 4, ..Board::h100(8) };
     insta::assert_snapshot!(line(Tee::Snp, 16, devices(&board)));
+}
+
+#[test]
+fn tdx_with_initdata() {
+    insta::assert_snapshot!(line_with_initdata(Tee::Tdx));
+}
+
+#[test]
+fn tdx_with_quotes_over_vsock() {
+    let quotes = crate::config::QuoteAddress::Vsock { cid: 2, port: 4050 };
+    let config = NodeConfig { quote_service: crate::config::QuoteService::At(quotes), ..config(Tee::Tdx) };
+    let host = host(Tee::Tdx, HostDevices::default());
+    insta::assert_snapshot!(written(&spec(&config, &request(2), &host).unwrap()));
+}
+
+#[test]
+fn snp_with_initdata() {
+    insta::assert_snapshot!(line_with_initdata(Tee::Snp));
+}
+
+#[test]
+fn snp_with_id_block() {
+    let digest = LaunchDigest::from_digest(Sha384Digest::of(b"guest"));
+    let signed = sign(digest, Policy::DEFAULT);
+    let spec = spec(&config(Tee::Snp), &with_initdata(), &host(Tee::Snp, HostDevices::default())).unwrap();
+    let spec = spec.with_id_block(&signed.block().encode(), signed.auth(), digest).unwrap();
+    insta::assert_snapshot!(written(&spec));
+}
+
+/// An ID block signed with a key that is everybody's.
+fn sign(launch_digest: LaunchDigest, policy: Policy) -> SignedIdBlock {
+    let pem = SigningKey::from_slice(&[7; 48]).unwrap().to_pkcs8_pem(LineEnding::LF).unwrap();
+    let key = PrivateKey::from_pem(&pem).unwrap();
+    let block = IdBlock { launch_digest, family_id: [0; 16], image_id: [0; 16], guest_svn: 0, policy };
+    block.sign(&key, &key).unwrap()
 }
 
 #[test]
@@ -135,6 +177,15 @@ fn nothing_of_the_host_reaches_into_a_confidential_vm() {
             assert!(line.contains(word), "{word} not in\n{line}");
         }
         assert!(!spec.fds().iter().any(|(_, role)| *role == FdRole::Console));
+    }
+}
+
+/// `expectation` counts on it: each of these would add a SEV feature, and so change the launch digest.
+#[test]
+fn no_snp_guest_asks_for_more_features_than_snp() {
+    let line = line(Tee::Snp, 2, devices(&Board::h100(1)));
+    for word in ["debug-swap", "secure-tsc", "tsc-frequency", "igvm"] {
+        assert!(!line.contains(word), "{word} in\n{line}");
     }
 }
 
@@ -219,14 +270,8 @@ fn a_guest_that_cannot_show_life_has_the_whole_time() {
 
 #[test]
 fn an_id_block_is_for_one_digest_and_one_policy() {
-    let pem = SigningKey::from_slice(&[7; 48]).unwrap().to_pkcs8_pem(LineEnding::LF).unwrap();
-    let key = PrivateKey::from_pem(&pem).unwrap();
     let digest = LaunchDigest::from_digest(Sha384Digest::of(b"guest"));
     let other = LaunchDigest::from_digest(Sha384Digest::of(b"another guest"));
-    let sign = |launch_digest, policy| {
-        let block = IdBlock { launch_digest, family_id: [0; 16], image_id: [0; 16], guest_svn: 0, policy };
-        block.sign(&key, &key).unwrap()
-    };
     let give = |signed: &SignedIdBlock| {
         let spec = spec(&config(Tee::Snp), &request(1), &host(Tee::Snp, HostDevices::default())).unwrap();
         spec.with_id_block(&signed.block().encode(), signed.auth(), digest)

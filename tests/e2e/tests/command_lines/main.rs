@@ -18,6 +18,9 @@ use serde_json::json;
 use line::{Line, as_json, parse};
 use qmp::{QEMU, Qmp};
 
+/// Where QEMU runs, as in a pod's state directory: initdata's disk has no path on the line.
+const STATE: &str = "/run/e2e-command-lines";
+
 /// What the parser itself takes off a value before the object sees it.
 const PARSED: [&str; 4] = ["id", "bus", "driver", "qom-type"];
 
@@ -63,7 +66,7 @@ fn objects_of_confidential_guests_can_be_made() {
             made += 1;
         }
     }
-    assert!(made >= 6, "TDX and SNP with 0, 1 and 8 GPUs");
+    assert!(made >= 10, "TDX and SNP with 0, 1 and 8 GPUs, with initdata, quotes over vsock, an ID block");
 }
 
 #[test]
@@ -80,6 +83,8 @@ fn a_value_of_the_wrong_form_is_refused() {
         (&tdx, "mrconfig", json!("AAAA"), "'mrconfig' is unexpected"),
         (&snp, "host-data", json!(BASE64_STANDARD.encode([0; 31])), "31 not equal to 32"),
         (&snp, "id-block", json!("AAAA"), "3 not equal to 96"),
+        // A shorter one QEMU takes, and the processor refuses; Coffer takes only whole ones.
+        (&snp, "id-auth", json!(BASE64_STANDARD.encode([0; 4097])), "4097 exceeds max of 4096"),
         (&snp, "kernelhashes", json!(true), "'kernelhashes' is unexpected"),
     ];
     for (base, name, value, reason) in wrong {
@@ -164,6 +169,8 @@ fn provide_files() {
     {
         fs::copy(format!("/usr/share/ovmf/{installed}"), format!("/opt/coffer/share/{name}")).unwrap();
     }
+    fs::create_dir_all(STATE).unwrap();
+    fs::write(Path::new(STATE).join("initdata.img"), [0; 512]).unwrap();
 }
 
 /// Starts QEMU with a line, stopped before the guest's first instruction, has it quit, and returns what it complained of.
@@ -171,7 +178,12 @@ fn provide_files() {
 /// KVM, which these machines have not.
 fn start(line: &Line) -> String {
     let mut command = Command::new(QEMU);
-    command.args(["-S", "-qmp", "stdio"]).stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+    command
+        .current_dir(STATE)
+        .args(["-S", "-qmp", "stdio"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped());
     for (option, value) in &line.args {
         let given = |name: &str| value.starts_with(name);
         let value = match option.as_str() {
