@@ -1,5 +1,5 @@
 # The two commands of the README:
-#   make demo    set up everything and run a container in a VM, step by step
+#   make demo    set up everything, run a container in a VM and a pod with an emulated GPU, step by step
 #   make test    set up everything and run every test
 # Everything that they need is put below build/ and target/, and into a cache outside the checkout.
 
@@ -12,7 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
-demo: image programs ## run a container in a VM and show the boot timeline
+demo: image programs ## run a container in a VM, and a pod with an emulated GPU, step by step
 	@tools/enter target/debug/rig demo
 
 shell: image programs ## a shell beside a private containerd, to try `ctr run` by hand

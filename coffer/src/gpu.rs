@@ -7,10 +7,14 @@ mod list;
 mod progress;
 
 use std::io::Write;
-use std::path::{Path, PathBuf};
+#[cfg(feature = "vfio-user")]
+use std::path::Path;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::{Subcommand, ValueEnum};
+#[cfg(feature = "vfio-user")]
+use gpu::registers::vfio_user::{RIG, socket};
 use gpu::sysfs::{Function, Inventory, Sysfs};
 use gpu::{Mode, PciAddress};
 
@@ -50,7 +54,18 @@ fn emulated(text: &str) -> Result<(PciAddress, PathBuf)> {
 
 impl Host {
     fn sysfs(&self) -> Sysfs {
+        #[cfg(feature = "vfio-user")]
+        if let Some(rig) = self.rig() {
+            return Sysfs::new(&rig.join("sys"));
+        }
         Sysfs::new(&self.root.join("sys"))
+    }
+
+    /// Where this machine is a rig and nothing else was named: what plays the GPUs.
+    #[cfg(feature = "vfio-user")]
+    fn rig(&self) -> Option<&'static Path> {
+        let rig = Path::new(RIG);
+        (self.emulated.is_empty() && self.root == Path::new("/") && rig.exists()).then_some(rig)
     }
 
     fn state(&self) -> PathBuf {
@@ -59,9 +74,12 @@ impl Host {
 
     /// The socket of a GPU that is played.
     #[cfg_attr(not(feature = "vfio-user"), expect(clippy::unused_self, reason = "rigs only"))]
-    fn socket(&self, address: PciAddress) -> Option<&Path> {
+    fn socket(&self, address: PciAddress) -> Option<PathBuf> {
         #[cfg(feature = "vfio-user")]
-        return self.emulated.iter().find(|(gpu, _)| *gpu == address).map(|(_, socket)| socket.as_path());
+        return match self.rig() {
+            Some(rig) => Some(socket(rig, address)),
+            None => self.emulated.iter().find(|(gpu, _)| *gpu == address).map(|(_, socket)| socket.clone()),
+        };
         #[cfg(not(feature = "vfio-user"))]
         {
             let _ = address;

@@ -31,7 +31,7 @@ enum Command {
     /// Find out whether this host can run pods, and what to do where it cannot.
     Doctor(doctor::Args),
     /// Compute what a confidential VM's attestation report will say, without starting one.
-    Measure(measure::Args),
+    Measure(Box<measure::Args>),
     /// Look at the host's NVIDIA GPUs, set their mode, reset them, end a quarantine.
     Gpu(gpu::Args),
     /// Write and read initdata, the configuration that the report vouches for.

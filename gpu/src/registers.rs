@@ -12,7 +12,7 @@ mod resource0;
 pub(crate) mod script;
 mod vfio;
 #[cfg(feature = "vfio-user")]
-mod vfio_user;
+pub mod vfio_user;
 
 use std::{fmt, io};
 

@@ -74,7 +74,7 @@ pub(super) async fn open_one(
         return Err(open::Error::Driver { gpu: function.address, driver: driver.to_owned() }.into());
     }
     let registers: Box<dyn Registers> = match host.socket(function.address) {
-        Some(socket) => played(socket).await?,
+        Some(socket) => played(&socket).await?,
         None => open::open(function, &host.root.join("dev")).await?,
     };
     let reset = function.reset_kind().unwrap_or(ResetKind::Function);

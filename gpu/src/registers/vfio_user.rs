@@ -9,7 +9,17 @@ use vfio_bindings::bindings::vfio::{VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_CONFIG_
 use vfio_user::Client;
 
 use super::{At, Registers, ResetKind, Word};
+use crate::PciAddress;
 use crate::thread::off_thread;
+
+/// Where a rig has its emulated GPUs: `sys`, which shows them as the kernel shows GPUs, and their sockets.
+pub const RIG: &str = "/run/coffer-emulated";
+
+/// The socket of one that is played in `rig`.
+#[must_use]
+pub fn socket(rig: &Path, gpu: PciAddress) -> PathBuf {
+    rig.join(format!("{gpu}.sock"))
+}
 
 /// A connection to a vfio-user server. A server serves one client at a time, as VFIO does.
 pub struct VfioUser {

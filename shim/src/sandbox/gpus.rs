@@ -16,10 +16,6 @@ use vmm_config::spec::VmSpec;
 
 use super::{Error, Result, bundle};
 
-/// Where a rig has its emulated GPUs: a sysfs, and a socket for each GPU.
-#[cfg(feature = "vfio-user")]
-const EMULATED: &str = "/run/coffer-emulated";
-
 /// A device of the VM, as its containers need it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDevice {
@@ -115,7 +111,7 @@ fn finder(host: &GpuHost) -> Finder {
 /// The host; in a rig that has them, the emulated GPUs.
 #[cfg(feature = "vfio-user")]
 fn host() -> GpuHost {
-    let emulated = PathBuf::from(EMULATED);
+    let emulated = PathBuf::from(gpu::registers::vfio_user::RIG);
     if !emulated.exists() {
         return GpuHost::default();
     }

@@ -10,17 +10,16 @@ use emulated_gpu::{Device, Emulator, Options, Product, State, Timing};
 use gpu::PciAddress;
 use gpu::lock::{self, GpuLock};
 use gpu::quarantine::{Entry, Quarantine};
+use gpu::registers::vfio_user::{RIG, socket};
 
 use crate::or_fail::OrFail;
 use crate::wait::until;
 
-/// Where the rig's shim has its GPUs (`shim/src/sandbox/gpus.rs`).
-const ROOT: &str = "/run/coffer-emulated";
 /// Locks and quarantine.
 const STATE: &str = "/var/lib/coffer/gpu";
 const CDI: &str = "/etc/cdi/e2e.json";
-/// Long enough to be waited for, short for a test.
-const BOOT: Duration = Duration::from_millis(200);
+/// A boot that is long enough to be waited for, and short for a test.
+const TIMING: Timing = Timing { boot: Duration::from_millis(200), ..Timing::FAST };
 /// No GPU takes longer to be reset, booted and wiped, on a busy machine.
 const FREE: Duration = Duration::from_secs(30);
 
@@ -33,9 +32,18 @@ pub struct Gpus {
 impl Gpus {
     /// Plays this many, each alone in its IOMMU group and bound to vfio-pci.
     pub fn h100(count: usize) -> Self {
-        let devices = Path::new(ROOT).join("sys/bus/pci/devices");
+        Self::with_timing(count, TIMING)
+    }
+
+    /// The same, with boots and replies that take as long as on hardware.
+    pub fn h100_in_real_time(count: usize) -> Self {
+        Self::with_timing(count, Timing::REAL)
+    }
+
+    fn with_timing(count: usize, timing: Timing) -> Self {
+        let devices = Path::new(RIG).join("sys/bus/pci/devices");
         fs::create_dir_all(&devices).or_fail("sysfs of the GPUs");
-        let emulators = (0..count).map(play).collect();
+        let emulators = (0..count).map(|index| play(index, timing)).collect();
         fs::create_dir_all("/etc/cdi").or_fail("CDI's folder");
         let named = (0..count).map(|n| {
             serde_json::json!({
@@ -101,7 +109,7 @@ impl Gpus {
 impl Drop for Gpus {
     fn drop(&mut self) {
         self.emulators.clear();
-        for path in [ROOT, STATE] {
+        for path in [RIG, STATE] {
             let _ = fs::remove_dir_all(path);
         }
         let _ = fs::remove_file(CDI);
@@ -113,12 +121,13 @@ fn address(index: usize) -> PciAddress {
 }
 
 fn control(index: usize) -> PathBuf {
-    Path::new(ROOT).join(format!("{index}.control"))
+    Path::new(RIG).join(format!("{index}.control"))
 }
 
 /// One GPU with its folder in sysfs.
-fn play(index: usize) -> Emulator {
-    let (root, address) = (Path::new(ROOT), address(index).to_string());
+fn play(index: usize, timing: Timing) -> Emulator {
+    let (root, gpu) = (Path::new(RIG), address(index));
+    let address = gpu.to_string();
     let sys = root.join("sys");
     let folder = sys.join("devices").join(&address);
     let group = sys.join(format!("kernel/iommu_groups/{index}"));
@@ -153,9 +162,9 @@ fn play(index: usize) -> Emulator {
     }
     let options = Options {
         product: Product::H100,
-        socket: root.join(format!("{address}.sock")),
+        socket: socket(root, gpu),
         control: control(index),
-        timing: Timing { boot: BOOT, ..Timing::FAST },
+        timing,
         memory: None,
         resets_like_vfio: false,
     };

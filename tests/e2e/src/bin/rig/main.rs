@@ -1,11 +1,16 @@
 //! The rig for people: a demonstration, and a shell beside a private containerd. Run by `make demo` and `make shell`.
 
+mod gpu;
+mod steps;
+
 use std::env;
 use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
 use e2e::{Artefacts, BUSYBOX, Containerd, Machine, NodeConfig, OrFail, Run, import_images, until};
+
+use steps::{Line, Steps};
 
 const SHELL_HELP: &str = "\
 This is a private containerd with Coffer beside it; it goes when you leave. Try:
@@ -38,9 +43,9 @@ async fn set_up() -> Containerd {
     containerd
 }
 
-/// Runs one container from start to end, each step with its time.
+/// Runs one container from start to end, and one with a GPU, each step with its time.
 async fn demo() {
-    let mut steps = Steps { started: Instant::now() };
+    let (mut steps, begin) = (Steps::begin(), Instant::now());
     let mut containerd = set_up().await;
     steps.done("containerd serves, busybox is imported into its EROFS snapshotter");
     let before = Machine::now();
@@ -52,8 +57,10 @@ async fn demo() {
     let container = Run::new("demo", BUSYBOX, &["sleep", "1000"]).start().await;
     steps.done("container runs in a VM of its own");
     println!("\n  boot timeline, from the shim's log:");
-    for (phase, ms) in timeline(&containerd.log_since(mark)) {
-        println!("  {ms:>7} ms  {phase}");
+    let log = containerd.log_since(mark);
+    for line in log.lines().filter_map(Line::parse).filter(|line| line.message() == "boot phase") {
+        let value = |key| line.value(key).unwrap_or_default();
+        println!("  {:>7} ms  {}", value("ms"), value("phase"));
     }
 
     for command in [["uname", "-a"].as_slice(), &["cat", "/proc/meminfo"], &["ps"]] {
@@ -69,22 +76,11 @@ async fn demo() {
 
     container.remove().await;
     steps.done("\ncontainer removed");
+    gpu::demo(&containerd, &mut steps).await;
     Machine::back_to(&before).await;
-    steps.done("no process, mount, tap, socket or file is left");
+    steps.done("\nno process, mount, tap, socket or file is left");
     containerd.crash();
-    println!("\nGo on by hand: make shell");
-}
-
-/// The phases of the boot in a log, each with the milliseconds since its begin.
-fn timeline(log: &str) -> Vec<(String, String)> {
-    let value = |line: &str, key: &str| {
-        let start = line.find(&format!(" {key}="))? + key.len() + 2;
-        line[start..].split_whitespace().next().map(str::to_owned)
-    };
-    log.lines()
-        .filter(|line| line.contains("boot phase"))
-        .filter_map(|line| Some((value(line, "phase")?, value(line, "ms")?)))
-        .collect()
+    println!("\nAll of it took {:.1} s. Go on by hand: make shell", begin.elapsed().as_secs_f64());
 }
 
 /// A shell with everything in place.
@@ -104,17 +100,4 @@ async fn shell() {
     })
     .await;
     containerd.crash();
-}
-
-/// Prints steps with the time that each took.
-struct Steps {
-    started: Instant,
-}
-
-impl Steps {
-    fn done(&mut self, what: &str) {
-        let (newline, what) = what.strip_prefix('\n').map_or(("", what), |what| ("\n", what));
-        println!("{newline}[{:>5.2} s] {what}", self.started.elapsed().as_secs_f64());
-        self.started = Instant::now();
-    }
 }
