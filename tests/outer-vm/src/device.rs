@@ -4,6 +4,7 @@ use std::str::FromStr;
 
 use clap::ValueEnum;
 use emulated_gpu::{Emulator, Options, Product, Timing};
+use outer_vm::DEVICES;
 use tempfile::TempDir;
 
 use crate::run::Error;
@@ -36,16 +37,9 @@ impl FromStr for Device {
     }
 }
 
-/// One of everything that there is to test: the board of 8 H100 and 4 switches that protected PCIe takes, two B200,
-/// an H200 and an RTX PRO 6000.
+/// What the VM has where nothing is said.
 pub(crate) fn all() -> Vec<Device> {
-    let of = |product, count| std::iter::repeat_n(Device { product, memory: MEMORY }, count);
-    of(Product::H100, 8)
-        .chain(of(Product::Nvswitch, 4))
-        .chain(of(Product::B200, 2))
-        .chain(of(Product::H200, 1))
-        .chain(of(Product::RtxPro6000, 1))
-        .collect()
+    DEVICES.iter().map(|product| Device { product: *product, memory: MEMORY }).collect()
 }
 
 /// Devices that are being served.
@@ -82,7 +76,7 @@ impl Bus {
             let socket = self.folder.path().join(format!("{index}.sock"));
             let control = self.folder.path().join(format!("{index}.control"));
             let mut device = |text: String| arguments.extend(["-device".to_owned(), text]);
-            device(format!("pcie-root-port,id=port{slot},chassis={slot},slot={slot}"));
+            device(format!("pcie-root-port,id=port{slot},chassis={slot},slot={slot},x-speed=5"));
             device(format!(
                 r#"{{"driver":"vfio-user-pci","id":"gpu{slot}","bus":"port{slot}","socket":{{"type":"unix","path":"{}"}}}}"#,
                 socket.display()

@@ -12,7 +12,7 @@ const CPUS: u32 = 2;
 /// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `idle=poll`:
 /// a halted CPU of a nested VM is woken late, up to seconds. `-c` and what follows is for PID 1, a shell, which
 /// goes on with the script that the VM is given.
-const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on idle=poll root=/dev/vda \
+const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on root=/dev/vda \
                       rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o trans=virtio,version=9p2000.L run \
                       /mnt && exec sh /mnt/init\"";
 

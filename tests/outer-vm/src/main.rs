@@ -32,7 +32,7 @@ pub(crate) struct Arguments {
     #[arg(long)]
     share: Vec<PathBuf>,
     /// An emulated device, as in `h100` or, with the size of its memory in GiB, `b200:256`; may be repeated. The
-    /// first one is in slot 1. Without any: a Hopper board, two B200, an H200 and an RTX PRO 6000.
+    /// first one is in slot 1. Without any: `outer_vm::DEVICES`.
     #[arg(long = "device")]
     devices: Vec<Device>,
     /// The VM's memory in MiB.
