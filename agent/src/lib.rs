@@ -10,6 +10,8 @@ mod error;
 mod framing;
 mod handshake;
 mod mirror;
+#[cfg(feature = "policy-json")]
+mod policy_json;
 pub mod proto;
 mod rpc;
 mod sys;

@@ -6,10 +6,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 use clap::ValueEnum;
-use vmm_config::config::{Entry, MAX_FILE, NodeConfig, Origin};
-
-/// Where the runtime looks for the configuration unless containerd names another file.
-const DEFAULT_FILE: &str = "/etc/coffer/config.toml";
+use vmm_config::config::{Entry, FILE, MAX_FILE, NodeConfig, Origin};
 
 /// Arguments of `coffer config`.
 #[derive(Debug, clap::Args)]
@@ -50,7 +47,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
 pub(crate) fn effective(file: Option<&Path>) -> Result<NodeConfig> {
     match file {
         Some(path) => read(path).with_context(|| unreadable(path)),
-        None => read_default(Path::new(DEFAULT_FILE)),
+        None => read_default(Path::new(FILE)),
     }
 }
 

@@ -28,7 +28,7 @@ pub(crate) struct Args {
     #[arg(long, value_enum)]
     class: Option<Wanted>,
     /// Configuration file
-    #[arg(long, value_name = "FILE", default_value = readiness::CONFIG)]
+    #[arg(long, value_name = "FILE", default_value = vmm_config::config::FILE)]
     config: PathBuf,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]

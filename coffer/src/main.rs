@@ -8,6 +8,7 @@ mod files;
 mod gpu;
 mod initdata;
 mod measure;
+mod policy;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ enum Command {
     Gpu(gpu::Args),
     /// Write and read initdata, the configuration that the report vouches for.
     Initdata(initdata::Args),
+    /// Write a policy by which a pod's guest lets its host run this pod and nothing else.
+    Policy(policy::Args),
 }
 
 fn main() -> ExitCode {
@@ -57,6 +60,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Measure(args) => measure::run(&args, out),
         Command::Gpu(args) => gpu::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
+        Command::Policy(args) => policy::run(&args, out),
     }?;
     Ok(ExitCode::SUCCESS)
 }

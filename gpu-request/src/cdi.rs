@@ -221,8 +221,8 @@ impl Specs {
     }
 
     /// The host's device nodes that a name stands for.
-    pub(crate) fn nodes(mut self, name: &Name) -> (Self, Result<Vec<PathBuf>, Error>) {
-        let result = match self.devices.get(name) {
+    pub(crate) fn nodes(&mut self, name: &Name) -> Result<Vec<PathBuf>, Error> {
+        match self.devices.get(name) {
             Some(Entry { conflict: None, nodes, .. }) => Ok(nodes.clone()),
             Some(Entry { conflict: Some(second), file, .. }) => {
                 Err(Error::Conflict { name: name.clone(), first: file.clone(), second: second.clone() })
@@ -236,8 +236,7 @@ impl Specs {
                     broken: std::mem::take(&mut self.broken),
                 })
             }
-        };
-        (self, result)
+        }
     }
 }
 

@@ -159,8 +159,10 @@ impl Search<'_> {
             self.notes.push(Note::Ignored(by.clone()));
             return Ok(());
         }
-        let nodes =
-            self.nodes(name).map_err(|source| Error::Cdi { by: by.clone().into(), source: source.into() })?;
+        let nodes = self
+            .specs
+            .nodes(name)
+            .map_err(|source| Error::Cdi { by: by.clone().into(), source: source.into() })?;
         let found = self.behind_all(&nodes, by)?;
         if found.is_empty() && name.is_gpu() {
             return Err(Error::NotPassthrough { by: by.clone().into(), nodes });
@@ -193,7 +195,7 @@ impl Search<'_> {
             }
         }
         let by_number = self.by_number(id);
-        let by_spec = match self.nodes(&name) {
+        let by_spec = match self.specs.nodes(&name) {
             Ok(nodes) => {
                 let found = self.behind_all(&nodes, &by)?;
                 if found.is_empty() && by_number.is_empty() && name.is_gpu() {
@@ -222,12 +224,6 @@ impl Search<'_> {
             Behind::Ours(functions) => addresses(&functions),
             Behind::Others | Behind::Nothing => Vec::new(),
         }
-    }
-
-    fn nodes(&mut self, name: &Name) -> Result<Vec<PathBuf>, cdi::Error> {
-        let (specs, nodes) = std::mem::take(&mut self.specs).nodes(name);
-        self.specs = specs;
-        nodes
     }
 
     fn behind_all(&self, nodes: &[PathBuf], by: &Source) -> Result<Vec<PciAddress>, Error> {

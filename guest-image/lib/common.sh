@@ -27,6 +27,24 @@ package_object() {
     awk '{ printf "%s    \"%s\": \"%s\"", separator, $1, $2; separator = ",\n" } END { print "\n  }" }'
 }
 
+# Has COMMAND make DIRECTORY of the cache, complete or not at all, unless FILE is in it.
+make_once() { # DIRECTORY FILE COMMAND [ARG...]
+    local made=$1/$2 lock=$1.lock
+    [ ! -e "$made" ] || return 0
+    mkdir -p "$(dirname "$1")"
+    shift 2
+    (
+        flock 9 # two builds at once: one compiles, the other waits for it
+        [ -e "$made" ] || "$@"
+    ) 9>"$lock"
+    rm -f "$lock"
+}
+
+# Prints the cache's directory.
+cache() {
+    echo "${COFFER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/coffer}"
+}
+
 # Prints the path of the forky root, made first where it is missing.
 forky() {
     [ -n "${forky_root-}" ] || forky_root=$("$repo/tools/forky-root")

@@ -17,23 +17,15 @@ firmware_key() {
 
 # Builds the firmware for a kind of confidential VM into build/firmware-KIND, and prints that directory.
 build_firmware() { # KIND
-    local cache key built out
+    local key built out
     case $1 in
     tdx) ;;
     snp) fail "SNP needs no firmware of its own: Debian's ovmf-amdsev checks the kernel's hashes and has no Secure Boot" ;;
     *) fail "there is no firmware \`$1\`; take tdx" ;;
     esac
-    cache=${COFFER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/coffer}
     key=$(firmware_key)
-    built=$cache/firmware-$1-$key
-    if [ ! -e "$built/OVMF.fd" ]; then
-        mkdir -p "$cache"
-        (
-            flock 9 # two builds at once: one compiles, the other waits for it
-            if [ ! -e "$built/OVMF.fd" ]; then compile_firmware "$1" "$key" "$built"; fi
-        ) 9>"$built.lock"
-        rm -f "$built.lock"
-    fi
+    built=$(cache)/firmware-$1-$key
+    make_once "$built" OVMF.fd compile_firmware "$1" "$key" "$built"
     out=$repo/build/firmware-$1
     rm -rf "$out.tmp.$BASHPID"
     cp -r "$built" "$out.tmp.$BASHPID"

@@ -24,18 +24,10 @@ kernel_key() { # FLAVOUR
 
 # Prints the directory with vmlinuz, config and release of a flavour, compiled first unless it is cached.
 build_kernel() { # FLAVOUR
-    local cache key built
-    cache=${COFFER_CACHE:-${XDG_CACHE_HOME:-$HOME/.cache}/coffer}
+    local key built
     key=$(kernel_key "$1")
-    built=$cache/kernel-$1-$key
-    if [ ! -e "$built/vmlinuz" ]; then
-        mkdir -p "$cache"
-        (
-            flock 9 # two builds at once: one compiles, the other waits for it
-            if [ ! -e "$built/vmlinuz" ]; then compile_kernel "$1" "$built"; fi
-        ) 9>"$built.lock"
-        rm -f "$built.lock"
-    fi
+    built=$(cache)/kernel-$1-$key
+    make_once "$built" vmlinuz compile_kernel "$1" "$built"
     echo "$built"
 }
 

@@ -7,6 +7,7 @@
 mod error;
 mod linux;
 mod mounts;
+mod passthrough;
 mod paths;
 mod process;
 mod resources;
@@ -18,6 +19,7 @@ mod translate;
 mod volume;
 
 pub use error::SpecError;
+pub use passthrough::PassedDevice;
 pub use process::process;
 pub use resources::resources;
 pub use role::{Role, sandbox_id};

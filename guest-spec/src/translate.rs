@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use agent::proto::agent::{CreateContainerRequest, Storage};
+use agent::proto::agent::{CreateContainerRequest, Device, Storage};
 use agent::proto::oci;
 use oci_spec::runtime::{Hooks, Spec};
 use protobuf::MessageField;
@@ -11,6 +11,7 @@ use protobuf::MessageField;
 use crate::error::SpecError;
 use crate::linux::{GuestLinux, linux};
 use crate::mounts::{GuestMounts, mounts};
+use crate::passthrough::PassedDevice;
 use crate::paths;
 use crate::process::process;
 use crate::rootfs::GuestRootfs;
@@ -90,6 +91,8 @@ pub struct GuestContainer {
     pub oci: oci::Spec,
     /// What the agent mounts: the root file system's layers, then the volumes.
     pub storages: Vec<Storage>,
+    /// Devices of the VM that the container gets; [`Self::pass`] adds them.
+    pub devices: Vec<Device>,
     /// What must be in the guest before.
     pub copies: Vec<Copy>,
     /// Whether the container joins the sandbox's PID namespace.
@@ -101,11 +104,20 @@ pub struct GuestContainer {
 }
 
 impl GuestContainer {
+    /// Gives the container devices of its VM, in the guest's names. What the engine said of them in the host's is gone by
+    /// then.
+    pub fn pass(&mut self, devices: &[PassedDevice]) {
+        self.devices.extend(devices.iter().map(PassedDevice::device));
+        let named = devices.iter().filter_map(|device| device.annotation(CDI_PREFIX));
+        self.oci.Annotations.extend(named);
+    }
+
     /// The request that creates this container.
     pub fn into_request(self, container: &str) -> CreateContainerRequest {
         CreateContainerRequest {
             container_id: container.to_string(),
             exec_id: container.to_string(),
+            devices: self.devices,
             storages: self.storages,
             OCI: MessageField::some(self.oci),
             sandbox_pidns: self.sandbox_pidns,
@@ -155,7 +167,7 @@ pub fn translate(
         ..Default::default()
     };
     let storages = rootfs.storages(container).into_iter().chain(volumes).collect();
-    Ok(GuestContainer { oci, storages, copies, sandbox_pidns, termination_log, notes })
+    Ok(GuestContainer { oci, storages, devices: Vec::new(), copies, sandbox_pidns, termination_log, notes })
 }
 
 /// The agent builds paths and cgroups from ids.
@@ -229,6 +241,35 @@ mod tests {
             ("/run/kata-containers/c1/rootfs", true)
         );
         assert_eq!(guest.oci.Hostname, "h");
+    }
+
+    #[test]
+    fn gpus_are_named_as_the_guests_policy_expects() {
+        let json = format!(
+            r#"{{"ociVersion": "1.2.0", {PROCESS}, "linux": {{"namespaces": [{{"type": "pid"}}]}},
+                "annotations": {{"cdi.k8s.io/vfio7": "nvidia.com/pgpu=7"}}}}"#
+        );
+        let mut guest = translated(&json).unwrap();
+        let passed = |number, gpu| PassedDevice {
+            number,
+            host: format!("0000:4{number}:00.0"),
+            guest: "09/00".into(),
+            gpu,
+        };
+        guest.pass(&[passed(1, Some(10)), passed(2, None)]);
+        assert_eq!(
+            guest.oci.Annotations.iter().collect::<Vec<_>>(),
+            [(&"cdi.k8s.io/vfio1".to_owned(), &"nvidia.com/gpu=10".to_owned())]
+        );
+        let request = guest.into_request("c1");
+        let device = &request.devices[0];
+        assert_eq!(
+            (device.id.as_str(), device.type_.as_str(), device.vm_path.as_str()),
+            ("vfio1", "vfio-pci-gk", "")
+        );
+        assert_eq!(device.container_path, "/dev/vfio/devices/vfio1");
+        assert_eq!(device.options, ["0000:41:00.0=09/00"]);
+        assert_eq!(request.devices[1].id, "vfio2");
     }
 
     #[test]

@@ -10,6 +10,7 @@
 
 pub mod accel;
 pub mod cgroup;
+pub mod files;
 pub mod net;
 pub mod process;
 pub mod rootfs;

@@ -1,11 +1,12 @@
 //! A Kubernetes pod's manifest, and what the pod's runtime is told of it.
 //!
-//! Only what decides the pod's VM is read: annotations, limits, GPUs. Everything else is passed over, as Kubernetes
-//! passes over what it does not know. What a cluster adds on admission (limits of a `LimitRange`, a mutating webhook)
+//! [`Pod`] is what decides the pod's VM: annotations, limits, GPUs. [`spec`] is what its containers are. Everything else
+//! is passed over, as Kubernetes passes over what it does not know. What a cluster adds on admission (limits of a `LimitRange`, a mutating webhook)
 //! is not in the manifest; `kubectl get pod -o yaml` shows it, and its output is read as well.
 
 mod limits;
 mod quantity;
+pub mod spec;
 mod written;
 
 use std::collections::BTreeMap;

@@ -173,3 +173,33 @@ proptest! {
         let _ = Pod::parse(&format!("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n  - {fields}"));
     }
 }
+
+#[test]
+fn a_pods_containers_are_read() {
+    let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: ns}\nspec:\n  hostname:\n  volumes:\n\
+                \x20   - {name: tmp, emptyDir: {}}\n    - {name: facts, downwardAPI: {items: []}}\n    - name: disk\n\
+                \x20     persistentVolumeClaim: {claimName: x}\n  containers:\n    - name: a\n      image: i\n      command: [sh, -c]\n\
+                \x20     env: [{name: N, value: \"1\"}, {name: M, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n\
+                \x20     envFrom: [{secretRef: {name: s}}]\n      livenessProbe: {exec: {command: [ok]}, periodSeconds: 3}\n\
+                \x20     resources: {limits: {cpu: 1, nvidia.com/pgpu: 2, nvidia.com/NVSWITCH_H100: \"4\"}}\n";
+    let spec::PodSpec { metadata, spec } = spec::PodSpec::parse(text).unwrap();
+    assert_eq!((metadata.name.as_deref(), metadata.namespace.as_deref()), (Some("p"), Some("ns")));
+    assert_eq!(spec.hostname, None);
+    assert!(spec.volumes[0].empty_dir.is_some() && spec.volumes[1].downward_api.is_some());
+    assert_eq!(spec.volumes[2], spec::Volume { name: "disk".into(), ..Default::default() });
+    let [container] = &spec.containers[..] else { panic!() };
+    assert_eq!(container.command, ["sh", "-c"]);
+    assert_eq!(
+        (container.env[0].value.as_deref(), container.env[1].value_from),
+        (Some("1"), Some(spec::Anything))
+    );
+    assert_eq!((container.env_from.len(), container.resources), (1, spec::Devices { gpus: 2, switches: 4 }));
+    assert_eq!(container.liveness_probe.as_ref().unwrap().exec.as_ref().unwrap().command, ["ok"]);
+}
+
+#[test]
+fn a_field_of_another_type_is_named() {
+    let text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, command: sh}]}";
+    let error = spec::PodSpec::parse(text).unwrap_err().to_string();
+    assert!(error.starts_with("no pod's manifest: ") && error.contains("line 3"), "{error}");
+}

@@ -12,8 +12,10 @@ use crate::{ManifestError, Pod as Checked};
 
 /// Above any pod's, and little enough for a parser that recurses.
 const MAX_DEPTH: usize = 64;
+/// Nodes that anchors may keep for aliases to repeat: an alias of aliases costs no text.
+const MAX_REPEATED: usize = 10_000;
 /// Resources of this vendor are GPUs, unless their name says otherwise.
-const VENDOR: &str = "nvidia.com/";
+pub(crate) const VENDOR: &str = "nvidia.com/";
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -56,7 +58,7 @@ struct Resources {
 
 /// A quantity's text: YAML makes a number of it where it looks like one.
 #[derive(Debug)]
-struct Scalar(String);
+pub(crate) struct Scalar(pub(crate) String);
 
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
@@ -94,6 +96,7 @@ impl Pod {
     pub(crate) fn read(text: &str) -> Result<Self, ManifestError> {
         let mut budget = serde_saphyr::Budget::default();
         budget.max_depth = MAX_DEPTH;
+        budget.max_recorded_anchor_events = MAX_REPEATED;
         let options = serde_saphyr::options! { budget: Some(budget), with_snippet: false };
         let mut documents: Vec<Self> = serde_saphyr::from_multiple_with_options(text, options)
             .map_err(|error| ManifestError::Yaml(error.to_string()))?;
@@ -175,7 +178,7 @@ fn limits(resources: Option<&Resources>, path: &str) -> Result<Limits, ManifestE
             name => {
                 let Some(resource) = name.strip_prefix(VENDOR) else { continue };
                 // The switches of a board of eight come as a resource of their own.
-                if resource.to_ascii_lowercase().contains("nvswitch") {
+                if is_switch(resource) {
                     continue;
                 }
                 if resource.starts_with("mig-") {
@@ -191,6 +194,11 @@ fn limits(resources: Option<&Resources>, path: &str) -> Result<Limits, ManifestE
         }
     }
     Ok(limits)
+}
+
+/// Whether a resource of the vendor's is a switch.
+pub(crate) fn is_switch(resource: &str) -> bool {
+    resource.to_ascii_lowercase().contains("nvswitch")
 }
 
 fn shorten(text: &str) -> String {

@@ -3,6 +3,7 @@
 use std::fmt;
 
 use serde::Serialize;
+use vmm_config::config::Tee;
 
 use crate::host::Host;
 
@@ -24,14 +25,14 @@ impl Class {
     /// All of them.
     pub const ALL: [Self; 3] = [Self::Plain, Self::Tdx, Self::Snp];
 
-    /// The class of the value that the configuration's key `tee` has; `None` where that names no TEE of its own.
+    /// The class of the configuration's key `tee`; `None` where that leaves the choice to the host.
     #[must_use]
-    pub fn of_tee(tee: &str) -> Option<Self> {
+    pub const fn of(tee: Tee) -> Option<Self> {
         match tee {
-            "none" => Some(Self::Plain),
-            "tdx" => Some(Self::Tdx),
-            "snp" => Some(Self::Snp),
-            _ => None,
+            Tee::None => Some(Self::Plain),
+            Tee::Tdx => Some(Self::Tdx),
+            Tee::Snp => Some(Self::Snp),
+            Tee::Auto => None,
         }
     }
 

@@ -10,9 +10,6 @@ use crate::probe::Probe;
 use crate::qemu::{Qemu, QemuError};
 use crate::root::Root;
 
-/// Where the node's configuration is.
-pub const CONFIG: &str = "/etc/coffer/config.toml";
-
 /// The first processor's part of `/proc/cpuinfo` is within so many bytes; the whole takes long on a large host.
 const CPUINFO: u64 = 8 << 10;
 

@@ -20,7 +20,7 @@ mod sys;
 mod tee;
 
 pub use check::{Check, Class, Fault, Outcome};
-pub use host::{CONFIG, Host};
+pub use host::Host;
 pub use preflight::{Failed, preflight, preflight_with};
 pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};
 pub use qemu::{Qemu, QemuError, SevCapabilities, Version};

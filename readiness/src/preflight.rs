@@ -6,10 +6,11 @@ use std::path::Path;
 
 use gpu::Mode;
 use gpu::sysfs::Function;
+use vmm_config::config::FILE;
 
 use crate::check::{Class, Fault, Finding, Problem};
 use crate::checks::{snp, tdx};
-use crate::host::{CONFIG, Host};
+use crate::host::Host;
 use crate::probe::{Now, Probe, Quick, SnpStatus};
 use crate::qemu::{Qemu, QemuError};
 use crate::root::Root;
@@ -50,7 +51,7 @@ pub fn preflight_with(root: &Root, answers: &dyn Quick, class: Class) -> Result<
         Class::Snp => &snp::PREFLIGHT[..],
     };
     let answers = OnlyQuick(answers);
-    let host = Host::new(root, &answers, CONFIG, OsStr::new(""));
+    let host = Host::new(root, &answers, FILE, OsStr::new(""));
     for &(title, check) in checks {
         let failed = |Problem { fault, evidence, fix }| Failed { class, title, fault, evidence, fix };
         match check(&host) {

@@ -92,7 +92,7 @@ fn judge(root: &Check, weight: Weight) -> Verdict {
 
 fn wanted(host: &Host<'_>, checks: &[Check]) -> Class {
     let result = |name| checks.iter().find(|check| check.name == name).map(|check| check.result);
-    match Class::of_tee(host.config().tee.name()) {
+    match Class::of(host.config().tee) {
         Some(class @ (Class::Tdx | Class::Snp)) => class,
         _ if result("tdx") == Some(Outcome::Ok) => Class::Tdx,
         _ if result("snp") == Some(Outcome::Ok) => Class::Snp,

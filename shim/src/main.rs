@@ -1,49 +1,7 @@
-//! containerd shim v2 that runs a pod in a confidential VM.
-//!
-//! Engines run this binary with an action ([`bootstrap`], [`delete`]); `start` runs it once more as the
-//! pod's server ([`server`]), which stays. `service` translates the server's requests into calls on the
-//! one [`sandbox`].
+//! The shim's program; all of it is in the library.
 
-mod args;
-mod bootstrap;
-mod delete;
-mod logging;
-mod metrics;
-mod publisher;
-mod resident;
-mod sandbox;
-mod server;
-mod service;
-mod stdio;
-
-use std::error::Error;
-use std::io::{self, Write};
 use std::process::ExitCode;
 
-use args::Invocation;
-
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            // containerd shows this line in the pod's event.
-            let _ =
-                writeln!(io::stderr(), "containerd-shim-coffer-v2: {}", sandbox::one_line(error.as_ref()));
-            ExitCode::FAILURE
-        }
-    }
-}
-
-fn run() -> Result<(), Box<dyn Error>> {
-    let args: Vec<String> = std::env::args().skip(1).collect();
-    let reply = match args::parse(&args)? {
-        Invocation::Version => return Ok(bootstrap::version()?),
-        Invocation::Info => bootstrap::info()?,
-        Invocation::Start(flags) => bootstrap::start(&flags)?,
-        Invocation::Delete(flags) => delete::delete(&flags)?,
-        Invocation::Serve(flags) => return Ok(server::serve(&flags)?),
-    };
-    let mut stdout = io::stdout();
-    stdout.write_all(&reply)?;
-    Ok(stdout.flush()?)
+    containerd_shim_coffer::main()
 }

@@ -44,12 +44,17 @@ pub struct BootDeadlines {
 impl BootDeadlines {
     /// The limits for a VM.
     pub fn of(spec: &VmSpec) -> Self {
-        Self::for_shape(BootShape {
+        let limits = Self::for_shape(BootShape {
             memory: spec.memory().size(),
             vcpus: spec.vcpus(),
             passthrough: u32::try_from(spec.passthrough().len()).unwrap_or(u32::MAX),
             accel: spec.accelerator(),
-        })
+        });
+        match spec.console {
+            Some(_) => limits,
+            // A guest without a console cannot say that it lives: only the total limit means anything.
+            None => Self { stall: limits.total, ..limits },
+        }
     }
 
     /// The limits for a shape.

@@ -87,7 +87,7 @@ impl VmSpec {
     /// Other VMs have none and stay as they are.
     ///
     /// # Errors
-    /// [`IdBlockError`]: wrong lengths, wrong signatures, another launch digest.
+    /// [`IdBlockError`]: wrong lengths, wrong signatures, another launch digest, another policy.
     pub fn with_id_block(
         mut self,
         block: &[u8],
@@ -95,7 +95,12 @@ impl VmSpec {
         expected: LaunchDigest,
     ) -> Result<Self, IdBlockError> {
         if let Some(ConfidentialGuest::Snp(guest)) = &mut self.confidential {
-            guest.id_block = Some(SignedIdBlock::verify(block, auth, expected)?);
+            let signed = SignedIdBlock::verify(block, auth, expected)?;
+            let (block, own) = (signed.block().policy.bits(), guest.policy.bits());
+            if block != own {
+                return Err(IdBlockError::OtherPolicy { block, guest: own });
+            }
+            guest.id_block = Some(signed);
         }
         Ok(self)
     }

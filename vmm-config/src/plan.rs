@@ -291,10 +291,6 @@ pub(crate) mod tests {
         NicFacts { mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1450, queues, vhost }
     }
 
-    pub(crate) fn absent() -> HostTee {
-        HostTee::Absent { reason: "not looked for".into() }
-    }
-
     pub(crate) fn vhost(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::Vhost { cid: Cid::new(4242).unwrap() };
         HostFacts {
@@ -302,7 +298,7 @@ pub(crate) mod tests {
             vsock,
             nics,
             memory_budget: None,
-            tee: absent(),
+            tee: HostTee::Absent { reason: "not looked for".into() },
             firmware: None,
             passthrough: HostDevices::default(),
         }
@@ -311,15 +307,7 @@ pub(crate) mod tests {
     pub(crate) fn vhost_user(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::VhostUser { socket: SocketPath::new("vsock.sock").unwrap() };
         let kvm = Kvm::Fails { reason: "trial guest hung".into() };
-        HostFacts {
-            kvm,
-            vsock,
-            nics,
-            memory_budget: None,
-            tee: absent(),
-            firmware: None,
-            passthrough: HostDevices::default(),
-        }
+        HostFacts { kvm, vsock, ..vhost(nics) }
     }
 
     fn try_plan(config: &NodeConfig, host: &HostFacts) -> Result<VmSpec, PlanError> {

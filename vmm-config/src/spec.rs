@@ -171,6 +171,12 @@ impl VmSpec {
         &self.passthrough.devices
     }
 
+    /// Whether the kernel locks the guest's memory, since devices reach it over the IOMMU.
+    pub fn locks_memory(&self) -> bool {
+        let by_socket = |device: &VfioDevice| matches!(device.backend, DeviceBackend::VfioUser { .. });
+        !self.passthrough().iter().all(by_socket)
+    }
+
     /// Where the guest finds its root disk.
     pub fn root_path(&self) -> GuestPciPath {
         self.root.slot.guest_path()

@@ -2,7 +2,8 @@
 //!
 //! Everything here fails closed: a VM is the confidential one that was asked for, or there is none.
 
-use measure::ovmf::{KernelHashSupport, Kind};
+use measure::initdata::InitData;
+use measure::ovmf::Kind;
 
 use crate::config::{NodeConfig, QuoteService, Tee};
 use crate::image::{ImageManifest, ImageProfile};
@@ -88,14 +89,14 @@ pub enum TeeError {
     #[error("tee = \"{0}\" needs a firmware made for it: set `firmware`")]
     NoFirmware(&'static str),
     /// A firmware for something else.
-    #[error("tee = \"{tee}\" needs {wanted}, and the file that `firmware` names is {found}")]
+    #[error("tee = \"{tee}\" needs {wanted}, and the file that `firmware` names is for {found}")]
     Firmware {
         /// The TEE.
         tee: &'static str,
         /// What it needs.
         wanted: &'static str,
         /// What the firmware's metadata says.
-        found: &'static str,
+        found: Kind,
     },
     /// An image that shows its inside, or with an agent that is none.
     #[error(
@@ -170,54 +171,38 @@ fn check(inputs: &Inputs<'_>, tee: &'static str) -> Result<(), TeeError> {
     Ok(())
 }
 
-fn tdx(inputs: &Inputs<'_>) -> Result<TdxGuest, TeeError> {
-    match inputs.firmware.ok_or(TeeError::NoFirmware("tdx"))? {
-        Kind::Tdx | Kind::SnpAndTdx(_) => {}
-        other => {
-            return Err(TeeError::Firmware {
-                tee: "tdx",
-                wanted: "a build of OVMF for TDX",
-                found: kind(other),
-            });
-        }
+/// What both kinds ask of the firmware, by its own metadata.
+fn check_firmware(
+    inputs: &Inputs<'_>,
+    tee: &'static str,
+    wanted: &'static str,
+    fits: fn(Kind) -> bool,
+) -> Result<(), TeeError> {
+    match inputs.firmware {
+        None => Err(TeeError::NoFirmware(tee)),
+        Some(kind) if fits(kind) => Ok(()),
+        Some(found) => Err(TeeError::Firmware { tee, wanted, found }),
     }
+}
+
+fn tdx(inputs: &Inputs<'_>) -> Result<TdxGuest, TeeError> {
+    check_firmware(inputs, "tdx", "a build of OVMF for TDX", Kind::starts_tdx)?;
     let quotes = match &inputs.config.quote_service {
         QuoteService::None => None,
         QuoteService::At(address) => Some(address.clone()),
     };
-    Ok(TdxGuest {
-        config_id: inputs.request.initdata.as_ref().map(measure::initdata::InitData::mr_config_id),
-        quotes,
-    })
+    Ok(TdxGuest { config_id: inputs.request.initdata.as_ref().map(InitData::mr_config_id), quotes })
 }
 
 fn snp(inputs: &Inputs<'_>, addressing: SevAddressing) -> Result<SnpGuest, TeeError> {
-    match inputs.firmware.ok_or(TeeError::NoFirmware("snp"))? {
-        Kind::Snp(KernelHashSupport::Present) | Kind::SnpAndTdx(KernelHashSupport::Present) => {}
-        other => {
-            let wanted = "an AmdSev build of OVMF, which checks the kernel's hash";
-            return Err(TeeError::Firmware { tee: "snp", wanted, found: kind(other) });
-        }
-    }
+    let wanted = "an AmdSev build of OVMF, which checks the kernel's hash";
+    check_firmware(inputs, "snp", wanted, Kind::measures_snp_kernel)?;
     let config = inputs.config;
     Ok(SnpGuest {
         addressing,
         cpu: config.snp_cpu.clone(),
         policy: config.snp_policy.policy(),
-        host_data: inputs.request.initdata.as_ref().map(measure::initdata::InitData::host_data),
+        host_data: inputs.request.initdata.as_ref().map(InitData::host_data),
         id_block: None,
     })
-}
-
-const fn kind(kind: Kind) -> &'static str {
-    match kind {
-        Kind::Plain => "one for plain VMs",
-        Kind::Snp(KernelHashSupport::Present) => "one for SEV-SNP",
-        Kind::Snp(KernelHashSupport::Absent) => "one for SEV-SNP without a place for the kernel's hash",
-        Kind::Tdx => "one for TDX",
-        Kind::SnpAndTdx(KernelHashSupport::Present) => "one for SEV-SNP and TDX",
-        Kind::SnpAndTdx(KernelHashSupport::Absent) => {
-            "one for SEV-SNP and TDX without a place for the kernel's hash"
-        }
-    }
 }

@@ -4,6 +4,7 @@ use host::cgroup::SandboxCgroup;
 use host::net::{Endpoint, Network};
 use host::vsock::Vsock;
 
+use crate::devices::Devices;
 use crate::state::StateDir;
 
 /// The claims of one VM. QEMU must be gone before they are released.
@@ -13,6 +14,7 @@ pub struct Claims {
     pub(crate) vsock: Option<Vsock>,
     pub(crate) network: Option<Network>,
     pub(crate) cgroup: Option<SandboxCgroup>,
+    pub(crate) devices: Option<Devices>,
 }
 
 impl Claims {
@@ -23,8 +25,11 @@ impl Claims {
 
     /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
     pub async fn release(self) -> Vec<String> {
-        let Self { dir, vsock, network, cgroup } = self;
-        let mut failures = Vec::new();
+        let Self { dir, vsock, network, cgroup, devices } = self;
+        let mut failures = match devices {
+            Some(devices) => devices.release().await,
+            None => Vec::new(),
+        };
         if let Some(vsock) = vsock
             && let Err(error) = vsock.release().await
         {

@@ -40,6 +40,14 @@ const STDERR: &[(&str, &str)] = &[
         "cannot set up guest memory",
         "the host cannot give the VM its memory; free some, or lower the pod's memory limit",
     ),
+    (
+        "Unrecoverable error detected",
+        "a GPU reported a fatal bus error or fell off its bus; see the host kernel's log",
+    ),
+    (
+        "VFIO_MAP_DMA failed",
+        "the kernel does not lock the VM's memory for its GPUs; set LimitMEMLOCK=infinity",
+    ),
     ("Could not access KVM kernel module", "KVM is not usable; load its module, or set `accel = \"tcg\"`"),
     ("KVM internal error", "this host's KVM cannot run the guest; set `accel = \"tcg\"`"),
     ("Failed to get \"write\" lock", "another process holds the image file; end it first"),

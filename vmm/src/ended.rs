@@ -1,8 +1,10 @@
 //! How a VM ended, in words that an operator can act on.
 
 use serde_json::Value;
+use vmm_config::passthrough::HostAddress;
 
 use crate::diagnose::diagnose;
+use crate::lost::Loss;
 use crate::qemu::Exit;
 use crate::qmp::Event;
 
@@ -33,10 +35,35 @@ impl LastWords {
     }
 }
 
+/// What QMP said about the end before QEMU's exit was seen.
+#[derive(Debug, Default)]
+pub(crate) struct Signs {
+    pub(crate) cause: Option<Cause>,
+    /// What the guest said in giving up.
+    pub(crate) panic: Option<String>,
+}
+
+impl Signs {
+    /// Keeps what an event says about the end.
+    pub(crate) fn note(&mut self, event: &Event) {
+        match event.event.as_str() {
+            "GUEST_PANICKED" => {
+                self.cause = Some(Cause::GuestPanicked);
+                // A later event, of another device, has no text.
+                self.panic = panic_text(event).or_else(|| self.panic.take());
+            }
+            "SHUTDOWN" if self.cause.is_none() && event.data["guest"] == true => {
+                self.cause = Some(Cause::GuestShutDown);
+            }
+            _ => {}
+        }
+    }
+}
+
 /// What a `GUEST_PANICKED` event says besides (`qapi/run-state.json`, `GuestPanicInformation`). A trust domain whose
 /// firmware or kernel gives up has no console: up to 64 bytes of text in this event are all its words.
-pub(crate) fn panic_text(event: &Event) -> Option<String> {
-    let info = event.data.get("info").filter(|_| event.event == "GUEST_PANICKED")?;
+fn panic_text(event: &Event) -> Option<String> {
+    let info = event.data.get("info")?;
     let code = info.get("error-code").and_then(Value::as_u64);
     let message: String =
         info.get("message")?.as_str()?.chars().filter(|c| !c.is_control()).take(64).collect();
@@ -88,6 +115,8 @@ pub enum Cause {
     AgentLost,
     /// The guest powered itself off or reset.
     GuestShutDown,
+    /// A GPU was lost, and the VM ended for it.
+    DeviceLost(HostAddress, Loss),
     /// QEMU went away by itself or was killed.
     QemuDied,
 }
@@ -105,6 +134,9 @@ impl std::fmt::Display for Ended {
                 )
             }
             Cause::GuestShutDown => write!(f, "the guest shut itself down{}", self.last_words),
+            Cause::DeviceLost(address, loss) => {
+                write!(f, "GPU {address} {loss}; the VM ended for it{}", self.last_words)
+            }
             Cause::QemuDied => write!(f, "QEMU ended with {}{}", self.exit, self.last_words),
         }
     }

@@ -4,10 +4,12 @@
 
 pub mod boot;
 mod claims;
+pub mod devices;
 pub mod diagnose;
 pub mod disks;
 pub mod ended;
 pub mod lines;
+pub mod lost;
 mod luns;
 pub mod progress;
 pub mod qemu;

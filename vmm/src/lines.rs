@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use slog::{Logger, info};
 use tokio::io::{AsyncRead, AsyncReadExt};
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
 
 use crate::progress::Activity;
@@ -25,6 +25,7 @@ const REFILL: usize = 4 * 1024;
 #[derive(Debug, Clone)]
 pub struct Tail {
     kept: Arc<Mutex<VecDeque<String>>>,
+    more: Arc<Notify>,
     ended: watch::Receiver<bool>,
 }
 
@@ -37,6 +38,17 @@ impl Tail {
     /// Whether one of the last lines contains `words`.
     pub fn has(&self, words: &str) -> bool {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner).iter().any(|line| line.contains(words))
+    }
+
+    /// Waits until one of the last lines contains one of these; for ever if none does.
+    pub async fn said(&self, any: &[&str]) {
+        loop {
+            let more = self.more.notified();
+            if any.iter().any(|words| self.has(words)) {
+                return;
+            }
+            more.await;
+        }
     }
 
     /// Waits until the stream has ended and its last line is in [`Tail::lines`], at most `patience`.
@@ -54,9 +66,10 @@ where
 {
     let kept = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT)));
     let (end, ended) = watch::channel(false);
-    let tail = Tail { kept: Arc::clone(&kept), ended };
+    let more = Arc::new(Notify::new());
+    let tail = Tail { kept: Arc::clone(&kept), more: Arc::clone(&more), ended };
     tokio::spawn(async move {
-        copy_lines(stream, &kept, source, &log, &activity).await;
+        copy_lines(stream, &kept, &more, source, &log, &activity).await;
         let _ = end.send(true);
     });
     tail
@@ -65,6 +78,7 @@ where
 async fn copy_lines<R: AsyncRead + Unpin>(
     mut stream: R,
     kept: &Mutex<VecDeque<String>>,
+    more: &Notify,
     source: &'static str,
     log: &Logger,
     activity: &Activity,
@@ -75,6 +89,7 @@ async fn copy_lines<R: AsyncRead + Unpin>(
     while let Ok(read @ 1..) = stream.read(&mut buffer).await {
         activity.mark();
         splitter.push(&buffer[..read], |line| keep(line, kept, source, log, &mut budget));
+        more.notify_waiters();
     }
     splitter.finish(|line| keep(line, kept, source, log, &mut budget));
 }
@@ -206,6 +221,24 @@ mod tests {
         assert_eq!(lines.len(), KEPT);
         assert_eq!(lines[KEPT - 2], "line 89");
         assert_eq!(lines[KEPT - 1], "no newline at the end");
+    }
+
+    #[tokio::test]
+    async fn words_are_waited_for() {
+        let (reader, mut writer) = tokio::io::duplex(64);
+        let tail = follow(reader, "test", Logger::root(Discard, o!()), Activity::default());
+        let waiting = tokio::spawn({
+            let tail = tail.clone();
+            async move { tail.said(&["never", "fatal"]).await }
+        });
+        for line in ["all is well\n", "a fatal error\n"] {
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            tokio::io::AsyncWriteExt::write_all(&mut writer, line.as_bytes()).await.unwrap();
+        }
+        waiting.await.unwrap();
+        // Said before somebody listens, it is heard too.
+        tail.said(&["fatal"]).await;
     }
 
     #[tokio::test(start_paused = true)]

@@ -19,6 +19,8 @@ use host::vsock::VsockRecord;
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
 
+use crate::devices::DevicesRecord;
+
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
 const RECORD: &str = "state.json";
@@ -45,6 +47,9 @@ pub struct Record {
     pub net: Option<NetRecord>,
     /// The sandbox's cgroup.
     pub cgroup: Option<CgroupRecord>,
+    /// GPUs and NVSwitches, to be reset.
+    #[serde(default)]
+    pub devices: Option<DevicesRecord>,
 }
 
 /// The state directory could not be used.
@@ -112,7 +117,7 @@ impl StateDir {
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
         let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
         let shim = Identity::of(pid)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let record = Record { shim, qemu: None, vsock: None, net: None, cgroup: None };
+        let record = Record { shim, qemu: None, vsock: None, net: None, cgroup: None, devices: None };
         let handle = File::open(&path).map_err(failed)?;
         let dir = Self { path, handle, record };
         match dir.save() {
@@ -263,6 +268,9 @@ async fn release_claims(record: &Record, images: Vec<RootfsRecord>) -> Vec<State
     };
     if let Some(qemu) = record.qemu {
         note("QEMU", end_recorded(qemu, KILL_PATIENCE).await.map_err(Into::into));
+    }
+    if let Some(devices) = &record.devices {
+        note("the pod's GPUs", devices.release().await.map_err(Into::into));
     }
     if let Some(vsock) = &record.vsock {
         note("the vsock device", vsock.release().await.map_err(Into::into));

@@ -9,11 +9,13 @@ use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use vmm_config::hotplug::Lun;
+use vmm_config::qemu::VfioDevice;
 
 use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks};
-use crate::ended::{Cause, Ended, LastWords, panic_text};
+use crate::ended::{Cause, Ended, LastWords, Signs};
 use crate::lines::Tail;
+use crate::lost;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
 
@@ -55,6 +57,7 @@ pub(crate) struct Parts {
     pub(crate) agent: Agent,
     pub(crate) claims: Claims,
     pub(crate) disks: Disks,
+    pub(crate) devices: Vec<VfioDevice>,
     pub(crate) log: Logger,
 }
 
@@ -63,7 +66,7 @@ impl Vm {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
         let vm = Self { agent: parts.agent.clone(), qemu_pid: parts.qemu.pid(), commands, ended };
-        tokio::spawn(Driver { parts, cause: None, panic: None }.run(receiver, end));
+        tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, end));
         vm
     }
 
@@ -132,27 +135,28 @@ impl Vm {
 /// The one task that owns a running VM.
 struct Driver {
     parts: Parts,
-    /// What QMP said about the end before QEMU's exit was seen.
-    cause: Option<Cause>,
-    /// What the guest said in giving up.
-    panic: Option<String>,
+    signs: Signs,
 }
 
 impl Driver {
     async fn run(mut self, mut commands: mpsc::Receiver<Command>, end: watch::Sender<Option<Arc<Ended>>>) {
         let agent = self.parts.agent.clone();
+        let stderr = self.parts.qemu.stderr().clone();
         let exit = loop {
             tokio::select! {
                 exit = self.parts.qemu.wait() => break exit,
-                Some(event) = self.parts.events.recv() => note(&mut self.cause, &mut self.panic, &event),
+                Some(event) = self.parts.events.recv() => self.signs.note(&event),
                 () = agent.lost() => break self.without_agent().await,
+                () = lost::told(&stderr), if !self.parts.devices.is_empty() => {
+                    break self.without_device(&stderr).await;
+                }
                 command = commands.recv() => match command {
                     Some(Command::AddDisk { image, reply }) => {
                         let _ = reply.send(self.parts.disks.add(&self.parts.qmp, &image).await);
                     }
                     Some(Command::RemoveDisk { lun, reply }) => {
                         let Parts { qmp, disks, events, .. } = &mut self.parts;
-                        let removed = disks.remove(qmp, lun, events, |event| note(&mut self.cause, &mut self.panic, event));
+                        let removed = disks.remove(qmp, lun, events, |event| self.signs.note(event));
                         let _ = reply.send(removed.await);
                     }
                     // No handle is left: nobody could stop it any more.
@@ -161,16 +165,16 @@ impl Driver {
             }
         };
         while let Ok(event) = self.parts.events.try_recv() {
-            note(&mut self.cause, &mut self.panic, &event);
+            self.signs.note(&event);
         }
         self.parts.console.ended(Duration::from_millis(500)).await;
         let ended = Ended {
-            cause: self.cause.unwrap_or(Cause::QemuDied),
+            cause: self.signs.cause.unwrap_or(Cause::QemuDied),
             exit,
             last_words: LastWords {
                 stderr: self.parts.qemu.stderr().lines(),
                 console: self.parts.console.lines(),
-                panic: self.panic,
+                panic: self.signs.panic,
             },
         };
         let log = self.parts.log;
@@ -186,7 +190,7 @@ impl Driver {
 
     /// Ends the VM in three tries, each harder than the one before.
     async fn stop(&mut self) -> Exit {
-        self.cause = Some(Cause::Stopped);
+        self.signs.cause = Some(Cause::Stopped);
         let agent = self.parts.agent.clone();
         let asked = async {
             match agent.destroy_sandbox().await {
@@ -211,7 +215,16 @@ impl Driver {
         if let Ok(exit) = timeout(AGENT_PATIENCE, self.parts.qemu.wait()).await {
             return exit;
         }
-        self.cause = Some(Cause::AgentLost);
+        self.signs.cause = Some(Cause::AgentLost);
+        self.quit().await
+    }
+
+    /// A VM without a device that it had is of no use, and what still runs in it may compute nonsense.
+    async fn without_device(&mut self, stderr: &Tail) -> Exit {
+        if let Some((address, loss)) = lost::find(&stderr.lines(), &self.parts.devices) {
+            error!(self.parts.log, "GPU is lost"; "gpu" => %address, "reason" => %loss);
+            self.signs.cause = Some(Cause::DeviceLost(address, loss));
+        }
         self.quit().await
     }
 
@@ -226,17 +239,5 @@ impl Driver {
         }
         warn!(self.parts.log, "QEMU did not quit; it is killed");
         self.parts.qemu.kill().await
-    }
-}
-
-/// Keeps what an event says about the end.
-fn note(cause: &mut Option<Cause>, panic: &mut Option<String>, event: &Event) {
-    match event.event.as_str() {
-        "GUEST_PANICKED" => {
-            *cause = Some(Cause::GuestPanicked);
-            *panic = panic_text(event);
-        }
-        "SHUTDOWN" if cause.is_none() && event.data["guest"] == true => *cause = Some(Cause::GuestShutDown),
-        _ => {}
     }
 }

@@ -32,11 +32,13 @@ pub(super) fn bind(host: &Host, functions: &[Function], out: &mut impl Write) ->
         let override_file = function.path.join("driver_override");
         write(&override_file, "vfio-pci")?;
         let probed = write(&host.root.join("sys/bus/pci/drivers_probe"), &gpu.to_string());
-        let bound = host.sysfs().function(gpu)?.and_then(|function| function.driver);
-        if bound.as_deref() != Some("vfio-pci") {
+        let found = host.sysfs().function(gpu);
+        let bound = found.as_ref().ok().and_then(|function| function.as_ref()?.driver.as_deref());
+        if bound != Some("vfio-pci") {
             // An override that did not work must not surprise somebody later.
             write(&override_file, "\n")?;
             probed?;
+            found?;
             bail!(
                 "GPU {gpu}: the kernel did not bind vfio-pci; load the module (modprobe vfio-pci) and try again"
             );

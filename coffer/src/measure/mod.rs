@@ -1,5 +1,6 @@
 //! `coffer measure`: what a confidential VM's attestation report will say.
 
+mod id_block;
 mod image;
 mod initdata;
 mod pod;
@@ -38,6 +39,8 @@ enum What {
     Pod(pod::Args),
     /// The reference values of a guest image
     Image(image::Args),
+    /// Sign an SNP ID block, by which the processor itself refuses a guest with another launch digest
+    IdBlock(id_block::Args),
 }
 
 /// Form of the output.
@@ -60,6 +63,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),
+        (Some(What::IdBlock(args)), _) => id_block::run(args, out),
         (None, Some((file, options))) => pod::print(file, options, out),
         // Clap has seen to it that one of them is there.
         (None, None) => bail!("say what to measure: `coffer measure --help`"),

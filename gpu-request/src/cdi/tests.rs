@@ -33,8 +33,8 @@ fn specs(files: &[(&str, &str)]) -> (tempfile::TempDir, Specs) {
     (root, specs)
 }
 
-fn nodes(specs: Specs, name: &str) -> Result<Vec<PathBuf>, Error> {
-    specs.nodes(&name.parse().unwrap()).1
+fn nodes(mut specs: Specs, name: &str) -> Result<Vec<PathBuf>, Error> {
+    specs.nodes(&name.parse().unwrap())
 }
 
 #[test]

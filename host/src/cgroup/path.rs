@@ -4,6 +4,9 @@ use std::path::{Component, Path, PathBuf};
 
 use super::Error;
 
+/// Longest name of a unit in bytes: systemd's `UNIT_NAME_MAX` less its terminating NUL.
+const MAX_UNIT: usize = 255;
+
 /// A cgroup, relative to the root of every hierarchy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CgroupPath(PathBuf);
@@ -61,6 +64,10 @@ impl CgroupPath {
 
 /// `a-b.slice` lies in `a.slice`: systemd.slice(5). `-.slice` is the root.
 fn expand_slice(slice: &str) -> Option<PathBuf> {
+    // Each part's directory repeats all before it, so that a long name makes a path of gigabytes.
+    if slice.len() > MAX_UNIT {
+        return None;
+    }
     let stem = match slice {
         "" => return Some(PathBuf::from("system.slice")),
         "-.slice" => return Some(PathBuf::new()),
@@ -109,6 +116,13 @@ mod tests {
         {
             assert!(matches!(CgroupPath::parse(text), Err(Error::Malformed { .. })), "{text:?}");
         }
+    }
+
+    #[test]
+    fn a_slice_is_no_longer_than_a_unit() {
+        let slice = |parts: usize| format!("{}.slice::c", vec!["a"; parts].join("-"));
+        assert!(CgroupPath::parse(&slice(125)).is_ok());
+        assert!(matches!(CgroupPath::parse(&slice(126)), Err(Error::Malformed { .. })));
     }
 
     #[test]

@@ -6,6 +6,7 @@
 //! both. Whatever in them cannot be true is a [`FirmwareError`].
 
 mod error;
+mod list;
 mod range;
 mod sev;
 mod table;
@@ -118,6 +119,18 @@ impl<'a> Firmware<'a> {
             (None, Some(_)) => Kind::Tdx,
             (Some(hashes), Some(_)) => Kind::SnpAndTdx(hashes),
         })
+    }
+}
+
+impl Kind {
+    /// Whether a trust domain starts with it.
+    pub const fn starts_tdx(self) -> bool {
+        matches!(self, Self::Tdx | Self::SnpAndTdx(_))
+    }
+
+    /// Whether an SNP guest starts with it, and its kernel is part of the launch digest.
+    pub const fn measures_snp_kernel(self) -> bool {
+        matches!(self, Self::Snp(KernelHashSupport::Present) | Self::SnpAndTdx(KernelHashSupport::Present))
     }
 }
 

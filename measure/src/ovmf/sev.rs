@@ -4,9 +4,10 @@
 //! and count, then 12 bytes a section: address, size, type.
 
 use super::error::{FirmwareError, Metadata, MetadataProblem};
+use super::list::List;
 use super::range::PageRange;
 use super::table::Table;
-use super::{MAX_COVERED, MAX_SECTIONS, PAGE, TOP};
+use super::{MAX_COVERED, PAGE, TOP};
 use crate::Guid;
 use crate::bytes::u32_at;
 
@@ -19,8 +20,7 @@ const HASH_TABLE: Guid =
 /// Entry of the table: where vCPUs other than the first start.
 const RESET: Guid = Guid::new(0x00f7_71de, 0x1a7e, 0x4fcb, [0x89, 0x0e, 0x68, 0xc7, 0x7e, 0x2f, 0xb4, 0x4e]);
 
-const HEADER: usize = 16;
-const SECTION: usize = 12;
+const LIST: List = List { signature: b"ASEV", section: 12 };
 
 /// Least size of the kernel hash table in bytes: three hashes with their headers, padded (`snp::KernelHashes`).
 const HASHES: u32 = 176;
@@ -105,7 +105,8 @@ impl SevMetadata {
         let hash_table = table.sized(HASH_TABLE, 8)?;
         let reset_eip = table.number(RESET)?;
         let wrong = |problem| FirmwareError::Metadata { metadata: Metadata::Sev, problem };
-        let sections = sections(image, offset).map_err(wrong)?;
+        let sections = LIST.sections(image, offset).map_err(wrong)?;
+        let sections: Vec<_> = sections.map(section).collect::<Result<_, _>>().map_err(wrong)?;
         let firmware = PageRange::new(TOP - image.len() as u64, image.len() as u64);
         check(&sections, firmware).map_err(wrong)?;
         let hash_table = place_hashes(&sections, hash_table).map_err(wrong)?;
@@ -113,35 +114,7 @@ impl SevMetadata {
     }
 }
 
-/// Reads the list that starts `from_end` bytes before the image's end.
-fn sections(image: &[u8], from_end: u32) -> Result<Vec<SevSection>, MetadataProblem> {
-    let place = || MetadataProblem::Place(from_end);
-    let start = usize::try_from(from_end).ok().and_then(|o| image.len().checked_sub(o)).ok_or_else(place)?;
-    let list = &image[start..];
-    if list.len() < HEADER {
-        return Err(place());
-    }
-    if !list.starts_with(b"ASEV") {
-        return Err(MetadataProblem::Signature);
-    }
-    let field = |at| u32_at(list, at).ok_or_else(place);
-    let (length, version, count) = (field(4)?, field(8)?, field(12)?);
-    if version != 1 {
-        return Err(MetadataProblem::Version(version));
-    }
-    let sections = usize::try_from(count)
-        .ok()
-        .filter(|n| (1..=MAX_SECTIONS).contains(n))
-        .ok_or(MetadataProblem::Count(count))?;
-    let expected = HEADER + sections * SECTION;
-    if usize::try_from(length) != Ok(expected) {
-        return Err(MetadataProblem::Length { length, count, expected });
-    }
-    let list = list.get(HEADER..expected).ok_or_else(place)?;
-    list.chunks_exact(SECTION).enumerate().map(|(i, raw)| section(i, raw)).collect()
-}
-
-fn section(section: usize, raw: &[u8]) -> Result<SevSection, MetadataProblem> {
+fn section((section, raw): (usize, &[u8])) -> Result<SevSection, MetadataProblem> {
     let field = |at| u32_at(raw, at).unwrap_or_default();
     let (start, size, kind) = (u64::from(field(0)), u64::from(field(4)), field(8));
     let range = PageRange::new(start, size)

@@ -4,10 +4,11 @@
 //! signature `TDVF`, length, version and count, then 32 bytes a section: offset and size of its data in the
 //! image, address and size in memory, type, attributes.
 
+use super::MAX_COVERED;
 use super::error::{FirmwareError, Metadata, MetadataProblem};
+use super::list::List;
 use super::range::PageRange;
 use super::table::Table;
-use super::{MAX_COVERED, MAX_SECTIONS};
 use crate::Guid;
 use crate::bytes::{range_at, u32_at, u64_at};
 
@@ -15,8 +16,7 @@ use crate::bytes::{range_at, u32_at, u64_at};
 const METADATA: Guid =
     Guid::new(0xe47a_6535, 0x984a, 0x4798, [0x86, 0x5e, 0x46, 0x85, 0xa7, 0xbf, 0x8e, 0xc2]);
 
-const HEADER: usize = 16;
-const SECTION: usize = 32;
+const LIST: List = List { signature: b"TDVF", section: 32 };
 
 /// The content goes into MRTD.
 const MR_EXTEND: u32 = 1 << 0;
@@ -83,38 +83,12 @@ impl<'a> TdvfMetadata<'a> {
     pub(super) fn parse(image: &'a [u8], table: &Table<'_>) -> Result<Option<Self>, FirmwareError> {
         let Some(offset) = table.number(METADATA)? else { return Ok(None) };
         let wrong = |problem| FirmwareError::Metadata { metadata: Metadata::Tdvf, problem };
-        let sections = sections(image, offset).map_err(wrong)?;
+        let sections = LIST.sections(image, offset).map_err(wrong)?;
+        let sections = sections.map(|(i, raw)| section(image, i, raw)).collect::<Result<Vec<_>, _>>();
+        let sections = sections.map_err(wrong)?;
         check(&sections).map_err(wrong)?;
         Ok(Some(Self { sections }))
     }
-}
-
-/// Reads the list that starts `from_end` bytes before the image's end.
-fn sections(image: &[u8], from_end: u32) -> Result<Vec<TdvfSection<'_>>, MetadataProblem> {
-    let place = || MetadataProblem::Place(from_end);
-    let start = usize::try_from(from_end).ok().and_then(|o| image.len().checked_sub(o)).ok_or_else(place)?;
-    let list = &image[start..];
-    if list.len() < HEADER {
-        return Err(place());
-    }
-    if !list.starts_with(b"TDVF") {
-        return Err(MetadataProblem::Signature);
-    }
-    let field = |at| u32_at(list, at).ok_or_else(place);
-    let (length, version, count) = (field(4)?, field(8)?, field(12)?);
-    if version != 1 {
-        return Err(MetadataProblem::Version(version));
-    }
-    let sections = usize::try_from(count)
-        .ok()
-        .filter(|n| (1..=MAX_SECTIONS).contains(n))
-        .ok_or(MetadataProblem::Count(count))?;
-    let expected = HEADER + sections * SECTION;
-    if usize::try_from(length) != Ok(expected) {
-        return Err(MetadataProblem::Length { length, count, expected });
-    }
-    let list = list.get(HEADER..expected).ok_or_else(place)?;
-    list.chunks_exact(SECTION).enumerate().map(|(i, raw)| section(image, i, raw)).collect()
 }
 
 fn section<'a>(image: &'a [u8], section: usize, raw: &[u8]) -> Result<TdvfSection<'a>, MetadataProblem> {

@@ -118,6 +118,14 @@ pub enum IdBlockError {
         /// What the guest has.
         guest: LaunchDigest,
     },
+    /// The block is about a guest with another policy.
+    #[error("the block expects the policy {block:#x}, and the guest's is {guest:#x}")]
+    OtherPolicy {
+        /// What the block says.
+        block: u64,
+        /// What the guest has.
+        guest: u64,
+    },
 }
 
 /// A private key of the tenant's.

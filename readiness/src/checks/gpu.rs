@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use gpu::Mode;
+use gpu::open::is_vfio;
 use gpu::sysfs::{Function, Inventory, Kind, Sysfs};
 
 use super::{qemu, vm};
@@ -115,9 +116,7 @@ fn iommufd(host: &Host<'_>) -> Finding {
 
 fn bound(host: &Host<'_>) -> Finding {
     let functions = functions(host);
-    let is_vfio =
-        |f: &&Function| f.driver.as_deref().is_some_and(|d| d.replace('_', "-").ends_with("vfio-pci"));
-    let strangers: Vec<_> = functions.iter().filter(|f| !is_vfio(f)).collect();
+    let strangers: Vec<_> = functions.iter().filter(|f| !f.driver.as_deref().is_some_and(is_vfio)).collect();
     if strangers.is_empty() {
         return Finding::Ok(format!("all {}", functions.len()));
     }

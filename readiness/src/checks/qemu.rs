@@ -1,10 +1,9 @@
 //! QEMU, and what it was built with.
 
+use vmm_config::qemu::OLDEST;
+
 use crate::check::{Fault, Finding, Step};
 use crate::host::Host;
-
-/// The oldest QEMU that the shim starts.
-const OLDEST: u32 = 11;
 
 /// What the shim's command lines need, whatever the class.
 const TYPES: [&str; 4] =

@@ -5,7 +5,7 @@
 
 use std::io;
 
-use measure::ovmf::{KernelHashSupport, Kind};
+use measure::ovmf::Kind;
 
 use super::containerd::handler;
 use super::tdx::{at_least, offers, vm_firmware};
@@ -270,9 +270,6 @@ fn emulator(host: &Host<'_>) -> Finding {
 }
 
 fn ovmf(host: &Host<'_>) -> Finding {
-    let fits = |kind| {
-        matches!(kind, Kind::Snp(KernelHashSupport::Present) | Kind::SnpAndTdx(KernelHashSupport::Present))
-    };
     let wanted = "an OVMF build that checks kernel hashes, as Debian's /usr/share/ovmf/OVMF.amdsev.fd is";
-    vm_firmware(host, wanted, fits)
+    vm_firmware(host, wanted, Kind::measures_snp_kernel)
 }

@@ -260,7 +260,7 @@ pub(super) fn offers(host: &Host<'_>, vm_type: u32, tee: &str) -> Finding {
 
 fn ovmf(host: &Host<'_>) -> Finding {
     let wanted = "an OVMF build for TDX without Secure Boot (edk2's IntelTdxX64.dsc)";
-    let found = vm_firmware(host, wanted, |kind| matches!(kind, Kind::Tdx | Kind::SnpAndTdx(_)));
+    let found = vm_firmware(host, wanted, Kind::starts_tdx);
     let path = host.config().firmware.as_ref().map_or("", |path| path.as_str());
     match found {
         // Nothing in the image tells; the name is Debian's for its build with Microsoft's keys.

@@ -15,8 +15,9 @@ use crate::sandbox;
 use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
 
 pub use info::{info, version};
-pub use protocol::runtime_options;
+pub use protocol::{Environment, detect, runtime_options};
 pub use spawn::{READY, inherited_options};
+pub use spec::parse as parse_spec;
 
 /// Most that is read from standard input: containerd's own limit for the message it sends there.
 const MAX_INPUT: u64 = 10 << 20;
@@ -75,8 +76,8 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let id = ContainerId::new(flags.id.as_str())?;
     let spec = spec::read()?;
     let input = read_input()?;
-    let engine = protocol::Environment::from_process();
-    let (params, protocol) = protocol::detect(&input, flags, &engine, spec.oci_version.as_deref())?;
+    let engine = Environment::from_process();
+    let (params, protocol) = detect(&input, flags, &engine, spec.oci_version.as_deref())?;
     let group = match spec.sandbox() {
         Some(group) => ContainerId::new(group)?,
         None => id.clone(),

@@ -41,13 +41,21 @@ impl Spec {
     }
 }
 
+/// Reads a spec.
+///
+/// # Errors
+/// [`Error::Parse`].
+pub fn parse(json: impl io::Read) -> Result<Spec, Error> {
+    serde_json::from_reader(json).map_err(Error::Parse)
+}
+
 /// Reads `config.json` of the working directory. A bundle without one belongs to the Sandbox API.
 ///
 /// # Errors
 /// [`Error`] when there is one and it cannot be read.
 pub fn read() -> Result<Spec, Error> {
     match std::fs::File::open("config.json") {
-        Ok(file) => serde_json::from_reader(BufReader::with_capacity(64 << 10, file)).map_err(Error::Parse),
+        Ok(file) => parse(BufReader::with_capacity(64 << 10, file)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Spec::default()),
         Err(error) => Err(Error::Read(error)),
     }

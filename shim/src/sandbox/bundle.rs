@@ -68,6 +68,12 @@ pub fn cgroup(spec: &Spec) -> Option<String> {
     (!path.is_empty()).then(|| path.to_owned())
 }
 
+/// The host's device nodes that the engine gives the container.
+pub fn devices(spec: &Spec) -> Vec<PathBuf> {
+    let devices = spec.linux().as_ref().and_then(|linux| linux.devices().as_ref());
+    devices.into_iter().flatten().map(|device| device.path().clone()).collect()
+}
+
 /// Size in bytes of the `/dev/shm` that the pod's containers share: the one that the engine made on the host for
 /// them, else the 64 MiB that every engine gives.
 pub fn shm_size(spec: &Spec) -> u64 {

@@ -21,7 +21,7 @@ use super::launch::Launch;
 use super::pod::{Pod, Up};
 use super::process::Process;
 use super::volumes::Volumes;
-use super::{Error, Result, bundle};
+use super::{Error, Result, bundle, gpus};
 use crate::publisher::Event;
 
 /// How long the guest may take to remove a container.
@@ -60,14 +60,22 @@ pub async fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<u32> {
         }
         let sandbox = SandboxFacts { namespace: pod.context.namespace.as_str(), seccomp: up.seccomp };
         let layers = holdings.luns.iter().map(|lun| LunAddress { target: 0, lun: lun.get() }).collect();
-        let guest = translate(request.id.as_str(), &spec, &sandbox, &GuestRootfs { layers }, &stat)
+        let mut guest = translate(request.id.as_str(), &spec, &sandbox, &GuestRootfs { layers }, &stat)
             .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
+        guest.pass(&gpus::of_container(&spec, &up.devices)?);
         for note in &guest.notes {
             info!(log, "spec changed for the guest: {note}");
         }
         holdings.volumes = Volumes::copy_in(&guest.copies, up.vm.agent(), &log).await?;
         let termination_log = guest.termination_log.clone();
-        up.vm.agent().create_container(guest.into_request(request.id.as_str())).await?;
+        let agent = up.vm.agent();
+        if let Err(error) = agent.create_container(guest.into_request(request.id.as_str())).await {
+            // A guest's policy may count containers, and has counted this one before it failed.
+            if error.code().is_some() {
+                let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
+            }
+            return Err(error.into());
+        }
         Ok(termination_log)
     };
     match created.await {

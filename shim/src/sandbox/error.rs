@@ -61,6 +61,20 @@ pub enum Error {
     /// The agent did not do what it was asked for; its text names the call.
     #[error(transparent)]
     Guest(#[from] AgentError),
+    /// Which GPUs the pod or container gets cannot be told, or may not be.
+    #[error("cannot give it its GPUs")]
+    Gpus(#[from] Box<gpu_request::Error>),
+    /// A container wants a GPU that its VM was not started with.
+    #[error(
+        "the container asks for {gpu} ({source_of}), which its pod's VM was not started with; a confidential VM gets all its \
+         GPUs at its start: they must be named where the pod's are (kubelet, or the first container)"
+    )]
+    LateGpu {
+        /// The GPU.
+        gpu: gpu::PciAddress,
+        /// Who names it.
+        source_of: String,
+    },
     /// The host cannot start such VMs; the text names the check that failed and what to do.
     #[error(transparent)]
     Host(#[from] readiness::Failed),
@@ -95,7 +109,9 @@ impl Error {
         match self {
             Self::NoContainer(_) | Self::NoProcess(_) | Self::NoSandbox { .. } => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
-            Self::WrongState { .. } | Self::Host(_) => Code::FAILED_PRECONDITION,
+            Self::WrongState { .. } | Self::Host(_) | Self::Gpus(_) | Self::LateGpu { .. } => {
+                Code::FAILED_PRECONDITION
+            }
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
             Self::VmGone(_) => Code::UNAVAILABLE,
@@ -127,10 +143,13 @@ fn boot_code(cause: &Failure) -> Code {
         Failure::Plan(PlanError::MemoryBudget { .. }) => Code::RESOURCE_EXHAUSTED,
         Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
         Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
-        Failure::Plan(_) | Failure::Confidential(_) | Failure::QemuTooOld { .. } | Failure::Spawn(_) => {
-            Code::FAILED_PRECONDITION
-        }
+        Failure::Plan(_)
+        | Failure::Confidential(_)
+        | Failure::Devices(_)
+        | Failure::QemuTooOld { .. }
+        | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
         Failure::State(_)
+        | Failure::Misplaced(_)
         | Failure::Network(_)
         | Failure::Vsock(_)
         | Failure::Cgroup(_)

@@ -2,26 +2,24 @@
 
 use std::collections::BTreeMap;
 use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use agent::AgentError;
 use oci_spec::runtime::Spec;
-use readiness::{Class, Root, preflight};
+use readiness::Root;
 use slog::{info, warn};
 use vmm::boot::{Planned, Request};
-use vmm_config::config::NodeConfig;
+use vmm_config::config::{FILE, NodeConfig};
 use vmm_config::image::ImageManifest;
 use vmm_config::request::{OciLimits, PodRequest};
 
 use super::api::{CreateSandboxRequest, PodFacts, RuntimeOptions};
 use super::handle::Context;
 use super::pod::Up;
-use super::{Error, Result, bundle, guest};
+use super::{Error, Result, bundle, gpus, guest};
 
-/// Where the node's configuration is when the engine names none.
-const CONFIG: &str = "/etc/coffer/config.toml";
 /// Largest configuration file or manifest that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
@@ -42,6 +40,8 @@ pub struct Launch {
     pub hostname: String,
     /// Size in bytes of the containers' shared `/dev/shm`.
     pub shm_size: u64,
+    /// Device nodes of the host that the engine gives the container that is the whole pod.
+    pub devices: Vec<PathBuf>,
 }
 
 impl Launch {
@@ -56,6 +56,7 @@ impl Launch {
             cgroup: bundle::cgroup(spec),
             hostname: spec.hostname().clone().unwrap_or_default(),
             shm_size: bundle::shm_size(spec),
+            devices: bundle::devices(spec),
         }
     }
 
@@ -70,6 +71,7 @@ impl Launch {
             cgroup: cgroup_below(cgroup_parent, request.id.as_str()),
             hostname: hostname.clone(),
             shm_size: 64 << 20,
+            devices: Vec::new(),
         }
     }
 }
@@ -89,9 +91,7 @@ fn cgroup_below(parent: &str, id: &str) -> Option<String> {
 pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
     let log = &context.log;
     let config = read_config(&launch.options)?;
-    if let Some(class) = Class::of_tee(config.tee.name()) {
-        preflight(&Root::host(), class)?;
-    }
+    let tee = readiness::tee(&Root::host(), config.tee)?;
     let image = read_image(&config)?;
     let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)
@@ -106,29 +106,32 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
         namespace: context.namespace.to_string(),
         sandbox: context.id.to_string(),
         config,
+        tee,
         image,
         pod,
         netns: launch.netns,
         cgroup: launch.cgroup,
         limited,
+        devices: gpus::of_pod(&launch.annotations, &launch.devices, log).await?,
         state_root: Path::new(vmm::state::ROOT).to_owned(),
     };
     let claimed = Planned::new(request, log).claim().await?;
     let ready = claimed.spawn().await?.qmp().await?.agent().await?;
-    let mut seccomp = false;
+    let (mut seccomp, mut devices) = (false, Vec::new());
     let sandbox = guest::GuestSandbox {
         id: context.id.to_string(),
         hostname: launch.hostname,
         shm_size: launch.shm_size,
     };
     let vm = ready
-        .run(async |agent, endpoints, _| {
+        .run(async |agent, endpoints, spec| {
             let details = guest::set_up(agent, endpoints, sandbox, log).await?;
             seccomp = details.supports_seccomp;
+            devices = gpus::in_guest(spec);
             Ok::<_, AgentError>(())
         })
         .await?;
-    Ok(Up { vm, seccomp, since: SystemTime::now() })
+    Ok(Up { vm, seccomp, devices: devices.into(), since: SystemTime::now() })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or
@@ -140,10 +143,10 @@ fn read_config(options: &RuntimeOptions) -> Result<NodeConfig> {
             read(path).map_err(|error| Error::failed(format!("read {}", path.display()), error))?,
             path.clone(),
         ),
-        (None, None) => match read(Path::new(CONFIG)) {
-            Ok(text) => (text, PathBuf::from(CONFIG)),
+        (None, None) => match read(Path::new(FILE)) {
+            Ok(text) => (text, PathBuf::from(FILE)),
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(NodeConfig::default()),
-            Err(error) => return Err(Error::failed(format!("read {CONFIG}"), error)),
+            Err(error) => return Err(Error::failed(format!("read {FILE}"), error)),
         },
     };
     let path = path.display().to_string();
@@ -181,12 +184,8 @@ fn read_image(config: &NodeConfig) -> Result<ImageManifest> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let mut text = String::new();
-    File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {MAX_FILE} bytes")));
-    }
-    Ok(text)
+    let text = host::files::read(path, MAX_FILE)?;
+    String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 
 #[cfg(test)]

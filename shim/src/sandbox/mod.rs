@@ -12,6 +12,7 @@ mod bundle;
 mod container;
 mod create;
 mod error;
+mod gpus;
 mod guest;
 mod handle;
 mod launch;

@@ -12,6 +12,7 @@ use vmm::ended::Ended;
 
 use super::api::{ContainerId, CreateSandboxRequest, Exit, ProcessId, Status};
 use super::container::Container;
+use super::gpus::GuestDevice;
 use super::handle::Context;
 use super::launch::{Launch, launch};
 use super::{Error, Result};
@@ -35,6 +36,8 @@ pub struct Up {
     pub vm: Vm,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
+    /// The VM's GPUs and NVSwitches.
+    pub devices: Arc<[GuestDevice]>,
     /// When the sandbox was up.
     pub since: SystemTime,
 }

@@ -16,6 +16,7 @@ use ttrpc::r#async::Service;
 use crate::sandbox::{Error, Handle};
 
 pub use convert::timestamp;
+pub use pod_config::pod_facts;
 pub use volume::VirtualVolume;
 
 /// Name under which CRI-O and containerd 1.7 call the task service. Its messages are those of version 3.

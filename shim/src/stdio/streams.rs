@@ -12,7 +12,7 @@ use slog::{Logger, debug, warn};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::StdioPaths;
 use super::sink::{OpenError, Sink};
@@ -167,9 +167,13 @@ async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<
     let (queue, chunks) = mpsc::channel(QUEUED);
     let writing = tokio::spawn(write_all(sink, chunks, flow, log.clone()));
     let mut answer = guest.read(output).await;
+    let mut withheld = false;
     loop {
         match answer {
-            Ok(chunk) if chunk.is_empty() => break,
+            Ok(chunk) if chunk.is_empty() => {
+                withheld = true; // or the end
+                break;
+            }
             Ok(chunk) => {
                 // In this order, so that the guest works on the next chunk while this one is written.
                 let (next, sent) = tokio::join!(biased; guest.read(output), queue.send(chunk));
@@ -186,7 +190,39 @@ async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<
         }
     }
     drop(queue);
-    let _ = writing.await;
+    if let Ok(flow) = writing.await
+        && withheld
+    {
+        drain(|| guest.read(output), flow.closed()).await;
+    }
+}
+
+/// Goes on reading after an answer without data, until the process is `forgotten` here or in the guest.
+///
+/// That is how the stream's end looks, and so does output that the guest's policy withholds (kata-agent 4.1.0): the
+/// process would stop at a full pipe if nobody read it. [`CHUNK`] every quarter of a second is taken of it.
+async fn drain<E, R: Future<Output = Result<Vec<u8>, E>>>(
+    mut read: impl FnMut() -> R,
+    forgotten: impl Future<Output = ()>,
+) {
+    const LONGEST: Duration = Duration::from_millis(250);
+
+    tokio::pin!(forgotten);
+    let mut pause = LONGEST / 4;
+    loop {
+        let next = async {
+            sleep(pause).await;
+            read().await
+        };
+        tokio::select! {
+            biased;
+            () = &mut forgotten => return,
+            answer = next => if answer.is_err() {
+                return;
+            },
+        }
+        pause = (pause * 2).min(LONGEST);
+    }
 }
 
 /// Writes what comes through the queue; says when the engine does not take it.
@@ -195,7 +231,7 @@ async fn write_all(
     mut chunks: mpsc::Receiver<Vec<u8>>,
     flow: watch::Sender<Flow>,
     log: Logger,
-) {
+) -> watch::Sender<Flow> {
     /// A write that takes longer waits for somebody who is not reading.
     const PROMPT: Duration = Duration::from_millis(200);
 
@@ -222,6 +258,7 @@ async fn write_all(
     }
     drop(sink);
     flow.send_replace(Flow::Ended);
+    flow
 }
 
 /// Moves stdin until it is closed, or the process no longer takes it.
@@ -256,5 +293,30 @@ async fn pump_in(
     // What was written before CloseIO was read first: the select prefers it.
     if let Err(error) = guest.agent.close_stdin(guest.process()).await {
         debug!(log, "stdin could not be closed"; "error" => %error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+    use std::future::pending;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn withheld_output_is_read_until_the_guest_forgets_the_process() {
+        let reads = Cell::new(0);
+        let read = async || {
+            reads.set(reads.get() + 1);
+            if reads.get() < 100 { Ok(Vec::new()) } else { Err("no such process") }
+        };
+        drain(read, pending()).await;
+        assert_eq!(reads.get(), 100);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_ended_process_is_not_read_again() {
+        let read = async || -> Result<Vec<u8>, ()> { panic!("read again") };
+        drain(read, sleep(Duration::from_millis(10))).await;
     }
 }

@@ -6,6 +6,7 @@
 mod cgroup;
 mod container;
 mod copy;
+mod devices;
 mod error;
 mod fault;
 mod helper;

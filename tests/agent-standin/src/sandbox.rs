@@ -11,6 +11,7 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
 use crate::container::{self, BASE, Container};
+use crate::devices;
 use crate::error::{Error, Result};
 use crate::id;
 use crate::namespaces::Shared;
@@ -124,9 +125,6 @@ impl Sandbox {
         let id = &request.container_id;
         id::verify(id)?;
         self.expect_made()?;
-        if !request.devices.is_empty() {
-            return Err(Error::Unsupported("devices of containers"));
-        }
         if !request.shared_mounts.is_empty() {
             return Err(Error::Unsupported("mounts shared between containers"));
         }
@@ -134,6 +132,7 @@ impl Sandbox {
             return Err(Error::Unsupported("streams over their own vsock ports"));
         }
         let oci = request.OCI.as_ref().ok_or_else(|| Error::refused("container without specification"))?;
+        devices::check(&request.devices, &oci.Annotations, Path::new("/sys"), self.hotplug).await?;
         let mut spec = spec::container(oci)?;
         sysctl::apply_network(&mut spec)?;
         let _busy = self.reserve(id)?;

@@ -15,6 +15,12 @@ pub struct Artefacts {
 }
 
 impl Artefacts {
+    /// With the shim that is built for emulated GPUs (`COFFER_TEST_GPU_SHIM`), otherwise as [`Self::find`].
+    pub fn with_gpus() -> Self {
+        let shim = find("COFFER_TEST_GPU_SHIM", "target/rig/debug/containerd-shim-coffer-v2", "programs");
+        Self { shim, ..Self::find() }
+    }
+
     /// Finds all three; a missing one fails the test in one line that names the make target.
     pub fn find() -> Self {
         Self {

@@ -79,17 +79,27 @@ impl Rig<'_> {
 /// Runs one test: with containerd up, under a time limit, and with the machine as it was afterwards.
 #[track_caller]
 pub fn e2e(test: impl AsyncFnOnce(&mut Rig<'_>)) {
+    run(&Artefacts::find(), test);
+}
+
+/// The same with the shim that knows emulated GPUs. A test binary has tests of one kind only.
+#[track_caller]
+pub fn e2e_with_gpus(test: impl AsyncFnOnce(&mut Rig<'_>)) {
+    run(&Artefacts::with_gpus(), test);
+}
+
+#[track_caller]
+fn run(artefacts: &Artefacts, test: impl AsyncFnOnce(&mut Rig<'_>)) {
     assert_in_rig();
     let mut containerd = CONTAINERD.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = Builder::new_current_thread().enable_all().build().or_fail("runtime");
-    let artefacts = Artefacts::find();
     if containerd.is_none() {
-        *containerd = Some(runtime.block_on(set_up(&artefacts)));
+        *containerd = Some(runtime.block_on(set_up(artefacts)));
     }
     let containerd = containerd.as_mut().or_fail("containerd");
     let mark = containerd.log_mark();
     let before = Machine::now();
-    let mut rig = Rig { artefacts, containerd, mark };
+    let mut rig = Rig { artefacts: artefacts.clone(), containerd, mark };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
             within("the test", LIMIT, test(&mut rig)).await;

@@ -22,6 +22,36 @@ pub enum Accel {
 
 choice!(Accel { "auto" => Auto, "kvm" => Kvm, "tcg" => Tcg });
 
+/// Who writes the confidential-computing mode of this node's GPUs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum CcMode {
+    /// Somebody else: it is read, and a wrong one is refused.
+    Verify,
+    /// Coffer.
+    Manage,
+}
+
+choice!(CcMode { "verify" => Verify, "manage" => Manage });
+
+/// The confidential-computing mode that GPUs must be in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GpuMode {
+    /// The one that fits the VM.
+    Auto,
+    /// None.
+    Off,
+    /// On.
+    On,
+    /// On, with debugging.
+    Devtools,
+    /// Protected PCIe: a whole Hopper board.
+    Ppcie,
+}
+
+choice!(GpuMode {
+    "auto" => Auto, "off" => Off, "on" => On, "devtools" => Devtools, "ppcie" => Ppcie
+});
+
 /// Defines [`NodeConfig`], its defaults, the table of keys and the setter from one list, so that a key
 /// cannot exist without its meaning.
 macro_rules! node_config {
@@ -110,6 +140,14 @@ node_config! {
     /// What executes the guest: "kvm", "tcg" (emulation), or "auto", which takes KVM where it works.
     accel: Accel = Accel::Auto;
 
+    /// Who sets the confidential-computing mode of GPUs: "verify" (somebody else; a GPU in the wrong mode is refused) or
+    /// "manage" (Coffer, as each pod needs it). Where NVIDIA's cc-manager runs, it is always "verify".
+    cc_mode: CcMode = CcMode::Verify;
+
+    /// The mode that a pod's GPUs must be in: "off", "on", "devtools", "ppcie", or "auto", which is off in a plain VM,
+    /// ppcie for a whole Hopper board in a confidential one, and on for any other GPU there.
+    gpu_mode: GpuMode = GpuMode::Auto;
+
     /// vCPUs of a pod without a CPU limit. With one: the limit, rounded up.
     default_vcpus: Vcpus = Vcpus::ONE;
 
@@ -160,6 +198,11 @@ mod tests {
         }
         for name in Accel::NAMES {
             assert!(doc("accel").contains(&format!("\"{name}\"")), "{name}");
+        }
+        for (key, names) in [("cc_mode", CcMode::NAMES), ("gpu_mode", GpuMode::NAMES)] {
+            for name in names {
+                assert!(doc(key).contains(name), "{key}: {name}");
+            }
         }
         for name in Tee::NAMES {
             assert!(doc("tee").contains(&format!("\"{name}\"")), "{name}");

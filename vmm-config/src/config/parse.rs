@@ -23,13 +23,14 @@ impl NodeConfig {
             report(1, Problem::TooLarge { bytes: text.len() });
             return Err(ConfigErrors(errors));
         }
+        let lines = Lines::of(text);
         let (table, syntax) = DeTable::parse_recoverable(text);
         for error in syntax {
-            let line = error.span().map_or(1, |span| line_of(text, &span));
+            let line = error.span().map_or(1, |span| lines.at(&span));
             report(line, Problem::Syntax { reason: error.message().to_owned() });
         }
         for (key, value) in table.get_ref() {
-            let line = line_of(text, &key.span());
+            let line = lines.at(&key.span());
             match config.set(key.get_ref(), value.get_ref()) {
                 Ok(name) => config.origins.set(name, line),
                 Err(problem) => report(line, problem),
@@ -152,9 +153,18 @@ fn distance(a: &str, b: &str) -> usize {
     row[b.len()]
 }
 
-fn line_of(text: &str, span: &Range<usize>) -> usize {
-    let end = span.start.min(text.len());
-    1 + text.as_bytes()[..end].iter().filter(|&&b| b == b'\n').count()
+/// Where the lines of a text end. A file of nothing but errors asks for each.
+struct Lines(Vec<usize>);
+
+impl Lines {
+    fn of(text: &str) -> Self {
+        Self(text.match_indices('\n').map(|(at, _)| at).collect())
+    }
+
+    /// The line, from 1, in which `span` begins.
+    fn at(&self, span: &Range<usize>) -> usize {
+        1 + self.0.partition_point(|end| *end < span.start)
+    }
 }
 
 #[cfg(test)]
@@ -212,6 +222,8 @@ mod tests {
             snp_id_blocks = "/etc/coffer/id-blocks"
             allow_debug_image = true
             accel = "tcg"
+            cc_mode = "manage"
+            gpu_mode = "devtools"
             default_vcpus = 2
             default_memory_mib = 0x400
             overhead_memory_mib = 0

@@ -130,29 +130,13 @@ pub enum Restriction {
     NoPageSwap,
 }
 
-impl Restriction {
-    const ALL: [(&str, Self); 5] = [
-        ("no-smt", Self::NoSmt),
-        ("single-socket", Self::SingleSocket),
-        ("no-rapl", Self::NoRapl),
-        ("ciphertext-hiding", Self::CiphertextHiding),
-        ("no-page-swap", Self::NoPageSwap),
-    ];
-
-    const fn bit(self) -> u64 {
-        match self {
-            Self::NoSmt => 1 << 16,
-            Self::SingleSocket => 1 << 20,
-            Self::NoRapl => 1 << 23,
-            Self::CiphertextHiding => 1 << 24,
-            Self::NoPageSwap => 1 << 25,
-        }
-    }
-
-    fn name(self) -> &'static str {
-        Self::ALL.iter().find(|(_, known)| *known == self).map_or("", |(name, _)| name)
-    }
-}
+choice!(Restriction {
+    "no-smt" => NoSmt,
+    "single-socket" => SingleSocket,
+    "no-rapl" => NoRapl,
+    "ciphertext-hiding" => CiphertextHiding,
+    "no-page-swap" => NoPageSwap
+});
 
 /// A SEV-SNP guest's policy: no debugging, no migration, and what the node forbids besides.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -162,8 +146,11 @@ impl SnpPolicy {
     /// As the firmware takes it.
     pub fn policy(&self) -> Policy {
         let bits = self.0.iter().fold(Policy::DEFAULT.bits(), |bits, restriction| match restriction {
-            Restriction::NoSmt => bits & !restriction.bit(),
-            _ => bits | restriction.bit(),
+            Restriction::NoSmt => bits & !(1 << 16),
+            Restriction::SingleSocket => bits | 1 << 20,
+            Restriction::NoRapl => bits | 1 << 23,
+            Restriction::CiphertextHiding => bits | 1 << 24,
+            Restriction::NoPageSwap => bits | 1 << 25,
         });
         // No restriction touches the two bits that `Policy` checks.
         Policy::new(bits).unwrap_or(Policy::DEFAULT)
@@ -175,16 +162,11 @@ impl Value for SnpPolicy {
         let DeValue::Array(items) = value else { return Err(form(value, "a list of strings")) };
         let mut restrictions = Vec::new();
         for item in items {
-            let name = text(item.get_ref())?;
-            let found = Restriction::ALL.iter().find(|(known, _)| *known == name);
-            let (_, restriction) = found.ok_or_else(|| {
-                let known: Vec<_> = Restriction::ALL.iter().map(|(known, _)| *known).collect();
-                format!("holds {name:?}; restrictions that exist: {}", known.join(", "))
-            })?;
-            if restrictions.contains(restriction) {
-                return Err(format!("holds {name:?} twice"));
+            let restriction = Restriction::from_toml(item.get_ref())?;
+            if restrictions.contains(&restriction) {
+                return Err(format!("holds {:?} twice", restriction.name()));
             }
-            restrictions.push(*restriction);
+            restrictions.push(restriction);
         }
         Ok(Self(restrictions))
     }

@@ -1,10 +1,16 @@
 //! Confidential VMs.
 
+use measure::Sha384Digest;
 use measure::initdata::{Algorithm, annotation, build};
 use measure::ovmf::{KernelHashSupport, Kind};
+use measure::snp::LaunchDigest;
+use measure::snp::id_block::{IdBlock, IdBlockError, Policy, PrivateKey, SignedIdBlock};
+use p384::ecdsa::SigningKey;
+use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 use super::*;
 use crate::config::Tee;
+use crate::deadline::BootDeadlines;
 use crate::image::ImageManifest;
 use crate::image::tests::manifest;
 use crate::plan::PlanError;
@@ -199,6 +205,42 @@ fn a_domain_without_quotes_is_asked_for_by_name() {
     let line =
         spec(&config, &request(1), &host(Tee::Tdx, HostDevices::default())).unwrap().qemu_args().join("\n");
     assert!(!line.contains("quote-generation-socket"), "{line}");
+}
+
+#[test]
+fn a_guest_that_cannot_show_life_has_the_whole_time() {
+    let silent = spec(&config(Tee::Snp), &request(2), &host(Tee::Snp, HostDevices::default())).unwrap();
+    let limits = BootDeadlines::of(&silent);
+    assert_eq!(limits.stall, limits.total);
+    let talking = plan(&NodeConfig::default(), &image(), &request(2), &vhost(vec![])).unwrap();
+    let limits = BootDeadlines::of(&talking);
+    assert!(limits.stall < limits.total);
+}
+
+#[test]
+fn an_id_block_is_for_one_digest_and_one_policy() {
+    let pem = SigningKey::from_slice(&[7; 48]).unwrap().to_pkcs8_pem(LineEnding::LF).unwrap();
+    let key = PrivateKey::from_pem(&pem).unwrap();
+    let digest = LaunchDigest::from_digest(Sha384Digest::of(b"guest"));
+    let other = LaunchDigest::from_digest(Sha384Digest::of(b"another guest"));
+    let sign = |launch_digest, policy| {
+        let block = IdBlock { launch_digest, family_id: [0; 16], image_id: [0; 16], guest_svn: 0, policy };
+        block.sign(&key, &key).unwrap()
+    };
+    let give = |signed: &SignedIdBlock| {
+        let spec = spec(&config(Tee::Snp), &request(1), &host(Tee::Snp, HostDevices::default())).unwrap();
+        spec.with_id_block(&signed.block().encode(), signed.auth(), digest)
+    };
+    let line = give(&sign(digest, Policy::DEFAULT)).unwrap().qemu_args().join("\n");
+    assert!(
+        line.contains("id-block=") && line.contains("id-auth=") && line.contains("author-key-enabled=on")
+    );
+    assert!(matches!(give(&sign(other, Policy::DEFAULT)), Err(IdBlockError::Digest { .. })));
+    let strict = Policy::new(0x2_0000).unwrap();
+    assert_eq!(
+        give(&sign(digest, strict)).unwrap_err(),
+        IdBlockError::OtherPolicy { block: 0x2_0000, guest: 0x3_0000 }
+    );
 }
 
 #[test]

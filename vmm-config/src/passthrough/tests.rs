@@ -84,6 +84,7 @@ fn each_device_knows_its_place_and_its_descriptor() {
         ]
     );
     assert_eq!(spec.passthrough()[1].qemu_name(), "VFIO_FD9");
+    assert!(spec.locks_memory() && !try_plan(HostDevices::default(), 0).unwrap().locks_memory());
 }
 
 #[test]

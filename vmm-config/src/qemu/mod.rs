@@ -58,6 +58,9 @@ use self::arg::Options;
 use crate::pci::PciSlot;
 use crate::spec::VmSpec;
 
+/// The oldest QEMU that has all these options, by its major version.
+pub const OLDEST: u32 = 11;
+
 /// What QEMU may not do once it runs: become another user, start programs, change scheduling, or use
 /// system calls that nothing current needs.
 const SECCOMP: &str = "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny";

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use measure::initdata::MrConfigId;
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use super::arg::Arg;
 use super::confidential::TEE_ID;
@@ -23,18 +23,15 @@ pub struct TdxGuest {
 
 impl TdxGuest {
     pub(super) fn object(&self) -> Arg {
-        let mut object = Map::new();
-        object.insert("qom-type".into(), "tdx-guest".into());
-        object.insert("id".into(), TEE_ID.into());
-        // Without it a host could raise exceptions in the guest by taking its memory away.
-        object.insert("sept-ve-disable".into(), true.into());
+        // Without `sept-ve-disable` a host could raise exceptions in the guest by taking its memory away.
+        let mut object = json!({ "qom-type": "tdx-guest", "id": TEE_ID, "sept-ve-disable": true });
         if let Some(id) = &self.config_id {
-            object.insert("mrconfigid".into(), BASE64_STANDARD.encode(id.as_bytes()).into());
+            object["mrconfigid"] = BASE64_STANDARD.encode(id.as_bytes()).into();
         }
         if let Some(address) = &self.quotes {
-            object.insert("quote-generation-socket".into(), socket(address));
+            object["quote-generation-socket"] = socket(address);
         }
-        Arg::verbatim("-object", Value::Object(object).to_string())
+        Arg::json("-object", &object)
     }
 }
 

@@ -53,7 +53,7 @@ impl VfioDevice {
         match &self.backend {
             DeviceBackend::Iommufd { fd } => format!("VFIO_FD{fd}"),
             DeviceBackend::Group => self.address.to_string(),
-            DeviceBackend::VfioUser { socket } => socket.as_str().to_owned(),
+            DeviceBackend::VfioUser { socket } => format!("vfio-user:{}", socket.as_str()),
         }
     }
 

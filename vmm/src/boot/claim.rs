@@ -6,7 +6,6 @@ use host::accel::{self, Accel};
 use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host::net::{Endpoint, NetPlan};
 use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
-use readiness::Root;
 use slog::Logger;
 use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::net::MacAddress;
@@ -18,6 +17,7 @@ use vmm_config::units::MemorySize;
 
 use super::{Failure, Request, confidential};
 use crate::claims::Claims;
+use crate::devices::DevicesPlan;
 
 /// Where the KVM probe's verdict is kept until the host restarts.
 const KVM_MEMORY: &str = "/run/coffer/kvm.json";
@@ -30,7 +30,6 @@ pub(super) async fn claim_all(
     claims: &mut Claims,
     log: &Logger,
 ) -> Result<VmSpec, Failure> {
-    let tee = readiness::tee(&Root::host(), request.config.tee);
     let firmware = confidential::firmware(&request.config)?;
     let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
     let memory_budget = match &cgroup {
@@ -49,19 +48,38 @@ pub(super) async fn claim_all(
     let kvm = probe_kvm(&request.config).await;
     let vsock = claim_vsock(request, claims).await?;
     let nics = claim_network(request, claims).await?;
+    let passthrough = claim_devices(request, claims, log).await?;
     let facts = HostFacts {
         kvm,
         vsock,
         nics,
         memory_budget,
-        tee,
+        tee: request.tee.clone(),
         firmware: firmware.as_ref().map(|firmware| firmware.kind),
-        passthrough: HostDevices::default(),
+        passthrough,
     };
     let spec = plan(&request.config, &request.image, &request.pod, &facts)?;
     let dir = claims.dir.path();
     confidential::write_initdata(dir, &request.pod)?;
     Ok(confidential::expect(spec, request, firmware, dir, log)?)
+}
+
+/// The pod's GPUs, each clean and in the right mode.
+async fn claim_devices(request: &Request, claims: &mut Claims, log: &Logger) -> Result<HostDevices, Failure> {
+    if request.devices.addresses.is_empty() {
+        return Ok(HostDevices::default());
+    }
+    let planned = DevicesPlan::new(&request.devices, &request.sandbox)?;
+    claims.dir.update(|record| record.devices = Some(planned.record()))?;
+    let devices = match planned.lock(log) {
+        Ok(devices) => claims.devices.insert(devices),
+        Err(error) => {
+            // Nothing was taken, and the holder must not be disturbed by our record.
+            claims.dir.update(|record| record.devices = None)?;
+            return Err(error.into());
+        }
+    };
+    Ok(devices.verify(&request.config).await?)
 }
 
 /// Whether KVM runs a guest here; not tried where the configuration wants none of it.

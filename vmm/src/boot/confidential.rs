@@ -1,11 +1,12 @@
 //! What a confidential VM has besides: a firmware of the right kind, the pod's initdata, and the measurements that its
 //! report will show, known before it starts.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use host::files;
 use measure::initdata::disk;
 use measure::ovmf::{Firmware, FirmwareError, Kind, MAX_FIRMWARE};
 use measure::snp::LaunchDigest;
@@ -143,12 +144,7 @@ fn sign(spec: VmSpec, blocks: &Path, digest: LaunchDigest) -> Result<VmSpec, Con
 
 fn read(path: &Path, max: u64) -> Result<Vec<u8>, ConfidentialError> {
     let failed = |source| ConfidentialError::File { action: "read", path: path.to_owned(), source };
-    let mut bytes = Vec::new();
-    File::open(path).map_err(failed)?.take(max + 1).read_to_end(&mut bytes).map_err(failed)?;
-    if bytes.len() as u64 > max {
-        return Err(failed(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {max} bytes"))));
-    }
-    Ok(bytes)
+    files::read(path, max).map_err(failed)
 }
 
 /// Only the VM's owner may read what a pod's owner sends to it.

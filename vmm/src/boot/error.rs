@@ -4,14 +4,15 @@ use std::path::PathBuf;
 
 use agent::AgentError;
 use vmm_config::plan::PlanError;
+use vmm_config::qemu::OLDEST;
 
-use super::OLDEST_QEMU;
 use super::confidential::ConfidentialError;
 use crate::claims::one_line;
+use crate::devices::DevicesError;
 use crate::ended::LastWords;
 use crate::progress::Stall;
 use crate::qemu::{Exit, SpawnError};
-use crate::qmp::{QmpError, VersionTriple};
+use crate::qmp::{Misplaced, QmpError, VersionTriple};
 use crate::state::StateError;
 
 /// The stages' names, as they stand in logs and errors.
@@ -66,6 +67,12 @@ pub enum Failure {
     /// The VM cannot be described, or does not fit.
     #[error(transparent)]
     Plan(#[from] PlanError),
+    /// The pod's GPUs.
+    #[error(transparent)]
+    Devices(#[from] DevicesError),
+    /// A device is not where the VM's description has it.
+    #[error(transparent)]
+    Misplaced(#[from] Misplaced),
     /// The VM cannot be a confidential one.
     #[error(transparent)]
     Confidential(#[from] ConfidentialError),
@@ -95,7 +102,7 @@ pub enum Failure {
     Qmp(#[from] QmpError),
     /// The installed QEMU is older than Coffer needs.
     #[error(
-        "{} is version {}.{}.{}, and Coffer needs {OLDEST_QEMU} or newer; set `qemu` in the node's configuration",
+        "{} is version {}.{}.{}, and Coffer needs {OLDEST} or newer; set `qemu` in the node's configuration",
         .program.display(), .found.major, .found.minor, .found.micro
     )]
     QemuTooOld {

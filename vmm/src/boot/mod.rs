@@ -27,12 +27,15 @@ use tokio::time::{sleep, timeout};
 use vmm_config::config::NodeConfig;
 use vmm_config::deadline::BootDeadlines;
 use vmm_config::image::ImageManifest;
+use vmm_config::qemu::OLDEST;
 use vmm_config::request::PodRequest;
 use vmm_config::spec::{FdRole, VmSpec};
+use vmm_config::tee::HostTee;
 
 use crate::claims::{Claims, one_line};
+use crate::devices::{DevicesRequest, raise_memory_lock};
 use crate::disks::Disks;
-use crate::ended::{LastWords, panic_text};
+use crate::ended::{LastWords, Signs};
 use crate::lines::{Tail, follow};
 use crate::progress::{Activity, Limits, within};
 use crate::qemu::{Qemu, SpawnError};
@@ -44,8 +47,6 @@ use claim::{claim_all, endpoint};
 pub use confidential::{ConfidentialError, MEASUREMENT_FILE};
 pub use error::{BootError, Failure, Phase};
 
-/// The oldest QEMU whose options Coffer knows.
-const OLDEST_QEMU: u32 = 11;
 /// The first pause between two tries to reach the agent; it grows by half each time.
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: what it can cost at most in time to agent ready.
@@ -66,6 +67,8 @@ pub struct Request {
     pub sandbox: String,
     /// The node's configuration.
     pub config: NodeConfig,
+    /// The confidential computing that the host offers.
+    pub tee: HostTee,
     /// The guest image's manifest.
     pub image: ImageManifest,
     /// Sizes and allowed annotations.
@@ -76,6 +79,8 @@ pub struct Request {
     pub cgroup: Option<String>,
     /// Whether the pod has a memory or CPU limit.
     pub limited: bool,
+    /// GPUs and NVSwitches for the VM.
+    pub devices: DevicesRequest,
     /// The root of all state directories, [`crate::state::ROOT`].
     pub state_root: PathBuf,
 }
@@ -126,7 +131,7 @@ impl Planned {
         let dir = StateDir::create(&request.state_root, &request.namespace, &request.sandbox)
             .await
             .map_err(|error| failed(error.into()))?;
-        let mut claims = Claims { dir, vsock: None, network: None, cgroup: None };
+        let mut claims = Claims { dir, vsock: None, network: None, cgroup: None, devices: None };
         match claim_all(request, &mut claims, &common.log).await {
             Ok(spec) => {
                 common.reached(Phase::Claimed);
@@ -174,15 +179,21 @@ impl Claimed {
         let (console, qemu_console) = socket_pair()?;
         let mut ends =
             Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
+        if self.spec.locks_memory() {
+            raise_memory_lock(self.spec.memory().size())?;
+        }
         let mut fds = Vec::new();
         for (number, role) in self.spec.fds() {
-            let fd = ends.take(role).ok_or(SpawnError::Descriptors)?;
+            let fd = ends.take(role)?.ok_or(SpawnError::Descriptors)?;
             fds.push((fd, i32::try_from(number.number()).map_err(|_| SpawnError::Descriptors)?));
         }
         let Common { request, log, activity, .. } = &self.common;
         let console = follow(console, "console", log.clone(), activity.clone());
         let dir = self.claims.dir.path().to_owned();
         let args = self.spec.qemu_args();
+        if let Some(devices) = &mut self.claims.devices {
+            devices.hand_over();
+        }
         let qemu = Qemu::spawn(Path::new(request.config.qemu.as_str()), &args, fds, &dir, log, activity)?;
         let pid = i32::try_from(qemu.pid()).unwrap_or(i32::MAX);
         let identity = Identity::of(pid)?;
@@ -200,16 +211,23 @@ struct Ends<'a> {
 
 impl Ends<'_> {
     /// `None` where the description asks for what was not claimed, or twice.
-    fn take(&mut self, role: FdRole) -> Option<OwnedFd> {
+    fn take(&mut self, role: FdRole) -> Result<Option<OwnedFd>, Failure> {
         let queue_of = |fds: &[OwnedFd], queue: usize| fds.get(queue)?.try_clone().ok();
-        match role {
+        let endpoint = |nic: usize| self.claims.endpoints().get(nic);
+        Ok(match role {
             FdRole::Qmp => self.monitor.take(),
             FdRole::Console => self.console.take(),
-            FdRole::Iommu | FdRole::Vfio { .. } => None,
-            FdRole::Vsock => self.claims.vsock.as_ref()?.fd()?.try_clone_to_owned().ok(),
-            FdRole::Tap { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.tap, queue),
-            FdRole::VhostNet { nic, queue } => queue_of(&self.claims.endpoints().get(nic)?.vhost, queue),
-        }
+            FdRole::Vsock => {
+                self.claims.vsock.as_ref().and_then(|vsock| vsock.fd()?.try_clone_to_owned().ok())
+            }
+            FdRole::Tap { nic, queue } => endpoint(nic).and_then(|nic| queue_of(&nic.tap, queue)),
+            FdRole::VhostNet { nic, queue } => endpoint(nic).and_then(|nic| queue_of(&nic.vhost, queue)),
+            FdRole::Iommu => self.claims.devices.as_ref().map(|devices| devices.iommu()).transpose()?,
+            FdRole::Vfio { address } => match &self.claims.devices {
+                Some(devices) => devices.node(address)?,
+                None => None,
+            },
+        })
     }
 }
 
@@ -242,7 +260,7 @@ impl Spawned {
         let connecting = async {
             let (qmp, events) = Qmp::connect(reader, writer, common.activity.clone()).await?;
             let found = qmp.version();
-            if found.major < OLDEST_QEMU {
+            if found.major < OLDEST {
                 let program = PathBuf::from(common.request.config.qemu.as_str());
                 return Err(Failure::QemuTooOld { program, found });
             }
@@ -285,7 +303,10 @@ impl QmpReady {
                     if matches!(endpoint, agent::Endpoint::Hybrid { .. }) {
                         guest_runs(&console).await;
                     }
-                    reach(endpoint, &mut last).await
+                    let agent = reach(endpoint, &mut last).await?;
+                    // The guest runs, so its firmware has given every bus its number.
+                    qmp.check_places(spec.passthrough()).await?;
+                    Ok(agent)
                 }
                 None => Err(Failure::Guest("the VM has no vsock".into())),
             }
@@ -374,7 +395,8 @@ impl AgentReady {
         }
         common.reached(Phase::Running);
         let log = common.log.clone();
-        Ok(Vm::drive(Parts { qemu, qmp, events, console, agent, claims, disks: Disks::default(), log }))
+        let (disks, devices) = (Disks::default(), spec.passthrough().to_vec());
+        Ok(Vm::drive(Parts { qemu, qmp, events, console, agent, claims, disks, devices, log }))
     }
 }
 
@@ -414,13 +436,14 @@ async fn unwind(
     };
     qemu.kill().await;
     console.ended(LAST_WORDS).await;
-    let mut panic = None;
+    let mut signs = Signs::default();
     if let Some(mut events) = events {
         while let Ok(event) = events.try_recv() {
-            panic = panic.or_else(|| panic_text(&event));
+            signs.note(&event);
         }
     }
-    let last_words = LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic };
+    let last_words =
+        LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic: signs.panic };
     let error = common.failed(phase, cause, last_words);
     release(&common.log, claims).await;
     error

@@ -4,6 +4,7 @@
 //! phase ([`crate::progress`]). When the monitor closes, every call in flight ends with [`QmpError::Closed`].
 
 mod message;
+mod pci;
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -15,6 +16,7 @@ use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
 
 use crate::progress::Activity;
 pub use message::{ErrorBody, Event, Greeting, MAX_LINE, Message, VersionTriple, parse};
+pub use pci::Misplaced;
 
 /// Why a QMP call did not succeed.
 #[derive(Debug, thiserror::Error)]

@@ -1,8 +1,8 @@
 //! A QEMU without a machine, asked what it knows.
 
-use std::io::{BufRead, BufReader, Write};
-use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use e2e::Monitor;
 use serde_json::{Value, json};
 
 /// The program that the rig's root has.
@@ -11,8 +11,7 @@ pub const QEMU: &str = "qemu-system-x86_64";
 /// It ends when it is dropped.
 pub struct Qmp {
     child: Child,
-    input: ChildStdin,
-    output: BufReader<ChildStdout>,
+    monitor: Monitor,
 }
 
 impl Qmp {
@@ -25,26 +24,13 @@ impl Qmp {
             .stdout(Stdio::piped())
             .spawn()
             .unwrap();
-        let (input, output) = (child.stdin.take().unwrap(), BufReader::new(child.stdout.take().unwrap()));
-        let mut qmp = Self { child, input, output };
-        qmp.ask("qmp_capabilities", json!({})).unwrap();
-        qmp
+        let monitor = Monitor::of_child(&mut child);
+        Self { child, monitor }
     }
 
     /// The answer to a command, or what is wrong with it.
     pub fn ask(&mut self, command: &str, arguments: Value) -> Result<Value, String> {
-        writeln!(self.input, "{}", json!({ "execute": command, "arguments": arguments })).unwrap();
-        loop {
-            let mut line = String::new();
-            assert_ne!(self.output.read_line(&mut line).unwrap(), 0, "QEMU ended at {command}");
-            let mut message: Value = serde_json::from_str(&line).unwrap();
-            if let Some(answer) = message.get_mut("return") {
-                return Ok(answer.take());
-            }
-            if let Some(error) = message.get("error") {
-                return Err(error["desc"].as_str().unwrap().to_owned());
-            }
-        }
+        self.monitor.ask(command, &arguments)
     }
 
     /// The names of a type's properties.

@@ -1,0 +1,121 @@
+//! `coffer policy` and `coffer measure id-block` as a user meets them.
+
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use measure::snp::LaunchDigest;
+use measure::snp::id_block::SignedIdBlock;
+use p384::ecdsa::SigningKey;
+use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
+
+const DIGEST: &str =
+    "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa";
+
+fn coffer(args: &[&str]) -> Output {
+    Command::new(env!("CARGO_BIN_EXE_coffer")).args(args).stdin(Stdio::null()).output().unwrap()
+}
+
+fn stdout(args: &[&str]) -> String {
+    let output = coffer(args);
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn failure(args: &[&str]) -> String {
+    let output = coffer(args);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty());
+    String::from_utf8(output.stderr).unwrap()
+}
+
+fn allows(policy: &str, request: &str, input: &str) -> bool {
+    let mut engine = regorus::Engine::new();
+    engine.add_policy("policy".to_owned(), policy.to_owned()).unwrap();
+    engine.set_input_json(input).unwrap();
+    let answer = engine.eval_rule(format!("data.agent_policy.{request}")).unwrap();
+    answer == regorus::Value::from(true)
+}
+
+#[test]
+fn the_example_pod_has_a_policy() {
+    let pod = "../examples/pod.yaml";
+    let policy = stdout(&["policy", "generate", "--pod", pod]);
+    assert!(allows(&policy, "GuestDetailsRequest", "{}"));
+    assert!(!allows(&policy, "ReadStreamRequest", "{}"));
+    assert!(!allows(&policy, "SetPolicyRequest", "{}"));
+    assert!(policy.lines().all(|line| line.len() < 1024), "kata-agent's parser has a limit");
+    let (exec, logs) = ("\"exec\": true", "\"logs\": true");
+    assert!(!policy.contains(exec) && !policy.contains(logs));
+    let policy = stdout(&["policy", "generate", "--pod", pod, "--allow-exec", "--allow-logs"]);
+    assert!(policy.contains(exec) && policy.contains(logs));
+}
+
+#[test]
+fn what_a_manifest_leaves_open_is_named() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let manifest = |container: &str| {
+        let spec =
+            format!("apiVersion: v1\nkind: Pod\nspec:\n  containers:\n    - {{name: a, {container}}}\n");
+        fs::write(path("pod.yaml"), spec).unwrap();
+    };
+    let image = format!("image: r.example.com/a@sha256:{}", "0".repeat(64));
+    for (container, said) in [
+        ("image: \"r.example.com/a:v1\", command: [x]".to_owned(), "has no digest"),
+        (image.clone(), "container a: without `command`"),
+        (format!("{image}, command: [x], envFrom: [{{secretRef: {{name: s}}}}]"), "LD_PRELOAD"),
+        (
+            format!("{image}, command: [x], securityContext: {{privileged: true}}"),
+            "securityContext.privileged",
+        ),
+        (
+            format!("{image}, command: [x], volumeMounts: [{{name: v, mountPath: /v}}]"),
+            "volume v cannot be mounted on /v",
+        ),
+    ] {
+        manifest(&container);
+        let error = failure(&["policy", "generate", "--pod", &path("pod.yaml")]);
+        assert!(error.contains("pod.yaml") && error.contains(said), "{error}");
+    }
+
+    manifest(&image);
+    fs::write(path("config.json"), r#"{"config": {"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "7:8"}}"#)
+        .unwrap();
+    let config = format!("a={}", path("config.json"));
+    let policy = stdout(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-config", &config]);
+    assert!(policy.contains("\"/app\"") && policy.contains("\"uid\": 7"));
+    let config = format!("b={}", path("config.json"));
+    let error = failure(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-config", &config]);
+    assert!(error.contains("container \"b\""), "{error}");
+}
+
+#[test]
+fn an_id_block_is_what_the_shim_takes() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let text = |path: &Path| path.display().to_string();
+    for (name, byte) in [("id.pem", 1), ("author.pem", 2)] {
+        let key = SigningKey::from_slice(&[byte; 48]).unwrap();
+        fs::write(path(name), key.to_pkcs8_pem(LineEnding::LF).unwrap()).unwrap();
+    }
+    let (id, author, to) = (text(&path("id.pem")), text(&path("author.pem")), text(dir.path()));
+    let arguments = ["measure", "id-block", "--launch-digest", DIGEST, "--id-key", &id, "--directory", &to];
+    let printed = stdout(&[&arguments[..], &["--author-key", &author, "--image-id", "coffer"]].concat());
+
+    let read = |kind: &str| fs::read(path(&format!("{DIGEST}.{kind}"))).unwrap();
+    let digest = LaunchDigest::from_digest(DIGEST.parse().unwrap());
+    let signed = SignedIdBlock::verify(&read("id-block"), &read("id-auth"), digest).unwrap();
+    assert_eq!(&signed.block().image_id, b"coffer\0\0\0\0\0\0\0\0\0\0");
+    assert_ne!(signed.id_key_digest(), signed.author_key_digest());
+    assert!(printed.contains(&format!("id_key_digest     {}\n", signed.id_key_digest())), "{printed}");
+    assert!(printed.contains(&signed.author_key_digest().to_string()));
+
+    fs::write(path("id.pem"), "no key").unwrap();
+    let error = failure(&arguments);
+    assert!(error.contains("id.pem") && error.contains("PKCS#8"), "{error}");
+    let error = coffer(&[&arguments[..], &["--policy", "0xb0000"]].concat());
+    assert!(String::from_utf8_lossy(&error.stderr).contains("debugging"));
+}

@@ -1,0 +1,305 @@
+//! What the pod's containers are: the parts of a manifest that say what runs, and with what.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Deserializer};
+
+use crate::quantity::Quantity;
+use crate::written::{Scalar, VENDOR, is_switch};
+use crate::{ManifestError, Pod};
+
+/// A manifest's containers and volumes, under the names of Kubernetes' API (`core/v1`). What is not here is not read.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct PodSpec {
+    /// `metadata`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub metadata: Metadata,
+    /// `spec`.
+    #[serde(default, deserialize_with = "or_default")]
+    pub spec: Spec,
+}
+
+macro_rules! object {
+    ($(#[doc = $doc:literal])+ $name:ident { $($(#[$meta:meta])+ $field:ident: $type:ty,)+ }) => {
+        $(#[doc = $doc])+
+        #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+        #[serde(rename_all = "camelCase")]
+        pub struct $name {
+            $($(#[$meta])+ #[serde(default, deserialize_with = "or_default")] pub $field: $type,)+
+        }
+    };
+}
+
+object! {
+    /// `metadata`.
+    Metadata {
+        /// The pod's name.
+        name: Option<String>,
+        /// The beginning of its name, where the cluster makes one.
+        generate_name: Option<String>,
+        /// Its namespace.
+        namespace: Option<String>,
+    }
+}
+
+object! {
+    /// `spec`.
+    Spec {
+        /// Its host name; else it is the pod's name.
+        hostname: Option<String>,
+        /// Whether the containers see each other's processes.
+        share_process_namespace: Option<bool>,
+        /// Whether each service is named in the environment; true if absent.
+        enable_service_links: Option<bool>,
+        /// Whether a service account's token is mounted; true if absent.
+        automount_service_account_token: Option<bool>,
+        /// Security settings of all containers.
+        security_context: PodSecurity,
+        /// Volumes.
+        volumes: Vec<Volume>,
+        /// Containers that run before the others.
+        init_containers: Vec<Container>,
+        /// Containers.
+        containers: Vec<Container>,
+    }
+}
+
+object! {
+    /// `spec.securityContext`.
+    PodSecurity {
+        /// User.
+        run_as_user: Option<u32>,
+        /// Group.
+        run_as_group: Option<u32>,
+        /// Group that owns volumes.
+        fs_group: Option<u32>,
+        /// Kernel settings.
+        sysctls: Vec<Sysctl>,
+    }
+}
+
+object! {
+    /// A kernel setting.
+    Sysctl {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: String,
+    }
+}
+
+object! {
+    /// A volume: the field of its kind is there, and what is in it does not matter here.
+    Volume {
+        /// Its name.
+        name: String,
+        /// Keys of a ConfigMap.
+        config_map: Option<Anything>,
+        /// Keys of a Secret.
+        secret: Option<Anything>,
+        /// Several of these.
+        projected: Option<Anything>,
+        /// Facts about the pod.
+        #[serde(rename = "downwardAPI")]
+        downward_api: Option<Anything>,
+        /// A directory that lives as long as the pod.
+        empty_dir: Option<EmptyDir>,
+    }
+}
+
+object! {
+    /// An emptyDir.
+    EmptyDir {
+        /// Where its content is.
+        medium: Option<String>,
+    }
+}
+
+object! {
+    /// A container.
+    Container {
+        /// Its name.
+        name: String,
+        /// Its image's reference.
+        image: String,
+        /// Replaces the image's entry point.
+        command: Vec<String>,
+        /// Replaces the image's arguments.
+        args: Vec<String>,
+        /// Replaces the image's working directory.
+        working_dir: Option<String>,
+        /// Environment.
+        env: Vec<EnvVar>,
+        /// Environment from ConfigMaps and Secrets, whose names are not in the manifest.
+        env_from: Vec<Anything>,
+        /// Where volumes are mounted.
+        volume_mounts: Vec<VolumeMount>,
+        /// Block devices.
+        volume_devices: Vec<Anything>,
+        /// Whether it reads from who is attached.
+        stdin: Option<bool>,
+        /// Whether it has a terminal.
+        tty: Option<bool>,
+        /// Where its last words are.
+        termination_message_path: Option<String>,
+        /// Security settings.
+        security_context: Security,
+        /// Tells whether it has started.
+        startup_probe: Option<Handler>,
+        /// Tells whether it works.
+        liveness_probe: Option<Handler>,
+        /// Tells whether it takes requests.
+        readiness_probe: Option<Handler>,
+        /// Commands at its start and end.
+        lifecycle: Lifecycle,
+        /// Devices among its limits.
+        resources: Devices,
+    }
+}
+
+object! {
+    /// A variable.
+    EnvVar {
+        /// Its name.
+        name: String,
+        /// Its value.
+        value: Option<String>,
+        /// Where its value comes from.
+        value_from: Option<Anything>,
+    }
+}
+
+object! {
+    /// Where a volume is mounted.
+    VolumeMount {
+        /// The volume.
+        name: String,
+        /// Where in the container.
+        mount_path: String,
+        /// Not for writing.
+        read_only: Option<bool>,
+        /// A part of the volume.
+        sub_path: Option<String>,
+        /// The same, with variables.
+        sub_path_expr: Option<String>,
+        /// Whether mounts are seen on the other side.
+        mount_propagation: Option<String>,
+    }
+}
+
+object! {
+    /// A container's `securityContext`.
+    Security {
+        /// User.
+        run_as_user: Option<u32>,
+        /// Group.
+        run_as_group: Option<u32>,
+        /// Whether it has all of the host's devices.
+        privileged: Option<bool>,
+        /// Whether a program may have more rights than its parent; true if absent.
+        allow_privilege_escalation: Option<bool>,
+        /// Whether the root file system is not for writing.
+        read_only_root_filesystem: Option<bool>,
+        /// Capabilities.
+        capabilities: Capabilities,
+        /// Which parts of `/proc` are hidden.
+        proc_mount: Option<String>,
+    }
+}
+
+object! {
+    /// Capabilities beside the usual ones, without `CAP_`.
+    Capabilities {
+        /// Added.
+        add: Vec<String>,
+        /// Taken away.
+        drop: Vec<String>,
+    }
+}
+
+object! {
+    /// A probe, or one of [`Lifecycle`]'s.
+    Handler {
+        /// By a command.
+        exec: Option<Exec>,
+    }
+}
+
+object! {
+    /// `lifecycle`.
+    Lifecycle {
+        /// After the start.
+        post_start: Option<Handler>,
+        /// Before the end.
+        pre_stop: Option<Handler>,
+    }
+}
+
+object! {
+    /// A command in the container.
+    Exec {
+        /// The command and its arguments.
+        command: Vec<String>,
+    }
+}
+
+/// Devices among a container's limits.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Limits")]
+pub struct Devices {
+    /// GPUs.
+    pub gpus: u32,
+    /// NVSwitches of a board of eight GPUs.
+    pub switches: u32,
+}
+
+#[derive(Deserialize)]
+struct Limits {
+    #[serde(default, deserialize_with = "or_default")]
+    limits: BTreeMap<String, Scalar>,
+}
+
+impl TryFrom<Limits> for Devices {
+    type Error = String;
+
+    fn try_from(from: Limits) -> Result<Self, String> {
+        let mut devices = Self::default();
+        for (name, Scalar(value)) in &from.limits {
+            let Some(resource) = name.strip_prefix(VENDOR) else { continue };
+            let count: Quantity = value.parse().map_err(|error| format!("{name}: {error}"))?;
+            let count = u32::try_from(count.whole()).map_err(|_| format!("{name}: too many"))?;
+            let sum = if is_switch(resource) { &mut devices.switches } else { &mut devices.gpus };
+            *sum = sum.checked_add(count).ok_or_else(|| format!("{name}: too many"))?;
+        }
+        Ok(devices)
+    }
+}
+
+/// Any value; only that it is there counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Anything;
+
+impl<'de> Deserialize<'de> for Anything {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        serde::de::IgnoredAny::deserialize(deserializer).map(|_| Self)
+    }
+}
+
+/// `field:` with nothing behind it is Kubernetes' way to say that it is absent.
+fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+    Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+impl PodSpec {
+    /// Reads a manifest, as [`Pod::parse`] does.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn parse(text: &str) -> Result<Self, ManifestError> {
+        // Its size, depth and kind, and that it is one document.
+        Pod::parse(text)?;
+        serde_saphyr::from_str_with_options(text, serde_saphyr::options! { with_snippet: false })
+            .map_err(|error| ManifestError::Yaml(error.to_string()))
+    }
+}

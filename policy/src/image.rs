@@ -1,0 +1,139 @@
+//! Images: references with a digest, and what an image's configuration says of a process.
+
+use std::collections::BTreeMap;
+
+use serde::Deserialize;
+use serde::de::IgnoredAny;
+
+use crate::PolicyError;
+
+/// Largest configuration that is read, in bytes.
+pub const MAX_IMAGE_CONFIG: usize = 4 << 20;
+
+/// The part of an image's configuration that decides a process (OCI image specification, `config.md`). That it is the
+/// image's is for the caller to know: the manifest's digest covers it by way of the image's own manifest.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ImageConfig {
+    pub(crate) entrypoint: Vec<String>,
+    pub(crate) cmd: Vec<String>,
+    pub(crate) env: Vec<String>,
+    pub(crate) directory: String,
+    pub(crate) user: String,
+    pub(crate) volumes: Vec<String>,
+}
+
+#[derive(Deserialize)]
+struct Written {
+    config: Option<Config>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(rename_all = "PascalCase", default)]
+struct Config {
+    entrypoint: Option<Vec<String>>,
+    cmd: Option<Vec<String>>,
+    env: Option<Vec<String>>,
+    working_dir: Option<String>,
+    user: Option<String>,
+    volumes: Option<BTreeMap<String, IgnoredAny>>,
+}
+
+impl ImageConfig {
+    /// Reads an image's configuration.
+    ///
+    /// # Errors
+    /// [`PolicyError::ImageConfig`], [`PolicyError::ImageConfigSize`].
+    pub fn parse(json: &[u8]) -> Result<Self, PolicyError> {
+        if json.len() > MAX_IMAGE_CONFIG {
+            return Err(PolicyError::ImageConfigSize(json.len()));
+        }
+        let written: Written = serde_json::from_slice(json).map_err(PolicyError::ImageConfig)?;
+        let config = written.config.unwrap_or_default();
+        Ok(Self {
+            entrypoint: config.entrypoint.unwrap_or_default(),
+            cmd: config.cmd.unwrap_or_default(),
+            env: config.env.unwrap_or_default(),
+            directory: config.working_dir.unwrap_or_default(),
+            user: config.user.unwrap_or_default(),
+            volumes: config.volumes.unwrap_or_default().into_keys().collect(),
+        })
+    }
+}
+
+/// The reference under which containerd keeps an image: with the registry's name, without a tag beside the digest.
+pub(crate) fn reference(container: &str, image: &str) -> Result<String, PolicyError> {
+    let bad = || PolicyError::BadImage { container: container.to_owned(), image: image.to_owned() };
+    let Some((name, digest)) = image.split_once('@') else {
+        return Err(PolicyError::NoDigest { container: container.to_owned(), image: image.to_owned() });
+    };
+    let hex = digest.strip_prefix("sha256:").ok_or_else(bad)?;
+    if hex.len() != 64 || !hex.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(bad());
+    }
+    // A colon before the last slash is a port's.
+    let start = name.rfind('/').map_or(0, |slash| slash + 1);
+    let name = name[start..].find(':').map_or(name, |colon| &name[..start + colon]);
+    let letter = |b: u8| b.is_ascii_alphanumeric() || matches!(b, b'.' | b'_' | b'-' | b'/' | b':');
+    if name.is_empty() || !name.bytes().all(letter) {
+        return Err(bad());
+    }
+    let name = match name.split_once('/') {
+        Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
+        Some(_) => format!("docker.io/{name}"),
+        None => format!("docker.io/library/{name}"),
+    };
+    Ok(format!("{name}@{digest}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn references_are_containerds() {
+        let digest = format!("sha256:{}", "0123456789abcdef".repeat(4));
+        for (written, kept) in [
+            ("busybox", "docker.io/library/busybox"),
+            ("busybox:1.36", "docker.io/library/busybox"),
+            ("org/app", "docker.io/org/app"),
+            ("localhost/app:v1", "localhost/app"),
+            ("registry.example.com:5000/a/b:v1", "registry.example.com:5000/a/b"),
+        ] {
+            assert_eq!(
+                reference("c", &format!("{written}@{digest}")).unwrap(),
+                format!("{kept}@{digest}"),
+                "{written}"
+            );
+        }
+        for tag in ["busybox", "busybox:latest", "r.example.com/a:v1", ""] {
+            assert!(matches!(reference("c", tag), Err(PolicyError::NoDigest { .. })), "{tag}");
+        }
+        for bad in [
+            "a@sha256:12".to_owned(),
+            "a@sha512:ab".to_owned(),
+            format!("@{digest}"),
+            format!("a b@{digest}"),
+        ] {
+            assert!(matches!(reference("c", &bad), Err(PolicyError::BadImage { .. })), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_configuration_may_leave_everything_out() {
+        assert_eq!(
+            ImageConfig::parse(br#"{"architecture": "amd64", "os": "linux"}"#).unwrap(),
+            ImageConfig::default()
+        );
+        let json = br#"{"config": {"Entrypoint": null, "Cmd": ["sh"], "Env": ["A=b"], "User": "7:8", "Volumes": {"/v": {}}}}"#;
+        let config = ImageConfig::parse(json).unwrap();
+        assert_eq!(
+            (config.cmd, config.user.as_str(), config.volumes),
+            (vec!["sh".to_owned()], "7:8", vec!["/v".to_owned()])
+        );
+        assert!(matches!(ImageConfig::parse(b"[]"), Err(PolicyError::ImageConfig(_))));
+        assert!(matches!(
+            ImageConfig::parse(&vec![b' '; MAX_IMAGE_CONFIG + 1]),
+            Err(PolicyError::ImageConfigSize(_))
+        ));
+    }
+}

@@ -1,0 +1,407 @@
+//! Requests for other containers than the pod's: each is an honest one with one thing changed.
+
+use ::agent::proto::{agent as msg, types};
+use protobuf::MessageField;
+use serde_json::{Value, json};
+
+use crate::engine::Agent;
+use crate::honest::sandbox;
+use crate::requests::{GPU, WEB, gpu, json_of, pause, web};
+
+type Forge = fn(&mut Value);
+
+fn push(list: &mut Value, item: Value) {
+    list.as_array_mut().unwrap().push(item);
+}
+
+fn mount<'a>(request: &'a mut Value, destination: &str) -> &'a mut Value {
+    let mounts = request["OCI"]["Mounts"].as_array_mut().unwrap();
+    mounts.iter_mut().find(|mount| mount["destination"] == destination).unwrap()
+}
+
+fn storage<'a>(request: &'a mut Value, driver: &str) -> &'a mut Value {
+    let storages = request["storages"].as_array_mut().unwrap();
+    storages.iter_mut().find(|storage| storage["driver"] == driver).unwrap()
+}
+
+fn bind(source: &str, destination: &str) -> Value {
+    json!({ "destination": destination, "source": source, "type_": "bind", "options": ["rbind", "rw"] })
+}
+
+fn assert_refused(honest: &dyn Fn() -> Value, forged: &[(&str, Forge)]) {
+    assert!(Agent::strict().allows("CreateContainerRequest", &honest()));
+    for (what, forge) in forged {
+        let mut request = honest();
+        forge(&mut request);
+        assert_ne!(request, honest(), "{what} changes nothing");
+        assert!(!Agent::strict().allows("CreateContainerRequest", &request), "{what}");
+    }
+}
+
+#[test]
+fn another_process() {
+    assert_refused(
+        &web,
+        &[
+            ("another command", |r| r["OCI"]["Process"]["Args"] = json!(["/bin/sh", "-c", "id"])),
+            ("another argument", |r| r["OCI"]["Process"]["Args"][2] = "22".into()),
+            ("one more argument", |r| push(&mut r["OCI"]["Process"]["Args"], "--debug".into())),
+            ("LD_PRELOAD", |r| push(&mut r["OCI"]["Process"]["Env"], "LD_PRELOAD=/cache/x.so".into())),
+            ("another PATH", |r| r["OCI"]["Process"]["Env"][0] = "PATH=/cache".into()),
+            ("another value", |r| r["OCI"]["Process"]["Env"][2] = "PORT=22".into()),
+            ("a variable left out", |r| {
+                r["OCI"]["Process"]["Env"].as_array_mut().unwrap().remove(2);
+            }),
+            ("a second value", |r| push(&mut r["OCI"]["Process"]["Env"], "TOKEN=x".into())),
+            ("a service that is none", |r| {
+                push(&mut r["OCI"]["Process"]["Env"], "X_SERVICE_HOST=$(id)".into())
+            }),
+            ("another user", |r| r["OCI"]["Process"]["User"]["UID"] = 0.into()),
+            ("another group", |r| r["OCI"]["Process"]["User"]["GID"] = 0.into()),
+            ("a user by name", |r| r["OCI"]["Process"]["User"]["Username"] = "root".into()),
+            ("another directory", |r| r["OCI"]["Process"]["Cwd"] = "/cache".into()),
+            ("a terminal", |r| r["OCI"]["Process"]["Terminal"] = true.into()),
+            ("a capability", |r| {
+                push(&mut r["OCI"]["Process"]["Capabilities"]["Effective"], "CAP_SYS_ADMIN".into())
+            }),
+            ("an ambient one", |r| {
+                push(&mut r["OCI"]["Process"]["Capabilities"]["Ambient"], "CAP_NET_BIND_SERVICE".into());
+            }),
+            ("new privileges", |r| r["OCI"]["Process"]["NoNewPrivileges"] = false.into()),
+            ("output past the agent", |r| r["stdout_port"] = 9000.into()),
+            ("errors past the agent", |r| r["stderr_port"] = 9000.into()),
+        ],
+    );
+}
+
+#[test]
+fn another_container() {
+    assert_refused(
+        &web,
+        &[
+            ("an unknown one", |r| {
+                r["OCI"]["Annotations"]["io.kubernetes.cri.container-name"] = "debug".into()
+            }),
+            ("another one of the pod", |r| {
+                r["OCI"]["Annotations"]["io.kubernetes.cri.container-name"] = "gpu".into();
+            }),
+            ("without a name", |r| r["OCI"]["Annotations"]["io.kubernetes.cri.container-name"] = "".into()),
+            ("the sandbox's", |r| {
+                r["OCI"]["Annotations"]["io.kubernetes.cri.container-type"] = "sandbox".into()
+            }),
+            ("without a type", |r| {
+                r["OCI"]["Annotations"].as_object_mut().unwrap().remove("io.kubernetes.cri.container-type");
+            }),
+            ("another image", |r| {
+                let image = format!("registry.example.com/web@sha256:{}", "0".repeat(64));
+                r["OCI"]["Annotations"]["io.kubernetes.cri.image-name"] = image.into();
+            }),
+            ("an image by tag", |r| {
+                r["OCI"]["Annotations"]["io.kubernetes.cri.image-name"] =
+                    "registry.example.com/web:v7".into();
+            }),
+            ("no image", |r| {
+                r["OCI"]["Annotations"].as_object_mut().unwrap().remove("io.kubernetes.cri.image-name");
+            }),
+            ("another pod", |r| r["OCI"]["Annotations"]["io.kubernetes.cri.sandbox-name"] = "web-1".into()),
+            ("another namespace", |r| {
+                r["OCI"]["Annotations"]["io.kubernetes.cri.sandbox-namespace"] = "x".into()
+            }),
+            ("last words of a secret", |r| {
+                let path = "/etc/key/token";
+                r["OCI"]["Annotations"]["io.kubernetes.container.terminationMessagePath"] = path.into();
+            }),
+            ("an annotation for the agent", |r| {
+                r["OCI"]["Annotations"]["io.katacontainers.pkg.oci.container_type"] = "pod_sandbox".into();
+            }),
+            ("a user as text", |r| {
+                r["string_user"] = json!({ "uid": "0", "gid": "0", "additionalGids": [] })
+            }),
+            ("the sandbox's processes", |r| r["sandbox_pidns"] = true.into()),
+            ("a mount of another container", |r| {
+                push(
+                    &mut r["shared_mounts"],
+                    json!({ "name": "x", "src_ctr": GPU, "src_path": "/", "dst_ctr": WEB,
+                    "dst_path": "/mnt" }),
+                );
+            }),
+            ("hooks", |r| r["OCI"]["Hooks"] = json!({ "Prestart": [{ "Path": "/bin/sh" }] })),
+            ("another root", |r| r["OCI"]["Root"]["Path"] = "/run/kata-containers/c0ffee02/rootfs".into()),
+            ("a root for writing", |r| r["OCI"]["Root"]["Readonly"] = false.into()),
+        ],
+    );
+}
+
+#[test]
+fn a_pause_container_that_does_something() {
+    assert_refused(
+        &pause,
+        &[
+            ("a command", |r| r["OCI"]["Process"]["Args"] = json!(["/bin/sh"])),
+            ("a mount", |r| {
+                push(&mut r["OCI"]["Mounts"], bind("/run/kata-containers/sandbox/ephemeral/cache", "/cache"))
+            }),
+            ("a device", |r| push(&mut r["devices"], json!({ "id": "vfio0", "type_": "vfio-pci-gk" }))),
+            ("a kernel setting", |r| r["OCI"]["Linux"]["Sysctl"]["kernel.core_pattern"] = "|/bin/sh".into()),
+        ],
+    );
+}
+
+#[test]
+fn another_confinement() {
+    assert_refused(
+        &web,
+        &[
+            ("a namespace of the guest's", |r| {
+                r["OCI"]["Linux"]["Namespaces"][0]["Path"] = "/proc/1/ns/mnt".into()
+            }),
+            ("no mount namespace", |r| {
+                r["OCI"]["Linux"]["Namespaces"].as_array_mut().unwrap().retain(|n| n["Type"] != "mount");
+            }),
+            ("a user namespace", |r| {
+                push(&mut r["OCI"]["Linux"]["Namespaces"], json!({ "Type": "user", "Path": "" }))
+            }),
+            ("a device node", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Devices"],
+                    json!({ "Path": "/dev/vda", "Type": "b", "Major": 254, "Minor": 0 }),
+                );
+            }),
+            ("a node under a usual name", |r| r["OCI"]["Linux"]["Devices"][0]["Minor"] = 1.into()),
+            ("privileged: all devices", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Resources"]["Devices"],
+                    json!({ "Allow": true, "Type": "a", "Major": -1, "Minor": -1, "Access": "rwm" }),
+                );
+            }),
+            ("a block device's rule", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Resources"]["Devices"],
+                    json!({ "Allow": true, "Type": "b", "Major": 8, "Minor": 0, "Access": "rwm" }),
+                );
+            }),
+            ("privileged: nothing masked", |r| r["OCI"]["Linux"]["MaskedPaths"] = json!([])),
+            ("nothing read-only", |r| r["OCI"]["Linux"]["ReadonlyPaths"] = json!([])),
+            ("a kernel setting", |r| r["OCI"]["Linux"]["Sysctl"]["kernel.core_pattern"] = "|/bin/sh".into()),
+            ("another cgroup", |r| r["OCI"]["Linux"]["CgroupsPath"] = "/".into()),
+            ("shared mounts", |r| r["OCI"]["Linux"]["RootfsPropagation"] = "rshared".into()),
+            ("users of its own", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["UIDMappings"],
+                    json!({ "HostID": 0, "ContainerID": 0, "Size": 1 }),
+                );
+            }),
+        ],
+    );
+}
+
+#[test]
+fn other_mounts() {
+    assert_refused(
+        &web,
+        &[
+            ("one more", |r| push(&mut r["OCI"]["Mounts"], bind("/run/kata-containers/sandbox/shm", "/mnt"))),
+            ("the guest's root", |r| push(&mut r["OCI"]["Mounts"], bind("/", "/mnt"))),
+            ("over the program", |r| {
+                let source = "/run/kata-containers/shared/containers/c0ffee01-0000000000000009-serve";
+                push(&mut r["OCI"]["Mounts"], bind(source, "/bin/serve"));
+            }),
+            ("another source", |r| {
+                mount(r, "/cache")["source"] = "/run/kata-containers/c0ffee02/rootfs".into()
+            }),
+            ("a relative source", |r| mount(r, "/etc/app")["source"] = "app".into()),
+            ("another container's copy", |r| {
+                let source = mount(r, "/etc/app")["source"].as_str().unwrap().replace(WEB, GPU);
+                mount(r, "/etc/app")["source"] = source.into();
+            }),
+            ("a copy of something else", |r| {
+                let source = mount(r, "/etc/hosts")["source"].clone();
+                mount(r, "/etc/app")["source"] = source;
+            }),
+            ("a path in a copy", |r| {
+                let source = format!("{}/../x", mount(r, "/etc/app")["source"].as_str().unwrap());
+                mount(r, "/etc/app")["source"] = source.into();
+            }),
+            ("for writing", |r| mount(r, "/etc/app")["options"] = json!(["rbind", "rw"])),
+            ("for writing after all", |r| push(&mut mount(r, "/etc/app")["options"], "rw".into())),
+            ("one left out", |r| {
+                r["OCI"]["Mounts"]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|mount| mount["destination"] != "/etc/key/token");
+            }),
+            ("one there twice", |r| {
+                let cache = mount(r, "/cache").clone();
+                push(&mut r["OCI"]["Mounts"], cache);
+            }),
+            ("sysfs for writing", |r| mount(r, "/sys")["options"] = json!(["nosuid", "noexec", "nodev"])),
+            ("a disk as /proc", |r| mount(r, "/proc")["type_"] = "ext4".into()),
+            ("a disk", |r| {
+                push(
+                    &mut r["OCI"]["Mounts"],
+                    json!({ "destination": "/cache", "source": "/dev/vda", "type_": "ext4",
+                    "options": [] }),
+                );
+            }),
+            ("shared with the guest", |r| push(&mut mount(r, "/cache")["options"], "rshared".into())),
+        ],
+    );
+}
+
+#[test]
+fn other_storages() {
+    assert_refused(
+        &web,
+        &[
+            ("a directory of the host", |r| {
+                push(
+                    &mut r["storages"],
+                    json!({ "driver": "virtio-fs", "driver_options": [], "source": "kataShared",
+                    "fstype": "virtiofs", "options": [], "mount_point": "/run/kata-containers/shared/containers",
+                    "fs_group": null, "shared": false }),
+                );
+            }),
+            ("a bind of the guest's", |r| {
+                push(
+                    &mut r["storages"],
+                    json!({ "driver": "bind", "driver_options": [], "source": "/", "fstype": "bind",
+                    "options": ["bind"], "mount_point": "/mnt", "fs_group": null, "shared": false }),
+                );
+            }),
+            ("an image pulled in the guest", |r| storage(r, "scsi")["driver"] = "image_guest_pull".into()),
+            ("a layer elsewhere", |r| storage(r, "scsi")["mount_point"] = "/usr".into()),
+            ("a layer for writing", |r| storage(r, "scsi")["options"] = json!([])),
+            ("a layer with another file system", |r| storage(r, "scsi")["fstype"] = "ext4".into()),
+            ("a layer's options for the driver", |r| storage(r, "scsi")["driver_options"] = json!(["x=y"])),
+            ("no layers", |r| {
+                r["storages"].as_array_mut().unwrap().retain(|storage| storage["driver"] != "scsi");
+            }),
+            ("a directory of the guest's as a layer", |r| {
+                storage(r, "overlayfs")["options"][0] = "lowerdir=/:/run/layers/0-4".into();
+            }),
+            ("changes kept in a volume", |r| {
+                storage(r, "overlayfs")["options"][1] =
+                    "upperdir=/run/kata-containers/sandbox/ephemeral/cache".into();
+            }),
+            ("a second root", |r| {
+                let overlay = storage(r, "overlayfs").clone();
+                push(&mut r["storages"], overlay);
+            }),
+            ("a root elsewhere", |r| storage(r, "overlayfs")["mount_point"] = "/usr".into()),
+            ("an emptyDir of another name", |r| {
+                storage(r, "ephemeral")["mount_point"] = "/run/kata-containers/sandbox/ephemeral/x".into();
+            }),
+            ("an emptyDir over a secret", |r| storage(r, "ephemeral")["mount_point"] = "/run/secrets".into()),
+            ("an emptyDir on a disk", |r| {
+                storage(r, "ephemeral")["source"] = "/dev/vda".into();
+                storage(r, "ephemeral")["fstype"] = "ext4".into();
+            }),
+            ("an emptyDir of another group", |r| storage(r, "ephemeral")["options"] = json!(["fsgid=0"])),
+        ],
+    );
+}
+
+#[test]
+fn other_devices() {
+    assert_refused(
+        &web,
+        &[
+            ("a GPU for a container without", |r| push(&mut r["devices"], gpu()["devices"][0].clone())),
+            ("a disk", |r| {
+                push(
+                    &mut r["devices"],
+                    json!({ "id": "vda", "type_": "blk", "vm_path": "", "container_path": "/dev/x",
+                    "options": [] }),
+                );
+            }),
+            ("a GPU's annotation", |r| {
+                r["OCI"]["Annotations"]["cdi.k8s.io/vfio0"] = "nvidia.com/gpu=0".into()
+            }),
+        ],
+    );
+    assert_refused(
+        &gpu,
+        &[
+            ("no GPUs", |r| r["devices"] = json!([])),
+            ("one GPU too few", |r| {
+                r["devices"].as_array_mut().unwrap().pop();
+                r["OCI"]["Annotations"].as_object_mut().unwrap().remove("cdi.k8s.io/vfio7");
+            }),
+            ("one too many", |r| {
+                push(
+                    &mut r["devices"],
+                    json!({ "id": "vfio8", "type_": "vfio-pci-gk", "vm_path": "",
+                    "container_path": "/dev/vfio/devices/vfio8", "options": ["0000:81:00.0=0b/00"] }),
+                );
+                r["OCI"]["Annotations"]["cdi.k8s.io/vfio8"] = "nvidia.com/gpu=2".into();
+            }),
+            ("the same one twice", |r| r["devices"][1] = r["devices"][0].clone()),
+            ("the same place twice", |r| r["devices"][1]["options"][0] = "0000:61:00.0=09/00".into()),
+            ("the same rank twice", |r| {
+                r["OCI"]["Annotations"]["cdi.k8s.io/vfio7"] = "nvidia.com/gpu=0".into()
+            }),
+            ("all of them", |r| r["OCI"]["Annotations"]["cdi.k8s.io/vfio7"] = "nvidia.com/gpu=all".into()),
+            ("another kind", |r| r["OCI"]["Annotations"]["cdi.k8s.io/vfio7"] = "vendor.com/x=0".into()),
+            ("a rank without a device", |r| {
+                r["OCI"]["Annotations"].as_object_mut().unwrap().remove("cdi.k8s.io/vfio7");
+                r["OCI"]["Annotations"]["cdi.k8s.io/vfio9"] = "nvidia.com/gpu=1".into();
+            }),
+            ("another driver", |r| r["devices"][0]["type_"] = "blk".into()),
+            ("another node", |r| r["devices"][0]["container_path"] = "/dev/mem".into()),
+        ],
+    );
+}
+
+#[test]
+fn another_sandbox() {
+    assert!(Agent::strict().allows("CreateSandboxRequest", &sandbox()));
+    let forged: [(&str, Forge); 7] = [
+        ("hooks of the guest's", |r| r["guest_hook_path"] = "/usr/share/oci/hooks".into()),
+        ("a kernel module", |r| push(&mut r["kernel_modules"], json!({ "name": "x", "parameters": [] }))),
+        ("name servers", |r| push(&mut r["dns"], "nameserver 10.0.0.1".into())),
+        ("shared processes", |r| r["sandbox_pidns"] = true.into()),
+        ("no shared memory", |r| r["storages"] = json!([])),
+        ("a directory of the host", |r| r["storages"][0]["driver"] = "virtio-fs".into()),
+        ("shared memory with programs", |r| r["storages"][0]["options"] = json!(["size=4096"])),
+    ];
+    for (what, forge) in forged {
+        let mut request = json_of(&sandbox());
+        forge(&mut request);
+        assert!(!Agent::strict().allows("CreateSandboxRequest", &request), "{what}");
+    }
+    // The remount is for shared memory only.
+    let remount = json_of(&guest_spec::shm_remount(4096));
+    for (field, value) in
+        [("mount_point", "/usr"), ("source", "/dev/vda"), ("fstype", "ext4"), ("driver", "bind")]
+    {
+        let mut request = remount.clone();
+        request["storages"][0][field] = value.into();
+        assert!(!Agent::strict().allows("UpdateEphemeralMountsRequest", &request), "{field}");
+    }
+}
+
+#[test]
+fn the_loopback_is_the_pods_own() {
+    let interface = |name: &str, address: &str| {
+        let interface = types::Interface {
+            device: name.to_owned(),
+            name: name.to_owned(),
+            IPAddresses: vec![types::IPAddress { address: address.to_owned(), ..Default::default() }],
+            ..Default::default()
+        };
+        msg::UpdateInterfaceRequest { interface: MessageField::some(interface), ..Default::default() }
+    };
+    let route = |dest: &str, device: &str| {
+        let route = types::Route { dest: dest.to_owned(), device: device.to_owned(), ..Default::default() };
+        let routes = msg::Routes { Routes: vec![route], ..Default::default() };
+        msg::UpdateRoutesRequest { routes: MessageField::some(routes), ..Default::default() }
+    };
+    let mut agent = Agent::strict();
+    for request in [interface("lo", "10.0.0.1"), interface("eth0", "127.0.0.2"), interface("eth0", "::1")] {
+        assert!(!agent.allows("UpdateInterfaceRequest", &request));
+    }
+    for request in [route("127.0.0.0/8", "eth0"), route("10.0.0.0/8", "lo"), route("::1/128", "eth0")] {
+        assert!(!agent.allows("UpdateRoutesRequest", &request));
+    }
+    assert!(!agent.allows("UpdateInterfaceRequest", &msg::UpdateInterfaceRequest::default()));
+}

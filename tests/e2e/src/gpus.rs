@@ -1,0 +1,163 @@
+//! Emulated GPUs, where the rig's shim looks for them: a sysfs, a socket for each, and CDI's names of them.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use emulated_gpu::control::{Client, Request};
+use emulated_gpu::{Device, Emulator, Options, Product, State, Timing};
+use gpu::PciAddress;
+use gpu::lock::{self, GpuLock};
+use gpu::quarantine::{Entry, Quarantine};
+
+use crate::or_fail::OrFail;
+use crate::wait::until;
+
+/// Where the rig's shim has its GPUs (`shim/src/sandbox/gpus.rs`).
+const ROOT: &str = "/run/coffer-emulated";
+/// Locks and quarantine.
+const STATE: &str = "/var/lib/coffer/gpu";
+const CDI: &str = "/etc/cdi/e2e.json";
+/// Long enough to be waited for, short for a test.
+const BOOT: Duration = Duration::from_millis(200);
+/// No GPU takes longer to be reset, booted and wiped, on a busy machine.
+const FREE: Duration = Duration::from_secs(30);
+
+/// Emulated H100s; they go with the value.
+#[derive(Debug)]
+pub struct Gpus {
+    emulators: Vec<Emulator>,
+}
+
+impl Gpus {
+    /// Plays this many, each alone in its IOMMU group and bound to vfio-pci.
+    pub fn h100(count: usize) -> Self {
+        let devices = Path::new(ROOT).join("sys/bus/pci/devices");
+        fs::create_dir_all(&devices).or_fail("sysfs of the GPUs");
+        let emulators = (0..count).map(play).collect();
+        fs::create_dir_all("/etc/cdi").or_fail("CDI's folder");
+        let named = (0..count).map(|n| {
+            serde_json::json!({
+                "name": n.to_string(),
+                "containerEdits": { "deviceNodes": [{ "path": format!("/dev/vfio/devices/vfio{n}") }] },
+            })
+        });
+        let spec = serde_json::json!({
+            "cdiVersion": "0.5.0", "kind": "nvidia.com/pgpu", "devices": named.collect::<Vec<_>>(),
+        });
+        fs::write(CDI, spec.to_string()).or_fail(CDI);
+        Self { emulators }
+    }
+
+    /// The annotation by which a pod that nobody schedules asks for the first `count` of them.
+    pub fn annotation(count: usize) -> String {
+        let names: Vec<_> = (0..count).map(|n| format!("nvidia.com/pgpu={n}")).collect();
+        format!("cdi.k8s.io/e2e={}", names.join(","))
+    }
+
+    /// What can be seen of one from outside; the test fails if anybody misused it.
+    pub fn state(&self, index: usize) -> State {
+        let state = self.emulators[index].state();
+        assert!(state.violations.is_empty(), "{:?}", state.violations);
+        state
+    }
+
+    /// Does something to one.
+    pub fn with<T>(&self, index: usize, change: impl FnOnce(&mut Device) -> T) -> T {
+        self.emulators[index].with(change)
+    }
+
+    /// Has one report a fatal bus error.
+    pub fn fall_off_the_bus(&self, index: usize) {
+        let mut control = Client::connect(&control(index)).or_fail("control socket");
+        control.ask(&Request::BusError).or_fail("bus error");
+    }
+
+    /// Takes one as another sandbox would.
+    pub fn take(&self, index: usize, holder: &str) -> GpuLock {
+        GpuLock::take(Path::new(STATE), address(index), holder).or_fail("lock of a GPU")
+    }
+
+    /// Who has one.
+    pub fn holder(&self, index: usize) -> Option<String> {
+        lock::holder(Path::new(STATE), address(index)).or_fail("lock of a GPU")
+    }
+
+    /// Why one is in quarantine.
+    pub fn quarantined(&self, index: usize) -> Option<Entry> {
+        Quarantine::new(Path::new(STATE)).of(address(index)).or_fail("quarantine")
+    }
+
+    /// Waits until nobody has one.
+    pub async fn free(&self, index: usize) {
+        until(format!("{} to be free", address(index)), FREE, async || {
+            self.holder(index).is_none().then_some(())
+        })
+        .await;
+    }
+}
+
+impl Drop for Gpus {
+    fn drop(&mut self) {
+        self.emulators.clear();
+        for path in [ROOT, STATE] {
+            let _ = fs::remove_dir_all(path);
+        }
+        let _ = fs::remove_file(CDI);
+    }
+}
+
+fn address(index: usize) -> PciAddress {
+    format!("0000:4{index:x}:00.0").parse().or_fail("address")
+}
+
+fn control(index: usize) -> PathBuf {
+    Path::new(ROOT).join(format!("{index}.control"))
+}
+
+/// One GPU with its folder in sysfs.
+fn play(index: usize) -> Emulator {
+    let (root, address) = (Path::new(ROOT), address(index).to_string());
+    let sys = root.join("sys");
+    let folder = sys.join("devices").join(&address);
+    let group = sys.join(format!("kernel/iommu_groups/{index}"));
+    for path in [&folder.join(format!("vfio-dev/vfio{index}")), &group.join("devices")] {
+        fs::create_dir_all(path).or_fail(path.display());
+    }
+    // As the kernel shows it: three 64-bit BARs, each followed by the line of its upper half.
+    let none = "0x0 0x0 0x0\n";
+    let resource = format!(
+        "0xfd000000 0xfdffffff 0x140204\n{none}0x2000000000 0x3fffffffff 0x14220c\n{none}\
+         0x4000000000 0x4001ffffff 0x14220c\n{none}"
+    );
+    for (name, text) in [
+        ("vendor", "0x10de\n"),
+        ("device", "0x2330\n"),
+        ("class", "0x030200\n"),
+        ("subsystem_device", "0x16c1\n"),
+        ("resource", &resource),
+        ("numa_node", "-1\n"),
+    ] {
+        fs::write(folder.join(name), text).or_fail(name);
+    }
+    let drivers = sys.join("bus/pci/drivers/vfio-pci");
+    fs::create_dir_all(&drivers).or_fail("driver");
+    for (target, link) in [
+        (&folder, sys.join("bus/pci/devices").join(&address)),
+        (&folder, group.join("devices").join(&address)),
+        (&group, folder.join("iommu_group")),
+        (&drivers, folder.join("driver")),
+    ] {
+        symlink(target, &link).or_fail(link.display());
+    }
+    let options = Options {
+        product: Product::H100,
+        socket: root.join(format!("{address}.sock")),
+        control: control(index),
+        timing: Timing { boot: BOOT, ..Timing::FAST },
+        memory: None,
+        resets_like_vfio: false,
+    };
+    Emulator::start(&options).or_fail("emulated GPU")
+}

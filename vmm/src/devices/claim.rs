@@ -1,0 +1,225 @@
+//! Taking devices from the host for a VM.
+
+use std::fs::{File, OpenOptions};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use futures_util::future::{join_all, try_join_all};
+use gpu::lock::GpuLock;
+use gpu::power::{Awake, PowerPlan};
+use gpu::progress::Event;
+use gpu::quarantine::{Entry, Quarantine};
+use gpu::sysfs::Function;
+use gpu::{Assignable, Failure, Phase, Progress, set};
+use slog::{Logger, error, info};
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::Instant;
+use vmm_config::config::NodeConfig;
+use vmm_config::passthrough::{HostAddress, HostDevices};
+
+use super::release::{GivenBack, give_back, ms, open};
+use super::{DevicesError, DevicesRecord, DevicesRequest, GpuHost, facts, host, mode};
+use crate::claims::one_line;
+
+/// Devices that were found able to be claimed.
+#[derive(Debug)]
+pub(crate) struct DevicesPlan {
+    record: DevicesRecord,
+    functions: Vec<Function>,
+    power: Vec<PowerPlan>,
+}
+
+impl DevicesPlan {
+    /// Looks the devices up. Changes nothing.
+    pub(crate) fn new(request: &DevicesRequest, sandbox: &str) -> Result<Self, DevicesError> {
+        let DevicesRequest { addresses, host } = request;
+        let sysfs = host.sysfs();
+        let (mut functions, mut power) = (Vec::new(), Vec::new());
+        for gpu in addresses {
+            let function = sysfs.function(*gpu)?.ok_or(DevicesError::NotNvidia(*gpu))?;
+            check_driver(&function, host)?;
+            power.push(PowerPlan::new(*gpu, &function.path)?);
+            functions.push(function);
+        }
+        let record = DevicesRecord {
+            sandbox: sandbox.to_owned(),
+            host: host.clone(),
+            devices: addresses.clone(),
+            power: power.iter().map(|plan| plan.record().clone()).collect(),
+        };
+        Ok(Self { record, functions, power })
+    }
+
+    /// What to write down before [`Self::lock`].
+    pub(crate) fn record(&self) -> DevicesRecord {
+        self.record.clone()
+    }
+
+    /// Locks all, or none.
+    pub(crate) fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
+        let DevicesRecord { sandbox, host, devices, .. } = self.record;
+        let locks: Result<Vec<_>, _> =
+            devices.iter().map(|gpu| GpuLock::take(&host.state, *gpu, &sandbox)).collect();
+        let quarantine = Quarantine::new(&host.state);
+        let devices = Devices {
+            locks: locks?,
+            awake: Vec::new(),
+            functions: self.functions,
+            plans: self.power,
+            in_vm: false,
+            sandbox,
+            host,
+            log: log.clone(),
+        };
+        for function in &devices.functions {
+            if let Some(Entry { reason, sandbox, .. }) = quarantine.of(function.address)? {
+                return Err(DevicesError::Quarantined { gpu: function.address, sandbox, reason });
+            }
+        }
+        Ok(devices)
+    }
+}
+
+/// QEMU takes devices from VFIO only.
+fn check_driver(function: &Function, host: &GpuHost) -> Result<(), DevicesError> {
+    #[cfg(feature = "vfio-user")]
+    if host.emulated.is_some() {
+        return Ok(());
+    }
+    let _ = host;
+    let state = match function.driver.as_deref() {
+        Some(driver) if gpu::open::is_vfio(driver) => return Ok(()),
+        Some(driver) => format!("bound to driver {driver:?}"),
+        None => "without a driver".to_owned(),
+    };
+    Err(DevicesError::NotVfio { gpu: function.address, state })
+}
+
+/// Devices that are this sandbox's.
+#[derive(Debug)]
+pub(crate) struct Devices {
+    // Fields are dropped in order: settings are put back while the devices are still ours.
+    awake: Vec<Awake>,
+    locks: Vec<GpuLock>,
+    functions: Vec<Function>,
+    plans: Vec<PowerPlan>,
+    /// Whether a VM may have had them.
+    in_vm: bool,
+    sandbox: String,
+    host: GpuHost,
+    log: Logger,
+}
+
+impl Devices {
+    /// Brings all into the mode that the node's configuration asks for, clean and verified, and closes them.
+    pub(crate) async fn verify(&mut self, config: &NodeConfig) -> Result<HostDevices, DevicesError> {
+        let start = Instant::now();
+        self.awake = try_join_all(std::mem::take(&mut self.plans).into_iter().map(PowerPlan::claim)).await?;
+        let (progress, events) = Progress::channel();
+        tokio::spawn(tell(events, self.log.clone()));
+        let verified = self.prepare(config, &progress).await;
+        let assignables = verified.inspect_err(|error| self.quarantine_the_lost(error))?;
+        let mode = set::one_vm(&assignables)?;
+        let devices = self.functions.iter().zip(&assignables);
+        let devices = devices.map(|(function, assignable)| facts::verified(function, assignable, &self.host));
+        let devices = devices.collect::<Result<Vec<_>, _>>()?;
+        info!(self.log, "GPUs are verified"; "gpus" => devices.len(), "mode" => %mode, "ms" => ms(start));
+        Ok(HostDevices {
+            devices,
+            address_width: host::address_width(),
+            nodes: host::nodes(&self.host.sysfs),
+        })
+    }
+
+    async fn prepare(
+        &self,
+        config: &NodeConfig,
+        progress: &Progress,
+    ) -> Result<Vec<Assignable>, DevicesError> {
+        let opening = self.functions.iter().map(|function| open(&self.host, function, progress));
+        // All, even if one fails: each is either closed or known to be lost when this ends.
+        let mut gpus = Vec::new();
+        for opened in join_all(opening).await {
+            gpus.push(opened?);
+        }
+        let mode = mode::wanted(config, &self.functions);
+        let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
+        Ok(verified.into_iter().map(gpu::Gpu::close).collect())
+    }
+
+    /// GPUs that do not come back from a reset are not for the next pod either.
+    fn quarantine_the_lost(&self, error: &DevicesError) {
+        let failures: &[Failure] = match error {
+            DevicesError::Gpu(failure) => std::slice::from_ref(failure),
+            DevicesError::Set(set::Error::Devices { failures, .. }) => failures,
+            _ => &[],
+        };
+        let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
+        for failure in failures.iter().filter(|failure| back.contains(&failure.phase)) {
+            let entry = Entry::now(failure, &self.sandbox);
+            error!(self.log, "GPU is in quarantine"; "gpu" => %failure.gpu, "error" => &entry.reason);
+            if let Err(error) = Quarantine::new(&self.host.state).put(failure.gpu, &entry) {
+                error!(self.log, "quarantine is not recorded"; "error" => one_line(&error));
+            }
+        }
+    }
+
+    /// From now on they must be reset before anybody else may have them.
+    pub(crate) fn hand_over(&mut self) {
+        self.in_vm = true;
+    }
+
+    /// `/dev/iommu`, for QEMU.
+    pub(crate) fn iommu(&self) -> Result<OwnedFd, DevicesError> {
+        node(self.host.iommu())
+    }
+
+    /// The node of a device, for QEMU.
+    pub(crate) fn node(&self, address: HostAddress) -> Result<Option<OwnedFd>, DevicesError> {
+        let is = |function: &&Function| {
+            facts::host_address(function.address).is_ok_and(|function| function == address)
+        };
+        let function = self.functions.iter().find(is);
+        function.and_then(|function| function.vfio_device_node(&self.host.dev)).map(node).transpose()
+    }
+
+    /// Gives all back at once: clean, or in quarantine. One that is neither stays locked for as long as this process
+    /// lives, and is told of.
+    pub(crate) async fn release(self) -> Vec<String> {
+        let Self { awake, mut locks, in_vm, sandbox, host, log, .. } = self;
+        let mut failures = Vec::new();
+        if in_vm {
+            let (progress, events) = Progress::channel();
+            tokio::spawn(tell(events, log.clone()));
+            let back =
+                locks.iter().map(|lock| give_back(&host, lock.gpu(), &sandbox, progress.clone(), &log));
+            for given in join_all(back).await {
+                let GivenBack::Unrecorded(gpu, source) = given else { continue };
+                failures.push(one_line(&DevicesError::Unrecorded { gpu, source }));
+                locks.extract_if(.., |lock| lock.gpu() == gpu).for_each(std::mem::forget);
+            }
+        }
+        for awake in awake {
+            if let Err(error) = awake.release() {
+                failures.push(one_line(&error));
+            }
+        }
+        failures
+    }
+}
+
+fn node(path: PathBuf) -> Result<OwnedFd, DevicesError> {
+    let opened: Result<File, _> = OpenOptions::new().read(true).write(true).open(&path);
+    opened.map(OwnedFd::from).map_err(|source| DevicesError::Node { path, source })
+}
+
+/// Logs what is done with each GPU: what changes it, and whatever takes long.
+async fn tell(mut events: UnboundedReceiver<Event>, log: Logger) {
+    while let Some(Event { gpu, phase, elapsed }) = events.recv().await {
+        let changes = matches!(phase, Phase::Write | Phase::Reset);
+        if changes || !elapsed.is_zero() {
+            let ms = u64::try_from(elapsed.as_millis()).unwrap_or(u64::MAX);
+            info!(log, "GPU: {phase}"; "gpu" => %gpu, "ms" => ms);
+        }
+    }
+}

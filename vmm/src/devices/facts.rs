@@ -1,0 +1,61 @@
+//! What vmm-config must know of a device, told only of one that was verified.
+
+use std::path::Path;
+
+use gpu::chip::VENDOR;
+use gpu::sysfs::{Function, Kind as GpuKind};
+use gpu::{Assignable, PciAddress};
+use vmm_config::passthrough::{Access, Bar, Description, HostAddress, Kind, PciId, VerifiedDevice};
+
+use super::{DevicesError, GpuHost};
+
+/// Describes the device that became an [`Assignable`]: the only way into a VM's description.
+pub(super) fn verified(
+    function: &Function,
+    assignable: &Assignable,
+    host: &GpuHost,
+) -> Result<VerifiedDevice, DevicesError> {
+    let address = host_address(assignable.address())?;
+    let bars = function.bars.iter().map(|bar| Bar {
+        index: bar.index,
+        size: bar.size,
+        wide: bar.wide,
+        prefetchable: bar.prefetchable,
+    });
+    Ok(VerifiedDevice::declare(Description {
+        address,
+        kind: match function.kind {
+            GpuKind::Gpu => Kind::Gpu,
+            GpuKind::NvSwitch => Kind::NvSwitch,
+        },
+        id: PciId { vendor: VENDOR, device: assignable.id().0 },
+        bars: bars.collect(),
+        node: function.numa_node,
+        access: access(function, host)?,
+    }))
+}
+
+/// The same address in the other crate's type.
+pub(super) fn host_address(gpu: PciAddress) -> Result<HostAddress, DevicesError> {
+    let text = gpu.to_string();
+    text.parse().map_err(|error| DevicesError::Description { gpu, reason: format!("{error}") })
+}
+
+/// iommufd where the kernel has it, as crate `gpu` prefers it too.
+fn access(function: &Function, host: &GpuHost) -> Result<Access, DevicesError> {
+    #[cfg(feature = "vfio-user")]
+    if let Some(socket) = host.socket(function.address) {
+        let path = socket.to_str().and_then(vmm_config::path::SocketPath::new);
+        return match path {
+            Some(socket) => Ok(Access::VfioUser { socket }),
+            None => Err(DevicesError::Description {
+                gpu: function.address,
+                reason: format!("{} is no path of a socket", socket.display()),
+            }),
+        };
+    }
+    Ok(match function.vfio_device_node(&host.dev) {
+        Some(_) if Path::exists(&host.iommu()) => Access::Iommufd,
+        _ => Access::Group,
+    })
+}

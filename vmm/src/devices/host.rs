@@ -1,0 +1,120 @@
+//! Where GPUs and what concerns them are on the host.
+
+use std::path::{Path, PathBuf};
+
+#[cfg(feature = "vfio-user")]
+use gpu::PciAddress;
+use gpu::owner::CC_MANAGER_READY;
+use gpu::sysfs::Sysfs;
+use serde::{Deserialize, Serialize};
+use vmm_config::passthrough::{AddressWidth, HostNode};
+use vmm_config::units::MemorySize;
+
+/// Roots of what is read and written.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct GpuHost {
+    /// Holds `bus/pci/devices`.
+    pub sysfs: PathBuf,
+    /// Holds `vfio` and `iommu`.
+    pub dev: PathBuf,
+    /// Locks and quarantine, shared with `coffer gpu`.
+    pub state: PathBuf,
+    /// There while NVIDIA's cc-manager looks after the node.
+    pub cc_manager: PathBuf,
+    /// Where vfio-user servers play the devices, each at a socket named by its address: a rig.
+    #[cfg(feature = "vfio-user")]
+    #[serde(default)]
+    pub emulated: Option<PathBuf>,
+}
+
+impl Default for GpuHost {
+    fn default() -> Self {
+        Self {
+            sysfs: "/sys".into(),
+            dev: "/dev".into(),
+            state: "/var/lib/coffer/gpu".into(),
+            cc_manager: CC_MANAGER_READY.into(),
+            #[cfg(feature = "vfio-user")]
+            emulated: None,
+        }
+    }
+}
+
+impl GpuHost {
+    pub(super) fn sysfs(&self) -> Sysfs {
+        Sysfs::new(&self.sysfs)
+    }
+
+    pub(super) fn iommu(&self) -> PathBuf {
+        self.dev.join("iommu")
+    }
+
+    /// The socket of a device that is played.
+    #[cfg(feature = "vfio-user")]
+    pub(super) fn socket(&self, address: PciAddress) -> Option<PathBuf> {
+        self.emulated.as_ref().map(|directory| directory.join(format!("{address}.sock")))
+    }
+}
+
+/// How far physical addresses reach, by `/proc/cpuinfo`: `address sizes : 46 bits physical, 48 bits virtual`.
+pub(super) fn address_width() -> AddressWidth {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    width_in(&text).unwrap_or_default()
+}
+
+fn width_in(cpuinfo: &str) -> Option<AddressWidth> {
+    let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
+    let bits = line.split_once(':')?.1.split_whitespace().next()?.parse().ok()?;
+    AddressWidth::new(bits).ok()
+}
+
+/// The host's NUMA nodes that have memory.
+pub(super) fn nodes(sysfs: &Path) -> Vec<HostNode> {
+    let entries = std::fs::read_dir(sysfs.join("devices/system/node")).into_iter().flatten().flatten();
+    let mut nodes: Vec<HostNode> = entries
+        .filter_map(|entry| {
+            let id = entry.file_name().to_str()?.strip_prefix("node")?.parse().ok()?;
+            let text = std::fs::read_to_string(entry.path().join("meminfo")).ok()?;
+            let memory = memory_in(&text).filter(|memory| *memory > MemorySize::ZERO)?;
+            Some(HostNode { id, memory })
+        })
+        .collect();
+    nodes.sort_by_key(|node| node.id);
+    nodes
+}
+
+/// `Node 0 MemTotal:       24689424 kB`
+fn memory_in(meminfo: &str) -> Option<MemorySize> {
+    let (_, rest) = meminfo.split_once("MemTotal:")?;
+    let kib: u64 = rest.split_whitespace().next()?.parse().ok()?;
+    Some(MemorySize::from_bytes(kib.saturating_mul(1024)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn width_and_nodes_are_read_as_the_kernel_writes_them() {
+        let cpuinfo =
+            "model name\t: x\naddress sizes\t: 46 bits physical, 48 bits virtual\npower management:\n";
+        assert_eq!(width_in(cpuinfo), AddressWidth::new(46).ok());
+        for bad in ["", "address sizes\t: many", "address sizes\t: 64 bits physical"] {
+            assert_eq!(width_in(bad), None);
+        }
+        let sysfs = tempfile::tempdir().unwrap();
+        for (node, kib) in [("node10", "2048"), ("node2", "4096"), ("node3", "0")] {
+            let folder = sysfs.path().join("devices/system/node").join(node);
+            std::fs::create_dir_all(&folder).unwrap();
+            std::fs::write(
+                folder.join("meminfo"),
+                format!("Node 2 MemTotal:  {kib} kB\nNode 2 MemFree: 1 kB\n"),
+            )
+            .unwrap();
+        }
+        let found: Vec<_> =
+            nodes(sysfs.path()).into_iter().map(|node| (node.id, node.memory.mib())).collect();
+        assert_eq!(found, [(2, 4), (10, 2)]);
+        assert_eq!(nodes(Path::new("/nonexistent")), []);
+    }
+}
