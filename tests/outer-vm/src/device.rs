@@ -17,6 +17,10 @@ pub(crate) struct Device {
     memory: u32,
 }
 
+/// Ports of one serial controller: of what it has to say of more of them at once, QEMU loses what is beyond its queue's
+/// 32 messages, and such a port never opens.
+const PORTS: usize = 8;
+
 /// The size of a memory BAR where nothing is said: large enough to lie above 4 GiB, as the real ones do.
 const MEMORY: u32 = 8;
 
@@ -73,6 +77,11 @@ impl Bus {
         let mut arguments = Vec::new();
         for index in 0..self.emulators.len() {
             let slot = index + 1;
+            let ports = format!("ports{}", index / PORTS);
+            if index.is_multiple_of(PORTS) {
+                let controller = format!("virtio-serial-pci,id={ports},max_ports={}", PORTS + 1);
+                arguments.extend(["-device".to_owned(), controller]);
+            }
             let socket = self.folder.path().join(format!("{index}.sock"));
             let control = self.folder.path().join(format!("{index}.control"));
             let mut device = |text: String| arguments.extend(["-device".to_owned(), text]);
@@ -81,7 +90,7 @@ impl Bus {
                 r#"{{"driver":"vfio-user-pci","id":"gpu{slot}","bus":"port{slot}","socket":{{"type":"unix","path":"{}"}}}}"#,
                 socket.display()
             ));
-            device(format!("virtserialport,bus=ports.0,chardev=control{slot},name=gpu{slot}"));
+            device(format!("virtserialport,bus={ports}.0,chardev=control{slot},name=gpu{slot}"));
             let chardev = format!("socket,id=control{slot},path={}", control.display());
             arguments.extend(["-chardev".to_owned(), chardev]);
         }

@@ -59,7 +59,7 @@ pub(crate) fn arguments(options: &Arguments, folder: &Path, devices: &[String]) 
         "-device",
         "virtio-rng-pci",
         "-device",
-        "virtio-serial-pci,id=ports,max_ports=31",
+        "virtio-serial-pci,id=ports",
         "-chardev",
         &format!("socket,id=output,path={}", file("output")),
         "-device",
