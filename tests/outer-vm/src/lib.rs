@@ -12,8 +12,8 @@ pub use emulated_gpu::{Product, State};
 pub const DEVICES: [Product; 16] = {
     use Product::{B200, H100, H200, Nvswitch, RtxPro6000};
     [
-        H100, H100, H100, H100, H100, H100, H100, H100, Nvswitch, Nvswitch, Nvswitch, Nvswitch, B200, B200, H200,
-        RtxPro6000,
+        H100, H100, H100, H100, H100, H100, H100, H100, Nvswitch, Nvswitch, Nvswitch, Nvswitch, B200, B200,
+        H200, RtxPro6000,
     ]
 };
 

@@ -49,8 +49,8 @@ pub(crate) struct Arguments {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let devices = if arguments.devices.is_empty() { device::all() } else { arguments.devices.clone() };
-    let outcome = Bus::start(&devices)
-        .and_then(|bus| run::run(&arguments, &bus, Duration::from_secs(arguments.limit)));
+    let outcome =
+        Bus::start(&devices).and_then(|bus| run::run(&arguments, &bus, Duration::from_secs(arguments.limit)));
     match outcome {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
