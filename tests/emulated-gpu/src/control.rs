@@ -1,6 +1,6 @@
 //! The control socket: one JSON object a line, one answer a line.
 
-use std::io::{self, BufRead, BufReader, Write};
+use std::io::{self, BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::thread::Builder;
@@ -190,9 +190,9 @@ fn raised(heard: io::Result<bool>) -> Result<Value, String> {
     }
 }
 
-/// The other end, for tests.
+/// The other end, for tests: over the socket itself, or over whatever leads to it.
 #[derive(Debug)]
-pub struct Client(BufReader<UnixStream>);
+pub struct Client<S = UnixStream>(BufReader<S>);
 
 impl Client {
     /// Connects.
@@ -200,7 +200,14 @@ impl Client {
     /// # Errors
     /// Nobody serves the socket.
     pub fn connect(path: &Path) -> io::Result<Self> {
-        Ok(Self(BufReader::new(UnixStream::connect(path)?)))
+        Ok(Self::over(UnixStream::connect(path)?))
+    }
+}
+
+impl<S: Read + Write> Client<S> {
+    /// Talks over an open stream.
+    pub fn over(stream: S) -> Self {
+        Self(BufReader::new(stream))
     }
 
     /// Asks and waits for the answer.
