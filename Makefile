@@ -7,15 +7,15 @@ SHELL := /bin/bash
 CARGO := tools/cargo
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e image image-release programs bench clean
+.PHONY: help demo shell test check unit e2e parts image image-release programs bench clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
-demo: image programs ## run a container in a VM, and a pod with an emulated GPU, step by step
+demo: parts ## run a container in a VM, and a pod with an emulated GPU, step by step
 	@tools/enter target/debug/rig demo
 
-shell: image programs ## a shell beside a private containerd, to try `ctr run` by hand
+shell: parts ## a shell beside a private containerd, to try `ctr run` by hand
 	@tools/enter target/debug/rig shell
 
 test: ## every test: format, lints, unit, image, end to end
@@ -30,16 +30,22 @@ unit: ## unit tests only
 e2e: ## end-to-end tests only
 	@tools/test e2e
 
+# The forky root first: both need it, and a machine without Rust gets cargo with it. Then each fills the other's gaps.
+parts: ## image and programs at the same time
+	@tools/cargo --version >/dev/null
+	@tools/forky-root >/dev/null
+	@$(MAKE) --no-print-directory -j2 image programs
+
 image: ## the guest image for development and tests (build/image-dev)
 	@tools/image dev
 
 image-release: ## the guest image with the real kata-agent: make image-release KATA_AGENT=/path
 	@tools/image release
 
-programs: ## shim, coffer, the rig and vhost-device-vsock
+programs: ## the shim, the rig and vhost-device-vsock
 	@tools/programs
 
-bench: image programs ## measure against bare QEMU: JSON and a table
+bench: parts ## measure against bare QEMU: JSON and a table
 	@tools/bench
 
 clean: ## remove build/ and target/ (the cache stays)
