@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO := tools/cargo
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e parts image image-release programs bench clean
+.PHONY: help demo shell test check unit e2e parts image image-debug image-release programs bench clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -34,10 +34,13 @@ e2e: ## end-to-end tests only
 parts: ## image and programs at the same time
 	@tools/cargo --version >/dev/null
 	@tools/forky-root >/dev/null
-	@$(MAKE) --no-print-directory -j2 image programs
+	@tools/image dev & tools/programs; programs=$$?; wait $$! && exit $$programs
 
 image: ## the guest image for development and tests (build/image-dev)
 	@tools/image dev
+
+image-debug: ## the same with the real kata-agent, a console and its log, to find out why a guest fails: KATA_AGENT=/path
+	@tools/image debug
 
 image-release: ## the guest image with the real kata-agent: make image-release KATA_AGENT=/path
 	@tools/image release

@@ -38,6 +38,11 @@ impl Kind {
     /// A text that becomes part of initdata.
     pub(crate) const ENTRY: Self = Self { name: "initdata entry", max: ::measure::initdata::MAX_PLAIN };
 
+    /// The most that is read, in bytes.
+    pub(crate) const fn max(self) -> usize {
+        self.max
+    }
+
     /// The file's content.
     ///
     /// # Errors

@@ -3,6 +3,10 @@
 # What the stand-in's binary carries, so that it can never pass for the real agent.
 standin_marker=coffer-agent-standin
 
+# Where kata-agent looks for the policy that holds until initdata brings another, if it was built to look for one
+# (kata-containers 4.1.0, src/agent/policy/src/policy.rs). The program carries the path.
+policy_path=/etc/kata-opa/default-policy.rego
+
 # The Debian packages whose versions the root's bits depend on, besides the kernel's.
 root_packages="erofs-utils cryptsetup-bin"
 
@@ -35,12 +39,12 @@ choose_agent() { # PROFILE
         [ -n "${KATA_AGENT-}${AGENT_STANDIN-}" ] ||
             fail "profile dev needs an agent: set AGENT_STANDIN to the tests' stand-in or KATA_AGENT to kata-agent"
         ;;
-    release)
-        [ -z "${AGENT_STANDIN-}" ] || fail "profile release takes no stand-in; unset AGENT_STANDIN"
+    debug | release)
+        [ -z "${AGENT_STANDIN-}" ] || fail "profile $1 takes no stand-in; unset AGENT_STANDIN"
         [ -n "${KATA_AGENT-}" ] ||
-            fail "profile release needs the real agent: set KATA_AGENT to kata-agent (README.md says where to get it)"
+            fail "profile $1 needs the real agent: set KATA_AGENT to kata-agent (README.md says where to get it)"
         ;;
-    *) fail "there is no profile \`$1\`; take dev or release" ;;
+    *) fail "there is no profile \`$1\`; take dev, debug or release" ;;
     esac
     agent_kind=kata-agent
     agent_path=${KATA_AGENT-}
@@ -53,6 +57,10 @@ choose_agent() { # PROFILE
     if grep -qaF "$standin_marker" "$agent_path"; then
         [ $agent_kind = stand-in ] || fail "KATA_AGENT=$agent_path is the tests' stand-in, not kata-agent"
     else
+        if [ "$1" = release ] && ! grep -qaF "$policy_path" "$agent_path"; then
+            fail "KATA_AGENT=$agent_path looks at no policy, so a release image's host could ask it for anything; build \
+it with AGENT_POLICY=yes"
+        fi
         [ $agent_kind = kata-agent ] || fail "AGENT_STANDIN=$agent_path is not the stand-in from tests/agent-standin"
     fi
 }
@@ -69,12 +77,14 @@ build_init() {
 
 # Lays out the root: PID 1, the agent, mount points and a few files of /etc. Nothing else is in the guest.
 stage_root() { # PROFILE DIRECTORY
-    local stage=$2
+    local stage=$2 policy=allow-all
     install -d -m 755 "$stage" "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
     ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
     install -m 644 "$here"/root/etc/* "$stage/etc/"
+    [ "$1" != release ] || policy=deny-all
+    install -D -m 644 "$here/root/kata-opa/$policy.rego" "$stage$policy_path"
     echo "VARIANT_ID=$1" >>"$stage/etc/os-release"
 }
 
@@ -121,10 +131,18 @@ JSON
 # that does not match the root hash stops the guest.
 command_line() { # PROFILE ROOT-HASH SALT DATA-BLOCKS
     local table="0 $(($4 * 8)) verity 1 /dev/vda /dev/vda 4096 4096 $4 $4 sha256 $2 $3 1 panic_on_corruption"
-    echo -n "console=ttyS0 quiet panic=-1 root=/dev/dm-0 rootfstype=erofs ro"
+    # The host reads a console. Without the word it would get one by giving the VM a serial port.
+    case $1 in
+    release) echo -n "console=null " ;;
+    *) echo -n "console=ttyS0 " ;;
+    esac
+    echo -n "quiet panic=-1 root=/dev/dm-0 rootfstype=erofs ro"
     echo -n " dm-mod.create=\"coffer-root,,,ro,$table\""
-    # The agent's informational log quotes requests; whoever runs the host reads the console.
-    [ "$1" = dev ] || echo -n " agent.log=warn"
+    # The agent's informational log quotes requests.
+    case $1 in
+    debug) echo -n " agent.log=debug" ;;
+    release) echo -n " agent.log=warn" ;;
+    esac
 }
 
 # Says what was built and how large it is.

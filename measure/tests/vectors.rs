@@ -180,7 +180,7 @@ fn osslsigncode_and_sha384sum_agree_on_kernel_and_command_line() {
         "d374fb3b4e5201bac4b5c503ef42663caad9ee07236c65216015ff6f086820225407a304acb2b71bc6de1ceadb32eaf5"
     );
     let expected =
-        "631dd76bf7054f03001fe235087d527d0ee67c35660c23ea891648541e4e2979db7cf18766d015767625fcceef155c0f";
+        "8dfb77758d4f6f6b30efae9d733b9cd22c008483e81c97f484c8497e141e66fff6868ceba3fa07a8a976cf1209336fda";
     for option in [InitrdOption::Before, InitrdOption::After] {
         assert_eq!(rtmr2(Cmdline::new(line).unwrap(), None, option).value().to_string(), expected);
     }

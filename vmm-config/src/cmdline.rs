@@ -39,6 +39,9 @@ const KEYS: [&str; 26] = [
     STANDIN,
 ];
 
+/// Value of `console` by which the kernel takes none (Linux, `kernel/printk/printk.c`, `console_setup`).
+pub const NO_CONSOLE: &str = "null";
+
 /// Misbehaviour of the stand-in agent, for tests; only images of the dev profile may ask for it.
 pub const STANDIN: &str = "coffer.standin";
 
@@ -112,6 +115,11 @@ impl Cmdline {
             (Some(param), None) => param.value.as_deref(),
             _ => None,
         }
+    }
+
+    /// Whether the guest has a console: without the key the kernel takes what it finds.
+    pub fn has_console(&self) -> bool {
+        self.value("console") != Some(NO_CONSOLE)
     }
 
     /// Whether a key is there, with a value or without.

@@ -5,7 +5,9 @@
 use measure::ovmf::Firmware;
 use measure::snp::id_block::{IdBlockError, SignedIdBlock};
 use measure::snp::{Guest, GuestFeatures, KernelHashes, LaunchDigest, SnpError, VcpuCount, launch_digest};
-use measure::tdx::{InitrdOption, Mrtd, PageOrder, PeError, Rtmr, TdxError, mrtd, rtmr1, rtmr2};
+use measure::tdx::{
+    FwCfgFiles, InitrdOption, Mrtd, PageOrder, PeError, Rtmr, Rtmr0Error, TdxError, mrtd, rtmr0, rtmr1, rtmr2,
+};
 use measure::{Cmdline, CmdlineError};
 
 use crate::qemu::ConfidentialGuest;
@@ -14,7 +16,7 @@ use crate::spec::VmSpec;
 /// The measurements of a confidential VM.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Expectation {
-    /// A TDX trust domain. RTMR0 is not among them: it covers the memory map and the ACPI tables.
+    /// A TDX trust domain. RTMR0 is not among them: it covers the memory map and the ACPI tables ([`platform`]).
     Tdx {
         /// Firmware.
         mrtd: Mrtd,
@@ -81,6 +83,14 @@ pub fn expectation(
             Ok(Some(Expectation::Snp { launch_digest }))
         }
     }
+}
+
+/// RTMR0 of `spec`, a trust domain, with these contents of its firmware and of QEMU's ACPI files.
+///
+/// # Errors
+/// [`Rtmr0Error`]: the firmware is of another kind, or the files are incomplete.
+pub fn platform(spec: &VmSpec, firmware: &[u8], files: &FwCfgFiles) -> Result<Rtmr, Rtmr0Error> {
+    Ok(rtmr0(&Firmware::parse(firmware)?, spec.memory().size().bytes(), files)?.value())
 }
 
 impl VmSpec {

@@ -3,7 +3,7 @@
 use measure::ovmf::Kind;
 
 use crate::config::{Accel, NodeConfig};
-use crate::image::{ImageManifest, ImageProfile};
+use crate::image::ImageManifest;
 use crate::net::MacAddress;
 use crate::passthrough::{self, DevicesError, HostDevices};
 use crate::path::SocketPath;
@@ -175,9 +175,8 @@ pub fn plan(
     let mut fds = Fds(QemuFd::FIRST);
     let mut slots = PciSlots::new();
     let qmp = Qmp { fd: fds.take() };
-    // In a confidential VM it would carry the guest's words to its host: only images made for that have one.
-    let silent = confidential.is_some() && image.profile == ImageProfile::Release;
-    let console = if silent { None } else { Some(Console { fd: fds.take() }) };
+    // It carries the guest's words to its host: only images made for that speak there.
+    let console = image.cmdline.has_console().then(|| Console { fd: fds.take() });
     let root = RootDisk { path: config.image.file(image.root.file.as_str()), slot: slots.take()? };
     let scsi = ScsiController::new(slots.take()?, request.vcpus);
     let (backend, backing) = match &host.vsock {

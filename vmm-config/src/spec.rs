@@ -151,6 +151,11 @@ impl VmSpec {
         self.confidential.as_ref()
     }
 
+    /// Whether the guest has a console to speak on.
+    pub const fn has_console(&self) -> bool {
+        self.console.is_some()
+    }
+
     /// How the agent is reached.
     pub const fn vsock(&self) -> &VsockBackend {
         &self.vsock.backend

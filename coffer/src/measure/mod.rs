@@ -1,5 +1,6 @@
 //! `coffer measure`: what a confidential VM's attestation report will say.
 
+mod acpi;
 mod id_block;
 mod image;
 mod initdata;
@@ -23,8 +24,11 @@ pub(crate) struct Args {
     /// Short for `pod FILE`: a pod's manifest
     #[arg(long, value_name = "FILE", required = true)]
     pod: Option<PathBuf>,
+    // The options that must be there are in one struct without another in it: else clap takes them for absent.
     #[command(flatten)]
-    options: Option<pod::Options>,
+    node: Option<pod::Node>,
+    #[command(flatten)]
+    options: pod::Options,
 }
 
 #[derive(Debug, Subcommand)]
@@ -37,6 +41,8 @@ enum What {
     Initdata(initdata::Args),
     /// All of a pod, from its manifest: measurement, initdata digest, number of GPUs; for Trustee, too
     Pod(pod::Args),
+    /// Write the ACPI tables that QEMU makes for a pod's TDX guest, for `--acpi`; runs QEMU for a few seconds
+    Acpi(acpi::Args),
     /// The reference values of a guest image
     Image(image::Args),
     /// Sign an SNP ID block, by which the processor itself refuses a guest with another launch digest
@@ -57,14 +63,15 @@ enum Output {
 /// # Errors
 /// A file that cannot be read or measured; the message names it.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    match (&args.what, args.pod.as_ref().zip(args.options.as_ref())) {
+    match (&args.what, args.pod.as_ref().zip(args.node.as_ref())) {
         (Some(What::Snp(args)), _) => snp::run(args, out),
         (Some(What::Tdx(args)), _) => tdx::run(args, out),
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
+        (Some(What::Acpi(args)), _) => acpi::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),
         (Some(What::IdBlock(args)), _) => id_block::run(args, out),
-        (None, Some((file, options))) => pod::print(file, options, out),
+        (None, Some((file, node))) => pod::print(file, node, &args.options, out),
         // Clap has seen to it that one of them is there.
         (None, None) => bail!("say what to measure: `coffer measure --help`"),
     }

@@ -11,16 +11,16 @@ use clap::ValueEnum;
 use pod_manifest::Pod;
 use serde_json::{Value, json};
 use vmm_config::config::{NodeConfig, Tee};
-use vmm_config::expect::{Expectation, expectation};
+use vmm_config::expect::{Expectation, expectation, platform};
 use vmm_config::image::ImageManifest;
 use vmm_config::passthrough::HostDevices;
 use vmm_config::path::AbsolutePath;
 use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
 use vmm_config::request::{OciLimits, PodRequest};
-use vmm_config::spec::Cid;
+use vmm_config::spec::{Cid, VmSpec};
 use vmm_config::tee::{HostTee, SevAddressing};
 
-use super::{json, trustee};
+use super::{json, tdx, trustee};
 use crate::config;
 use crate::files::Kind;
 
@@ -31,14 +31,17 @@ pub(super) struct Args {
     #[arg(value_name = "FILE")]
     file: PathBuf,
     #[command(flatten)]
+    node: Node,
+    #[command(flatten)]
     options: Options,
 }
 
+/// The node that the pod is meant for.
 #[derive(Debug, clap::Args)]
-pub(super) struct Options {
+pub(super) struct Node {
     /// The pod's runtime class
     #[arg(long, value_enum)]
-    class: Class,
+    pub(super) class: Class,
     /// The node's configuration [default: /etc/coffer/config.toml, or the built-in values if that is absent]
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
@@ -48,6 +51,14 @@ pub(super) struct Options {
     /// Firmware, where it is not at the place that the configuration names
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+}
+
+/// What is known besides, and what is printed.
+#[derive(Debug, clap::Args)]
+pub(super) struct Options {
+    /// Directory with QEMU's ACPI files for this pod, as `coffer measure acpi` writes it: then RTMR0 of a TDX guest is known
+    #[arg(long, value_name = "DIRECTORY")]
+    acpi: Option<PathBuf>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -101,23 +112,32 @@ pub(super) struct Demand {
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    print(&args.file, &args.options, out)
+    print(&args.file, &args.node, &args.options, out)
 }
 
-/// Prints what the report of the VM of the manifest's pod will say.
-pub(super) fn print(file: &Path, options: &Options, out: &mut impl Write) -> Result<()> {
+/// A pod, and what decides its VM.
+#[derive(Debug)]
+pub(super) struct Planned {
+    pub(super) pod: Pod,
+    pub(super) config: NodeConfig,
+    image: ImageManifest,
+    request: PodRequest,
+}
+
+/// Reads the manifest and what the node has for its pod.
+pub(super) fn read(file: &Path, node: &Node) -> Result<Planned> {
     let text = String::from_utf8(Kind::MANIFEST.read(file)?)
         .map_err(|error| error.utf8_error())
         .with_context(|| Kind::MANIFEST.unusable(file))?;
     let pod = Pod::parse(&text).with_context(|| Kind::MANIFEST.unusable(file))?;
-    if let Some(class) = pod.runtime_class.as_deref().filter(|class| *class != options.class.name()) {
+    if let Some(class) = pod.runtime_class.as_deref().filter(|class| *class != node.class.name()) {
         // Another name for the same handler is possible; what is measured is what the options say.
         eprintln!(
             "note: the manifest has runtimeClassName {class:?}, and --class says {}",
-            options.class.name()
+            node.class.name()
         );
     }
-    let config = node(options)?;
+    let config = effective(node)?;
     let image = image(config.image.as_path())?;
     let annotations = pod.cri_annotations();
     let annotations = annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
@@ -127,10 +147,19 @@ pub(super) fn print(file: &Path, options: &Options, out: &mut impl Write) -> Res
     for ignored in &request.ignored {
         eprintln!("note: annotation {} is ignored: {}", ignored.name, ignored.reason.text());
     }
+    Ok(Planned { pod, config, image, request })
+}
+
+/// Prints what the report of the VM of the manifest's pod will say.
+pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl Write) -> Result<()> {
+    let planned = read(file, node)?;
+    let class = node.class;
+    let registers = registers(&planned, class, options.acpi.as_deref())?;
+    let Planned { pod, image, request, .. } = planned;
     let demand = Demand {
-        class: options.class,
-        registers: registers(measurement(&config, &image, &request, options.class)?),
-        initdata: match (&request.initdata, options.class) {
+        class,
+        registers,
+        initdata: match (&request.initdata, class) {
             (Some(initdata), Class::CofferSnp) => initdata.host_data().to_string(),
             (None, Class::CofferSnp) => HostData::from_digest(&[]).to_string(),
             (Some(initdata), Class::CofferTdx) => initdata.mr_config_id().to_string(),
@@ -148,23 +177,23 @@ pub(super) fn print(file: &Path, options: &Options, out: &mut impl Write) -> Res
 }
 
 /// The configuration of a node that offers the class.
-fn node(options: &Options) -> Result<NodeConfig> {
-    let mut config = config::effective(options.config.as_deref())?;
-    let (wanted, found) = (options.class.tee(), config.tee);
+fn effective(node: &Node) -> Result<NodeConfig> {
+    let mut config = config::effective(node.config.as_deref())?;
+    let (wanted, found) = (node.class.tee(), config.tee);
     ensure!(
         found == wanted || matches!(found, Tee::None | Tee::Auto),
         "the configuration has tee = {:?}, and the class {} needs {:?}: give the class's own with --config",
         found.name(),
-        options.class.name(),
+        node.class.name(),
         wanted.name()
     );
     config.tee = wanted;
     let absolute =
         |path: &Path| -> Result<AbsolutePath> { Ok(AbsolutePath::from_path(&path::absolute(path)?)?) };
-    if let Some(path) = &options.image {
+    if let Some(path) = &node.image {
         config.image = absolute(path).context("--image")?;
     }
-    if let Some(path) = &options.firmware {
+    if let Some(path) = &node.firmware {
         config.firmware = Some(absolute(path).context("--firmware")?);
     }
     Ok(config)
@@ -180,16 +209,12 @@ pub(super) fn image(directory: &Path) -> Result<ImageManifest> {
     ImageManifest::parse(&bytes).with_context(|| Kind::IMAGE.unusable(&path))
 }
 
-/// The VM as the shim would plan it, and its measurement.
+/// The VM as the shim would plan it, and its firmware's bytes.
 ///
-/// Of the host only facts are made up that no measurement holds: addresses, one network interface, and no GPU. Devices
-/// are neither in SNP's launch digest nor in MRTD, RTMR1 and RTMR2.
-fn measurement(
-    config: &NodeConfig,
-    image: &ImageManifest,
-    request: &PodRequest,
-    class: Class,
-) -> Result<Expectation> {
+/// Of the host only facts are made up that no measurement but RTMR0 holds: addresses, one network interface, and no GPU.
+/// Devices are neither in SNP's launch digest nor in MRTD, RTMR1 and RTMR2.
+pub(super) fn vm(planned: &Planned, class: Class) -> Result<(VmSpec, Vec<u8>)> {
+    let Planned { config, image, request, .. } = planned;
     let Some(path) = config.firmware.as_ref().map(AbsolutePath::as_path) else {
         bail!("the class {} needs a firmware made for it: set `firmware`, or give --firmware", class.name());
     };
@@ -218,22 +243,36 @@ fn measurement(
         passthrough: HostDevices::default(),
     };
     let spec = plan(config, image, request, &host).context("the pod's VM cannot be")?;
+    Ok((spec, firmware))
+}
+
+/// The measurements by the names that the reports have for them.
+fn registers(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Vec<(&'static str, String)>> {
+    let (spec, firmware) = vm(planned, class)?;
+    let Planned { config, image, .. } = planned;
     let path = config.image.as_path().join(image.kernel.file.as_str());
     let kernel = Kind::KERNEL.read(&path)?;
     super::image::check(&path, &kernel, image)?;
     let expected =
         expectation(&spec, &firmware, &kernel).context("what the VM's report will say cannot be computed")?;
-    expected.context("the VM is a plain one")
+    Ok(match (expected.context("the VM is a plain one")?, acpi) {
+        (Expectation::Snp { launch_digest }, None) => vec![("launch_digest", launch_digest.to_string())],
+        (Expectation::Snp { .. }, Some(_)) => bail!("SNP measures no ACPI tables: leave --acpi out"),
+        (Expectation::Tdx { mrtd, rtmr1, rtmr2 }, acpi) => {
+            let rtmr0 = acpi.map(|acpi| rtmr0(&spec, &firmware, acpi)).transpose()?;
+            let mut registers = vec![("mrtd", mrtd.to_string())];
+            registers.extend(rtmr0.map(|rtmr0| ("rtmr0", rtmr0)));
+            registers.extend([("rtmr1", rtmr1.to_string()), ("rtmr2", rtmr2.to_string())]);
+            registers
+        }
+    })
 }
 
-/// The measurements by the names that the reports have for them.
-fn registers(measurement: Expectation) -> Vec<(&'static str, String)> {
-    match measurement {
-        Expectation::Snp { launch_digest } => vec![("launch_digest", launch_digest.to_string())],
-        Expectation::Tdx { mrtd, rtmr1, rtmr2 } => {
-            vec![("mrtd", mrtd.to_string()), ("rtmr1", rtmr1.to_string()), ("rtmr2", rtmr2.to_string())]
-        }
-    }
+fn rtmr0(spec: &VmSpec, firmware: &[u8], acpi: &Path) -> Result<String> {
+    let files = tdx::read_acpi(acpi)?;
+    let rtmr0 = platform(spec, firmware, &files)
+        .with_context(|| format!("RTMR0 cannot be computed with the ACPI files in {}", acpi.display()))?;
+    Ok(rtmr0.to_string())
 }
 
 const fn initdata_field(class: Class) -> &'static str {
@@ -243,8 +282,15 @@ const fn initdata_field(class: Class) -> &'static str {
     }
 }
 
-fn unpredicted(class: Class) -> &'static [&'static str] {
-    match class {
+fn unpredicted(demand: &Demand) -> &'static [&'static str] {
+    let platform = demand.registers.iter().any(|(name, _)| *name == "rtmr0");
+    match demand.class {
+        Class::CofferTdx if platform => &[
+            "RTMR0 with other network interfaces or devices than the ACPI files are of, GPUs included: another value",
+            "RTMR3: what runs in the guest may add to it",
+            "GPUs: their own reports vouch for them; `-o trustee` demands their number",
+            "the TDX module's and the processor's versions (TCB), XFAM: set your own at the verifier",
+        ],
         Class::CofferSnp => &[
             "ACPI tables, memory size and devices, GPUs included: SNP measures none of them",
             "GPUs: their own reports vouch for them; `-o trustee` demands their number",
@@ -282,7 +328,7 @@ fn for_people(demand: &Demand, request: &PodRequest, image: &ImageManifest) -> R
         line("", "(the pod has no initdata)")?;
     }
     line("GPUs", &demand.gpus.to_string())?;
-    for (rank, what) in unpredicted(class).iter().enumerate() {
+    for (rank, what) in unpredicted(demand).iter().enumerate() {
         line(if rank == 0 { "not predicted" } else { "" }, what)?;
     }
     Ok(text)
@@ -300,6 +346,6 @@ fn object(demand: &Demand, request: &PodRequest, image: &ImageManifest) -> Value
         "measurement": Value::Object(registers.collect()),
         "initdata": { initdata_field(class): demand.initdata, "present": request.initdata.is_some() },
         "gpus": demand.gpus,
-        "not_predicted": unpredicted(class),
+        "not_predicted": unpredicted(demand),
     })
 }

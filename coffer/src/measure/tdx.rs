@@ -114,7 +114,10 @@ fn platform_log(path: &Path, acpi: &Path, mib: u64) -> Result<EventLog> {
 }
 
 /// Reads the script and each file that it names.
-fn read_acpi(directory: &Path) -> Result<FwCfgFiles> {
+///
+/// # Errors
+/// A file that cannot be read, or is named by a path out of the directory.
+pub(super) fn read_acpi(directory: &Path) -> Result<FwCfgFiles> {
     let path = directory.join(TABLE_LOADER);
     let script = Kind::ACPI.read(&path)?;
     let mut files = FwCfgFiles::new();

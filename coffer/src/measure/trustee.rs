@@ -26,14 +26,19 @@ pub(super) fn output(demand: &Demand) -> Value {
 
 /// By the names that Trustee's default policy for CPUs has for them (`ear_default_policy_cpu.rego`).
 fn reference_values(demand: &Demand) -> Value {
-    let named = names(demand.class).iter().zip(&demand.registers);
-    Value::Object(named.map(|(name, (_, value))| ((*name).to_owned(), json!([value]))).collect())
+    let named = demand.registers.iter().map(|(register, value)| (name(register).to_owned(), json!([value])));
+    Value::Object(named.collect())
 }
 
-const fn names(class: Class) -> &'static [&'static str] {
-    match class {
-        Class::CofferSnp => &["snp_launch_measurement"],
-        Class::CofferTdx => &["mr_td", "rtmr_1", "rtmr_2"],
+/// Trustee's name of a register, in reference values and in TDX's claims.
+fn name(register: &'static str) -> &'static str {
+    match register {
+        "launch_digest" => "snp_launch_measurement",
+        "mrtd" => "mr_td",
+        "rtmr0" => "rtmr_0",
+        "rtmr1" => "rtmr_1",
+        "rtmr2" => "rtmr_2",
+        other => other,
     }
 }
 
@@ -44,16 +49,16 @@ const fn names(class: Class) -> &'static [&'static str] {
 /// (`attestation-service/src/ear_token/broker.rs`). SNP's claims are one level deeper in newer versions. A GPU's
 /// claims are NRAS's (version 3); Trustee's local verifier makes other ones, and is refused.
 fn policy(demand: &Demand) -> String {
-    let values = demand.registers.iter().map(|(_, value)| value);
+    let registers = demand.registers.iter();
     let (tee, claims): (_, String) = match demand.class {
         Class::CofferSnp => {
-            let measured = values.map(|digest| format!("\t{SNP_MEASUREMENT} == {{\"{digest}\"}}\n"));
+            let measured = registers.map(|(_, digest)| format!("\t{SNP_MEASUREMENT} == {{\"{digest}\"}}\n"));
             ("snp", measured.chain([format!("\t{SNP_DEBUG} == {{false}}")]).collect())
         }
         Class::CofferTdx => {
-            let registers = names(demand.class).iter().zip(values);
-            let measured =
-                registers.map(|(name, value)| format!("\tevidence.tdx.quote.body.{name} == \"{value}\"\n"));
+            let measured = registers.map(|(register, value)| {
+                format!("\tevidence.tdx.quote.body.{} == \"{value}\"\n", name(register))
+            });
             ("tdx", measured.chain(["\tevidence.tdx.td_attributes.debug == false".to_owned()]).collect())
         }
     };

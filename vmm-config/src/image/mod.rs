@@ -18,6 +18,9 @@ use crate::digest::{Sha256Digest, parse_hex};
 /// Largest manifest that is read; a real one has about 1 KiB.
 pub const MAX_MANIFEST: usize = 64 * 1024;
 
+/// Keys by which kata-agent opens a shell or sends its log to whoever connects.
+const LOOKS_INSIDE: [&str; 3] = ["agent.debug_console", "agent.debug_console_vport", "agent.log_vport"];
+
 /// The manifest's format that this version reads.
 const FORMAT: u32 = 1;
 
@@ -184,6 +187,15 @@ pub enum ImageError {
     /// Something on the kernel's command line is not allowed.
     #[error("image.json has a kernel command line that is not allowed")]
     Cmdline(#[from] CmdlineError),
+    /// A release image whose inside the host could see, or talk to.
+    #[error(
+        "image.json has the profile release and, on its command line, `{key}`: a release image has console=null and \
+         nothing to look inside; build the image again, or with the profile debug"
+    )]
+    Talkative {
+        /// The key.
+        key: &'static str,
+    },
     /// The command line does not verify this root.
     #[error("image.json contradicts itself: its kernel command line does not verify its root")]
     Verity(#[from] VerityMismatch),
@@ -249,6 +261,12 @@ impl ImageManifest {
         verity.check(&cmdline)?;
         if written.profile != ImageProfile::Dev && cmdline.has(STANDIN) {
             return Err(CmdlineError::UnknownKey { key: STANDIN.to_owned() }.into());
+        }
+        if written.profile == ImageProfile::Release {
+            let key = LOOKS_INSIDE.into_iter().find(|key| cmdline.has(key));
+            if let Some(key) = key.or_else(|| cmdline.has_console().then_some("console")) {
+                return Err(ImageError::Talkative { key });
+            }
         }
         Ok(Self {
             name: written.name,
@@ -348,6 +366,29 @@ pub(crate) mod tests {
         let mut json = manifest();
         json["cmdline"] = format!("{} rdinit=/bin/sh", json["cmdline"].as_str().unwrap()).into();
         assert!(matches!(parse(&json), Err(ImageError::Cmdline(CmdlineError::UnknownKey { .. }))));
+    }
+
+    #[test]
+    fn a_release_image_with_a_console_is_refused() {
+        let with = |line: &dyn Fn(&str) -> String| {
+            let mut json = manifest();
+            json["profile"] = "release".into();
+            json["cmdline"] = line(json["cmdline"].as_str().unwrap()).into();
+            parse(&json)
+        };
+        let silent = |line: &str| line.replace("console=ttyS0", "console=null");
+        assert!(!with(&silent).unwrap().cmdline.has_console());
+        let talkative: [(&str, &dyn Fn(&str) -> String); 5] = [
+            ("console", &str::to_owned),
+            ("console", &|line| line.replace("console=ttyS0 ", "")),
+            ("console", &|line| format!("{} console=ttyS0", silent(line))),
+            ("agent.debug_console", &|line| format!("{} agent.debug_console", silent(line))),
+            ("agent.log_vport", &|line| format!("{} agent.log_vport=1024", silent(line))),
+        ];
+        for (expected, line) in talkative {
+            let error = with(line).unwrap_err();
+            assert!(matches!(error, ImageError::Talkative { key } if key == expected), "{error}");
+        }
     }
 
     #[test]

@@ -300,7 +300,7 @@ impl QmpReady {
         let connecting = async {
             match &endpoint {
                 Some(endpoint) => {
-                    if matches!(endpoint, agent::Endpoint::Hybrid { .. }) {
+                    if matches!(endpoint, agent::Endpoint::Hybrid { .. }) && spec.has_console() {
                         guest_runs(&console).await;
                     }
                     let agent = reach(endpoint, &mut last).await?;

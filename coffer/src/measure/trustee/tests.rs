@@ -17,6 +17,13 @@ fn tdx() -> Demand {
     Demand { class: Class::CofferTdx, registers, ..demand(1) }
 }
 
+/// With RTMR0, as `--acpi` gives it.
+fn tdx_with_platform() -> Demand {
+    let mut demand = tdx();
+    demand.registers.insert(1, ("rtmr0", register(b"acpi")));
+    demand
+}
+
 fn register(of: &[u8]) -> String {
     Sha384Digest::of(of).to_string()
 }
@@ -33,15 +40,18 @@ fn gpu(rank: u32) -> Value {
 
 /// The token of a VM that is as demanded.
 fn honest(demand: &Demand) -> Value {
-    let value = |rank: usize| demand.registers[rank].1.clone();
+    let value =
+        |name: &str| demand.registers.iter().find(|(register, _)| *register == name).unwrap().1.clone();
     let evidence = match demand.class {
         Class::CofferSnp => json!({
-            "snp": { "measurement": value(0), "policy_debug_allowed": false },
+            "snp": { "measurement": value("launch_digest"), "policy_debug_allowed": false },
             "init_data": demand.initdata, "report_data": "00",
         }),
         Class::CofferTdx => json!({
             "tdx": {
-                "quote": { "body": { "mr_td": value(0), "rtmr_1": value(1), "rtmr_2": value(2), "rtmr_0": "ab" } },
+                "quote": { "body": {
+                    "mr_td": value("mrtd"), "rtmr_1": value("rtmr1"), "rtmr_2": value("rtmr2"), "rtmr_0": register(b"acpi"),
+                } },
                 "td_attributes": { "debug": false },
             },
             "init_data": demand.initdata,
@@ -70,6 +80,16 @@ fn the_vm_as_demanded_gets_the_resource() {
         assert!(allows(&demand(gpus), &honest(&demand(gpus))), "{gpus}");
     }
     assert!(allows(&tdx(), &honest(&tdx())));
+    assert!(allows(&tdx_with_platform(), &honest(&tdx_with_platform())));
+}
+
+#[test]
+fn other_acpi_tables_are_denied_where_they_were_measured() {
+    let mut token = honest(&tdx());
+    let body = "/submods/cpu0/ear.veraison.annotated-evidence/tdx/quote/body/rtmr_0";
+    *token.pointer_mut(body).unwrap() = register(b"other").into();
+    assert!(allows(&tdx(), &token), "RTMR0 is not demanded");
+    assert!(!allows(&tdx_with_platform(), &token));
 }
 
 #[test]
@@ -193,6 +213,7 @@ fn reference_values_have_trustees_names() {
     let printed = output(&tdx());
     let names: Vec<_> = printed["reference_values"].as_object().unwrap().keys().collect();
     assert_eq!(names, ["mr_td", "rtmr_1", "rtmr_2"]);
+    assert!(output(&tdx_with_platform())["reference_values"]["rtmr_0"][0].is_string());
     let payload = STANDARD.decode(printed["rvps_message"]["payload"].as_str().unwrap()).unwrap();
     assert_eq!(serde_json::from_slice::<Value>(&payload).unwrap(), printed["reference_values"]);
     assert!(output(&demand(0))["reference_values"]["snp_launch_measurement"][0].is_string());
