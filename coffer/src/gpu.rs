@@ -14,7 +14,7 @@ use std::path::PathBuf;
 use anyhow::{Context, Result, ensure};
 use clap::{Subcommand, ValueEnum};
 #[cfg(feature = "vfio-user")]
-use gpu::registers::vfio_user::{RIG, socket};
+use gpu::registers::{RIG, rig_socket};
 use gpu::sysfs::{Function, Inventory, Sysfs};
 use gpu::{Mode, PciAddress};
 
@@ -77,7 +77,7 @@ impl Host {
     fn socket(&self, address: PciAddress) -> Option<PathBuf> {
         #[cfg(feature = "vfio-user")]
         return match self.rig() {
-            Some(rig) => Some(socket(rig, address)),
+            Some(rig) => Some(rig_socket(rig, address)),
             None => self.emulated.iter().find(|(gpu, _)| *gpu == address).map(|(_, socket)| socket.clone()),
         };
         #[cfg(not(feature = "vfio-user"))]

@@ -160,6 +160,29 @@ pub enum Cause {
     Reset(#[source] io::Error),
 }
 
+impl Cause {
+    /// Whether the GPU itself is well: it was found in another mode, or another mode is not to be had.
+    #[must_use]
+    pub const fn is_refusal(&self) -> bool {
+        matches!(
+            self,
+            Self::Locked { .. } | Self::Unsupported { .. } | Self::WrongMode { .. } | Self::Pending { .. }
+        )
+    }
+}
+
+/// An error and all that is underneath.
+pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(cause) = source {
+        text.push_str(": ");
+        text.push_str(&cause.to_string());
+        source = cause.source();
+    }
+    text
+}
+
 /// What persistent settings will make of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PendingMode {

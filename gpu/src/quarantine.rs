@@ -9,6 +9,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 
 use crate::PciAddress;
+use crate::error::with_causes;
 
 /// What can go wrong with the records.
 #[derive(Debug, thiserror::Error)]
@@ -55,13 +56,7 @@ impl Entry {
     /// An entry of now.
     #[must_use]
     pub fn now(error: &dyn std::error::Error, sandbox: &str) -> Self {
-        let mut reason = error.to_string();
-        let mut source = error.source();
-        while let Some(cause) = source {
-            reason.push_str(": ");
-            reason.push_str(&cause.to_string());
-            source = cause.source();
-        }
+        let reason = with_causes(error);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { reason, sandbox: sandbox.to_owned(), since }
     }

@@ -12,14 +12,14 @@ mod resource0;
 pub(crate) mod script;
 mod vfio;
 #[cfg(feature = "vfio-user")]
-pub mod vfio_user;
+mod vfio_user;
 
 use std::{fmt, io};
 
 pub use resource0::Resource0;
 pub use vfio::Vfio;
 #[cfg(feature = "vfio-user")]
-pub use vfio_user::VfioUser;
+pub use vfio_user::{RIG, VfioUser, rig_socket};
 
 /// Where a 32-bit word is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -3,6 +3,7 @@
 use futures_util::future::join_all;
 
 use crate::chip::{Chip, Family};
+use crate::error::with_causes;
 use crate::{Assignable, Failure, Gpu, Mode, PciAddress, Unverified, Verified};
 
 /// A Hopper board: what protected PCIe takes.
@@ -80,30 +81,39 @@ pub enum BadSet {
 /// [`BadSet`].
 pub fn one_vm(devices: &[Assignable]) -> Result<Mode, BadSet> {
     let first = devices.first().ok_or(BadSet::Empty)?;
-    once(devices.iter().map(Assignable::address))?;
     let mode = first.mode();
     if let Some(other) = devices.iter().find(|device| device.mode() != mode) {
         let name = |device: &Assignable| (device.address(), device.mode());
         return Err(BadSet::MixedModes { first: name(first), other: name(other) });
     }
-    let (switches, gpus): (Vec<&Assignable>, Vec<&Assignable>) =
-        devices.iter().partition(|device: &&Assignable| device.chip().family() == Family::NvSwitch);
-    let chip = gpus.first().ok_or(BadSet::Empty)?.chip();
+    let devices: Vec<_> = devices.iter().map(|device| (device.address(), device.chip())).collect();
+    possible(&devices, mode).map(|()| mode)
+}
+
+/// Whether these could go to one VM together if all were in this mode: to be asked before their mode is changed.
+///
+/// # Errors
+/// [`BadSet`].
+pub fn possible(devices: &[(PciAddress, Chip)], mode: Mode) -> Result<(), BadSet> {
+    once(devices.iter().map(|(address, _)| *address))?;
+    let (switches, gpus): (Vec<_>, Vec<_>) =
+        devices.iter().copied().partition(|(_, chip)| chip.family() == Family::NvSwitch);
+    let (_, chip) = *gpus.first().ok_or(BadSet::Empty)?;
     match mode {
         // Without confidential computing anything goes together.
-        Mode::Off => return Ok(mode),
-        Mode::Ppcie => return board(devices.iter().map(Assignable::chip)).map(|()| mode),
+        Mode::Off => return Ok(()),
+        Mode::Ppcie => return board(devices.iter().map(|(_, chip)| *chip)),
         Mode::On | Mode::Devtools => {}
     }
-    if let Some(other) = gpus.iter().map(|gpu| gpu.chip()).find(|other| *other != chip) {
+    if let Some((_, other)) = gpus.iter().copied().find(|(_, other)| *other != chip) {
         return Err(BadSet::MixedChips { first: chip, other });
     }
-    if let Some(switch) = switches.first() {
-        return Err(BadSet::Switch { switch: switch.address(), mode });
+    if let Some((switch, _)) = switches.first() {
+        return Err(BadSet::Switch { switch: *switch, mode });
     }
     let several = |instead| Err(BadSet::Several { gpus: gpus.len(), chip, mode, instead });
     match (chip.family(), gpus.len()) {
-        (_, 1) | (Family::Blackwell1, _) => Ok(mode),
+        (_, 1) | (Family::Blackwell1, _) => Ok(()),
         (Family::Hopper, _) => several("a whole board in mode ppcie is, or one GPU"),
         (Family::Blackwell2 | Family::NvSwitch, _) => several("one GPU is"),
     }
@@ -149,9 +159,8 @@ pub enum Error {
 }
 
 fn text(failures: &[Failure], pending: &[PciAddress]) -> String {
-    let causes = failures.iter().map(|failure| format!("{failure}: {}", failure.cause));
-    let mut text =
-        format!("{} of the GPUs failed: {}", failures.len(), causes.collect::<Vec<_>>().join("; "));
+    let causes: Vec<_> = failures.iter().map(|failure| with_causes(failure)).collect();
+    let mut text = format!("{} of the GPUs failed: {}", failures.len(), causes.join("; "));
     if !pending.is_empty() {
         text.push_str(&format!(
             "; {pending:?} have new settings already and no reset yet: set the mode again"

@@ -17,7 +17,7 @@ pub const RIG: &str = "/run/coffer-emulated";
 
 /// The socket of one that is played in `rig`.
 #[must_use]
-pub fn socket(rig: &Path, gpu: PciAddress) -> PathBuf {
+pub fn rig_socket(rig: &Path, gpu: PciAddress) -> PathBuf {
     rig.join(format!("{gpu}.sock"))
 }
 

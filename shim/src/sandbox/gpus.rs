@@ -111,7 +111,7 @@ fn finder(host: &GpuHost) -> Finder {
 /// The host; in a rig that has them, the emulated GPUs.
 #[cfg(feature = "vfio-user")]
 fn host() -> GpuHost {
-    let emulated = PathBuf::from(gpu::registers::vfio_user::RIG);
+    let emulated = PathBuf::from(gpu::registers::RIG);
     if !emulated.exists() {
         return GpuHost::default();
     }

@@ -1,16 +1,17 @@
 //! Emulated GPUs, where the rig's shim looks for them: a sysfs, a socket for each, and CDI's names of them.
 
 use std::fs;
+use std::io;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use emulated_gpu::control::{Client, Request};
+use emulated_gpu::control::{Client, Request, Value};
 use emulated_gpu::{Device, Emulator, Options, Product, State, Timing};
 use gpu::PciAddress;
 use gpu::lock::{self, GpuLock};
 use gpu::quarantine::{Entry, Quarantine};
-use gpu::registers::vfio_user::{RIG, socket};
+use gpu::registers::{RIG, rig_socket};
 
 use crate::or_fail::OrFail;
 use crate::wait::until;
@@ -32,18 +33,24 @@ pub struct Gpus {
 impl Gpus {
     /// Plays this many, each alone in its IOMMU group and bound to vfio-pci.
     pub fn h100(count: usize) -> Self {
-        Self::with_timing(count, TIMING)
+        Self::play(count, TIMING, false)
     }
 
     /// The same, with boots and replies that take as long as on hardware.
     pub fn h100_in_real_time(count: usize) -> Self {
-        Self::with_timing(count, Timing::REAL)
+        Self::play(count, Timing::REAL, false)
     }
 
-    fn with_timing(count: usize, timing: Timing) -> Self {
+    /// The same, reset whenever somebody opens or closes one, as VFIO does; their firmware is slow enough to be met between
+    /// two requests.
+    pub fn h100_like_vfio(count: usize) -> Self {
+        Self::play(count, Timing { reply: Duration::from_millis(10), ..TIMING }, true)
+    }
+
+    fn play(count: usize, timing: Timing, resets_like_vfio: bool) -> Self {
         let devices = Path::new(RIG).join("sys/bus/pci/devices");
         fs::create_dir_all(&devices).or_fail("sysfs of the GPUs");
-        let emulators = (0..count).map(|index| play(index, timing)).collect();
+        let emulators = (0..count).map(|index| play(index, timing, resets_like_vfio)).collect();
         fs::create_dir_all("/etc/cdi").or_fail("CDI's folder");
         let named = (0..count).map(|n| {
             serde_json::json!({
@@ -60,8 +67,18 @@ impl Gpus {
 
     /// The annotation by which a pod that nobody schedules asks for the first `count` of them.
     pub fn annotation(count: usize) -> String {
-        let names: Vec<_> = (0..count).map(|n| format!("nvidia.com/pgpu={n}")).collect();
+        Self::annotation_of(&(0..count).collect::<Vec<_>>())
+    }
+
+    /// The annotation by which a pod asks for these.
+    pub fn annotation_of(indices: &[usize]) -> String {
+        let names: Vec<_> = indices.iter().map(|index| format!("nvidia.com/pgpu={index}")).collect();
         format!("cdi.k8s.io/e2e={}", names.join(","))
+    }
+
+    /// As the host knows it.
+    pub fn address(index: usize) -> PciAddress {
+        address(index)
     }
 
     /// What can be seen of one from outside; the test fails if anybody misused it.
@@ -78,8 +95,15 @@ impl Gpus {
 
     /// Has one report a fatal bus error.
     pub fn fall_off_the_bus(&self, index: usize) {
-        let mut control = Client::connect(&control(index)).or_fail("control socket");
-        control.ask(&Request::BusError).or_fail("bus error");
+        self.ask(index, &Request::BusError).or_fail("bus error");
+    }
+
+    /// Does something to one from outside.
+    ///
+    /// # Errors
+    /// It cannot be done now.
+    pub fn ask(&self, index: usize, request: &Request) -> io::Result<Value> {
+        Client::connect(&control(index)).or_fail("control socket").ask(request)
     }
 
     /// Takes one as another sandbox would.
@@ -125,7 +149,7 @@ fn control(index: usize) -> PathBuf {
 }
 
 /// One GPU with its folder in sysfs.
-fn play(index: usize, timing: Timing) -> Emulator {
+fn play(index: usize, timing: Timing, resets_like_vfio: bool) -> Emulator {
     let (root, gpu) = (Path::new(RIG), address(index));
     let address = gpu.to_string();
     let sys = root.join("sys");
@@ -162,11 +186,11 @@ fn play(index: usize, timing: Timing) -> Emulator {
     }
     let options = Options {
         product: Product::H100,
-        socket: socket(root, gpu),
+        socket: rig_socket(root, gpu),
         control: control(index),
         timing,
         memory: None,
-        resets_like_vfio: false,
+        resets_like_vfio,
     };
     Emulator::start(&options).or_fail("emulated GPU")
 }

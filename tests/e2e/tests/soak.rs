@@ -1,9 +1,9 @@
 //! Many pods, and many shims that die: nothing accumulates.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
-use e2e::{BUSYBOX, Machine, OrFail, Rig, Run, Victim, e2e};
+use e2e::{BUSYBOX, Machine, Random, Rig, Run, Victim, e2e};
 use tokio::time::sleep;
 
 #[test]
@@ -50,25 +50,4 @@ fn twenty_shims_killed_at_random_moments_leave_nothing() {
             Machine::back_to(&before).await;
         }
     });
-}
-
-/// A small generator; its seed is printed, so that a failure can be repeated.
-struct Random(u64);
-
-impl Random {
-    fn new() -> Self {
-        let now = SystemTime::now().duration_since(UNIX_EPOCH).or_fail("the time");
-        let seed = std::env::var("COFFER_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(|| u64::from(now.subsec_nanos()) | 1);
-        println!("COFFER_TEST_SEED={seed}");
-        Self(seed)
-    }
-
-    /// xorshift64 (Marsaglia 2003), reduced.
-    fn below(&mut self, limit: u64) -> u64 {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        self.0 % limit
-    }
 }

@@ -17,6 +17,8 @@ pub struct Faults {
     pub knob_errors: BTreeMap<u16, u32>,
     /// Every request is refused with this code.
     pub every_error: Option<u32>,
+    /// Every write of a knob is refused with this code; reads are answered.
+    pub write_error: Option<u32>,
     /// What is wrong with replies.
     pub reply: Option<ReplyFault>,
     /// What is wrong with the mailbox.

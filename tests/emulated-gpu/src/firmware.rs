@@ -91,6 +91,9 @@ fn handle(
                 violations.push(Violation::LockedKnob { knob });
                 return Err(NOT_SUPPORTED);
             }
+            if let Some(code) = faults.write_error {
+                return Err(code);
+            }
             if new == value {
                 violations.push(Violation::UselessWrite { knob, value });
             }

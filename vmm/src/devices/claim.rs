@@ -10,7 +10,7 @@ use gpu::power::{Awake, PowerPlan};
 use gpu::progress::Event;
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
-use gpu::{Assignable, Failure, Phase, Progress, set};
+use gpu::{Assignable, Failure, PciAddress, Phase, Progress, set};
 use slog::{Logger, error, info};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -66,7 +66,7 @@ impl DevicesPlan {
             awake: Vec::new(),
             functions: self.functions,
             plans: self.power,
-            in_vm: false,
+            unclean: Vec::new(),
             sandbox,
             host,
             log: log.clone(),
@@ -103,8 +103,8 @@ pub(crate) struct Devices {
     locks: Vec<GpuLock>,
     functions: Vec<Function>,
     plans: Vec<PowerPlan>,
-    /// Whether a VM may have had them.
-    in_vm: bool,
+    /// Those that must be reset before anybody else may have them.
+    unclean: Vec<PciAddress>,
     sandbox: String,
     host: GpuHost,
     log: Logger,
@@ -118,7 +118,13 @@ impl Devices {
         let (progress, events) = Progress::channel();
         tokio::spawn(tell(events, self.log.clone()));
         let verified = self.prepare(config, &progress).await;
-        let assignables = verified.inspect_err(|error| self.quarantine_the_lost(error))?;
+        let assignables = match verified {
+            Ok(assignables) => assignables,
+            Err(error) => {
+                self.unclean = self.quarantine_the_lost(&error);
+                return Err(error);
+            }
+        };
         let mode = set::one_vm(&assignables)?;
         let devices = self.functions.iter().zip(&assignables);
         let devices = devices.map(|(function, assignable)| facts::verified(function, assignable, &self.host));
@@ -136,37 +142,50 @@ impl Devices {
         config: &NodeConfig,
         progress: &Progress,
     ) -> Result<Vec<Assignable>, DevicesError> {
+        let mode = mode::wanted(config, &self.functions);
+        // A set that no VM can have is refused before anything is done to it. An unknown chip is refused by opening it.
+        let chips = self.functions.iter().map(|function| Some((function.address, function.chip?)));
+        if let Some(chips) = chips.collect::<Option<Vec<_>>>() {
+            set::possible(&chips, mode)?;
+        }
         let opening = self.functions.iter().map(|function| open(&self.host, function, progress));
         // All, even if one fails: each is either closed or known to be lost when this ends.
         let mut gpus = Vec::new();
         for opened in join_all(opening).await {
             gpus.push(opened?);
         }
-        let mode = mode::wanted(config, &self.functions);
         let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
         Ok(verified.into_iter().map(gpu::Gpu::close).collect())
     }
 
-    /// GPUs that do not come back from a reset are not for the next pod either.
-    fn quarantine_the_lost(&self, error: &DevicesError) {
-        let failures: &[Failure] = match error {
-            DevicesError::Gpu(failure) => std::slice::from_ref(failure),
-            DevicesError::Set(set::Error::Devices { failures, .. }) => failures,
-            _ => &[],
+    /// GPUs that do not come back from a reset are not for the next pod either. Returns those that have to show whether they
+    /// do: something that is no refusal went wrong with one of the set, or settings were written.
+    fn quarantine_the_lost(&self, error: &DevicesError) -> Vec<PciAddress> {
+        let (failures, pending): (&[Failure], &[PciAddress]) = match error {
+            DevicesError::Gpu(failure) => (std::slice::from_ref(failure), &[]),
+            DevicesError::Set(set::Error::Devices { failures, pending }) => (failures, pending),
+            _ => return Vec::new(),
         };
         let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
-        for failure in failures.iter().filter(|failure| back.contains(&failure.phase)) {
-            let entry = Entry::now(failure, &self.sandbox);
+        let (lost, others): (Vec<_>, Vec<_>) =
+            failures.iter().partition(|failure| back.contains(&failure.phase));
+        for failure in &lost {
+            let entry = Entry::now(*failure, &self.sandbox);
             error!(self.log, "GPU is in quarantine"; "gpu" => %failure.gpu, "error" => &entry.reason);
             if let Err(error) = Quarantine::new(&self.host.state).put(failure.gpu, &entry) {
                 error!(self.log, "quarantine is not recorded"; "error" => one_line(&error));
             }
         }
+        if pending.is_empty() && others.iter().all(|failure| failure.cause.is_refusal()) {
+            return Vec::new();
+        }
+        let of_set = self.functions.iter().map(|function| function.address);
+        of_set.filter(|gpu| !lost.iter().any(|failure| failure.gpu == *gpu)).collect()
     }
 
     /// From now on they must be reset before anybody else may have them.
     pub(crate) fn hand_over(&mut self) {
-        self.in_vm = true;
+        self.unclean = self.functions.iter().map(|function| function.address).collect();
     }
 
     /// `/dev/iommu`, for QEMU.
@@ -186,13 +205,12 @@ impl Devices {
     /// Gives all back at once: clean, or in quarantine. One that is neither stays locked for as long as this process
     /// lives, and is told of.
     pub(crate) async fn release(self) -> Vec<String> {
-        let Self { awake, mut locks, in_vm, sandbox, host, log, .. } = self;
+        let Self { awake, mut locks, unclean, sandbox, host, log, .. } = self;
         let mut failures = Vec::new();
-        if in_vm {
+        if !unclean.is_empty() {
             let (progress, events) = Progress::channel();
             tokio::spawn(tell(events, log.clone()));
-            let back =
-                locks.iter().map(|lock| give_back(&host, lock.gpu(), &sandbox, progress.clone(), &log));
+            let back = unclean.iter().map(|gpu| give_back(&host, *gpu, &sandbox, progress.clone(), &log));
             for given in join_all(back).await {
                 let GivenBack::Unrecorded(gpu, source) = given else { continue };
                 failures.push(one_line(&DevicesError::Unrecorded { gpu, source }));

@@ -52,7 +52,7 @@ impl GpuHost {
     /// The socket of a device that is played.
     #[cfg(feature = "vfio-user")]
     pub(super) fn socket(&self, address: PciAddress) -> Option<PathBuf> {
-        self.emulated.as_ref().map(|rig| gpu::registers::vfio_user::socket(rig, address))
+        self.emulated.as_ref().map(|rig| gpu::registers::rig_socket(rig, address))
     }
 }
 

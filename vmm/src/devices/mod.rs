@@ -4,8 +4,8 @@
 //! DevicesPlan --record, lock--> Devices --verify--> HostDevices --QEMU--> reset, wiped, free or in quarantine
 //! ```
 //!
-//! Whatever ends the way, the devices are reset if a VM may have had them, and one that does not come back is put into
-//! quarantine. The record does the same for a shim that was killed.
+//! Whatever ends the way, the devices are reset if a VM may have had them or setting their mode went wrong, and one that
+//! does not come back is put into quarantine. The record does the same for a shim that was killed.
 
 mod claim;
 mod error;

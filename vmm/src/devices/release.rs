@@ -15,7 +15,7 @@ use crate::claims::one_line;
 
 /// How long QEMU's last hold on a device may take to go: the kernel closes a dead process's files after its memory, which
 /// for a large VM is long.
-const LET_GO: Duration = Duration::from_secs(30);
+const LET_GO: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 30 });
 /// Between two tries to open it.
 const PAUSE: Duration = Duration::from_millis(100);
 

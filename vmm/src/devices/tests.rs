@@ -2,11 +2,13 @@
 
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use emulated_gpu::{BootFault, Emulator, Faults, Options, Product, Timing};
+use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, ReplyFault, Timing};
+use futures_util::future::join_all;
 use gpu::lock::{GpuLock, holder};
 use gpu::quarantine::{Entry, Quarantine};
+use gpu::registers::VfioUser;
 use slog::{Discard, Logger, o};
 use tempfile::TempDir;
 use vmm_config::config::{CcMode, GpuMode, NodeConfig};
@@ -166,6 +168,10 @@ async fn two_hopper_gpus_are_no_set_for_a_confidential_vm() {
     let rig = Rig::new(2, Timing::FAST);
     let error = rig.refusal(&config(CcMode::Manage, GpuMode::On)).await;
     assert!(error.contains("these GPUs cannot go to one VM") && error.contains("whole board"), "{error}");
+    // Refused before anything was done to them.
+    for (index, emulator) in rig.emulators.iter().enumerate() {
+        assert_eq!((rig.resets(index), emulator.state().requests), (0, vec![]));
+    }
     rig.claim(&config(CcMode::Manage, GpuMode::Off)).await.unwrap();
 }
 
@@ -230,17 +236,194 @@ async fn what_is_not_there_or_no_gpu_is_named() {
     assert!(rig.refusal(&off).await.contains("no PCI device 0000:40:00.0"));
 }
 
+/// All that is documented to go wrong with a GPU: told with its cause, and then it is free if it comes back from a reset, or
+/// in quarantine.
 #[tokio::test]
-async fn eight_take_hardly_longer_than_one() {
-    let timing = Timing { boot: std::time::Duration::from_millis(600), ..Timing::FAST };
-    let time = async |gpus| {
-        let rig = Rig::new(gpus, timing);
-        // The first boot, at power-on, is not what is measured.
-        tokio::time::sleep(timing.boot).await;
+async fn every_fault_stops_the_start_and_leaves_the_gpu_free_or_in_quarantine() {
+    type Change = fn(&mut Faults);
+    let faults: [(Change, &str, bool); 15] = [
+        (|f| f.boot = Some(BootFault::Never), "had not booted after 5 s", true),
+        (|f| f.boot = Some(BootFault::Blocked), "blocked or not ready", true),
+        (|f| f.identity = Some(IdentityFault::Gone), "off its bus", true),
+        (|f| f.identity = Some(IdentityFault::AllOnes), "off its bus", true),
+        (|f| f.identity = Some(IdentityFault::SecurityFault), "locked itself down", true),
+        (|f| f.identity = Some(IdentityFault::Recovery), "recovery mode", true),
+        (|f| f.recovers = true, "recovery mode", true),
+        (|f| f.reply = Some(ReplyFault::Lost), "did not do what it was asked for", false),
+        (|f| f.reply = Some(ReplyFault::Short), "did not do what it was asked for", false),
+        (|f| f.reply = Some(ReplyFault::OtherType), "did not do what it was asked for", false),
+        (|f| f.reply = Some(ReplyFault::OtherRequest), "did not do what it was asked for", false),
+        (|f| f.every_error = Some(0x202), "0x202", false),
+        (|f| f.locked = [CCM].into(), "locked against the host", false),
+        (|f| f.not_latched = true, "active mode is off", false),
+        (|f| f.mode_word = Some(2), "devtools without confidential computing", false),
+    ];
+    let on = config(CcMode::Manage, GpuMode::On);
+    // Long enough for a boot to be seen that is not over.
+    let timing = Timing { boot: Duration::from_millis(100), ..Timing::FAST };
+    let runs = faults.map(async |(change, words, lost)| {
+        let rig = Rig::new(1, timing);
+        let mut faults = Faults::default();
+        change(&mut faults);
+        rig.emulators[0].set_faults(faults);
+        let error = rig.refusal(&on).await;
+        assert!(error.contains(words) && error.contains("0000:40:00.0"), "{words}: {error}");
+        assert_eq!(rig.quarantined(0).is_some_and(|entry| entry.reason.contains(words)), lost, "{error}");
+        if !lost {
+            // The next pod gets it.
+            rig.emulators[0].set_faults(Faults::default());
+            rig.claim(&on).await.unwrap();
+        }
+    });
+    join_all(runs).await;
+}
+
+#[tokio::test]
+async fn what_is_only_unusual_is_no_fault() {
+    let faults: [fn(&mut Faults); 3] =
+        [|f| f.no_ppcie = true, |f| f.reply = Some(ReplyFault::Late(300)), |f| f.mode_extra = 0x100];
+    for change in faults {
+        let rig = Rig::new(1, Timing::FAST);
+        let mut faults = Faults::default();
+        change(&mut faults);
+        rig.emulators[0].set_faults(faults);
+        rig.emulators[0].with(|device| {
+            device.sleep();
+            device.leave_stale_reply();
+        });
+        rig.claim(&config(CcMode::Manage, GpuMode::On)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_gpu_that_goes_while_it_is_set_is_not_for_the_next_pod() {
+    let timing = Timing { reply: Duration::from_millis(20), ..Timing::FAST };
+    let rig = Rig::new(1, timing);
+    let go = async {
+        while rig.emulators[0].state().knobs[&CCM] == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let identity = Some(IdentityFault::SecurityFault);
+        rig.emulators[0].set_faults(Faults { identity, ..Faults::default() });
+    };
+    let config = config(CcMode::Manage, GpuMode::Devtools);
+    let (error, ()) = tokio::join!(rig.refusal(&config), go);
+    assert!(error.contains("writing settings failed"), "{error}");
+    assert!(rig.quarantined(0).unwrap().reason.contains("locked itself down"));
+}
+
+#[tokio::test]
+async fn settings_that_were_written_for_a_pod_that_did_not_start_do_not_wait_for_the_next() {
+    let rig = Rig::new(2, Timing::FAST);
+    for emulator in &rig.emulators {
+        emulator.with(|device| {
+            device.set_knob(CCM, 1);
+            device.reset(Instant::now());
+        });
+    }
+    // Both are to be off; the second can be read, and does not write.
+    rig.emulators[1].set_faults(Faults { write_error: Some(0x202), ..Faults::default() });
+    let error = rig.refusal(&config(CcMode::Manage, GpuMode::Off)).await;
+    assert!(error.contains("0000:41:00.0: writing settings failed"), "{error}");
+    let first = rig.emulators[0].state();
+    assert_eq!((first.knobs[&CCM], first.mode_word & 1, first.resets), (0, 0, 2));
+    assert_eq!((rig.quarantined(0), rig.quarantined(1)), (None, None));
+}
+
+#[tokio::test]
+async fn gpus_in_different_modes_are_told_by_name() {
+    let rig = Rig::new(2, Timing::FAST);
+    rig.emulators[1].with(|device| {
+        device.set_knob(CCM, 1);
+        device.reset(Instant::now());
+    });
+    let error = rig.refusal(&config(CcMode::Verify, GpuMode::Off)).await;
+    assert!(error.contains("0000:41:00.0") && error.contains("active mode is on"), "{error}");
+    assert!(!error.contains("0000:40:00.0"), "{error}");
+    assert_eq!((rig.resets(0), rig.resets(1)), (0, 1));
+}
+
+#[tokio::test]
+async fn seven_gpus_of_eight_are_no_board() {
+    let rig = Rig::new(7, Timing::FAST);
+    for cc_mode in [CcMode::Verify, CcMode::Manage] {
+        let error = rig.refusal(&config(cc_mode, GpuMode::Ppcie)).await;
+        assert!(error.contains("8 GPUs and 4 NVSwitches, not 7 and 0"), "{error}");
+        for (index, emulator) in rig.emulators.iter().enumerate() {
+            assert_eq!((rig.resets(index), emulator.state().requests), (0, vec![]));
+        }
+    }
+}
+
+#[test]
+fn a_gpu_that_another_driver_has_or_none_is_refused() {
+    let rig = Rig::new(1, Timing::FAST);
+    let request =
+        DevicesRequest { host: GpuHost { emulated: None, ..rig.host() }, addresses: vec![address(0)] };
+    let refusal = || one_line(&DevicesPlan::new(&request, "pod-1").unwrap_err());
+    assert!(refusal().contains("0000:40:00.0 is without a driver"), "{}", refusal());
+    let drivers = rig.root.path().join("sys/bus/pci/drivers/nvidia");
+    std::fs::create_dir_all(&drivers).unwrap();
+    symlink(&drivers, rig.root.path().join("sys/devices/0000:40:00.0/driver")).unwrap();
+    let error = refusal();
+    assert!(error.contains("bound to driver \"nvidia\"") && error.contains("coffer gpu bind"), "{error}");
+}
+
+#[tokio::test]
+async fn a_vm_that_lets_go_late_is_waited_for_and_one_that_does_not_costs_the_gpu() {
+    let rig = Rig::new(2, Timing::FAST);
+    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    devices.hand_over();
+    let hold = async |index: usize| {
+        VfioUser::connect(rig.emulators[index].socket(), Duration::from_secs(5)).await.unwrap()
+    };
+    let (late, never) = (hold(0).await, hold(1).await);
+    let go = async {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(late);
+    };
+    let (failures, ()) = tokio::join!(devices.release(), go);
+    assert_eq!(failures, Vec::<String>::new());
+    assert_eq!(rig.quarantined(0), None);
+    let reason = rig.quarantined(1).unwrap().reason;
+    assert!(reason.contains("cannot reach") && reason.contains("timed out"), "{reason}");
+    drop(never);
+}
+
+#[tokio::test]
+async fn a_gpu_that_vanishes_under_its_vm_goes_into_quarantine() {
+    let rig = Rig::new(1, Timing::FAST);
+    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    devices.hand_over();
+    rig.emulators[0].set_faults(Faults { identity: Some(IdentityFault::Gone), ..Faults::default() });
+    assert_eq!(devices.release().await, Vec::<String>::new());
+    assert!(rig.quarantined(0).unwrap().reason.contains("off its bus"));
+}
+
+/// With a boot that takes as long as hardware's. The best of some tries: what else this machine does is not to be measured.
+#[tokio::test]
+async fn eight_are_set_in_hardly_more_time_than_one() {
+    let set = async |gpus| {
+        let rig = Rig::new(gpus, Timing::REAL);
+        let booted = Instant::now().checked_sub(Timing::REAL.boot).unwrap();
+        for emulator in &rig.emulators {
+            emulator.with(|device| {
+                device.set_knob(CCM, 1);
+                device.reset(booted);
+            });
+        }
         let start = Instant::now();
-        rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+        rig.claim(&config(CcMode::Manage, GpuMode::Off)).await.unwrap();
         start.elapsed()
     };
-    let (one, eight) = (time(1).await, time(8).await);
-    assert!(eight.as_secs_f64() < 1.3 * one.as_secs_f64(), "one {one:?}, eight {eight:?}");
+    let (mut one, mut eight) = (Duration::MAX, Duration::MAX);
+    for _ in 0..3 {
+        (one, eight) = (one.min(set(1).await), eight.min(set(8).await));
+        if eight.as_secs_f64() <= 1.3 * one.as_secs_f64() {
+            break;
+        }
+    }
+    println!("set: one {one:?}, eight {eight:?}");
+    assert!(one >= Timing::REAL.boot, "the boot was waited for");
+    assert!(eight.as_secs_f64() <= 1.3 * one.as_secs_f64(), "one {one:?}, eight {eight:?}");
 }
