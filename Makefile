@@ -12,6 +12,7 @@ export PATH := $(PATH):/usr/sbin:/sbin
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
+demo: programs-for = demo
 demo: parts ## run a container in a VM, and a pod with an emulated GPU, step by step
 	@tools/enter target/debug/rig demo
 
@@ -34,7 +35,7 @@ e2e: ## end-to-end tests only
 parts: ## image and programs at the same time
 	@tools/cargo --version >/dev/null
 	@tools/forky-root >/dev/null
-	@tools/image dev & tools/programs; programs=$$?; wait $$! && exit $$programs
+	@tools/image dev & tools/programs $(programs-for); programs=$$?; wait $$! && exit $$programs
 
 image: ## the guest image for development and tests (build/image-dev)
 	@tools/image dev

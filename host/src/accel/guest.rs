@@ -73,7 +73,8 @@ pub(super) fn run(device: &Path) -> Result<(), Broken> {
     sys::set_memory(&vm, region).map_err(failed("KVM_SET_USER_MEMORY_REGION"))?;
     let mut vcpu = vm.create_vcpu(0).map_err(failed("KVM_CREATE_VCPU"))?;
     // A vCPU without features has no 64-bit mode: newer kernels then refuse the registers (seen with kvm-amd of 7.2).
-    let features = kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
+    let features =
+        kvm.get_supported_cpuid(KVM_MAX_CPUID_ENTRIES).map_err(failed("KVM_GET_SUPPORTED_CPUID"))?;
     vcpu.set_cpuid2(&features).map_err(failed("KVM_SET_CPUID2"))?;
     set_up(&vcpu).map_err(failed("setting the vCPU's registers"))?;
     let result = drive(&mut vcpu);

@@ -13,26 +13,25 @@ const LINES: [&str; 6] =
     ["GPU assigned", "GPUs are set", "GPU: writing", "GPU: reset", "GPUs are verified", "GPU is free"];
 
 /// Runs one container with a GPU from start to end.
-pub async fn demo(containerd: &Containerd, steps: &mut Steps) {
+pub async fn demo(containerd: &Containerd, artefacts: &Artefacts, steps: &mut Steps) {
     println!(
         "\nA pod with a GPU. There is no GPU here: an emulated H100 stands in for it, a program that answers as a GPU's\n\
          registers do, with a boot that takes as long as hardware's. It computes nothing, and what it shows is no\n\
-         measurement of hardware. A node's shim does not know such GPUs, so this is one that is built for rigs."
+         measurement of hardware. A node's shim does not know such GPUs; this demonstration's is built for rigs."
     );
-    let artefacts = Artefacts::with_gpus();
     let gpus = Gpus::h100_in_real_time(1);
-    let config = NodeConfig::of_rig(&artefacts).set("cc_mode", "\"manage\"").set("gpu_mode", "\"on\"");
+    let config = NodeConfig::of_rig(artefacts).set("cc_mode", "\"manage\"").set("gpu_mode", "\"on\"");
     let config = config.write("demo-gpu");
     steps.done("emulated H100 runs, its confidential computing off");
     list(&artefacts.shim);
 
     let annotation = Gpus::annotation(1);
     println!(
-        "\n$ ctr -n k8s.io run -d --runtime {} --annotation {annotation} --snapshotter erofs {BUSYBOX} demo-gpu sleep 1000",
-        artefacts.shim.display()
+        "\n$ ctr -n k8s.io run -d --runtime io.containerd.coffer.v2 --annotation {annotation} --snapshotter erofs {BUSYBOX} demo-gpu \
+         sleep 1000"
     );
     let mark = containerd.log_mark();
-    let run = Run::new("demo-gpu", BUSYBOX, &["sleep", "1000"]).shim(&artefacts.shim).config(&config);
+    let run = Run::new("demo-gpu", BUSYBOX, &["sleep", "1000"]).config(&config);
     let container = run.flag("--annotation").flag(&annotation).start().await;
     steps.done("pod runs with its GPU");
     println!("\n  the GPU's way to the pod (cc_mode = \"manage\", gpu_mode = \"on\"), from the shim's log:");

@@ -35,10 +35,9 @@ async fn main() -> ExitCode {
 }
 
 /// containerd with the images of the tests.
-async fn set_up() -> Containerd {
-    let artefacts = Artefacts::find();
-    NodeConfig::of_rig(&artefacts).install();
-    let containerd = Containerd::start(&artefacts).await;
+async fn set_up(artefacts: &Artefacts) -> Containerd {
+    NodeConfig::of_rig(artefacts).install();
+    let containerd = Containerd::start(artefacts).await;
     import_images().await;
     containerd
 }
@@ -46,7 +45,9 @@ async fn set_up() -> Containerd {
 /// Runs one container from start to end, and one with a GPU, each step with its time.
 async fn demo() {
     let (mut steps, begin) = (Steps::begin(), Instant::now());
-    let mut containerd = set_up().await;
+    // One shim for all of it: the released one takes longer to build than all that is shown here takes to run.
+    let artefacts = Artefacts::with_gpus();
+    let mut containerd = set_up(&artefacts).await;
     steps.done("containerd serves, busybox is imported into its EROFS snapshotter");
     let before = Machine::now();
     let mark = containerd.log_mark();
@@ -76,7 +77,7 @@ async fn demo() {
 
     container.remove().await;
     steps.done("\ncontainer removed");
-    gpu::demo(&containerd, &mut steps).await;
+    gpu::demo(&containerd, &artefacts, &mut steps).await;
     Machine::back_to(&before).await;
     steps.done("\nno process, mount, tap, socket or file is left");
     containerd.crash();
@@ -85,7 +86,7 @@ async fn demo() {
 
 /// A shell with everything in place.
 async fn shell() {
-    let mut containerd = set_up().await;
+    let mut containerd = set_up(&Artefacts::find()).await;
     let shim = Artefacts::find().shim;
     let programs = shim.parent().unwrap_or_else(|| Path::new("/")).display().to_string();
     let path = format!("{programs}:{}", env::var("PATH").unwrap_or_default());
