@@ -1,8 +1,9 @@
 //! Pods with an emulated H100: set, reset, verified, in the guest, and given back, whatever happens.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use e2e::{BUSYBOX, Events, Gpus, PHASES, Rig, Run, Victim, e2e_with_gpus};
+use e2e::{BUSYBOX, Events, Gpus, PHASES, Rig, Run, Victim, e2e_with_gpus, until};
+use tokio::time::sleep;
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 /// Bytes of a page.
@@ -181,4 +182,61 @@ fn a_shim_killed_at_any_phase_leaves_its_gpu_free_and_well() {
         let state = gpus.state(0);
         assert_eq!((state.mode_word & 1, state.booted), (1, true));
     });
+}
+
+#[test]
+fn a_shim_killed_between_two_settings_in_a_reset_and_at_the_end_leaves_its_gpu_free_and_well() {
+    e2e_with_gpus(async |rig| {
+        let gpus = Gpus::h100_like_vfio(1);
+        // Confidential computing first, then its debugging.
+        let (computing, debugging) = (8, 6);
+        let soon = Duration::from_millis(1);
+
+        let run = run(rig, "between-settings", 1, "manage", "devtools");
+        let kill = async {
+            while gpus.state(0).knobs[&computing] == 0 {
+                sleep(soon).await;
+            }
+            assert_eq!(Victim::Shim.kill(), 1);
+            // The firmware may have taken one more request, but nobody resets in between.
+            gpus.state(0).mode_word & 3
+        };
+        let (_, mode) = tokio::join!(run.try_start(), kill);
+        assert_eq!(mode, 0);
+        run.clear().await;
+        well(&gpus).await;
+
+        let run = self::run(rig, "in-a-reset", 1, "manage", "off");
+        let kill = async {
+            rig.logged(&["GPU: reset", "in-a-reset"]).await;
+            assert!(!gpus.state(0).booted);
+            assert_eq!(Victim::Shim.kill(), 1);
+        };
+        tokio::join!(run.try_start(), kill);
+        run.clear().await;
+        well(&gpus).await;
+
+        let run = self::run(rig, "at-the-end", 1, "manage", "on");
+        run.start().await;
+        let kill = async {
+            rig.logged(&["VM stopped", "at-the-end"]).await;
+            assert_eq!(Victim::Shim.kill(), 1);
+        };
+        tokio::join!(run.clear(), kill);
+        well(&gpus).await;
+        let state = gpus.state(0);
+        assert_eq!((state.knobs[&computing], state.knobs[&debugging], state.mode_word & 3), (1, 0, 1));
+    });
+}
+
+/// Waits until the only GPU is free, booted and in the mode of its settings.
+async fn well(gpus: &Gpus) {
+    gpus.free(0).await;
+    assert_eq!(gpus.quarantined(0), None);
+    until("a GPU that is well", Duration::from_secs(5), async || {
+        let state = gpus.state(0);
+        let settings = u32::from(state.knobs[&8]) | u32::from(state.knobs[&6]) << 1;
+        (state.booted && settings != 2 && state.mode_word & 3 == settings).then_some(())
+    })
+    .await;
 }

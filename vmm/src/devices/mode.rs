@@ -6,8 +6,10 @@ use gpu::owner::{Ownership, Policy, ownership};
 use gpu::sysfs::Function;
 use gpu::{Gpu, Mode, Unverified, Verified, set};
 use slog::{Logger, info};
+use tokio::time::Instant;
 use vmm_config::config::{CcMode, GpuMode, NodeConfig, Tee};
 
+use super::release::ms;
 use super::{DevicesError, GpuHost};
 
 /// The mode that the configuration asks for.
@@ -62,10 +64,22 @@ pub(super) async fn prepare(
             };
             let verified = set::verify(gpus, mode).await;
             let verified = verified.map_err(|source| DevicesError::NotOurs { owner, source })?;
-            return Ok(set::verify(set::reset(verified).await?, mode).await?);
+            return Ok(read(set::reset(verified).await?, mode, log).await?);
         }
     }
-    Ok(set::verify(set::reset(gpus).await?, mode).await?)
+    Ok(read(set::reset(gpus).await?, mode, log).await?)
+}
+
+/// Verifies all, and says how long that took.
+async fn read(
+    gpus: Vec<Gpu<Unverified>>,
+    mode: Mode,
+    log: &Logger,
+) -> Result<Vec<Gpu<Verified>>, set::Error> {
+    let (start, count) = (Instant::now(), gpus.len());
+    let verified = set::verify(gpus, mode).await;
+    info!(log, "GPUs' modes are read"; "gpus" => count, "ms" => ms(start));
+    verified
 }
 
 /// Whether any is not in the mode, or will not be after its next reset. One that cannot tell counts.

@@ -1,8 +1,10 @@
-//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, measurements. Run by
-//! `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure; none: all.
+//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, GPUs,
+//! measurements. Run by `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure;
+//! none: all.
 
 mod boot;
 mod crowd;
+mod gpu;
 mod lone;
 mod measure;
 mod report;
@@ -41,6 +43,9 @@ async fn main() {
     }
     if wanted("crowd") {
         crowd::measure(&mut report).await;
+    }
+    if wanted("gpu") {
+        gpu::measure(&containerd, &mut report).await;
     }
     containerd.crash();
     report.write();
