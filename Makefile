@@ -7,7 +7,7 @@ SHELL := /bin/bash
 CARGO := tools/cargo
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e parts image image-debug image-release programs bench clean
+.PHONY: help demo shell test check unit e2e outer parts image image-debug image-release programs bench clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -30,6 +30,9 @@ unit: ## unit tests only
 
 e2e: ## end-to-end tests only
 	@tools/test e2e
+
+outer: ## only the tests in the outer VM: VFIO, and NVIDIA's tool on the emulated GPUs
+	@tools/test outer
 
 # The forky root first: both need it, and a machine without Rust gets cargo with it. Then each fills the other's gaps.
 parts: ## image and programs at the same time
