@@ -100,6 +100,7 @@ pub struct Run {
     id: String,
     image: String,
     command: Vec<String>,
+    runtime: String,
     flags: Vec<String>,
     snapshotter: Option<String>,
 }
@@ -111,6 +112,7 @@ impl Run {
             id: id.to_owned(),
             image: image.to_owned(),
             command: command.iter().map(|word| (*word).to_owned()).collect(),
+            runtime: RUNTIME.to_owned(),
             flags: Vec::new(),
             snapshotter: Some("erofs".to_owned()),
         }
@@ -120,6 +122,13 @@ impl Run {
     pub fn from_directory(id: &str, directory: &Path, command: &[&str]) -> Self {
         let run = Self::new(id, &directory.display().to_string(), command);
         Self { snapshotter: None, ..run }.flag("--rootfs")
+    }
+
+    /// Another shim than the one in containerd's `PATH`.
+    #[must_use]
+    pub fn shim(mut self, path: &Path) -> Self {
+        self.runtime = path.display().to_string();
+        self
     }
 
     /// Another snapshotter.
@@ -200,7 +209,7 @@ impl Run {
 
     fn line(&self, mode: &[&str]) -> Vec<String> {
         let mut line: Vec<String> =
-            ["run", "--runtime", RUNTIME].iter().map(|word| (*word).to_owned()).collect();
+            ["run", "--runtime", &self.runtime].iter().map(|word| (*word).to_owned()).collect();
         line.extend(mode.iter().map(|word| (*word).to_owned()));
         if let Some(name) = &self.snapshotter {
             line.extend(["--snapshotter".to_owned(), name.clone()]);
