@@ -1,9 +1,10 @@
-//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds. Run by
+//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, measurements. Run by
 //! `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure; none: all.
 
 mod boot;
 mod crowd;
 mod lone;
+mod measure;
 mod report;
 mod shim;
 mod streams;
@@ -17,12 +18,18 @@ use report::Report;
 #[tokio::main(flavor = "current_thread")]
 async fn main() {
     let artefacts = Artefacts::find();
-    NodeConfig::of_rig(&artefacts).install();
-    let mut containerd = Containerd::start(&artefacts).await;
-    import_images().await;
     let mut report = Report::default();
     let parts: Vec<String> = env::args().skip(1).collect();
     let wanted = |part: &str| parts.is_empty() || parts.iter().any(|named| named == part);
+    if wanted("measure") {
+        measure::measure(&artefacts, &mut report);
+    }
+    if !parts.is_empty() && parts.iter().all(|part| part == "measure") {
+        return report.write();
+    }
+    NodeConfig::of_rig(&artefacts).install();
+    let mut containerd = Containerd::start(&artefacts).await;
+    import_images().await;
     if wanted("boot") {
         boot::measure(&artefacts, &mut report).await;
     }
