@@ -151,6 +151,8 @@ fn initdata_is_a_disk_and_a_field_of_the_report() {
     let disk = "file,node-name=initdata,filename=initdata.img,read-only=on";
     for line in [&tdx, &snp] {
         assert!(line.contains(disk) && line.contains("serial=coffer-initdata"), "{line}");
+        // One only: the guest could not tell which of two is the measured one.
+        assert_eq!(line.matches("initdata.img").count(), 1, "{line}");
     }
     let document = with_initdata().initdata.unwrap();
     let base64 = |bytes: &[u8]| base64::Engine::encode(&base64::prelude::BASE64_STANDARD, bytes);
