@@ -168,8 +168,10 @@ impl Round {
             _ => (vec![first], *random.pick(&["on", "devtools", "off"])),
         };
         let moments: &[Moment] = match trouble {
-            // QEMU must be there, to be killed or to hear of it.
-            Trouble::Kill(Victim::Qemu) | Trouble::Ask(Request::BusError) => &Moment::ALL[5..10],
+            // QEMU must be there, to be killed or to hear of it. And who resets a GPU or puts it to sleep while Coffer reads
+            // it makes that reading an offence in the emulator's eyes.
+            Trouble::Kill(Victim::Qemu)
+            | Trouble::Ask(Request::BusError | Request::Reset | Request::Sleep) => &Moment::ALL[5..10],
             Trouble::Kill(_) => &Moment::ALL[1..],
             // Not before QEMU has read its configuration space: that it cannot end where all is ones, and 100 s later the
             // shim gives up (a kernel's VFIO keeps a copy of what QEMU reads there).
