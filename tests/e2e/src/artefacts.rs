@@ -17,9 +17,7 @@ pub struct Artefacts {
 impl Artefacts {
     /// With the shim that is built for emulated GPUs (`COFFER_TEST_GPU_SHIM`), otherwise as [`Self::find`].
     pub fn with_gpus() -> Self {
-        let shim =
-            find("COFFER_TEST_GPU_SHIM", "build/bin/emulated-gpus/containerd-shim-coffer-v2", "programs");
-        Self { shim, ..Self::find() }
+        Self::with_shim("COFFER_TEST_GPU_SHIM", "build/bin/emulated-gpus/containerd-shim-coffer-v2")
     }
 
     /// The operator's command (`COFFER_TEST_COFFER`).
@@ -29,8 +27,12 @@ impl Artefacts {
 
     /// Finds all three; a missing one fails the test in one line that names the make target.
     pub fn find() -> Self {
+        Self::with_shim("COFFER_TEST_SHIM", "target/release/containerd-shim-coffer-v2")
+    }
+
+    fn with_shim(variable: &str, default: &str) -> Self {
         Self {
-            shim: find("COFFER_TEST_SHIM", "target/release/containerd-shim-coffer-v2", "programs"),
+            shim: find(variable, default, "programs"),
             image: find("COFFER_TEST_IMAGE", "build/image-dev", "image"),
             vhost_device_vsock: find(
                 "COFFER_TEST_VHOST_DEVICE_VSOCK",
