@@ -27,7 +27,7 @@ impl ScsiAddress {
         parsed.ok_or_else(|| Error::refused(format!("SCSI address {text:?}: must be <scsi id>:<lun>")))
     }
 
-    /// Scans for the disk and waits until its node is in /dev.
+    /// Scans for the disk and waits until its node can be opened.
     pub async fn disk(self, limit: Duration) -> Result<PathBuf> {
         self.scan()?;
         // kata-agent takes only disks of the first SCSI host.
@@ -59,7 +59,10 @@ impl ScsiAddress {
 fn node(block: &Path) -> Option<PathBuf> {
     let name = fs::read_dir(block).ok()?.next()?.ok()?.file_name();
     let node = Path::new("/dev").join(name);
-    node.exists().then_some(node)
+    // The kernel makes the node a moment before there is a disk behind it (ENXIO until then); kata-agent waits for the
+    // uevent, which comes after both.
+    fs::File::open(&node).ok()?;
+    Some(node)
 }
 
 #[cfg(test)]
