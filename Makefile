@@ -4,7 +4,6 @@
 # Everything that they need is put below build/ and target/, and into a cache outside the checkout.
 
 SHELL := /bin/bash
-CARGO := tools/cargo
 export PATH := $(PATH):/usr/sbin:/sbin
 
 .PHONY: help demo shell test check unit e2e outer parts image image-debug image-release programs bench clean
@@ -19,7 +18,7 @@ demo: parts ## run a container in a VM, and a pod with an emulated GPU, step by 
 shell: parts ## a shell beside a private containerd, to try `ctr run` by hand
 	@tools/enter target/debug/rig shell
 
-test: ## every test: format, lints, unit, image, end to end
+test: ## every test: format, lints, unit, image, end to end, in the outer VM
 	@tools/test
 
 check: ## format and lints only

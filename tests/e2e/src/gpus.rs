@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use emulated_gpu::control::{Client, Request, Value};
+use emulated_gpu::sysfs::write_h100;
 use emulated_gpu::{Device, Emulator, Options, Product, State, Timing};
 use gpu::PciAddress;
 use gpu::lock::{self, GpuLock};
@@ -158,22 +159,7 @@ fn play(index: usize, timing: Timing, resets_like_vfio: bool) -> Emulator {
     for path in [&folder.join(format!("vfio-dev/vfio{index}")), &group.join("devices")] {
         fs::create_dir_all(path).or_fail(path.display());
     }
-    // As the kernel shows it: three 64-bit BARs, each followed by the line of its upper half.
-    let none = "0x0 0x0 0x0\n";
-    let resource = format!(
-        "0xfd000000 0xfdffffff 0x140204\n{none}0x2000000000 0x3fffffffff 0x14220c\n{none}\
-         0x4000000000 0x4001ffffff 0x14220c\n{none}"
-    );
-    for (name, text) in [
-        ("vendor", "0x10de\n"),
-        ("device", "0x2330\n"),
-        ("class", "0x030200\n"),
-        ("subsystem_device", "0x16c1\n"),
-        ("resource", &resource),
-        ("numa_node", "-1\n"),
-    ] {
-        fs::write(folder.join(name), text).or_fail(name);
-    }
+    write_h100(&folder).or_fail(folder.display());
     let drivers = sys.join("bus/pci/drivers/vfio-pci");
     fs::create_dir_all(&drivers).or_fail("driver");
     for (target, link) in [

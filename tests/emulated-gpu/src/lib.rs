@@ -22,6 +22,7 @@ mod mailbox;
 mod product;
 mod queues;
 mod server;
+pub mod sysfs;
 mod violation;
 
 pub use device::{Device, State, Timing};

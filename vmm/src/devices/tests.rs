@@ -92,23 +92,7 @@ impl Rig {
 fn emulate(root: &TempDir, index: usize, timing: Timing) -> Emulator {
     let folder = root.path().join("sys/devices").join(address(index).to_string());
     std::fs::create_dir_all(&folder).unwrap();
-    // As the kernel shows an H100: three 64-bit BARs, each followed by the line of its upper half.
-    let none = "0x0000000000000000 0x0000000000000000 0x0000000000000000\n";
-    let resource = format!(
-        "0x00000000fd000000 0x00000000fdffffff 0x0000000000140204\n{none}\
-         0x0000002000000000 0x0000003fffffffff 0x000000000014220c\n{none}\
-         0x0000004000000000 0x0000004001ffffff 0x000000000014220c\n{none}"
-    );
-    for (name, text) in [
-        ("vendor", "0x10de\n"),
-        ("device", "0x2330\n"),
-        ("class", "0x030200\n"),
-        ("subsystem_device", "0x16c1\n"),
-        ("resource", &resource),
-        ("numa_node", "-1\n"),
-    ] {
-        std::fs::write(folder.join(name), text).unwrap();
-    }
+    emulated_gpu::sysfs::write_h100(&folder).unwrap();
     symlink(&folder, root.path().join("sys/bus/pci/devices").join(address(index).to_string())).unwrap();
     let options = Options {
         product: Product::H100,

@@ -1,0 +1,32 @@
+//! An H100 as the kernel shows it, for the files of a sysfs in a folder.
+
+use std::path::Path;
+use std::{fs, io};
+
+/// Three 64-bit BARs, each followed by the line of its upper half.
+const RESOURCE: &str = "\
+0x00000000fd000000 0x00000000fdffffff 0x0000000000140204
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000002000000000 0x0000003fffffffff 0x000000000014220c
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+0x0000004000000000 0x0000004001ffffff 0x000000000014220c
+0x0000000000000000 0x0000000000000000 0x0000000000000000
+";
+
+/// Writes the files of an H100 SXM5's function into its folder, which must exist.
+///
+/// # Errors
+/// The file system's.
+pub fn write_h100(folder: &Path) -> io::Result<()> {
+    for (name, text) in [
+        ("vendor", "0x10de\n"),
+        ("device", "0x2330\n"),
+        ("class", "0x030200\n"),
+        ("subsystem_device", "0x16c1\n"),
+        ("resource", RESOURCE),
+        ("numa_node", "-1\n"),
+    ] {
+        fs::write(folder.join(name), text)?;
+    }
+    Ok(())
+}
