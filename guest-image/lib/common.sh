@@ -27,14 +27,27 @@ package_object() {
     awk '{ printf "%s    \"%s\": \"%s\"", separator, $1, $2; separator = ",\n" } END { print "\n  }" }'
 }
 
+# Waits until no other build of NAME runs in this checkout, and keeps others waiting until this one ends.
+alone() { # NAME
+    mkdir -p "$repo/build"
+    exec 8>"$repo/build/.$1.lock"
+    wait_for_lock 8 "$1"
+}
+
+# Takes the lock of an open file, and says so if that takes time.
+wait_for_lock() { # FD WHAT
+    flock --nonblock "$1" || { note "waiting for another build of $2" && flock "$1"; }
+}
+
 # Has COMMAND make DIRECTORY of the cache, complete or not at all, unless FILE is in it.
 make_once() { # DIRECTORY FILE COMMAND [ARG...]
-    local made=$1/$2 lock=$1.lock
+    local made=$1/$2 lock=$1.lock name
+    name=$(basename "$1")
     [ ! -e "$made" ] || return 0
     mkdir -p "$(dirname "$1")"
     shift 2
     (
-        flock 9 # two builds at once: one compiles, the other waits for it
+        wait_for_lock 9 "$name" # two builds at once: one compiles, the other waits for it
         [ -e "$made" ] || "$@"
     ) 9>"$lock"
     rm -f "$lock"
