@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use image::Image;
 use measure::initdata::{Algorithm, annotation, build};
-use measure::ovmf::Firmware;
+use measure::ovmf::{Acceptance, Firmware};
 use real::Debian;
 use serde_json::{Value, json};
 use vmm_config::config::NodeConfig;
@@ -118,6 +118,7 @@ impl Node {
                 _ => HostTee::Tdx,
             },
             firmware: Some(Firmware::parse(&firmware).unwrap().kind().unwrap()),
+            acceptance: Acceptance::Unknown,
             passthrough: HostDevices::default(),
         };
         Self { config: NodeConfig::parse(&text, "c").unwrap(), dir, tee, image, firmware, host }

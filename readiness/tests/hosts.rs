@@ -6,7 +6,7 @@ mod fixture;
 
 use std::fmt::Write;
 
-use fixture::{Fixture, Image, OVMF, SLOW};
+use fixture::{Fixture, Image, OVMF, SLOW, volume};
 use gpu::Mode;
 use readiness::{Check, Class, Outcome, Report, SnpState, Verdict};
 use vmm_config::config::{NodeConfig, Tee};
@@ -127,10 +127,14 @@ const TDX: &[Breakage] = &[
     ("firmware missing", |h| h.remove(OVMF)),
     ("firmware for SNP", |h| h.put(OVMF, &Image::amdsev().build())),
     ("firmware with Secure Boot", |h| {
-        h.put("/usr/share/ovmf/OVMF.inteltdx.ms.fd", &Image::inteltdx().build());
+        h.put("/usr/share/ovmf/OVMF.inteltdx.ms.fd", &Fixture::firmware(Image::inteltdx(), &volume::TDX));
         h.write("/etc/coffer/config.toml", "firmware = \"/usr/share/ovmf/OVMF.inteltdx.ms.fd\"\n");
     }),
     ("firmware truncated", |h| h.put(OVMF, &Image::inteltdx().build()[..5000])),
+    ("firmware that accepts all memory", |h| {
+        h.put(OVMF, &Fixture::firmware(Image::inteltdx(), &volume::TDX[..1]));
+    }),
+    ("firmware that is not edk2's", |h| h.put(OVMF, &Image::inteltdx().build())),
     ("no QGS", |h| h.remove("/var/run/tdx-qgs/qgs.socket")),
     ("QGS dead", |h| _ = h.answers.errors.insert("/var/run/tdx-qgs/qgs.socket", 111)),
     ("QGS stuck", |h| _ = h.answers.errors.insert("/var/run/tdx-qgs/qgs.socket", 11)),
@@ -190,6 +194,7 @@ const SNP: &[Breakage] = &[
     ("firmware not committed", |h| h.answers.snp.reported_tcb = 0xd114_0000_0000_0004),
     ("KVM makes no SNP VMs", |h| h.answers.vm_types = 0b1101),
     ("QEMU without SNP", |h| h.answers.types.retain(|t| *t != "sev-snp-guest")),
+    ("QEMU reads another C bit", |h| h.answers.sev = Ok((47, 1))),
     ("QEMU cannot use SEV", |h| h.answers.sev = Err("SEV: Failed to open /dev/sev 'Permission denied'")),
     ("firmware for TDX", |h| h.put(OVMF, &Image::inteltdx().build())),
     ("firmware without kernel hashes", |h| {
@@ -197,6 +202,10 @@ const SNP: &[Breakage] = &[
         image.sev.as_mut().unwrap().pop();
         h.put(OVMF, &image.build());
     }),
+    ("firmware that accepts all memory", |h| {
+        h.put(OVMF, &Fixture::firmware(Image::amdsev(), &volume::SNP[..1]));
+    }),
+    ("firmware that is not edk2's", |h| h.put(OVMF, &Image::amdsev().build())),
     ("no handler", |h| edit(h, "/etc/containerd/config.toml", "runtimes.coffer-snp", "runtimes.other")),
 ];
 

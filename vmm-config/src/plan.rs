@@ -1,6 +1,6 @@
 //! From configuration, image, request and host to one VM.
 
-use measure::ovmf::Kind;
+use measure::ovmf::{Acceptance, Kind};
 
 use crate::config::{Accel, NodeConfig};
 use crate::image::ImageManifest;
@@ -38,6 +38,8 @@ pub struct HostFacts {
     pub tee: HostTee,
     /// What the metadata of the configured firmware says that it is for, where there is one.
     pub firmware: Option<Kind>,
+    /// Who accepts a confidential VM's memory with this firmware, where that was looked for.
+    pub acceptance: Acceptance,
     /// Host devices that the VM gets.
     pub passthrough: HostDevices,
 }
@@ -211,6 +213,7 @@ pub fn plan(
         },
         qmp,
         console,
+        acceptance: if confidential.is_some() { host.acceptance } else { Acceptance::Unknown },
         confidential,
         initdata,
         root,
@@ -299,6 +302,7 @@ pub(crate) mod tests {
             memory_budget: None,
             tee: HostTee::Absent { reason: "not looked for".into() },
             firmware: None,
+            acceptance: Acceptance::Unknown,
             passthrough: HostDevices::default(),
         }
     }

@@ -2,6 +2,8 @@
 
 use std::fmt;
 
+use measure::ovmf::Acceptance;
+
 use crate::net::MacAddress;
 use crate::passthrough::HostAddress;
 pub use crate::path::SocketPath;
@@ -114,6 +116,7 @@ pub struct VmSpec {
     pub(crate) kernel: Kernel,
     pub(crate) qmp: Qmp,
     pub(crate) console: Option<Console>,
+    pub(crate) acceptance: Acceptance,
     pub(crate) confidential: Option<ConfidentialGuest>,
     pub(crate) initdata: Option<InitdataDisk>,
     pub(crate) root: RootDisk,
@@ -149,6 +152,11 @@ impl VmSpec {
     /// What makes it a confidential VM, if it is one.
     pub const fn confidential(&self) -> Option<&ConfidentialGuest> {
         self.confidential.as_ref()
+    }
+
+    /// Who accepts the memory of a confidential VM, where that is known.
+    pub const fn acceptance(&self) -> Acceptance {
+        self.acceptance
     }
 
     /// Whether the guest has a console to speak on.

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::path::{self, Path, PathBuf};
 
 use ::measure::initdata::{HostData, MrConfigId};
-use ::measure::ovmf::Firmware;
+use ::measure::ovmf::{Acceptance, Firmware};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
 use pod_manifest::Pod;
@@ -240,6 +240,7 @@ pub(super) fn vm(planned: &Planned, class: Class) -> Result<(VmSpec, Vec<u8>)> {
         memory_budget: None,
         tee,
         firmware: Some(kind),
+        acceptance: Acceptance::Unknown,
         passthrough: HostDevices::default(),
     };
     let spec = plan(config, image, request, &host).context("the pod's VM cannot be")?;

@@ -5,6 +5,7 @@
 //! of memory ranges: one for SEV-SNP ([`SevMetadata`]), one for TDX ([`TdvfMetadata`]). One image may have
 //! both. Whatever in them cannot be true is a [`FirmwareError`].
 
+mod accept;
 mod error;
 mod list;
 mod range;
@@ -14,6 +15,7 @@ mod tdvf;
 
 use std::fmt;
 
+pub use self::accept::Acceptance;
 pub use self::error::{FirmwareError, Metadata, MetadataProblem};
 pub use self::range::PageRange;
 pub use self::sev::{HashTable, SevMetadata, SevSection, SevSectionKind};
@@ -119,6 +121,16 @@ impl<'a> Firmware<'a> {
             (None, Some(_)) => Kind::Tdx,
             (Some(hashes), Some(_)) => Kind::SnpAndTdx(hashes),
         })
+    }
+
+    /// Who accepts an SNP guest's memory. Unpacks the firmware, which takes a while.
+    pub fn snp_acceptance(&self) -> Acceptance {
+        accept::SNP.acceptance(self.image)
+    }
+
+    /// Who accepts a trust domain's memory. Unpacks the firmware, which takes a while.
+    pub fn tdx_acceptance(&self) -> Acceptance {
+        accept::TDX.acceptance(self.image)
     }
 }
 

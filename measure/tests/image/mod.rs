@@ -35,12 +35,14 @@ pub struct Image {
     pub tdvf: Option<Vec<Tdvf>>,
     pub hash_table: Option<(u32, u32)>,
     pub reset_eip: Option<u32>,
+    /// What is put 4 KiB behind the image's start.
+    pub volumes: Vec<u8>,
 }
 
 impl Image {
     /// No metadata at all.
     pub fn plain() -> Self {
-        Self { size: 0x20000, sev: None, tdvf: None, hash_table: None, reset_eip: None }
+        Self { size: 0x20000, sev: None, tdvf: None, hash_table: None, reset_eip: None, volumes: vec![] }
     }
 
     /// The SEV metadata of edk2's AmdSev build, in an image of 128 KiB.
@@ -94,6 +96,7 @@ impl Image {
                 state.to_le_bytes()[0]
             })
             .collect();
+        image[0x1000..0x1000 + self.volumes.len()].copy_from_slice(&self.volumes);
 
         let mut table = Vec::new();
         if let Some(eip) = self.reset_eip {

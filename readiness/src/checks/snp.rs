@@ -8,7 +8,7 @@ use std::io;
 use measure::ovmf::Kind;
 
 use super::containerd::handler;
-use super::tdx::{at_least, offers, vm_firmware};
+use super::tdx::{accepts, at_least, offers, vm_firmware};
 use super::{qemu, vm};
 use crate::check::{Ask, Class, Fault, Finding, Step};
 use crate::host::{Host, is_on};
@@ -73,7 +73,17 @@ pub(super) const SNP: Step = Step {
             }],
         },
         Step { name: "snp.qemu", title: "SNP: QEMU", run: emulator, then: &[] },
-        Step { name: "snp.ovmf", title: "SNP: firmware of the VM", run: ovmf, then: &[] },
+        Step {
+            name: "snp.ovmf",
+            title: "SNP: firmware of the VM",
+            run: ovmf,
+            then: &[Step {
+                name: "snp.accept",
+                title: "SNP: firmware leaves memory to the guest",
+                run: |host| accepts(host, |firmware| firmware.snp_acceptance(), "edk2-stable202302"),
+                then: &[],
+            }],
+        },
         Step {
             name: "snp.handler",
             title: "SNP: containerd's handler",
@@ -257,7 +267,14 @@ fn emulator(host: &Host<'_>) -> Finding {
     let (Finding::Ok(seen), Some(Ok(qemu)), true) = (&found, host.qemu(), module_on(host)) else {
         return found;
     };
+    // QEMU refuses a guest whose C bit is not the one that it reads itself, and Coffer takes it from CPUID.
+    let c_bit = host.probe.cpuid(ENCRYPTION).map_or(0, |[_, ebx, ..]| ebx & 0x3f);
     match &qemu.sev {
+        Ok(sev) if sev.cbitpos != c_bit => Finding::failed(
+            Fault::Cpu,
+            format!("QEMU reads C-bit {} from CPUID leaf 8000_001F, and Coffer {c_bit}", sev.cbitpos),
+            "find what changes CPUID on this host, such as a hypervisor below it or a wrapper around QEMU",
+        ),
         Ok(sev) => {
             Finding::Ok(format!("{seen}; C-bit {}, {} address bits less", sev.cbitpos, sev.reduced_phys_bits))
         }

@@ -4,7 +4,7 @@
 //! IA32_SEAMRR_PHYS_MASK, IA32_MKTME_KEYID_PARTITIONING), read as canonical/tdx's host tests read them. What the
 //! kernel demands: `Documentation/arch/x86/tdx.rst`, `arch/x86/virt/vmx/tdx/tdx.c` of Linux 6.16.
 
-use measure::ovmf::{Firmware, Kind, MAX_FIRMWARE};
+use measure::ovmf::{Acceptance, Firmware, Kind, MAX_FIRMWARE};
 
 use super::containerd::handler;
 use super::{kernel_version, qemu, qgs};
@@ -62,7 +62,17 @@ pub(super) const TDX: Step = Step {
             run: |host| qemu::has(host, &["tdx-guest", "memory-backend-ram"]),
             then: &[],
         },
-        Step { name: "tdx.ovmf", title: "TDX: firmware of the VM", run: ovmf, then: &[] },
+        Step {
+            name: "tdx.ovmf",
+            title: "TDX: firmware of the VM",
+            run: ovmf,
+            then: &[Step {
+                name: "tdx.accept",
+                title: "TDX: firmware leaves memory to the guest",
+                run: |host| accepts(host, |firmware| firmware.tdx_acceptance(), "edk2-stable202211"),
+                then: &[],
+            }],
+        },
         Step { name: "tdx.qgs", title: "TDX: quote generation service", run: qgs::answers, then: &[] },
         Step {
             name: "tdx.handler",
@@ -270,6 +280,30 @@ fn ovmf(host: &Host<'_>) -> Finding {
             format!("set `firmware` in the node's configuration to {wanted}"),
         ),
         other => other,
+    }
+}
+
+/// Whether the configured firmware leaves a large guest's memory to its kernel, as edk2 does from release `since` on.
+pub(super) fn accepts(host: &Host<'_>, of: fn(&Firmware<'_>) -> Acceptance, since: &str) -> Finding {
+    let path = host.config().firmware.as_ref().map_or("", |path| path.as_str());
+    let Ok(Some(image)) = host.root.bytes(path, MAX_FIRMWARE as u64 + 1) else {
+        return Finding::NotApplicable("there is no firmware".to_owned());
+    };
+    let newer = format!("set `firmware` in the node's configuration to a build of {since} or newer");
+    match Firmware::parse(&image).map(|firmware| of(&firmware)) {
+        Ok(Acceptance::Lazy) => Finding::Ok(format!("{path}: the kernel accepts what is above 4 GiB")),
+        Ok(Acceptance::Eager) => Finding::warning(
+            Fault::Setup,
+            format!(
+                "{path} accepts all memory before the kernel starts: a VM of 64 GiB boots for minutes, and says nothing"
+            ),
+            newer,
+        ),
+        Ok(Acceptance::Unknown) | Err(_) => Finding::unknown(
+            Fault::Setup,
+            format!("{path} does not tell: no volume that can be unpacked has edk2's driver for it"),
+            format!("{newer}, or see how long a pod of 64 GiB takes to start"),
+        ),
     }
 }
 

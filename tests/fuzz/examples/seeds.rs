@@ -25,6 +25,9 @@ use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use ttrpc::proto::{MessageHeader, Response};
 
+#[path = "../../../measure/tests/volume/mod.rs"]
+mod volume;
+
 type Outcome = Result<(), Box<dyn Error>>;
 
 fn main() -> Outcome {
@@ -35,6 +38,8 @@ fn main() -> Outcome {
     write("acpi_script/two-files", &acpi_script())?;
     write("firmware/amdsev", &firmware(Some(&AMDSEV), None))?;
     write("firmware/inteltdx", &firmware(None, Some(&INTELTDX)))?;
+    let packed = volume::section(&volume::TDX);
+    write("firmware/packed", &[packed, firmware(None, Some(&INTELTDX))].concat())?;
     write("firmware/both", &firmware(Some(&AMDSEV), Some(&INTELTDX)))?;
     write("pe/two-sections", &pe())?;
     write("erofs_image/superblock", &at(1024, &0xe0f5_e1e2_u32.to_le_bytes()))?;

@@ -2,7 +2,7 @@
 
 use measure::Sha384Digest;
 use measure::initdata::{Algorithm, annotation, build};
-use measure::ovmf::{KernelHashSupport, Kind};
+use measure::ovmf::{Acceptance, KernelHashSupport, Kind};
 use measure::snp::LaunchDigest;
 use measure::snp::id_block::{IdBlock, IdBlockError, Policy, PrivateKey, SignedIdBlock};
 use p384::ecdsa::SigningKey;
@@ -268,6 +268,17 @@ fn a_guest_that_cannot_show_life_has_the_whole_time() {
     let talking = plan(&NodeConfig::default(), &image(), &request(2), &vhost(vec![])).unwrap();
     let limits = BootDeadlines::of(&talking);
     assert!(limits.stall < limits.total);
+}
+
+/// A plain VM has no memory to accept, whatever its firmware would do.
+#[test]
+fn a_firmware_that_accepts_all_memory_gives_a_confidential_vm_more_time() {
+    let with = |tee, acceptance| {
+        let host = HostFacts { acceptance, ..host(Tee::Snp, HostDevices::default()) };
+        BootDeadlines::of(&spec(&config(tee), &request(2), &host).unwrap())
+    };
+    assert!(with(Tee::Snp, Acceptance::Eager).total > with(Tee::Snp, Acceptance::Lazy).total);
+    assert_eq!(with(Tee::None, Acceptance::Eager), with(Tee::None, Acceptance::Lazy));
 }
 
 #[test]

@@ -56,6 +56,7 @@ pub(super) async fn claim_all(
         memory_budget,
         tee: request.tee.clone(),
         firmware: firmware.as_ref().map(|firmware| firmware.kind),
+        acceptance: confidential::look_at_acceptance(firmware.as_ref(), request, log),
         passthrough,
     };
     let spec = plan(&request.config, &request.image, &request.pod, &facts)?;

@@ -8,16 +8,18 @@ use std::path::{Path, PathBuf};
 
 use host::files;
 use measure::initdata::disk;
-use measure::ovmf::{Firmware, FirmwareError, Kind, MAX_FIRMWARE};
+use measure::ovmf::{Acceptance, Firmware, FirmwareError, Kind, MAX_FIRMWARE};
 use measure::snp::LaunchDigest;
 use measure::snp::id_block::{AUTH, BLOCK, IdBlockError};
 use serde_json::json;
-use slog::{Logger, info};
+use slog::{Logger, info, warn};
 use vmm_config::config::{NodeConfig, Tee};
 use vmm_config::expect::{ExpectError, Expectation, expectation};
 use vmm_config::qemu::INITDATA_FILE;
 use vmm_config::request::PodRequest;
 use vmm_config::spec::VmSpec;
+use vmm_config::tee::HostTee;
+use vmm_config::units::MemorySize;
 
 use super::Request;
 use crate::claims::one_line;
@@ -26,6 +28,9 @@ use crate::claims::one_line;
 pub const MEASUREMENT_FILE: &str = "measurement.json";
 /// Largest kernel that is measured, in bytes.
 const MAX_KERNEL: u64 = 256 << 20;
+/// From here on, accepting all memory takes longer than a boot may be silent: the one report of it says more than 1.4 s
+/// a GiB, and the stall limit of a small VM is 20 s.
+const LARGE: MemorySize = MemorySize::from_mib(16 << 10);
 
 /// Why a confidential VM does not start.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +85,32 @@ pub(super) fn firmware(config: &NodeConfig) -> Result<Option<TeeFirmware>, Confi
         .and_then(|firmware| firmware.kind())
         .map_err(|source| ConfidentialError::Firmware { path: path.to_owned(), source: Box::new(source) })?;
     Ok(Some(TeeFirmware { bytes, kind }))
+}
+
+/// Who accepts the VM's memory, asked only of a large VM: in a small one it makes no difference, and asking takes its
+/// while.
+fn acceptance(firmware: &TeeFirmware, memory: MemorySize, tee: &HostTee) -> Acceptance {
+    match (Firmware::parse(&firmware.bytes), tee) {
+        (Ok(firmware), HostTee::Tdx) if memory >= LARGE => firmware.tdx_acceptance(),
+        (Ok(firmware), HostTee::Snp(_)) if memory >= LARGE => firmware.snp_acceptance(),
+        _ => Acceptance::Unknown,
+    }
+}
+
+/// [`acceptance`] of the VM that is to be. A firmware that accepts all memory is worth a warning, since the guest will
+/// say nothing for long.
+pub(super) fn look_at_acceptance(
+    firmware: Option<&TeeFirmware>,
+    request: &Request,
+    log: &Logger,
+) -> Acceptance {
+    let memory = request.pod.memory.size();
+    let found = firmware.map(|firmware| acceptance(firmware, memory, &request.tee)).unwrap_or_default();
+    if found == Acceptance::Eager {
+        warn!(log, "the firmware accepts all of the VM's memory before the guest's kernel starts: expect a slow boot";
+            "firmware" => request.config.firmware.as_ref().map(ToString::to_string), "memory" => %memory);
+    }
+    found
 }
 
 /// Writes the pod's initdata, where it has some, as the disk that the description names.
@@ -168,6 +199,7 @@ mod tests {
     use measure::initdata::{Algorithm, annotation, build, disk};
     use vmm_config::path::AbsolutePath;
     use vmm_config::request::OciLimits;
+    use vmm_config::tee::SevAddressing;
 
     use super::*;
 
@@ -201,6 +233,24 @@ mod tests {
         assert!(cut.contains("OVMF.fd") && cut.contains("`firmware`") && cut.contains("5000"), "{cut}");
         let plain = NodeConfig { tee: Tee::None, ..config };
         assert!(firmware(&plain).unwrap().is_none(), "a plain VM's firmware is QEMU's business");
+    }
+
+    #[test]
+    fn a_large_vms_firmware_is_looked_at_and_a_small_ones_is_not() {
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../build/forky/usr/share/ovmf/OVMF.amdsev.fd");
+        let Ok(bytes) = fs::read(path) else {
+            let required = std::env::var_os("COFFER_REQUIRE_FIRMWARE").is_some_and(|value| value == "1");
+            assert!(!required, "{path} is not there: run tools/forky-root");
+            return;
+        };
+        let kind = Firmware::parse(&bytes).unwrap().kind().unwrap();
+        let firmware = TeeFirmware { bytes, kind };
+        let snp = HostTee::Snp(SevAddressing::from_cpuid(0x16f).unwrap());
+        assert_eq!(acceptance(&firmware, LARGE, &snp), Acceptance::Lazy);
+        let small = MemorySize::from_bytes(LARGE.bytes() - 1);
+        assert_eq!(acceptance(&firmware, small, &snp), Acceptance::Unknown);
+        let absent = HostTee::Absent { reason: "none".to_owned() };
+        assert_eq!(acceptance(&firmware, LARGE, &absent), Acceptance::Unknown);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use agent::AgentError;
+use measure::ovmf::Acceptance;
 use vmm_config::plan::PlanError;
 use vmm_config::qemu::OLDEST;
 
@@ -118,14 +119,53 @@ pub enum Failure {
     #[error("QEMU ended with {0}")]
     Died(Exit),
     /// The phase's time ran out.
-    #[error("{stall}{}", .last.as_ref().map(|last| format!("; the last try said: {last}")).unwrap_or_default())]
+    #[error(
+        "{stall}{}{}", accepting(*.acceptance),
+        .last.as_ref().map(|last| format!("; the last try said: {last}")).unwrap_or_default()
+    )]
     Stalled {
         /// Which limit.
         stall: Stall,
+        /// Who accepts the VM's memory.
+        acceptance: Acceptance,
         /// What the last try to reach the agent said.
         last: Option<String>,
     },
     /// Setting up the sandbox in the guest failed.
     #[error("cannot set up the sandbox in the guest")]
     Guest(#[source] Box<dyn std::error::Error + Send + Sync>),
+}
+
+/// What a firmware has to do with a boot that takes too long.
+const fn accepting(acceptance: Acceptance) -> &'static str {
+    match acceptance {
+        Acceptance::Eager => {
+            "; the firmware (key `firmware`) accepts all of the VM's memory before the guest's kernel starts: take a newer \
+             build, which leaves that to the kernel"
+        }
+        Acceptance::Lazy | Acceptance::Unknown => "",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_boot_that_stalls_under_a_firmware_that_accepts_all_memory_names_it() {
+        let said = |acceptance| {
+            let stall = Stall::Silent(Duration::from_secs(90));
+            Failure::Stalled { stall, acceptance, last: Some("refused".to_owned()) }.to_string()
+        };
+        let eager = said(Acceptance::Eager);
+        assert!(
+            eager.contains("for 90 s; the firmware (key `firmware`)") && eager.ends_with(": refused"),
+            "{eager}"
+        );
+        assert!(
+            !said(Acceptance::Lazy).contains("firmware") && !said(Acceptance::Unknown).contains("firmware")
+        );
+    }
 }

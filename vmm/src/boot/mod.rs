@@ -414,7 +414,7 @@ async fn watched<T>(
         exit = qemu.wait() => Err(Failure::Died(exit)),
         done = within(limits, activity, work) => match done {
             Ok(done) => done,
-            Err(stall) => Err(Failure::Stalled { stall, last: None }),
+            Err(stall) => Err(Failure::Stalled { stall, acceptance: spec.acceptance(), last: None }),
         },
     }
 }

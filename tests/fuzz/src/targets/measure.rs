@@ -16,7 +16,7 @@ pub(super) fn firmware(input: &[u8]) {
     let mut image = vec![0; input.len().next_multiple_of(PAGE) - input.len()];
     image.extend(input);
     let Ok(firmware) = Firmware::parse(&image) else { return };
-    let _ = firmware.kind();
+    let _ = (firmware.kind(), firmware.snp_acceptance(), firmware.tdx_acceptance());
     if let Ok(Some(sev)) = firmware.sev() {
         let covered: u64 = sev.sections().iter().map(|section| section.range.size()).sum();
         if covered <= MEASURED
