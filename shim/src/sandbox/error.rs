@@ -157,6 +157,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Socket(_)
         | Failure::Qmp(_)
         | Failure::Agent(_)
+        | Failure::DeviceLost(..)
         | Failure::Died(_)
         | Failure::Guest(_) => Code::INTERNAL,
     }
