@@ -53,11 +53,12 @@ impl Gpus {
         fs::create_dir_all(&devices).or_fail("sysfs of the GPUs");
         let emulators = (0..count).map(|index| play(index, timing, resets_like_vfio)).collect();
         fs::create_dir_all("/etc/cdi").or_fail("CDI's folder");
+        // With its numbers, since containerd looks for the node else, and there is none.
         let named = (0..count).map(|n| {
-            serde_json::json!({
-                "name": n.to_string(),
-                "containerEdits": { "deviceNodes": [{ "path": format!("/dev/vfio/devices/vfio{n}") }] },
-            })
+            let node = serde_json::json!({
+                "path": format!("/dev/vfio/devices/vfio{n}"), "type": "c", "major": 511, "minor": n,
+            });
+            serde_json::json!({ "name": n.to_string(), "containerEdits": { "deviceNodes": [node] } })
         });
         let spec = serde_json::json!({
             "cdiVersion": "0.5.0", "kind": "nvidia.com/pgpu", "devices": named.collect::<Vec<_>>(),
