@@ -64,6 +64,19 @@ impl Finder {
         Ok(search.found.into_values().collect())
     }
 
+    /// Kubelet's socket, if it is missing though the pod is one of Kubernetes: why a pod may have been started without
+    /// the GPUs that its container names.
+    #[must_use]
+    pub fn missing_kubelet(&self, facts: &Facts) -> Option<PathBuf> {
+        facts.pod.as_ref().and_then(|_| self.missing_socket())
+    }
+
+    fn missing_socket(&self) -> Option<PathBuf> {
+        let socket = kubelet::socket(&self.roots.kubelet);
+        let missing = std::fs::symlink_metadata(&socket).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
+        missing.then_some(socket)
+    }
+
     fn search(&self) -> Result<Search<'_>, Error> {
         Ok(Search {
             roots: &self.roots,
@@ -87,15 +100,15 @@ impl Finder {
             // A node without GPUs: nobody can have any.
             return Ok(());
         }
+        match self.missing_socket() {
+            Some(socket) if asked_for => return Err(Error::NoSocket { pod: pod.clone().into(), socket }),
+            Some(socket) => {
+                search.notes.push(Note::NoKubelet(socket));
+                return Ok(());
+            }
+            None => {}
+        }
         let socket = kubelet::socket(&self.roots.kubelet);
-        let missing = std::fs::symlink_metadata(&socket).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        if missing && asked_for {
-            return Err(Error::NoSocket { pod: pod.clone().into(), socket });
-        }
-        if missing {
-            search.notes.push(Note::NoKubelet(socket));
-            return Ok(());
-        }
         let fail = |source: kubelet::Error| Error::Kubelet {
             pod: pod.clone().into(),
             socket: socket.clone(),

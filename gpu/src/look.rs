@@ -1,12 +1,15 @@
-//! Reads the active mode in passing: nothing is woken, reset, locked or written.
+//! Looks at a function in passing, whoever has it: nothing is reset, locked or written.
 //!
-//! For reports to an operator. What a pod's start depends on goes through [`crate::Gpu::verify`].
+//! The mode is for reports to an operator; what a pod's start depends on goes through [`crate::Gpu::verify`].
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
 
 use crate::mode::{self, Active};
 use crate::registers::{At, Registers, Resource0, Word};
 use crate::sysfs::Function;
+use crate::thread::off_thread;
 use crate::{InvalidMode, Mode};
 
 /// Bit "memory space enable" of the command register, PCI Express Base Specification 6.0, 7.5.1.1.3.
@@ -60,10 +63,26 @@ pub fn mode(function: &Function) -> Result<Mode, Unseen> {
     }
 }
 
+/// Whether the function whose sysfs folder is `device` answers on its bus. The kernel reads its ids from the device itself for
+/// that; one that is not there reads as all-ones, and one that was unplugged has no folder. Waits while the kernel resets it.
+///
+/// # Errors
+/// The kernel refused, which says nothing of the device.
+pub async fn answers(device: &Path) -> io::Result<bool> {
+    let config = device.join("config");
+    let read = move || {
+        let mut ids = [0; 4];
+        File::open(config)?.read_exact(&mut ids).map(|()| Word::of(u32::from_le_bytes(ids)))
+    };
+    match off_thread("gpu-look", read).await? {
+        Ok(ids) => Ok(ids != Word::AllOnes),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 #[cfg(test)]
 mod tests {
-    use std::path::Path;
-
     use super::*;
     use crate::sysfs::Kind;
     use crate::{Chip, DeviceId};
@@ -118,5 +137,16 @@ mod tests {
         assert_eq!(text(&sleeping), "it sleeps (power/runtime_status is \"suspended\")");
         let empty = tempfile::tempdir().unwrap();
         assert!(text(&empty).starts_with("its registers cannot be opened: No such file"));
+    }
+
+    #[tokio::test]
+    async fn a_device_off_its_bus_or_unplugged_does_not_answer() {
+        let device = device(6, 1);
+        assert!(answers(device.path()).await.unwrap());
+        std::fs::write(device.path().join("config"), [0xff; 64]).unwrap();
+        assert!(!answers(device.path()).await.unwrap());
+        assert!(!answers(&device.path().join("unplugged")).await.unwrap());
+        std::fs::write(device.path().join("config"), "").unwrap();
+        answers(device.path()).await.unwrap_err();
     }
 }

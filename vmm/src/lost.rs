@@ -1,11 +1,18 @@
-//! A device that its VM loses: what QEMU says then.
+//! A device that its VM loses: what QEMU says then, and what the host's kernel knows before QEMU can say anything.
 //!
-//! QEMU hears of it from the kernel through two eventfds (`hw/vfio/pci.c`). At a fatal bus error it prints a line and stops
-//! the VM with the status `internal-error`. When the host wants the device back, because its driver is being unbound or
-//! the device removed, it tries to unplug it, which no port of ours allows, and prints that.
+//! While it sets its devices up, QEMU hears nothing and answers nobody: it may wait for a device that is gone, or read its
+//! list of capabilities, all-ones, without end. So as long as the VM boots, the shim looks itself.
+//!
+//! Later, QEMU hears of it from the kernel through two eventfds (`hw/vfio/pci.c`). At a fatal bus error it prints a line
+//! and stops the VM with the status `internal-error`. When the host wants the device back, because its driver is being
+//! unbound or the device removed, it tries to unplug it, which no port of ours allows, and prints that.
 
 use std::fmt;
+use std::future::pending;
+use std::path::Path;
+use std::time::Duration;
 
+use tokio::time::sleep;
 use vmm_config::passthrough::HostAddress;
 use vmm_config::qemu::VfioDevice;
 
@@ -15,6 +22,44 @@ use crate::lines::Tail;
 const BUS_ERROR: &str = "Unrecoverable error detected";
 /// What QEMU prints when it cannot give a device back; the device's name is in front of it.
 const RECLAIMED: &str = "does not support hotplugging";
+
+/// Between two looks at a device.
+const PAUSE: Duration = Duration::from_millis(500);
+
+/// Waits until a VM that boots has lost one of its devices, by what QEMU says or by what the host sees.
+pub(crate) async fn in_boot(stderr: &Tail, devices: &[VfioDevice], sysfs: &Path) -> (HostAddress, Loss) {
+    let told = async {
+        told(stderr).await;
+        match find(&stderr.lines(), devices) {
+            Some(found) => found,
+            None => pending().await,
+        }
+    };
+    tokio::select! {
+        found = told => found,
+        address = absent(devices, sysfs) => (address, Loss::Absent),
+    }
+}
+
+/// Waits until a device does not answer at two looks in a row: while an error on a bus is being corrected, everything on it
+/// is away for a moment.
+async fn absent(devices: &[VfioDevice], sysfs: &Path) -> HostAddress {
+    let mut suspect = None;
+    loop {
+        sleep(PAUSE).await;
+        let before = suspect.take();
+        for VfioDevice { address, .. } in devices {
+            let folder = sysfs.join("bus/pci/devices").join(address.to_string());
+            if let Ok(false) = gpu::look::answers(&folder).await {
+                if before == Some(*address) {
+                    return *address;
+                }
+                suspect = Some(*address);
+                break;
+            }
+        }
+    }
+}
 
 /// Waits until QEMU says one of these.
 pub(crate) async fn told(stderr: &Tail) {
@@ -28,6 +73,8 @@ pub enum Loss {
     BusError,
     /// The host wants it back.
     Reclaimed,
+    /// It does not answer on its bus.
+    Absent,
 }
 
 impl fmt::Display for Loss {
@@ -37,6 +84,7 @@ impl fmt::Display for Loss {
             Self::Reclaimed => {
                 "is wanted back by the host: somebody unbinds or removes it while its VM runs, cc-manager for example"
             }
+            Self::Absent => "does not answer on its bus any more; see the host kernel's log",
         })
     }
 }
@@ -54,6 +102,8 @@ pub(crate) fn find(stderr: &[String], devices: &[VfioDevice]) -> Option<(HostAdd
             match loss {
                 Loss::BusError => line.contains(&format!("({name})")),
                 Loss::Reclaimed => line.contains(&format!("vfio {name}:")),
+                // QEMU has no word for it.
+                Loss::Absent => false,
             }
         })?;
         Some((device.address, loss))

@@ -142,6 +142,9 @@ async fn a_missing_socket_is_an_error_for_who_asks_for_gpus() {
     }
     let request = finder.pod(&web(&[], &[]), Wish::Unknown, SHORT).await.unwrap();
     assert!(matches!(request.notes[..], [Note::NoKubelet(_)]) && request.assigned.is_empty());
+    let socket = host.kubelet().join("pod-resources/kubelet.sock");
+    assert_eq!(finder.missing_kubelet(&web(&[], &[])), Some(socket));
+    assert_eq!(finder.missing_kubelet(&plain(&[], &[])), None);
 }
 
 #[tokio::test]

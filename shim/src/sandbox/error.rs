@@ -1,6 +1,7 @@
 //! What can go wrong in a sandbox, and the status code that containerd and the kubelet see for it.
 
 use std::error::Error as StdError;
+use std::path::PathBuf;
 
 use agent::AgentError;
 use ttrpc::Code;
@@ -66,14 +67,17 @@ pub enum Error {
     Gpus(#[from] Box<gpu_request::Error>),
     /// A container wants a GPU that its VM was not started with.
     #[error(
-        "the container asks for {gpu} ({source_of}), which its pod's VM was not started with; a confidential VM gets all its \
-         GPUs at its start: they must be named where the pod's are (kubelet, or the first container)"
+        "the container asks for {gpu} ({source_of}), which its pod's VM was not started with{}; a confidential VM gets all its \
+         GPUs at its start: they must be named where the pod's are (kubelet, or the first container)",
+        .no_kubelet.as_ref().map(|socket| format!(": kubelet's socket {socket:?} is missing")).unwrap_or_default()
     )]
     LateGpu {
         /// The GPU.
         gpu: gpu::PciAddress,
         /// Who names it.
         source_of: String,
+        /// Kubelet's socket, where it is missing and should have told.
+        no_kubelet: Option<PathBuf>,
     },
     /// The host cannot start such VMs; the text names the check that failed and what to do.
     #[error(transparent)]
@@ -157,6 +161,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Socket(_)
         | Failure::Qmp(_)
         | Failure::Agent(_)
+        | Failure::DeviceLost(..)
         | Failure::Died(_)
         | Failure::Guest(_) => Code::INTERNAL,
     }

@@ -79,16 +79,24 @@ pub fn of_container(spec: &Spec, vm: &[GuestDevice]) -> Result<Vec<PassedDevice>
     let annotations = spec.annotations().iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
     let facts = Facts::new(annotations, bundle::devices(spec));
     let host = host();
-    let assigned = finder(&host).container(&facts).map_err(Box::new)?;
+    let finder = finder(&host);
+    let assigned = finder.container(&facts).map_err(Box::new)?;
     let sysfs = Sysfs::new(&host.sysfs);
-    assigned.into_iter().map(|assigned| passed(assigned, vm, &sysfs)).collect()
+    let no_kubelet = || finder.missing_kubelet(&facts);
+    assigned.into_iter().map(|assigned| passed(assigned, vm, &sysfs, no_kubelet)).collect()
 }
 
-fn passed(assigned: Assigned, vm: &[GuestDevice], sysfs: &Sysfs) -> Result<PassedDevice> {
+fn passed(
+    assigned: Assigned,
+    vm: &[GuestDevice],
+    sysfs: &Sysfs,
+    no_kubelet: impl Fn() -> Option<PathBuf>,
+) -> Result<PassedDevice> {
     let Assigned { address, source, .. } = assigned;
     let text = address.to_string();
     let device = vm.iter().find(|device| device.address.to_string() == text);
-    let device = device.ok_or_else(|| Error::LateGpu { gpu: address, source_of: source.to_string() })?;
+    let late = || Error::LateGpu { gpu: address, source_of: source.to_string(), no_kubelet: no_kubelet() };
+    let device = device.ok_or_else(late)?;
     Ok(PassedDevice {
         number: number(address, sysfs),
         host: text,
@@ -173,13 +181,13 @@ mod tests {
         }];
         for (vfio_device, number) in [(true, 3), (false, 17)] {
             let (_root, sysfs) = sysfs(vfio_device);
-            let passed = passed(assigned("0000:41:00.0"), &vm, &sysfs).unwrap();
+            let passed = passed(assigned("0000:41:00.0"), &vm, &sysfs, || None).unwrap();
             let expected =
                 PassedDevice { number, host: "0000:41:00.0".into(), guest: "09/00".into(), gpu: Some(2) };
             assert_eq!(passed, expected);
         }
         let (_root, sysfs) = sysfs(true);
-        let error = passed(assigned("0000:42:00.0"), &vm, &sysfs).unwrap_err().to_string();
+        let error = passed(assigned("0000:42:00.0"), &vm, &sysfs, || None).unwrap_err().to_string();
         assert!(error.contains("0000:42:00.0 (device /dev/vfio/devices/vfio3)"), "{error}");
     }
 

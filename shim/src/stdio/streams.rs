@@ -17,10 +17,12 @@ use tokio::time::{sleep, timeout};
 use super::StdioPaths;
 use super::sink::{OpenError, Sink};
 
-/// How much is asked of the guest at once, in bytes, and written to it. A pipe in the guest holds four times as much, but
-/// vhost-device-vsock 0.3.0 loses what the guest sends in one piece of more than about 32,400 bytes, and the connection
-/// with it.
+/// How much is asked of the guest at once, in bytes. A pipe in the guest holds four times as much, but vhost-device-vsock
+/// 0.3.0 loses what the guest sends in one piece of more than about 32,400 bytes, and the connection with it.
 const CHUNK: usize = 16 * 1024;
+/// How much is sent to the guest at once, in bytes: all that the engine's fifo holds. What comes from the host may have any
+/// size, and a call costs an emulated guest more than its bytes do.
+const INPUT: usize = 64 * 1024;
 /// How many chunks wait for the engine while the next is fetched.
 const QUEUED: usize = 4;
 
@@ -269,7 +271,7 @@ async fn pump_in(
     terminal: bool,
     log: Logger,
 ) {
-    let mut buffer = vec![0; CHUNK];
+    let mut buffer = vec![0; INPUT];
     loop {
         let read = tokio::select! {
             biased;

@@ -189,7 +189,7 @@ runtime_type = "io.containerd.coffer.v2"
 snapshotter = "erofs"
 sandboxer = "podsandbox"
 privileged_without_host_devices = true
-pod_annotations = ["io.katacontainers.*"]
+pod_annotations = ["io.katacontainers.*", "cdi.k8s.io/*"]
 
 [plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.coffer-sandbox]
 runtime_type = "io.containerd.coffer.v2"

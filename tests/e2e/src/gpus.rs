@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use emulated_gpu::control::{Client, Request, Value};
-use emulated_gpu::sysfs::write_h100;
-use emulated_gpu::{Device, Emulator, Options, Product, State, Timing};
+use emulated_gpu::sysfs::{show_faults, write_h100};
+use emulated_gpu::{Device, Emulator, Faults, IdentityFault, Options, Product, State, Timing};
 use gpu::PciAddress;
 use gpu::lock::{self, GpuLock};
 use gpu::quarantine::{Entry, Quarantine};
@@ -53,11 +53,12 @@ impl Gpus {
         fs::create_dir_all(&devices).or_fail("sysfs of the GPUs");
         let emulators = (0..count).map(|index| play(index, timing, resets_like_vfio)).collect();
         fs::create_dir_all("/etc/cdi").or_fail("CDI's folder");
+        // With its numbers, since containerd looks for the node else, and there is none.
         let named = (0..count).map(|n| {
-            serde_json::json!({
-                "name": n.to_string(),
-                "containerEdits": { "deviceNodes": [{ "path": format!("/dev/vfio/devices/vfio{n}") }] },
-            })
+            let node = serde_json::json!({
+                "path": format!("/dev/vfio/devices/vfio{n}"), "type": "c", "major": 511, "minor": n,
+            });
+            serde_json::json!({ "name": n.to_string(), "containerEdits": { "deviceNodes": [node] } })
         });
         let spec = serde_json::json!({
             "cdiVersion": "0.5.0", "kind": "nvidia.com/pgpu", "devices": named.collect::<Vec<_>>(),
@@ -99,11 +100,20 @@ impl Gpus {
         self.ask(index, &Request::BusError).or_fail("bus error");
     }
 
+    /// Takes one off its bus: from now on nothing of it answers.
+    pub fn vanish(&self, index: usize) {
+        let faults = Faults { identity: Some(IdentityFault::Gone), ..Faults::default() };
+        self.ask(index, &Request::SetFaults { faults }).or_fail("a GPU off its bus");
+    }
+
     /// Does something to one from outside.
     ///
     /// # Errors
     /// It cannot be done now.
     pub fn ask(&self, index: usize, request: &Request) -> io::Result<Value> {
+        if let Request::SetFaults { faults } = request {
+            show_faults(&folder(address(index)), faults)?;
+        }
         Client::connect(&control(index)).or_fail("control socket").ask(request)
     }
 
@@ -145,6 +155,11 @@ fn address(index: usize) -> PciAddress {
     format!("0000:4{index:x}:00.0").parse().or_fail("address")
 }
 
+/// Its folder in sysfs.
+fn folder(gpu: PciAddress) -> PathBuf {
+    Path::new(RIG).join("sys/devices").join(gpu.to_string())
+}
+
 fn control(index: usize) -> PathBuf {
     Path::new(RIG).join(format!("{index}.control"))
 }
@@ -154,7 +169,7 @@ fn play(index: usize, timing: Timing, resets_like_vfio: bool) -> Emulator {
     let (root, gpu) = (Path::new(RIG), address(index));
     let address = gpu.to_string();
     let sys = root.join("sys");
-    let folder = sys.join("devices").join(&address);
+    let folder = folder(gpu);
     let group = sys.join(format!("kernel/iommu_groups/{index}"));
     for path in [&folder.join(format!("vfio-dev/vfio{index}")), &group.join("devices")] {
         fs::create_dir_all(path).or_fail(path.display());

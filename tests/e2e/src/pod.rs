@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_cri::v1::{
-    ContainerConfig, ContainerMetadata, ContainerState, DnsConfig, ImageSpec, LinuxContainerConfig,
-    LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
+    CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, DnsConfig, ImageSpec,
+    LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
 use tonic::Status;
@@ -162,8 +162,29 @@ impl Pod {
         mounts: Vec<Mount>,
     ) -> Result<PodContainer, Status> {
         let config = self.container_config(name, image, command, mounts);
+        self.try_run_config(&config).await
+    }
+
+    /// The same with a CDI device, as kubelet names one that a device plugin gave.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_run_with_device(
+        &mut self,
+        name: &str,
+        image: &str,
+        command: &[&str],
+        device: &str,
+    ) -> Result<PodContainer, Status> {
+        let mut config = self.container_config(name, image, command, vec![]);
+        config.cdi_devices = vec![CdiDevice { name: device.to_owned() }];
+        self.try_run_config(&config).await
+    }
+
+    async fn try_run_config(&mut self, config: &ContainerConfig) -> Result<PodContainer, Status> {
         let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
-        let id = self.cri.create(&self.id, &config, &self.config).await?;
+        let id = self.cri.create(&self.id, config, &self.config).await?;
         if let Err(status) = self.cri.start(&id).await {
             self.cri.remove(&id).await;
             return Err(status);

@@ -13,13 +13,18 @@ const MEMORY_MIB: u64 = 512;
 
 /// A container with the first `count` GPUs, on a node that wants them in mode on.
 fn run(rig: &Rig<'_>, id: &str, count: usize, cc_mode: &str, gpu_mode: &str) -> Run {
+    run_with(rig, id, &(0..count).collect::<Vec<_>>(), cc_mode, gpu_mode)
+}
+
+/// A container with these GPUs.
+fn run_with(rig: &Rig<'_>, id: &str, gpus: &[usize], cc_mode: &str, gpu_mode: &str) -> Run {
     let config = rig
         .config()
         .set("cc_mode", &format!("{cc_mode:?}"))
         .set("gpu_mode", &format!("{gpu_mode:?}"))
         .set("default_memory_mib", &MEMORY_MIB.to_string())
         .write(id);
-    Run::new(id, BUSYBOX, &FOREVER).config(&config).flag("--annotation").flag(&Gpus::annotation(count))
+    Run::new(id, BUSYBOX, &FOREVER).config(&config).flag("--annotation").flag(&Gpus::annotation_of(gpus))
 }
 
 /// The page of the guest's memory that begins with these bytes, found by the GPU itself.
@@ -140,6 +145,31 @@ fn a_gpu_that_falls_off_its_bus_ends_its_vm_with_that_reason() {
         // This one answers again after a reset.
         assert_eq!(gpus.quarantined(0), None);
         events.close().await;
+    });
+}
+
+#[test]
+fn a_gpu_that_vanishes_while_qemu_starts_or_the_guest_boots_ends_the_start_soon() {
+    e2e_with_gpus(async |rig| {
+        let gpus = Gpus::h100(2);
+        // QEMU does not answer in the first case: it reads the GPU's capabilities, all-ones, without end.
+        for (gpu, moment, missed) in [(0, "GPUs are verified", "qmp"), (1, "phase=qmp", "agent")] {
+            let run = run_with(rig, &format!("no-{missed}"), &[gpu], "verify", "off");
+            let vanish = async {
+                rig.logged(&[moment, &format!("no-{missed}")]).await;
+                gpus.vanish(gpu);
+                Instant::now()
+            };
+            let (refused, vanished) = tokio::join!(run.refused(), vanish);
+            println!("no-{missed}: the start ends {} ms later", vanished.elapsed().as_millis());
+            let address = Gpus::address(gpu).to_string();
+            let phase = format!("did not reach phase \"{missed}\"");
+            refused.failed_with(&[&phase, &address, "does not answer on its bus any more"]);
+            assert!(vanished.elapsed() < Duration::from_secs(15), "{:?}", vanished.elapsed());
+            gpus.free(gpu).await;
+            let reason = gpus.quarantined(gpu).map(|entry| entry.reason).unwrap_or_default();
+            assert!(reason.contains("off its bus"), "{reason:?}");
+        }
     });
 }
 

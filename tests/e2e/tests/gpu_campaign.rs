@@ -173,9 +173,6 @@ impl Round {
             Trouble::Kill(Victim::Qemu)
             | Trouble::Ask(Request::BusError | Request::Reset | Request::Sleep) => &Moment::ALL[5..10],
             Trouble::Kill(_) => &Moment::ALL[1..],
-            // Not before QEMU has read its configuration space: that it cannot end where all is ones, and 100 s later the
-            // shim gives up (a kernel's VFIO keeps a copy of what QEMU reads there).
-            Trouble::Fault(ref faults) if faults.identity == Some(IdentityFault::Gone) => &Moment::ALL[6..],
             _ => &Moment::ALL,
         };
         Self { id: format!("campaign-{number}"), gpus, mode, trouble, moment: *random.pick(moments) }

@@ -3,6 +3,8 @@
 use std::path::Path;
 use std::{fs, io};
 
+use crate::{Faults, IdentityFault};
+
 /// Three 64-bit BARs, each followed by the line of its upper half.
 const RESOURCE: &str = "\
 0x00000000fd000000 0x00000000fdffffff 0x0000000000140204
@@ -28,5 +30,18 @@ pub fn write_h100(folder: &Path) -> io::Result<()> {
     ] {
         fs::write(folder.join(name), text)?;
     }
-    Ok(())
+    show_faults(folder, &Faults::default())
+}
+
+/// Writes what the kernel reads from the device itself when somebody asks, which a file of a folder cannot: `config`, here
+/// only the ids. A device off its bus reads as all-ones there.
+///
+/// # Errors
+/// The file system's.
+pub fn show_faults(folder: &Path, faults: &Faults) -> io::Result<()> {
+    let ids = match faults.identity {
+        Some(IdentityFault::Gone) => [0xff; 4],
+        _ => [0xde, 0x10, 0x30, 0x23],
+    };
+    fs::write(folder.join("config"), ids)
 }

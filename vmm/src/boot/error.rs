@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use agent::AgentError;
 use measure::ovmf::Acceptance;
+use vmm_config::passthrough::HostAddress;
 use vmm_config::plan::PlanError;
 use vmm_config::qemu::OLDEST;
 
@@ -11,6 +12,7 @@ use super::confidential::ConfidentialError;
 use crate::claims::one_line;
 use crate::devices::DevicesError;
 use crate::ended::LastWords;
+use crate::lost::Loss;
 use crate::progress::Stall;
 use crate::qemu::{Exit, SpawnError};
 use crate::qmp::{Misplaced, QmpError, VersionTriple};
@@ -115,6 +117,9 @@ pub enum Failure {
     /// The agent is not one.
     #[error(transparent)]
     Agent(#[from] AgentError),
+    /// A device is gone, and what QEMU still does with it may take for ever.
+    #[error("GPU {0} {1}")]
+    DeviceLost(HostAddress, Loss),
     /// QEMU ended.
     #[error("QEMU ended with {0}")]
     Died(Exit),

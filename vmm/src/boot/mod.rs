@@ -37,6 +37,7 @@ use crate::devices::{DevicesRequest, raise_memory_lock};
 use crate::disks::Disks;
 use crate::ended::{LastWords, Signs};
 use crate::lines::{Tail, follow};
+use crate::lost;
 use crate::progress::{Activity, Limits, within};
 use crate::qemu::{Qemu, SpawnError};
 use crate::qmp::{Event, Qmp, QmpError};
@@ -266,7 +267,7 @@ impl Spawned {
             }
             Ok((qmp, events))
         };
-        match watched(&spec, &common.activity, &mut qemu, connecting).await {
+        match watched(&spec, &common, &mut qemu, connecting).await {
             Ok((qmp, events)) => {
                 common.reached(Phase::Qmp);
                 Ok(QmpReady { common, claims, spec, qemu, console, qmp, events })
@@ -311,7 +312,7 @@ impl QmpReady {
                 None => Err(Failure::Guest("the VM has no vsock".into())),
             }
         };
-        let connected = watched(&spec, &common.activity, &mut qemu, connecting).await;
+        let connected = watched(&spec, &common, &mut qemu, connecting).await;
         match connected {
             Ok(agent) => {
                 common.reached(Phase::Agent);
@@ -390,7 +391,7 @@ impl AgentReady {
             let done = set_up(&agent, claims.endpoints(), &spec).await;
             done.map_err(|error| Failure::Guest(error.into()))
         };
-        if let Err(cause) = watched(&spec, &common.activity, &mut qemu, setting_up).await {
+        if let Err(cause) = watched(&spec, &common, &mut qemu, setting_up).await {
             return Err(unwind(&common, Phase::Running, cause, qemu, &console, Some(events), claims).await);
         }
         common.reached(Phase::Running);
@@ -400,19 +401,23 @@ impl AgentReady {
     }
 }
 
-/// Runs a phase's work within the boot's limits, as long as QEMU lives.
+/// Runs a phase's work within the boot's limits, as long as QEMU and the host's devices live.
 async fn watched<T>(
     spec: &VmSpec,
-    activity: &Activity,
+    common: &Common,
     qemu: &mut Qemu,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let deadlines = BootDeadlines::of(spec);
     let limits = Limits { stall: deadlines.stall, total: deadlines.total };
+    let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
         biased;
         exit = qemu.wait() => Err(Failure::Died(exit)),
-        done = within(limits, activity, work) => match done {
+        (address, loss) = lost::in_boot(&stderr, spec.passthrough(), sysfs), if !spec.passthrough().is_empty() => {
+            Err(Failure::DeviceLost(address, loss))
+        }
+        done = within(limits, &common.activity, work) => match done {
             Ok(done) => done,
             Err(stall) => Err(Failure::Stalled { stall, acceptance: spec.acceptance(), last: None }),
         },

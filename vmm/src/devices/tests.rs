@@ -243,8 +243,8 @@ async fn every_fault_stops_the_start_and_leaves_the_gpu_free_or_in_quarantine() 
         (|f| f.mode_word = Some(2), "devtools without confidential computing", false),
     ];
     let on = config(CcMode::Manage, GpuMode::On);
-    // Long enough for a boot to be seen that is not over.
-    let timing = Timing { boot: Duration::from_millis(100), ..Timing::FAST };
+    // Long enough for a boot to be seen that is not over, on a busy machine, too.
+    let timing = Timing { boot: Duration::from_secs(1), ..Timing::FAST };
     let runs = faults.map(async |(change, words, lost)| {
         let rig = Rig::new(1, timing);
         let mut faults = Faults::default();
