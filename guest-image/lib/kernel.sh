@@ -57,7 +57,7 @@ show_progress() {
             steps=$((steps + 1))
             [ $((steps % 250)) != 0 ] || echo "kernel: $steps steps"
             ;;
-        make* | '') ;;
+        make* | '' | *': override: reassigning to symbol '*) ;;
         *) echo "kernel: $line" ;;
         esac
     done >&2

@@ -26,10 +26,9 @@ impl Claims {
     /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
     pub async fn release(self) -> Vec<String> {
         let Self { dir, vsock, network, cgroup, devices } = self;
-        let mut failures = match devices {
-            Some(devices) => devices.release().await,
-            None => Vec::new(),
-        };
+        let mut failures = Vec::new();
+        // An open vhost descriptor keeps the memory of the QEMU that was its owner, and with that the mapped BARs: until
+        // ours are closed, nobody else can open the devices.
         if let Some(vsock) = vsock
             && let Err(error) = vsock.release().await
         {
@@ -39,6 +38,9 @@ impl Claims {
             && let Err(error) = network.release().await
         {
             failures.push(one_line(&error));
+        }
+        if let Some(devices) = devices {
+            failures.extend(devices.release().await);
         }
         if let Some(cgroup) = cgroup
             && let Err(error) = cgroup.release().await

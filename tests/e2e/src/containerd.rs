@@ -35,11 +35,16 @@ pub struct Containerd {
 }
 
 impl Containerd {
-    /// Writes the configuration, starts containerd and waits until it serves.
+    /// Makes a network for pods, writes the configuration, starts containerd and waits until it serves.
     pub async fn start(artefacts: &Artefacts) -> Self {
-        write(CONFIG, &configuration());
         write(CNI, BRIDGE);
         make_bridge();
+        Self::start_without_network(artefacts).await
+    }
+
+    /// The same without the network, which not every kernel has the parts of.
+    pub async fn start_without_network(artefacts: &Artefacts) -> Self {
+        write(CONFIG, &configuration());
         let log = log_path();
         // The log is appended to, so that a restart does not hide what led to it.
         let _ = fs::remove_file(&log);
@@ -92,7 +97,7 @@ impl Containerd {
 
     async fn wait_ready(&mut self) {
         let log = self.log.clone();
-        until("containerd to serve", Duration::from_secs(20), async || {
+        until("containerd to serve", Duration::from_secs(60), async || {
             if let Some(status) = self.child.try_wait().or_fail("containerd") {
                 panic!("containerd ended with {status}; its log is {}", log.display());
             }

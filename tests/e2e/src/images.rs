@@ -22,9 +22,14 @@ pub const PAUSE: &str = "localhost/pause:test";
 
 const PROGRAM: &str = "/usr/bin/busybox";
 
+/// Imports [`BUSYBOX`] into containerd.
+pub async fn import_busybox() {
+    import_one(BUSYBOX, vec![busybox()], &["/bin/sh"]).await;
+}
+
 /// Imports every image into containerd.
 pub async fn import() {
-    import_one(BUSYBOX, vec![busybox()], &["/bin/sh"]).await;
+    import_busybox().await;
     import_one(PAUSE, vec![busybox()], &["/bin/sleep", "2147483647"]).await;
     let layers = iter::once(busybox()).chain((1..LAYERS).map(small_layer)).collect();
     import_one(LAYERED, layers, &["/bin/sh"]).await;

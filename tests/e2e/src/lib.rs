@@ -58,7 +58,7 @@ pub use pod::{Pod, PodContainer, PodRequest};
 pub use process::{Process, processes};
 pub use pty::Pty;
 pub use random::Random;
-pub use rig::{Rig, e2e, e2e_with_gpus};
+pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_with_gpus};
 pub use shim_start::{ShimProcess, StartReply, shim};
 pub use task_client::{Api, Refusal, Task};
 pub use wait::{until, within};

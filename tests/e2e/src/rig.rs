@@ -79,22 +79,38 @@ impl Rig<'_> {
 /// Runs one test: with containerd up, under a time limit, and with the machine as it was afterwards.
 #[track_caller]
 pub fn e2e(test: impl AsyncFnOnce(&mut Rig<'_>)) {
-    run(&Artefacts::find(), test);
+    run(&Artefacts::find(), Setting::Node, test);
+}
+
+/// The same in the outer VM, where making the images that its tests do not use takes minutes: there is
+/// [`crate::BUSYBOX`] only, and no network for pods.
+#[track_caller]
+pub fn e2e_in_outer_vm(test: impl AsyncFnOnce(&mut Rig<'_>)) {
+    run(&Artefacts::find(), Setting::OuterVm, test);
 }
 
 /// The same with the shim that knows emulated GPUs. A test binary has tests of one kind only.
 #[track_caller]
 pub fn e2e_with_gpus(test: impl AsyncFnOnce(&mut Rig<'_>)) {
-    run(&Artefacts::with_gpus(), test);
+    run(&Artefacts::with_gpus(), Setting::Node, test);
+}
+
+/// What there is beside containerd.
+#[derive(Debug, Clone, Copy)]
+enum Setting {
+    /// All images, and a network for pods.
+    Node,
+    /// [`crate::BUSYBOX`].
+    OuterVm,
 }
 
 #[track_caller]
-fn run(artefacts: &Artefacts, test: impl AsyncFnOnce(&mut Rig<'_>)) {
+fn run(artefacts: &Artefacts, setting: Setting, test: impl AsyncFnOnce(&mut Rig<'_>)) {
     assert_in_rig();
     let mut containerd = CONTAINERD.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = Builder::new_current_thread().enable_all().build().or_fail("runtime");
     if containerd.is_none() {
-        *containerd = Some(runtime.block_on(set_up(artefacts)));
+        *containerd = Some(runtime.block_on(set_up(artefacts, setting)));
     }
     let containerd = containerd.as_mut().or_fail("containerd");
     let mark = containerd.log_mark();
@@ -114,11 +130,20 @@ fn run(artefacts: &Artefacts, test: impl AsyncFnOnce(&mut Rig<'_>)) {
     }
 }
 
-async fn set_up(artefacts: &Artefacts) -> Containerd {
+async fn set_up(artefacts: &Artefacts, setting: Setting) -> Containerd {
     NodeConfig::of_rig(artefacts).install();
-    let containerd = Containerd::start(artefacts).await;
-    images::import().await;
-    containerd
+    match setting {
+        Setting::Node => {
+            let containerd = Containerd::start(artefacts).await;
+            images::import().await;
+            containerd
+        }
+        Setting::OuterVm => {
+            let containerd = Containerd::start_without_network(artefacts).await;
+            images::import_busybox().await;
+            containerd
+        }
+    }
 }
 
 /// The rig's private containerd must never be another one's: it is told by the name `tools/enter` gives it.

@@ -62,6 +62,11 @@ pub enum Request {
         /// Bytes, 4096 at most.
         length: usize,
     },
+    /// DMA from the VM, in search of the lowest page that begins with this.
+    DmaFind {
+        /// What to look for.
+        data: Vec<u8>,
+    },
     /// Raises an MSI-X interrupt.
     Interrupt {
         /// Which.
@@ -91,6 +96,8 @@ pub enum Value {
     Done,
     /// Bytes.
     Data(Vec<u8>),
+    /// An address, if there is one.
+    Address(Option<u64>),
     /// The state.
     State(Box<State>),
 }
@@ -172,6 +179,7 @@ fn answer(device: &Shared, request: Request) -> Response {
             let mut data = vec![0; length.min(LONGEST_READ)];
             device.dma_read(address, &mut data).map(|()| Value::Data(data)).map_err(|e| e.to_string())
         }
+        Request::DmaFind { data } => device.dma_find(&data).map(Value::Address).map_err(|e| e.to_string()),
         Request::Interrupt { vector } => raised(device.interrupts.raise(VFIO_PCI_MSIX_IRQ_INDEX, vector)),
         Request::BusError => raised(device.interrupts.raise(VFIO_PCI_ERR_IRQ_INDEX, 0)),
         Request::ClearLog => {

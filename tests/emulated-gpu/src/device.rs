@@ -322,6 +322,15 @@ impl Device {
         self.memory.read(address, data)
     }
 
+    /// DMA from the VM, page by page: the lowest address of a page that begins with `data`.
+    ///
+    /// # Errors
+    /// Bus mastering is off.
+    pub fn dma_find(&mut self, data: &[u8]) -> std::io::Result<Option<u64>> {
+        self.may_master(0)?;
+        Ok(self.memory.find_page(data))
+    }
+
     fn may_master(&mut self, address: u64) -> std::io::Result<()> {
         if self.config.bus_master() {
             return Ok(());

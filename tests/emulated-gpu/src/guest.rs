@@ -6,6 +6,9 @@ use std::io::{self, Write};
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::sync::Arc;
 
+/// Bytes of a page.
+const PAGE: u64 = 4096;
+
 /// A piece of the VM's memory, as the VMM has announced it.
 #[derive(Debug, Clone)]
 struct Piece {
@@ -35,7 +38,9 @@ impl GuestMemory {
     /// All pieces that begin in the range.
     pub(crate) fn unmap(&mut self, address: u64, size: u64) {
         let end = address.saturating_add(size);
-        self.pieces.retain(|start, _| !(address..end).contains(start));
+        while let Some((&start, _)) = self.pieces.range(address..end).next() {
+            self.pieces.remove(&start);
+        }
     }
 
     pub(crate) fn clear(&mut self) {
@@ -65,6 +70,14 @@ impl GuestMemory {
     pub(crate) fn read(&self, address: u64, data: &mut [u8]) -> io::Result<()> {
         let (file, offset) = self.find(address, data.len())?;
         file.read_exact_at(data, offset)
+    }
+
+    /// The lowest page that begins with `data`.
+    pub(crate) fn find_page(&self, data: &[u8]) -> Option<u64> {
+        let mut found = vec![0; data.len()];
+        let step = usize::try_from(PAGE).unwrap_or(1);
+        let pages = |(start, piece): (&u64, &Piece)| (*start..start + piece.size).step_by(step);
+        self.pieces.iter().flat_map(pages).find(|page| self.read(*page, &mut found).is_ok() && found == data)
     }
 }
 
@@ -147,6 +160,9 @@ mod tests {
         memory.map(0x8000, 0x1000, 0, file.try_clone().unwrap()).unwrap();
         assert_eq!(memory.files.len(), 1);
         memory.write(0x1_0000_0010, b"coffer").unwrap();
+        memory.write(0x1_0000_0000, b"page").unwrap();
+        assert_eq!(memory.find_page(b"page"), Some(0x1_0000_0000));
+        assert_eq!(memory.find_page(b"coffer"), None);
         let mut found = [0; 6];
         file.read_exact_at(&mut found, 0x2010).unwrap();
         assert_eq!(&found, b"coffer");

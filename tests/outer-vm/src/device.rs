@@ -23,6 +23,8 @@ const PORTS: usize = 8;
 
 /// The size of a memory BAR where nothing is said: large enough to lie above 4 GiB, as the real ones do.
 const MEMORY: u32 = 8;
+/// As an H100's really is: there are eight, the most that one VM has to find a place for.
+const H100_MEMORY: u32 = 128;
 
 impl FromStr for Device {
     type Err = String;
@@ -43,7 +45,8 @@ impl FromStr for Device {
 
 /// What the VM has where nothing is said.
 pub(crate) fn all() -> Vec<Device> {
-    DEVICES.iter().map(|product| Device { product: *product, memory: MEMORY }).collect()
+    let memory = |product| if product == Product::H100 { H100_MEMORY } else { MEMORY };
+    DEVICES.iter().map(|product| Device { product: *product, memory: memory(*product) }).collect()
 }
 
 /// Devices that are being served.

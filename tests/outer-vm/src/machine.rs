@@ -23,10 +23,11 @@ pub(crate) fn arguments(options: &Arguments, folder: &Path, devices: &[String]) 
     let file = |name: &str| folder.join(name).display().to_string();
     let mut arguments: Vec<String> = [
         // SVM is among what TCG emulates, so the VM has a KVM of its own. 46 bits of address: room for 8 large GPUs.
+        // Four levels of page tables, not five, of which a nested VM's processor walks those of both.
         "-accel",
         "tcg,thread=multi,tb-size=1024",
         "-cpu",
-        "max,phys-bits=46",
+        "max,phys-bits=46,la57=off",
         "-smp",
         &CPUS.to_string(),
         "-M",

@@ -1,9 +1,11 @@
 //! Claims and releases of emulated GPUs, below a sysfs in a folder.
 
-use std::os::unix::fs::symlink;
+use std::fs::Permissions;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use ::host::vsock::{PROGRAM, VHOST_USER_SOCKET, VsockPlan};
 use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, ReplyFault, Timing};
 use futures_util::future::join_all;
 use gpu::lock::{GpuLock, holder};
@@ -15,7 +17,8 @@ use vmm_config::config::{CcMode, GpuMode, NodeConfig};
 use vmm_config::passthrough::{Access, HostDevices};
 
 use super::*;
-use crate::claims::one_line;
+use crate::claims::{Claims, one_line};
+use crate::state::StateDir;
 
 /// Knob and value of confidential computing, as the firmware knows them (`gpu::knob::Knob::CCM`).
 const CCM: u16 = 8;
@@ -372,6 +375,31 @@ async fn a_vm_that_lets_go_late_is_waited_for_and_one_that_does_not_costs_the_gp
     let reason = rig.quarantined(1).unwrap().reason;
     assert!(reason.contains("cannot reach") && reason.contains("timed out"), "{reason}");
     drop(never);
+}
+
+/// Over the kernel's vhost it is so: an open descriptor keeps QEMU's memory, and that the device.
+#[tokio::test]
+async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
+    let rig = Rig::new(1, Timing::FAST);
+    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    devices.hand_over();
+    let dir = StateDir::create(&rig.root.path().join("run"), "k8s.io", "pod-1").await.unwrap();
+    let program = rig.root.path().join(PROGRAM);
+    std::fs::write(&program, "#!/bin/sh\n: > vsock.sock; : > vhost.sock; exec sleep 600\n").unwrap();
+    std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
+    let socket = dir.path().join(VHOST_USER_SOCKET);
+    let vsock = VsockPlan::User { program, state_dir: dir.path().to_owned() }.claim().await.unwrap();
+    let held = VfioUser::connect(rig.emulators[0].socket(), Duration::from_secs(5)).await.unwrap();
+    let go = async {
+        while socket.exists() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        drop(held);
+    };
+    let claims = Claims { dir, vsock: Some(vsock), network: None, cgroup: None, devices: Some(devices) };
+    let (failures, ()) = tokio::join!(claims.release(), go);
+    assert_eq!((failures, rig.quarantined(0)), (Vec::<String>::new(), None));
+    assert_eq!(rig.resets(0), 1);
 }
 
 #[tokio::test]
