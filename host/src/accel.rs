@@ -11,6 +11,8 @@
 mod guest;
 mod memory;
 
+use std::fs::File;
+use std::io::{BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -72,6 +74,18 @@ pub async fn trial() -> Accel {
     probe_at(Path::new("/dev/kvm")).await
 }
 
+/// Whether this host is a VM itself: the processor has the flag that hypervisors set for their guests.
+#[must_use]
+pub fn is_vm() -> bool {
+    File::open("/proc/cpuinfo").is_ok_and(|cpuinfo| has_hypervisor(BufReader::new(cpuinfo)))
+}
+
+/// By the first processor's line; the whole file is long on a large host.
+fn has_hypervisor(cpuinfo: impl BufRead) -> bool {
+    let flags = cpuinfo.lines().map_while(Result::ok).find(|line| line.starts_with("flags"));
+    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
+}
+
 async fn probe_at(device: &Path) -> Accel {
     match run(device.to_owned()).await {
         Ok(()) => Accel::Kvm,
@@ -105,6 +119,16 @@ async fn run(device: PathBuf) -> Result<(), Broken> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_that_is_a_vm_is_told_by_its_first_processor() {
+        let of =
+            |flags: &str| format!("processor\t: 0\nvmx flags\t: hypervisor\nflags\t\t: fpu {flags} sse\n\n");
+        for (text, vm) in [(of("hypervisor"), true), (of("hypervisors"), false), (String::new(), false)] {
+            assert_eq!(has_hypervisor(text.as_bytes()), vm, "{text}");
+        }
+        assert!(!has_hypervisor(format!("{}{}", of(""), of("hypervisor")).as_bytes()));
+    }
 
     #[tokio::test]
     async fn a_device_that_is_missing_or_something_else_means_tcg() {

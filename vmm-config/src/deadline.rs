@@ -9,7 +9,8 @@
 //! total = 60 s + 1.0  s × M + 2.5 s × C + 15 s × D
 //! ```
 //!
-//! and four times that under TCG. Memory counts because pinning and accepting it does; CPUs because
+//! and four times that under TCG, and under KVM on a host that is a VM itself, where each exit of the guest costs
+//! several of the host. Memory counts because pinning and accepting it does; CPUs because
 //! bringing up each one is serial; devices because each is reset and its BARs are mapped. The factors
 //! are about twice the slowest boots known of large confidential VMs (800 GiB and 8 GPUs: 4.5 minutes;
 //! 248 vCPUs: 11 minutes).
@@ -25,6 +26,15 @@ use measure::ovmf::Acceptance;
 use crate::spec::{Accelerator, VmSpec};
 use crate::units::{MemorySize, Vcpus};
 
+/// What the host runs on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ground {
+    /// Its hardware.
+    Hardware,
+    /// A hypervisor.
+    Hypervisor,
+}
+
 /// What a boot's duration depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootShape {
@@ -38,6 +48,8 @@ pub struct BootShape {
     pub accel: Accelerator,
     /// Who accepts its memory, if that has to be.
     pub acceptance: Acceptance,
+    /// What that itself runs on.
+    pub ground: Ground,
 }
 
 /// Limits of one boot, from QEMU's start to the agent's first answer.
@@ -50,14 +62,15 @@ pub struct BootDeadlines {
 }
 
 impl BootDeadlines {
-    /// The limits for a VM.
-    pub fn of(spec: &VmSpec) -> Self {
+    /// The limits for a VM on this host.
+    pub fn of(spec: &VmSpec, ground: Ground) -> Self {
         let limits = Self::for_shape(BootShape {
             memory: spec.memory().size(),
             vcpus: spec.vcpus(),
             passthrough: u32::try_from(spec.passthrough().len()).unwrap_or(u32::MAX),
             accel: spec.accelerator(),
             acceptance: spec.acceptance(),
+            ground,
         });
         match spec.console {
             Some(_) => limits,
@@ -68,9 +81,9 @@ impl BootDeadlines {
 
     /// The limits for a shape.
     pub fn for_shape(shape: BootShape) -> Self {
-        let slower = match shape.accel {
-            Accelerator::Kvm => 1,
-            Accelerator::Tcg => 4,
+        let slower = match (shape.accel, shape.ground) {
+            (Accelerator::Kvm, Ground::Hardware) => 1,
+            (Accelerator::Kvm, Ground::Hypervisor) | (Accelerator::Tcg, _) => 4,
         };
         let gib = shape.memory.mib().div_ceil(1024);
         let (vcpus, devices) = (u64::from(shape.vcpus.get()), u64::from(shape.passthrough));
@@ -93,8 +106,9 @@ mod tests {
 
     fn shape(gib: u64, vcpus: u64, passthrough: u32, accel: Accelerator) -> BootShape {
         let vcpus = Vcpus::new(vcpus).unwrap();
-        let acceptance = Acceptance::Unknown;
-        BootShape { memory: MemorySize::from_mib(gib * 1024), vcpus, passthrough, accel, acceptance }
+        let memory = MemorySize::from_mib(gib * 1024);
+        let (acceptance, ground) = (Acceptance::Unknown, Ground::Hardware);
+        BootShape { memory, vcpus, passthrough, accel, acceptance, ground }
     }
 
     #[test]
@@ -114,6 +128,10 @@ mod tests {
         assert_eq!(kvm.total, Duration::from_millis(64_500));
         let tcg = BootDeadlines::for_shape(shape(2, 1, 0, Accelerator::Tcg));
         assert_eq!((tcg.stall, tcg.total), (kvm.stall * 4, kvm.total * 4));
+        let nested = |accel| BootShape { ground: Ground::Hypervisor, ..shape(2, 1, 0, accel) };
+        for accel in [Accelerator::Kvm, Accelerator::Tcg] {
+            assert_eq!(BootDeadlines::for_shape(nested(accel)), tcg);
+        }
     }
 
     #[test]

@@ -10,7 +10,7 @@ use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 
 use super::*;
 use crate::config::Tee;
-use crate::deadline::BootDeadlines;
+use crate::deadline::{BootDeadlines, Ground};
 use crate::image::ImageManifest;
 use crate::image::tests::manifest;
 use crate::plan::PlanError;
@@ -263,10 +263,10 @@ fn a_domain_without_quotes_is_asked_for_by_name() {
 #[test]
 fn a_guest_that_cannot_show_life_has_the_whole_time() {
     let silent = spec(&config(Tee::Snp), &request(2), &host(Tee::Snp, HostDevices::default())).unwrap();
-    let limits = BootDeadlines::of(&silent);
+    let limits = BootDeadlines::of(&silent, Ground::Hardware);
     assert_eq!(limits.stall, limits.total);
     let talking = plan(&NodeConfig::default(), &image(), &request(2), &vhost(vec![])).unwrap();
-    let limits = BootDeadlines::of(&talking);
+    let limits = BootDeadlines::of(&talking, Ground::Hardware);
     assert!(limits.stall < limits.total);
 }
 
@@ -275,7 +275,7 @@ fn a_guest_that_cannot_show_life_has_the_whole_time() {
 fn a_firmware_that_accepts_all_memory_gives_a_confidential_vm_more_time() {
     let with = |tee, acceptance| {
         let host = HostFacts { acceptance, ..host(Tee::Snp, HostDevices::default()) };
-        BootDeadlines::of(&spec(&config(tee), &request(2), &host).unwrap())
+        BootDeadlines::of(&spec(&config(tee), &request(2), &host).unwrap(), Ground::Hardware)
     };
     assert!(with(Tee::Snp, Acceptance::Eager).total > with(Tee::Snp, Acceptance::Lazy).total);
     assert_eq!(with(Tee::None, Acceptance::Eager), with(Tee::None, Acceptance::Lazy));

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use agent::Agent;
+use host::accel::is_vm;
 use host::net::Endpoint;
 use host::process::Identity;
 use slog::{Logger, error, info};
@@ -25,7 +26,7 @@ use tokio::net::UnixStream;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use vmm_config::config::NodeConfig;
-use vmm_config::deadline::BootDeadlines;
+use vmm_config::deadline::{BootDeadlines, Ground};
 use vmm_config::image::ImageManifest;
 use vmm_config::qemu::OLDEST;
 use vmm_config::request::PodRequest;
@@ -408,7 +409,8 @@ async fn watched<T>(
     qemu: &mut Qemu,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let deadlines = BootDeadlines::of(spec);
+    let ground = if is_vm() { Ground::Hypervisor } else { Ground::Hardware };
+    let deadlines = BootDeadlines::of(spec, ground);
     let limits = Limits { stall: deadlines.stall, total: deadlines.total };
     let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
