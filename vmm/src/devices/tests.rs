@@ -383,6 +383,7 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     let rig = Rig::new(1, Timing::FAST);
     let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
     devices.hand_over();
+    let resets = rig.resets(0);
     let dir = StateDir::create(&rig.root.path().join("run"), "k8s.io", "pod-1").await.unwrap();
     let program = rig.root.path().join(PROGRAM);
     std::fs::write(&program, "#!/bin/sh\n: > vsock.sock; : > vhost.sock; exec sleep 600\n").unwrap();
@@ -399,7 +400,7 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     let claims = Claims { dir, vsock: Some(vsock), network: None, cgroup: None, devices: Some(devices) };
     let (failures, ()) = tokio::join!(claims.release(), go);
     assert_eq!((failures, rig.quarantined(0)), (Vec::<String>::new(), None));
-    assert_eq!(rig.resets(0), 1);
+    assert!(rig.resets(0) > resets);
 }
 
 #[tokio::test]
