@@ -25,6 +25,9 @@ const PORTS: usize = 8;
 const MEMORY: u32 = 8;
 /// As an H100's really is: there are eight, the most that one VM has to find a place for.
 const H100_MEMORY: u32 = 128;
+/// Small: whoever gives a VM this one by its legacy group has the kernel map all of it for the IOMMU, and a mapping is
+/// slow under emulation.
+const H200_MEMORY: u32 = 1;
 
 impl FromStr for Device {
     type Err = String;
@@ -45,7 +48,11 @@ impl FromStr for Device {
 
 /// What the VM has where nothing is said.
 pub(crate) fn all() -> Vec<Device> {
-    let memory = |product| if product == Product::H100 { H100_MEMORY } else { MEMORY };
+    let memory = |product| match product {
+        Product::H100 => H100_MEMORY,
+        Product::H200 => H200_MEMORY,
+        _ => MEMORY,
+    };
     DEVICES.iter().map(|product| Device { product: *product, memory: memory(*product) }).collect()
 }
 
