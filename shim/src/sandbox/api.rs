@@ -297,6 +297,8 @@ pub struct PodFacts {
     pub cpu_period: Option<u64>,
     /// Bytes of memory that they have together.
     pub memory_limit: Option<i64>,
+    /// Its annotations for the VM, none of them trusted.
+    pub annotations: BTreeMap<String, String>,
 }
 
 /// Answer to StartSandbox.

@@ -62,7 +62,7 @@ impl Launch {
 
     /// The pod that the Sandbox API was told of.
     pub fn of_sandbox(request: &CreateSandboxRequest, options: RuntimeOptions) -> Self {
-        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit } = &request.facts;
+        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, .. } = &request.facts;
         Self {
             options,
             annotations: request.annotations.clone(),

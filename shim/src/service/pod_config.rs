@@ -16,6 +16,10 @@ const NAME: &str = "runtime.v1.PodSandboxConfig";
 const VARINT: u32 = 0;
 const BYTES: u32 = 2;
 
+/// The annotations that a pod may have for its VM. Others are not taken: a pod's author writes them, and those of CDI name
+/// devices of the host.
+const FOR_THE_VM: &str = "io.katacontainers.";
+
 const fn tag(field: u32, wire_type: u32) -> u32 {
     field << 3 | wire_type
 }
@@ -26,6 +30,7 @@ const fn tag(field: u32, wire_type: u32) -> u32 {
 /// The message is damaged.
 pub fn pod_facts(any: &Any) -> Result<PodFacts> {
     const HOSTNAME: u32 = tag(2, BYTES);
+    const ANNOTATIONS: u32 = tag(7, BYTES);
     const LINUX: u32 = tag(8, BYTES);
 
     let mut facts = PodFacts::default();
@@ -36,11 +41,34 @@ pub fn pod_facts(any: &Any) -> Result<PodFacts> {
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         match tag {
             HOSTNAME => facts.hostname = input.read_string()?,
+            ANNOTATIONS => {
+                let (name, value) = entry(&input.read_bytes()?)?;
+                if name.starts_with(FOR_THE_VM) {
+                    facts.annotations.insert(name, value);
+                }
+            }
             LINUX => linux(&input.read_bytes()?, &mut facts)?,
             other => skip_field_for_tag(other, &mut input)?,
         }
     }
     Ok(facts)
+}
+
+/// An entry of a map from text to text.
+fn entry(bytes: &[u8]) -> Result<(String, String)> {
+    const KEY: u32 = tag(1, BYTES);
+    const VALUE: u32 = tag(2, BYTES);
+
+    let (mut key, mut value) = (String::new(), String::new());
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            KEY => key = input.read_string()?,
+            VALUE => value = input.read_string()?,
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok((key, value))
 }
 
 /// `LinuxPodSandboxConfig`.
@@ -99,6 +127,23 @@ mod tests {
             (facts.cpu_period, facts.cpu_quota, facts.memory_limit),
             (Some(100), Some(200), Some(4096))
         );
+    }
+
+    /// containerd's CRI plugin gives a pod's annotations nowhere else.
+    #[test]
+    fn of_its_annotations_those_for_the_vm_are_read() {
+        let entry = |name: &str, value: &str| {
+            let field =
+                |tag: u8, text: &str| [&[tag, u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+            let body = [field(0x0a, name), field(0x12, value)].concat();
+            [&[0x3a, u8::try_from(body.len()).unwrap()], &body[..]].concat()
+        };
+        let ours = "io.katacontainers.config.hypervisor.cc_init_data";
+        let message =
+            [entry(ours, "H4sI"), CONFIG.to_vec(), entry("cdi.k8s.io/gpus", "nvidia.com/gpu=0")].concat();
+        let facts = pod_facts(&any(&message)).unwrap();
+        assert_eq!(facts.annotations, [(ours.to_owned(), "H4sI".to_owned())].into());
+        assert_eq!(facts.hostname, "web");
     }
 
     #[test]

@@ -196,11 +196,16 @@ fn stopping_the_sandbox_stops_the_vm() {
 #[test]
 fn the_sandbox_service_runs_pods_without_a_pause_container() {
     e2e(async |rig| {
-        let mut pod = rig.pod("direct").await.handler("coffer-sandbox").start().await;
+        // `coffer initdata build --file aa.toml --form annotation`, of a file with an empty table.
+        let initdata = "H4sIAAAAAAAC/xXJQQqAIBAAwPu+QvYBYtShSy+RiKVMJXVBl96vXmd+V1vkog6FRi/aIFDyXKOEPK0FWvcNAexDQicgkRbOCWcighX+XLluLm/0bfywDmFjv8RTAAAA";
+        let request = rig.pod("direct").await.handler("coffer-sandbox");
+        let request = request.annotation("io.katacontainers.config.hypervisor.cc_init_data", initdata);
+        let mut pod = request.start().await;
         let one = pod.run("one", BUSYBOX, &FOREVER, vec![]).await;
         let two = pod.run("two", LAYERED, &FOREVER, vec![]).await;
         assert_eq!(Victim::Shim.processes().len(), 1);
         assert_eq!(one.exec(&["hostname"]).await, "direct\n");
+        assert_eq!(one.exec(&["cat", "/sys/block/vdb/serial"]).await.trim(), "coffer-initdata");
         assert_eq!(two.exec(&["cat", "/layers/top"]).await, "29\n");
         one.exec(&["ping", "-c", "2", "-W", "5", "10.99.0.1"]).await;
         pod.cri.stop(&one.id, 1).await;
