@@ -61,6 +61,10 @@ choose_agent() { # PROFILE
             fail "KATA_AGENT=$agent_path looks at no policy, so a release image's host could ask it for anything; build \
 it with AGENT_POLICY=yes"
         fi
+        # What it logs instead of looking for the disk.
+        if [ "$1" = release ] && grep -qaF "Initdata is disabled" "$agent_path"; then
+            fail "KATA_AGENT=$agent_path reads no initdata, so no pod could bring a policy; build it with INIT_DATA=yes"
+        fi
         [ $agent_kind = kata-agent ] || fail "AGENT_STANDIN=$agent_path is not the stand-in from tests/agent-standin"
     fi
 }
