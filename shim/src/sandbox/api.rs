@@ -297,7 +297,7 @@ pub struct PodFacts {
     pub cpu_period: Option<u64>,
     /// Bytes of memory that they have together.
     pub memory_limit: Option<i64>,
-    /// Its annotations for the VM, none of them trusted.
+    /// Its name, UID and namespace, as annotations; and its annotations for the VM, none of them trusted.
     pub annotations: BTreeMap<String, String>,
 }
 

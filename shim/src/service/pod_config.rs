@@ -20,6 +20,14 @@ const BYTES: u32 = 2;
 /// devices of the host.
 const FOR_THE_VM: &str = "io.katacontainers.";
 
+/// The annotations by which containerd's CRI plugin names a pod to runtimes that get a pause container
+/// (internal/cri/annotations of containerd 2), and the fields of `PodSandboxMetadata` that have the same.
+const IDENTITY: [(u32, &str); 3] = [
+    (tag(1, BYTES), "io.kubernetes.cri.sandbox-name"),
+    (tag(2, BYTES), "io.kubernetes.cri.sandbox-uid"),
+    (tag(3, BYTES), "io.kubernetes.cri.sandbox-namespace"),
+];
+
 const fn tag(field: u32, wire_type: u32) -> u32 {
     field << 3 | wire_type
 }
@@ -29,6 +37,7 @@ const fn tag(field: u32, wire_type: u32) -> u32 {
 /// # Errors
 /// The message is damaged.
 pub fn pod_facts(any: &Any) -> Result<PodFacts> {
+    const METADATA: u32 = tag(1, BYTES);
     const HOSTNAME: u32 = tag(2, BYTES);
     const ANNOTATIONS: u32 = tag(7, BYTES);
     const LINUX: u32 = tag(8, BYTES);
@@ -40,6 +49,7 @@ pub fn pod_facts(any: &Any) -> Result<PodFacts> {
     let mut input = CodedInputStream::from_bytes(&any.value);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         match tag {
+            METADATA => metadata(&input.read_bytes()?, &mut facts)?,
             HOSTNAME => facts.hostname = input.read_string()?,
             ANNOTATIONS => {
                 let (name, value) = entry(&input.read_bytes()?)?;
@@ -52,6 +62,20 @@ pub fn pod_facts(any: &Any) -> Result<PodFacts> {
         }
     }
     Ok(facts)
+}
+
+/// `PodSandboxMetadata`: which pod it is, as kubelet knows it.
+fn metadata(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match IDENTITY.iter().find(|(field, _)| *field == tag) {
+            Some((_, annotation)) => {
+                facts.annotations.insert((*annotation).to_owned(), input.read_string()?);
+            }
+            None => skip_field_for_tag(tag, &mut input)?,
+        }
+    }
+    Ok(())
 }
 
 /// An entry of a map from text to text.
@@ -144,6 +168,15 @@ mod tests {
         let facts = pod_facts(&any(&message)).unwrap();
         assert_eq!(facts.annotations, [(ours.to_owned(), "H4sI".to_owned())].into());
         assert_eq!(facts.hostname, "web");
+    }
+
+    #[test]
+    fn the_pod_is_named_as_a_pause_container_names_it() {
+        // name "web", uid "u1", namespace "ml", attempt 1
+        let message = [&b"\x0a\x0f\x0a\x03web\x12\x02u1\x1a\x02ml\x20\x01"[..], CONFIG].concat();
+        let annotations = pod_facts(&any(&message)).unwrap().annotations;
+        let facts = gpu_request::Facts::new(annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())), []);
+        assert_eq!(facts.pod.unwrap().to_string(), "ml/web (u1)");
     }
 
     #[test]
