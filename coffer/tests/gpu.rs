@@ -6,7 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use emulated_gpu::{BootFault, Emulator, Faults, Options, Product, Timing};
+use emulated_gpu::{Emulator, Faults, IdentityFault, Options, Product, Timing};
 use gpu::lock::GpuLock;
 use gpu::quarantine::Quarantine;
 use tempfile::TempDir;
@@ -184,7 +184,7 @@ fn one_that_does_not_come_back_is_quarantined_until_it_does() {
     Quarantine::new(&rig.state()).put(gpu, &entry).unwrap();
     assert!(rig.bad(&["cc-mode", "on", "--all"]).contains("in quarantine: no answer"));
     assert!(rig.good(&["list"]).contains("quarantined"));
-    rig.emulators[0].set_faults(Faults { boot: Some(BootFault::Blocked), ..Faults::default() });
+    rig.emulators[0].set_faults(Faults { identity: Some(IdentityFault::SecurityFault), ..Faults::default() });
     assert!(rig.bad(&["release", "--all"]).contains("stays in quarantine"));
     assert!(Quarantine::new(&rig.state()).of(gpu).unwrap().is_some());
     rig.emulators[0].set_faults(Faults::default());
