@@ -200,16 +200,20 @@ mod tests {
         assert_eq!(before.beyond(&before), Vec::<String>::new());
     }
 
-    #[test]
-    fn a_process_is_a_leak() {
+    #[tokio::test]
+    async fn a_process_is_a_leak() {
         let before = Machine::now();
         let mut child = Command::new("sleep").arg("600").spawn().unwrap();
-        // A process that has only begun to be `sleep` has no command line yet.
-        let seen = (0..500).any(|_| {
-            std::thread::sleep(Duration::from_millis(10));
+        let seen = || {
             let left = Machine::now().beyond(&before);
             left.iter().any(|line| line.starts_with("process ") && line.contains("sleep"))
-        });
+        };
+        // One that has only begun to be `sleep` has no command line yet.
+        let end = Instant::now() + Duration::from_secs(5);
+        while !seen() && Instant::now() < end {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let seen = seen();
         child.kill().unwrap();
         child.wait().unwrap();
         assert!(seen);
