@@ -27,7 +27,7 @@ use gpu::sysfs::Kind;
 
 pub use error::Error;
 pub use find::Finder;
-pub use pod::{Facts, Pod};
+pub use pod::{CONTAINERD, Facts, Pod};
 
 /// Where things are on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

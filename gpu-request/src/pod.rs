@@ -21,8 +21,8 @@ impl fmt::Display for Pod {
     }
 }
 
-/// containerd's annotations of a sandbox (internal/cri/annotations of containerd 2).
-const CONTAINERD: [&str; 3] = [
+/// containerd's annotations of a sandbox (internal/cri/annotations of containerd 2): namespace, name, UID.
+pub const CONTAINERD: [&str; 3] = [
     "io.kubernetes.cri.sandbox-namespace",
     "io.kubernetes.cri.sandbox-name",
     "io.kubernetes.cri.sandbox-uid",

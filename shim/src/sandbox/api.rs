@@ -278,7 +278,7 @@ pub struct CreateSandboxRequest {
     pub bundle: PathBuf,
     /// Network namespace made by CNI; none with host networking.
     pub netns: Option<PathBuf>,
-    /// CRI annotations.
+    /// Annotations of the engine's own; they win over the pod's.
     pub annotations: BTreeMap<String, String>,
     /// What CRI says of the pod.
     pub facts: PodFacts,

@@ -62,10 +62,11 @@ impl Launch {
 
     /// The pod that the Sandbox API was told of.
     pub fn of_sandbox(request: &CreateSandboxRequest, options: RuntimeOptions) -> Self {
-        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, .. } = &request.facts;
+        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, annotations } =
+            &request.facts;
         Self {
             options,
-            annotations: request.annotations.clone(),
+            annotations: annotations.clone().into_iter().chain(request.annotations.clone()).collect(),
             limits: OciLimits { cpu_quota: *cpu_quota, cpu_period: *cpu_period, memory_limit: *memory_limit },
             netns: request.netns.clone(),
             cgroup: cgroup_below(cgroup_parent, request.id.as_str()),

@@ -20,14 +20,6 @@ const BYTES: u32 = 2;
 /// devices of the host.
 const FOR_THE_VM: &str = "io.katacontainers.";
 
-/// The annotations by which containerd's CRI plugin names a pod to runtimes that get a pause container
-/// (internal/cri/annotations of containerd 2), and the fields of `PodSandboxMetadata` that have the same.
-const IDENTITY: [(u32, &str); 3] = [
-    (tag(1, BYTES), "io.kubernetes.cri.sandbox-name"),
-    (tag(2, BYTES), "io.kubernetes.cri.sandbox-uid"),
-    (tag(3, BYTES), "io.kubernetes.cri.sandbox-namespace"),
-];
-
 const fn tag(field: u32, wire_type: u32) -> u32 {
     field << 3 | wire_type
 }
@@ -64,16 +56,25 @@ pub fn pod_facts(any: &Any) -> Result<PodFacts> {
     Ok(facts)
 }
 
-/// `PodSandboxMetadata`: which pod it is, as kubelet knows it.
+/// `PodSandboxMetadata`: which pod it is, in the annotations that a pause container has of it.
 fn metadata(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    const NAME: u32 = tag(1, BYTES);
+    const UID: u32 = tag(2, BYTES);
+    const NAMESPACE: u32 = tag(3, BYTES);
+
+    let [namespace, name, uid] = gpu_request::CONTAINERD;
     let mut input = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
-        match IDENTITY.iter().find(|(field, _)| *field == tag) {
-            Some((_, annotation)) => {
-                facts.annotations.insert((*annotation).to_owned(), input.read_string()?);
+        let annotation = match tag {
+            NAME => name,
+            UID => uid,
+            NAMESPACE => namespace,
+            other => {
+                skip_field_for_tag(other, &mut input)?;
+                continue;
             }
-            None => skip_field_for_tag(tag, &mut input)?,
-        }
+        };
+        facts.annotations.insert(annotation.to_owned(), input.read_string()?);
     }
     Ok(())
 }

@@ -40,13 +40,12 @@ fn create(from: wire::CreateSandboxRequest) -> crate::sandbox::Result<CreateSand
     let facts = from.options.as_ref().map(pod_facts).transpose();
     let facts =
         facts.map_err(|error| Error::InvalidRequest { field: "options", reason: error.to_string() })?;
-    let facts = facts.unwrap_or_default();
     Ok(CreateSandboxRequest {
         id: ContainerId::new(from.sandbox_id)?,
         bundle: convert::path("bundle_path", from.bundle_path)?,
         netns: if netns.is_empty() { None } else { Some(convert::path("netns_path", netns)?) },
-        annotations: facts.annotations.clone().into_iter().chain(from.annotations).collect(),
-        facts,
+        annotations: from.annotations.into_iter().collect(),
+        facts: facts.unwrap_or_default(),
     })
 }
 

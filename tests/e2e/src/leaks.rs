@@ -71,9 +71,7 @@ impl Machine {
 fn running() -> Vec<String> {
     // A test may have restarted it.
     let is_containerd = |process: &Process| process.name == "containerd";
-    // Without a PID namespace around the rig the kernel's threads are seen, which come and go.
-    let is_kernels = |process: &Process| process.command.starts_with('[') && process.state != 'Z';
-    let others = processes().into_iter().filter(|process| !is_containerd(process) && !is_kernels(process));
+    let others = processes().into_iter().filter(|process| !is_containerd(process));
     others.map(|process| format!("process {} {}", process.pid, process.command)).collect()
 }
 

@@ -36,7 +36,11 @@ impl Process {
     }
 }
 
-/// All processes of the rig but this one.
+/// In the flags of /proc/PID/stat: a thread of the kernel (`PF_KTHREAD`, include/linux/sched.h).
+const KERNEL_THREAD: u32 = 0x20_0000;
+
+/// All processes of the rig but this one. Without a PID namespace around it the kernel's threads are in /proc, too; they come
+/// and go, and are left out.
 pub fn processes() -> Vec<Process> {
     let own = nix::unistd::getpid().as_raw();
     let mut all: Vec<Process> = fs::read_dir("/proc")
@@ -49,7 +53,7 @@ pub fn processes() -> Vec<Process> {
     all
 }
 
-/// `None` when the process ended while it was looked at.
+/// `None` for a thread of the kernel, and when the process ended while it was looked at.
 fn read(pid: i32) -> Option<Process> {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
     // The name is in parentheses and may hold both spaces and parentheses.
@@ -58,6 +62,10 @@ fn read(pid: i32) -> Option<Process> {
     let mut fields = tail.split_whitespace();
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
+    let flags: u32 = fields.nth(4)?.parse().ok()?;
+    if flags & KERNEL_THREAD != 0 {
+        return None;
+    }
     let command = fs::read(format!("/proc/{pid}/cmdline")).ok()?;
     let command = String::from_utf8_lossy(&command).trim_end_matches('\0').replace('\0', " ");
     let command = if command.is_empty() { format!("[{name}]") } else { command };

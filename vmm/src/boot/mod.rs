@@ -94,6 +94,7 @@ struct Common {
     log: Logger,
     activity: Activity,
     started: Instant,
+    ground: Ground,
 }
 
 impl Common {
@@ -116,8 +117,9 @@ pub struct Planned {
 impl Planned {
     /// Starts a boot.
     pub fn new(request: Request, log: &Logger) -> Self {
-        let common =
-            Common { request, log: log.clone(), activity: Activity::default(), started: Instant::now() };
+        let ground = if is_vm() { Ground::Hypervisor } else { Ground::Hardware };
+        let (log, activity, started) = (log.clone(), Activity::default(), Instant::now());
+        let common = Common { request, log, activity, started, ground };
         common.reached(Phase::Planned);
         Self { common }
     }
@@ -409,8 +411,7 @@ async fn watched<T>(
     qemu: &mut Qemu,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
-    let ground = if is_vm() { Ground::Hypervisor } else { Ground::Hardware };
-    let deadlines = BootDeadlines::of(spec, ground);
+    let deadlines = BootDeadlines::of(spec, common.ground);
     let limits = Limits { stall: deadlines.stall, total: deadlines.total };
     let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
