@@ -9,12 +9,13 @@ const CPUS: u32 = 2;
 
 /// What the kernel is told.
 ///
-/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `idle=poll`:
-/// a halted CPU of a nested VM is woken late, up to seconds. `-c` and what follows is for PID 1, a shell, which
-/// goes on with the script that the VM is given.
-const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check intel_iommu=on root=/dev/vda \
-                      rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o trans=virtio,version=9p2000.L run \
-                      /mnt && exec sh /mnt/init\"";
+/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `nohz=off
+/// highres=off`: a timer that ticks by itself, for one that is set anew each time is lost now and then while a nested VM
+/// runs, and the processor then sleeps for a minute. `-c` and what follows is for PID 1, a shell, which goes on with the
+/// script that the VM is given.
+const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check nohz=off highres=off intel_iommu=on \
+                      root=/dev/vda rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o \
+                      trans=virtio,version=9p2000.L run /mnt && exec sh /mnt/init\"";
 
 /// The arguments, in QEMU's order. `folder` holds what is private to this run: the script `init` and the sockets
 /// that are to be connected to.

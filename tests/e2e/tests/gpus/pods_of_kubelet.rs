@@ -1,15 +1,12 @@
 //! Pods with GPUs through CRI: kubelet says which, and it may be missing, slow, or speak of another pod.
 
-#[allow(clippy::unwrap_used, reason = "all of it is tests")]
-#[path = "../../../gpu-request/tests/find/kubelet.rs"]
-mod kubelet;
-
 use std::fs;
 use std::path::Path;
 use std::time::Duration;
 
 use e2e::{BUSYBOX, Gpus, OrFail, e2e_with_gpus};
-use kubelet::{Behaviour, Kubelet, PodResources, pod};
+
+use crate::kubelet::{Behaviour, Kubelet, PodResources, pod};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 /// What a device plugin calls a GPU.

@@ -1,0 +1,15 @@
+//! A node without GPUs: containers and pods as containerd, Kubernetes and CRI-O run them, and whatever goes wrong with them.
+//!
+//! One binary: a binary has one containerd, and compiling the harness's generics into each of many takes minutes.
+
+mod bad_input;
+mod boot_protocols;
+mod cri;
+mod crio;
+mod events;
+mod faults;
+mod harness;
+mod lifecycle;
+mod measure_acpi;
+mod soak;
+mod tdx_platform;
