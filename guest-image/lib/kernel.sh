@@ -14,20 +14,12 @@ kernel_fragments() { # FLAVOUR
     esac
 }
 
-# Prints the compiler's flags of a flavour, in addition to the kernel's own.
-kernel_flags() { # FLAVOUR
-    case $1 in
-    # A fresh machine waits longer for it than the tests in the outer VM would save with -O2.
-    outer) echo -O1 ;;
-    esac
-}
-
 # Prints the hash of everything that decides a kernel's bits.
 kernel_key() { # FLAVOUR
     local fragments versions
     fragments=$(kernel_fragments "$1")
     versions=$(package_versions $kernel_packages)
-    { cat $fragments "$here/kernel/compile" && kernel_flags "$1" && echo "$versions"; } | sha256sum | cut -c1-32
+    { cat $fragments "$here/kernel/compile" && echo "$versions"; } | sha256sum | cut -c1-32
 }
 
 # Prints the directory with vmlinuz, config and release of a flavour, compiled first unless it is cached.
@@ -47,7 +39,7 @@ compile_kernel() { # FLAVOUR DIRECTORY
     rm -rf "$work" "$2.tmp"
     mkdir -p "$work" "$2.tmp"
     # shellcheck disable=SC2046 # the list of fragments is meant to be split
-    if ! KCFLAGS=$(kernel_flags "$1") nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
+    if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
         $(kernel_fragments "$1") 2>&1 | tee "$log" | show_progress; then
         fail "kernel \`$1\` did not build; the reason is above and in $log"
     fi
