@@ -35,7 +35,7 @@ build_kernel() { # FLAVOUR
 compile_kernel() { # FLAVOUR DIRECTORY
     local work=$repo/build/kernel/$1 log=$repo/build/kernel-$1.log
     note "compiling kernel \`$1\` from $kernel_source," \
-        "once (about 20 minutes of CPU time); log: $log"
+        "once (about 12 minutes of CPU time); log: $log"
     rm -rf "$work" "$2.tmp"
     mkdir -p "$work" "$2.tmp"
     # shellcheck disable=SC2046 # the list of fragments is meant to be split

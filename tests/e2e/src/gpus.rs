@@ -18,10 +18,11 @@ use crate::or_fail::OrFail;
 use crate::wait::until;
 
 /// Locks and quarantine.
-const STATE: &str = "/var/lib/coffer/gpu";
+pub(crate) const STATE: &str = "/var/lib/coffer/gpu";
 const CDI: &str = "/etc/cdi/e2e.json";
 /// A boot that is long enough to be waited for, and short for a test.
 const TIMING: Timing = Timing { boot: Duration::from_millis(200), ..Timing::FAST };
+const SLOW_REPLY: Duration = Duration::from_millis(10);
 /// No GPU takes longer to be reset, booted and wiped, on a busy machine.
 const FREE: Duration = Duration::from_secs(30);
 
@@ -45,7 +46,12 @@ impl Gpus {
     /// The same, reset whenever somebody opens or closes one, as VFIO does; their firmware is slow enough to be met between
     /// two requests.
     pub fn h100_like_vfio(count: usize) -> Self {
-        Self::play(count, Timing { reply: Duration::from_millis(10), ..TIMING }, true)
+        Self::play(count, Timing { reply: SLOW_REPLY, ..TIMING }, true)
+    }
+
+    /// The same with boots that take as long as on hardware, to be met in one.
+    pub fn h100_like_vfio_in_real_time(count: usize) -> Self {
+        Self::play(count, Timing { reply: SLOW_REPLY, ..Timing::REAL }, true)
     }
 
     fn play(count: usize, timing: Timing, resets_like_vfio: bool) -> Self {

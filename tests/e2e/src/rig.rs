@@ -13,6 +13,7 @@ use crate::containerd::{Containerd, NAMESPACE};
 use crate::cri::Cri;
 use crate::ctr::ctr;
 use crate::faults::Victim;
+use crate::gpus;
 use crate::images;
 use crate::leaks::Machine;
 use crate::node_config::NodeConfig;
@@ -188,4 +189,6 @@ async fn clean_up(rig: &mut Rig<'_>) {
     for directory in ["/run/coffer", "/run/e2e/ipam/e2e"].map(|root| PathBuf::from(root).join(NAMESPACE)) {
         let _ = std::fs::remove_dir_all(directory);
     }
+    // A shim whose GPUs went with the test has put them there.
+    let _ = std::fs::remove_dir_all(gpus::STATE);
 }
