@@ -10,9 +10,9 @@ const CPUS: u32 = 2;
 /// What the kernel is told.
 ///
 /// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `nohz=off
-/// highres=off`: a timer that ticks by itself, for one that is set anew each time is lost now and then while a nested VM
-/// runs, and the processor then sleeps for a minute. `-c` and what follows is for PID 1, a shell, which goes on with the
-/// script that the VM is given.
+/// highres=off`: a timer that ticks by itself. With one that is set anew each time, nested VMs have been seen to sleep for
+/// a minute or two with work to do, as if a shot of it had been lost. `-c` and what follows is for PID 1, a shell, which
+/// goes on with the script that the VM is given.
 const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check nohz=off highres=off intel_iommu=on \
                       root=/dev/vda rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o \
                       trans=virtio,version=9p2000.L run /mnt && exec sh /mnt/init\"";
