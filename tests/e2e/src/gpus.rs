@@ -22,6 +22,7 @@ pub(crate) const STATE: &str = "/var/lib/coffer/gpu";
 const CDI: &str = "/etc/cdi/e2e.json";
 /// A boot that is long enough to be waited for, and short for a test.
 const TIMING: Timing = Timing { boot: Duration::from_millis(200), ..Timing::FAST };
+/// Of the firmware: long enough to be met between two requests.
 const SLOW_REPLY: Duration = Duration::from_millis(10);
 /// No GPU takes longer to be reset, booted and wiped, on a busy machine.
 const FREE: Duration = Duration::from_secs(30);

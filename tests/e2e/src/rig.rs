@@ -189,6 +189,6 @@ async fn clean_up(rig: &mut Rig<'_>) {
     for directory in ["/run/coffer", "/run/e2e/ipam/e2e"].map(|root| PathBuf::from(root).join(NAMESPACE)) {
         let _ = std::fs::remove_dir_all(directory);
     }
-    // A shim whose GPUs went with the test has put them there.
+    // A shim whose emulated GPUs went with the test has put them into quarantine.
     let _ = std::fs::remove_dir_all(gpus::STATE);
 }

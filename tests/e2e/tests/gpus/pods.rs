@@ -244,9 +244,7 @@ fn a_shim_killed_between_two_settings_in_a_reset_and_at_the_end_leaves_its_gpu_f
         let kill = async {
             rig.logged(&["GPU: reset", "in-a-reset"]).await;
             // The line announces it.
-            while gpus.state(0).booted {
-                sleep(soon).await;
-            }
+            until("the reset", Duration::from_secs(10), async || (!gpus.state(0).booted).then_some(())).await;
             assert_eq!(Victim::Shim.kill(), 1);
         };
         tokio::join!(run.try_start(), kill);
