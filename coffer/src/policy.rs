@@ -1,13 +1,14 @@
 //! `coffer policy`: what a pod's guest lets its host do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::policy::{ImageConfig, Options, Permission, generate};
+use ::policy::{Image, ImageConfig, Options, Permission, generate};
 use anyhow::{Context, Result, ensure};
 use clap::Subcommand;
 use pod_manifest::spec::PodSpec;
+use verity::RootHash;
 
 use crate::files::Kind;
 
@@ -33,6 +34,9 @@ struct GenerateArgs {
     /// `skopeo inspect --config --raw docker://IMAGE@DIGEST`; may be given once for each container
     #[arg(long, value_name = "CONTAINER=FILE", value_parser = named)]
     image_config: Vec<(String, PathBuf)>,
+    /// Root hashes of the layers of a container's image, the topmost first, as `coffer image verity` prints them
+    #[arg(long, value_name = "CONTAINER=HASH,...", value_parser = hashes)]
+    image_layers: Vec<(String, Vec<RootHash>)>,
     /// Allow any command in a container (kubectl exec)
     #[arg(long)]
     allow_exec: bool,
@@ -46,6 +50,12 @@ fn named(text: &str) -> Result<(String, PathBuf), String> {
     Ok((name.to_owned(), file.into()))
 }
 
+fn hashes(text: &str) -> Result<(String, Vec<RootHash>), String> {
+    let (name, list) = text.split_once('=').ok_or("write CONTAINER=HASH,...")?;
+    let hashes = list.split(',').map(|hash| hash.parse::<RootHash>().map_err(|error| error.to_string()));
+    Ok((name.to_owned(), hashes.collect::<Result<_, _>>()?))
+}
+
 /// Writes a policy.
 ///
 /// # Errors
@@ -57,9 +67,15 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         .with_context(|| Kind::MANIFEST.unusable(&args.pod))?;
     let pod = PodSpec::parse(&text).with_context(|| Kind::MANIFEST.unusable(&args.pod))?;
     let mut images = BTreeMap::new();
+    for (container, layers) in &args.image_layers {
+        let image = Image { layers: layers.clone(), ..Image::default() };
+        let before = images.insert(container.clone(), image);
+        ensure!(before.is_none(), "--image-layers is given twice for container {container:?}");
+    }
+    let mut seen = BTreeSet::new();
     for (container, file) in &args.image_config {
-        let before = images.insert(container.clone(), image(file)?);
-        ensure!(before.is_none(), "--image-config is given twice for container {container:?}");
+        ensure!(seen.insert(container), "--image-config is given twice for container {container:?}");
+        images.entry(container.clone()).or_default().config = image(file)?;
     }
     let permission = |granted| if granted { Permission::Granted } else { Permission::Refused };
     let options = Options { exec: permission(args.allow_exec), logs: permission(args.allow_logs), images };

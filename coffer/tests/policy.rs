@@ -42,14 +42,16 @@ fn allows(policy: &str, request: &str, input: &str) -> bool {
 #[test]
 fn the_example_pod_has_a_policy() {
     let pod = "../examples/pod.yaml";
-    let policy = stdout(&["policy", "generate", "--pod", pod]);
+    let layers = format!("server={}", "0".repeat(64));
+    let generate = ["policy", "generate", "--pod", pod, "--image-layers", &layers];
+    let policy = stdout(&generate);
     assert!(allows(&policy, "GuestDetailsRequest", "{}"));
     assert!(!allows(&policy, "ReadStreamRequest", "{}"));
     assert!(!allows(&policy, "SetPolicyRequest", "{}"));
     assert!(policy.lines().all(|line| line.len() < 1024), "kata-agent's parser has a limit");
     let (exec, logs) = ("\"exec\": true", "\"logs\": true");
     assert!(!policy.contains(exec) && !policy.contains(logs));
-    let policy = stdout(&["policy", "generate", "--pod", pod, "--allow-exec", "--allow-logs"]);
+    let policy = stdout(&[&generate[..], &["--allow-exec", "--allow-logs"]].concat());
     assert!(policy.contains(exec) && policy.contains(logs));
 }
 
@@ -63,9 +65,10 @@ fn what_a_manifest_leaves_open_is_named() {
         fs::write(path("pod.yaml"), spec).unwrap();
     };
     let image = format!("image: r.example.com/a@sha256:{}", "0".repeat(64));
+    let layers = format!("a={}", "1".repeat(64));
     for (container, said) in [
         ("image: \"r.example.com/a:v1\", command: [x]".to_owned(), "has no digest"),
-        (image.clone(), "container a: without `command`"),
+        (image.clone(), "container a: neither its manifest nor its image has a command"),
         (format!("{image}, command: [x], envFrom: [{{secretRef: {{name: s}}}}]"), "LD_PRELOAD"),
         (
             format!("{image}, command: [x], securityContext: {{privileged: true}}"),
@@ -77,18 +80,22 @@ fn what_a_manifest_leaves_open_is_named() {
         ),
     ] {
         manifest(&container);
-        let error = failure(&["policy", "generate", "--pod", &path("pod.yaml")]);
+        let error = failure(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-layers", &layers]);
         assert!(error.contains("pod.yaml") && error.contains(said), "{error}");
     }
+    let error = failure(&["policy", "generate", "--pod", &path("pod.yaml")]);
+    assert!(error.contains("container a: its image is not known"), "{error}");
 
     manifest(&image);
     fs::write(path("config.json"), r#"{"config": {"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "7:8"}}"#)
         .unwrap();
     let config = format!("a={}", path("config.json"));
-    let policy = stdout(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-config", &config]);
+    let pod = path("pod.yaml");
+    let generate = ["policy", "generate", "--pod", &pod, "--image-layers", &layers, "--image-config"];
+    let policy = stdout(&[&generate[..], &[&config]].concat());
     assert!(policy.contains("\"/app\"") && policy.contains("\"uid\": 7"));
     let config = format!("b={}", path("config.json"));
-    let error = failure(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-config", &config]);
+    let error = failure(&[&generate[..], &[&config]].concat());
     assert!(error.contains("container \"b\""), "{error}");
 }
 

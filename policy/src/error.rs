@@ -22,11 +22,17 @@ pub enum PolicyError {
         /// What should be one.
         image: String,
     },
-    /// The image says what runs, and is not known.
+    /// No information about a container's image.
     #[error(
-        "container {0}: without `command` the image says what runs: set it, or give the image's configuration with \
-         --image-config"
+        "container {0}: its image is not known, and with it what would run: give the image's source, as in \
+         `coffer policy generate --help`"
     )]
+    NoImage(String),
+    /// An image without content.
+    #[error("container {0}: its image has no layers; `coffer image verity` prints them")]
+    NoLayers(String),
+    /// Neither manifest nor image says what runs.
+    #[error("container {0}: neither its manifest nor its image has a command: set `command`")]
     NoCommand(String),
     /// Variables with any names.
     #[error(

@@ -4,11 +4,25 @@ use std::collections::BTreeMap;
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use verity::RootHash;
 
 use crate::PolicyError;
 
 /// Largest configuration that is read, in bytes.
 pub const MAX_IMAGE_CONFIG: usize = 4 << 20;
+
+/// A container's image, as far as a policy depends on it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Image {
+    /// Its configuration.
+    pub config: ImageConfig,
+    /// The root hashes of its layers, the topmost first.
+    pub layers: Vec<RootHash>,
+    /// What its `/etc/passwd` says; none where it has no such file.
+    pub passwd: Option<String>,
+    /// What its `/etc/group` says; none where it has no such file.
+    pub group: Option<String>,
+}
 
 /// The part of an image's configuration that decides a process (OCI image specification, `config.md`). That it is the
 /// image's is for the caller to know: the manifest's digest covers it by way of the image's own manifest.

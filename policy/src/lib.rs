@@ -21,7 +21,7 @@ use pod_manifest::spec::PodSpec;
 use serde_json::{Map, Value, json};
 
 pub use error::PolicyError;
-pub use image::{ImageConfig, MAX_IMAGE_CONFIG};
+pub use image::{Image, ImageConfig, MAX_IMAGE_CONFIG};
 
 /// The rules, the same for every pod.
 const RULES: &str = include_str!("rules.rego");
@@ -43,9 +43,8 @@ pub struct Options {
     pub exec: Permission,
     /// Output of containers, and their last words (`kubectl logs`).
     pub logs: Permission,
-    /// Configurations of the images, by the container's name. Without one, an image is taken to have no more than
-    /// `PATH` in its environment, root as its user and `/` as its directory.
-    pub images: BTreeMap<String, ImageConfig>,
+    /// Each container's image, by the container's name: what runs is in the image, and no policy without it.
+    pub images: BTreeMap<String, Image>,
 }
 
 /// Writes the policy of a pod.
@@ -67,8 +66,12 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, PolicyError>
         if expected.contains_key(name) {
             return Err(PolicyError::Name(name.clone()));
         }
-        let image = options.images.get(name);
-        expected.insert(name.clone(), container::expected(container, spec, image, &mut copied)?);
+        let image = options.images.get(name).ok_or_else(|| PolicyError::NoImage(name.clone()))?;
+        if image.layers.is_empty() {
+            return Err(PolicyError::NoLayers(name.clone()));
+        }
+        expected
+            .insert(name.clone(), container::expected(container, spec, Some(&image.config), &mut copied)?);
     }
 
     let named = json!({

@@ -1,10 +1,11 @@
 //! What kata-agent does with a policy (kata-containers 4.1.0, `src/agent/policy/src/policy.rs`).
 
 use pod_manifest::spec::PodSpec;
-use policy::{Options, Permission, generate};
+use policy::{Image, Options, Permission, generate};
 use regorus::{Engine, Value as Rego};
 use serde::Serialize;
 use serde_json::Value;
+use verity::RootHash;
 
 pub(crate) struct Agent(Engine);
 
@@ -12,7 +13,10 @@ impl Agent {
     /// With the policy of `pods/web.yaml`.
     pub(crate) fn of_web(exec: Permission, logs: Permission) -> Self {
         let pod = PodSpec::parse(include_str!("../pods/web.yaml")).unwrap();
-        Self::new(&generate(&pod, &Options { exec, logs, ..Options::default() }).unwrap())
+        let layers = [1, 2, 3].map(|byte| RootHash::from_bytes([byte; 32])).to_vec();
+        let image = Image { layers, ..Image::default() };
+        let images = ["prepare", "web", "gpu"].map(|name| (name.to_owned(), image.clone())).into();
+        Self::new(&generate(&pod, &Options { exec, logs, images }).unwrap())
     }
 
     pub(crate) fn strict() -> Self {
