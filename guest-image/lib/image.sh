@@ -69,23 +69,27 @@ it with AGENT_POLICY=yes"
     fi
 }
 
-# Builds PID 1, static, without paths of this machine in it; sets init_path.
+# Builds the image's own programs, static, without paths of this machine in them; sets init_path and pause_path.
 build_init() {
     local target=x86_64-unknown-linux-gnu flags
     flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
-    RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --target $target ||
-        fail "PID 1 (guest-image/init) did not build"
+    RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --package coffer-pause \
+        --target $target || fail "PID 1 or the pause program (guest-image/init, guest-image/pause) did not build"
     init_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/coffer-init
+    pause_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/pause
 }
 
-# Lays out the root: PID 1, the agent, mount points and a few files of /etc. Nothing else is in the guest.
+# Lays out the root: PID 1, the agent, the sandbox's own container, mount points and a few files of /etc. Nothing else is
+# in the guest.
 stage_root() { # PROFILE DIRECTORY
-    local stage=$2 policy=allow-all
+    local stage=$2 pause=$2/usr/lib/coffer/pause/rootfs policy=allow-all
     install -d -m 755 "$stage" "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
     ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
+    install -d -m 755 "$stage"/usr/lib{,/coffer,/coffer/pause} "$pause" "$pause"/{dev,etc,proc,sys,tmp}
+    install -m 755 "$pause_path" "$pause/pause"
     install -m 644 "$here"/root/etc/* "$stage/etc/"
     [ "$1" != release ] || policy=deny-all
     install -D -m 644 "$here/root/kata-opa/$policy.rego" "$stage$policy_path"

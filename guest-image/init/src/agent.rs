@@ -1,13 +1,11 @@
-//! The agent as a child of PID 1, and the orphans that its containers leave behind.
+//! The agent as a child of PID 1.
 
 use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use nix::errno::Errno;
 use nix::sys::signal::Signal;
-use nix::sys::wait::{WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -25,9 +23,6 @@ pub enum AgentError {
     /// The kernel has no number for it that fits a process id.
     #[error("the agent's process id {0} is out of range")]
     Id(u32),
-    /// Its end cannot be observed.
-    #[error("cannot wait for the agent")]
-    Wait(#[source] Errno),
 }
 
 /// How the agent ended.
@@ -48,77 +43,33 @@ impl fmt::Display for AgentEnd {
     }
 }
 
-/// Runs the agent at `path` until it ends, and reaps every other process that ends meanwhile. What the agent
+/// Starts the agent at `path`, with an environment that holds what is named here and nothing else. What the agent
 /// prints goes to the console.
 ///
 /// # Errors
 ///
-/// When the agent does not start, or the kernel does not say how it ended.
-pub fn run(path: &Path) -> Result<AgentEnd, AgentError> {
-    let child = Command::new(path)
-        .env_clear()
-        .env("PATH", PATH)
-        .env("HOME", "/root")
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .spawn()
-        .map_err(|source| AgentError::Spawn { path: path.to_owned(), source })?;
+/// When the agent does not start.
+pub fn start(path: &Path) -> Result<Pid, AgentError> {
+    let mut command = Command::new(path);
+    command.env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/").stdin(Stdio::null());
+    let child = command.spawn().map_err(|source| AgentError::Spawn { path: path.to_owned(), source })?;
     let id = i32::try_from(child.id()).map_err(|_| AgentError::Id(child.id()))?;
-    reap_until(Pid::from_raw(id), || waitpid(None::<Pid>, None))
-}
-
-/// Takes the ends of children from `next` until it is `agent`'s.
-fn reap_until(
-    agent: Pid,
-    mut next: impl FnMut() -> Result<WaitStatus, Errno>,
-) -> Result<AgentEnd, AgentError> {
-    loop {
-        match next() {
-            Ok(WaitStatus::Exited(pid, status)) if pid == agent => return Ok(AgentEnd::Exited(status)),
-            Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => return Ok(AgentEnd::Killed(signal)),
-            // EINVAL: an orphan died of a real-time signal, for which nix has no name; it is reaped all the same.
-            Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => {}
-            Err(errno) => return Err(AgentError::Wait(errno)),
-        }
-    }
+    Ok(Pid::from_raw(id))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn ends(list: Vec<Result<WaitStatus, Errno>>) -> Result<AgentEnd, AgentError> {
-        let mut list = list.into_iter();
-        reap_until(Pid::from_raw(7), || list.next().unwrap_or(Err(Errno::ECHILD)))
-    }
-
     #[test]
-    fn orphans_are_reaped_until_the_agent_ends() {
-        let end = ends(vec![
-            Ok(WaitStatus::Exited(Pid::from_raw(9), 1)),
-            Err(Errno::EINTR),
-            Err(Errno::EINVAL),
-            Ok(WaitStatus::Signaled(Pid::from_raw(10), Signal::SIGKILL, false)),
-            Ok(WaitStatus::Exited(Pid::from_raw(7), 3)),
-        ]);
-        assert_eq!(end.unwrap(), AgentEnd::Exited(3));
-    }
-
-    #[test]
-    fn a_killed_agent_is_told_from_one_that_exits() {
-        let end = ends(vec![Ok(WaitStatus::Signaled(Pid::from_raw(7), Signal::SIGSEGV, true))]).unwrap();
-        assert_eq!(end.to_string(), "was killed by SIGSEGV");
+    fn ends_are_told_from_each_other() {
+        assert_eq!(AgentEnd::Killed(Signal::SIGSEGV).to_string(), "was killed by SIGSEGV");
         assert_eq!(AgentEnd::Exited(0).to_string(), "exited with status 0");
     }
 
     #[test]
-    fn losing_the_agent_is_an_error_not_a_loop() {
-        assert!(matches!(ends(Vec::new()), Err(AgentError::Wait(Errno::ECHILD))));
-    }
-
-    #[test]
     fn a_missing_agent_is_named() {
-        let error = run(Path::new("/no/such/agent")).unwrap_err();
+        let error = start(Path::new("/no/such/agent")).unwrap_err();
         assert_eq!(error.to_string(), "cannot start the agent /no/such/agent");
     }
 }

@@ -1,33 +1,55 @@
-//! PID 1 of the guest image: prepares the system that the guest agent expects, runs the agent, and powers
-//! the VM off when the agent ends.
+//! PID 1 of the guest image: the guest's gate. It prepares the system that the guest agent expects, lets in what is
+//! checked and nothing else, runs the agent, and powers the VM off when the agent ends.
 //!
-//! Everything it says goes to the console as `coffer-init: ...` lines: one per [`Phase`], so that the host
-//! sees the boot move, and one with the reason when the VM goes down. Nothing here may make PID 1 end
-//! by itself: the kernel would panic and hide the reason.
+//! Everything it says goes to the console as `coffer-init: ...` lines, and without that prefix to the host's end of the
+//! gate channel: one per [`Phase`], so that the host sees the boot move, and one with the reason when the VM goes down.
+//! Nothing here may make PID 1 end by itself: the kernel would panic and hide the reason.
+
+#![cfg_attr(not(test), no_main)]
+#![cfg_attr(test, allow(dead_code))]
 
 mod agent;
 mod cgroups;
+mod chain;
 mod console;
+mod dev;
+mod device_program;
+mod dm;
+mod gate;
+mod layers;
+mod lun;
+mod mapper;
 mod mounts;
 mod power;
+mod private;
 mod settings;
+mod supervise;
+mod sys;
+mod uevent;
 
 use std::fmt;
+use std::io;
 use std::path::Path;
-use std::process::ExitCode;
 
 use agent::AgentEnd;
-use console::say;
+use chain::Chain;
+use console::{gate, say};
+use layers::Layers;
+use mapper::Kernel;
+use private::Private;
+use uevent::Uevents;
 
-/// What the boot is doing; its text is what the host reads on the console.
+/// What the boot is doing; its text is what the host reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Phase {
     /// Mounting the kernel's file systems and the writable ones.
     Mounts,
-    /// Enabling the cgroup controllers that containers are limited by.
+    /// Making the cgroup that containers are limited by and kept from devices by.
     Cgroups,
     /// Host name, loopback, limits.
     Settings,
+    /// Opening the layers that are there already.
+    Layers,
     /// Starting the agent; from here on the agent speaks.
     Agent,
 }
@@ -38,6 +60,7 @@ impl fmt::Display for Phase {
             Phase::Mounts => "mounting file systems",
             Phase::Cgroups => "enabling cgroup controllers",
             Phase::Settings => "applying settings",
+            Phase::Layers => "looking for image layers",
             Phase::Agent => "starting the agent",
         })
     }
@@ -46,20 +69,35 @@ impl fmt::Display for Phase {
 /// Why the boot stopped: the step that failed, with its own reason.
 #[derive(Debug, thiserror::Error)]
 enum BootError {
+    #[error("cannot make a place for private device nodes")]
+    Private(#[source] io::Error),
+    #[error("cannot open standard streams")]
+    Streams(#[source] io::Error),
+    #[error(transparent)]
+    Dev(#[from] dev::DevError),
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
     #[error(transparent)]
     Cgroup(#[from] cgroups::CgroupError),
     #[error(transparent)]
+    DeviceProgram(#[from] device_program::DeviceProgramError),
+    #[error(transparent)]
     Setting(#[from] settings::SettingError),
+    #[error("cannot use the device mapper")]
+    Mapper(#[source] io::Error),
+    #[error("cannot listen to the kernel's messages about devices")]
+    Listen(#[source] io::Error),
+    #[error(transparent)]
+    Supervise(#[from] supervise::SuperviseError),
     #[error(transparent)]
     Agent(#[from] agent::AgentError),
 }
 
-fn main() -> ExitCode {
-    if !nix::unistd::Pid::this().eq(&nix::unistd::Pid::from_raw(1)) {
+/// The program, called by its entry in [`sys`].
+fn start() -> i32 {
+    if nix::unistd::Pid::this() != nix::unistd::Pid::from_raw(1) {
         say("this is PID 1 of a Coffer guest and would power the machine off; not started");
-        return ExitCode::FAILURE;
+        return 1;
     }
     // A panic would end PID 1 and with it the kernel; say where it came from and go down in order instead.
     std::panic::set_hook(Box::new(|panic| {
@@ -75,29 +113,29 @@ fn main() -> ExitCode {
 
 /// Runs the boot to its end, which is the agent's end.
 fn boot() -> Result<AgentEnd, BootError> {
+    let root = Path::new("/");
+    let sys = Path::new("/sys");
+    let private = Private::new().map_err(BootError::Private)?;
+    dev::open_streams(&private).map_err(BootError::Streams)?;
     say(Phase::Mounts);
-    mounts::mount_all(Path::new("/"))?;
+    dev::mount_dev(Path::new("/dev"))?;
+    mounts::mount_all(root)?;
+    gate().connect(&private, root);
     say(Phase::Cgroups);
-    cgroups::enable_controllers(Path::new("/sys/fs/cgroup"))?;
+    let cgroup = Path::new("/sys/fs/cgroup");
+    let containers = cgroups::prepare(cgroup)?;
+    device_program::attach(&containers, Path::new("/proc/devices"), true)?;
+    cgroups::cover(cgroup, &containers)?;
     say(Phase::Settings);
-    settings::apply(Path::new("/"))?;
+    settings::apply(root)?;
+    say(Phase::Layers);
+    let uevents = Uevents::listen().map_err(BootError::Listen)?;
+    let kernel = Kernel::new(&private, Path::new("/dev/mapper")).map_err(BootError::Mapper)?;
+    let mut layers = Layers::new(kernel);
+    layers.look(sys).map_err(supervise::SuperviseError::Disks)?.iter().for_each(say);
     say(Phase::Agent);
-    Ok(agent::run(Path::new("/usr/bin/kata-agent"))?)
-}
-
-/// An error with its sources, outermost first.
-struct Chain<'a>(&'a dyn std::error::Error);
-
-impl fmt::Display for Chain<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}", self.0)?;
-        let mut source = self.0.source();
-        while let Some(error) = source {
-            write!(f, ": {error}")?;
-            source = error.source();
-        }
-        Ok(())
-    }
+    let agent = agent::start(Path::new("/usr/bin/kata-agent"))?;
+    Ok(supervise::run(agent, sys, &uevents, &mut layers)?)
 }
 
 #[cfg(test)]

@@ -1,6 +1,5 @@
 //! The file systems that a guest agent which is not PID 1 expects to find mounted.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
@@ -39,17 +38,10 @@ struct Mount {
 const NO_DEV_SUID: MsFlags = MsFlags::MS_NOSUID.union(MsFlags::MS_NODEV);
 const DATA_ONLY: MsFlags = NO_DEV_SUID.union(MsFlags::MS_NOEXEC);
 
-/// In mount order: a target below another mount comes after it.
+/// In mount order: a target below another mount comes after it. /dev is there before (`dev`).
 const TABLE: &[Mount] = &[
     Mount { fs_type: "proc", target: "proc", flags: DATA_ONLY, data: "", when: When::Always },
     Mount { fs_type: "sysfs", target: "sys", flags: DATA_ONLY, data: "", when: When::Always },
-    Mount {
-        fs_type: "devtmpfs",
-        target: "dev",
-        flags: MsFlags::MS_NOSUID,
-        data: "mode=755",
-        when: When::Always,
-    },
     Mount {
         fs_type: "devpts",
         target: "dev/pts",
@@ -88,36 +80,17 @@ const TABLE: &[Mount] = &[
 ///
 /// # Errors
 ///
-/// The first mount that failed. A file system that is mounted already (the kernel does that for /dev) only gets
-/// the table's flags.
+/// The first mount that failed.
 pub fn mount_all(root: &Path) -> Result<(), MountError> {
     for entry in TABLE {
         let target = root.join(entry.target);
         if entry.when == When::Offered && !target.is_dir() {
             continue;
         }
-        let failed = |source| MountError { fs_type: entry.fs_type, target: target.clone(), source };
-        make_dir(&target).map_err(failed)?;
-        match mount(Some(entry.fs_type), &target, Some(entry.fs_type), entry.flags, Some(entry.data)) {
-            Err(Errno::EBUSY) => set_flags(&target, entry.flags).map_err(failed)?,
-            done => done.map_err(failed)?,
-        }
+        mount(Some(entry.fs_type), &target, Some(entry.fs_type), entry.flags, Some(entry.data))
+            .map_err(|source| MountError { fs_type: entry.fs_type, target, source })?;
     }
     Ok(())
-}
-
-/// Gives an existing mount the flags of the table.
-fn set_flags(target: &Path, flags: MsFlags) -> Result<(), Errno> {
-    let flags = MsFlags::MS_REMOUNT | MsFlags::MS_BIND | flags;
-    mount(None::<&str>, target, None::<&str>, flags, None::<&str>)
-}
-
-/// Makes a mount point that is not part of the root image (those below /dev).
-fn make_dir(path: &Path) -> Result<(), Errno> {
-    if path.is_dir() {
-        return Ok(());
-    }
-    fs::create_dir(path).map_err(|error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw))
 }
 
 #[cfg(test)]
@@ -165,15 +138,5 @@ mod tests {
     fn a_missing_mount_point_below_a_read_only_root_is_named() {
         let error = MountError { fs_type: "tmpfs", target: "/run".into(), source: Errno::EROFS };
         assert_eq!(error.to_string(), "cannot mount tmpfs on /run");
-    }
-
-    #[test]
-    fn mount_points_are_made_once() {
-        let dir = tempfile::tempdir().unwrap();
-        let target = dir.path().join("pts");
-        make_dir(&target).unwrap();
-        make_dir(&target).unwrap();
-        assert!(target.is_dir());
-        assert_eq!(make_dir(&dir.path().join("no/parent")), Err(Errno::ENOENT));
     }
 }

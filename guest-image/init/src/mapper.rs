@@ -1,0 +1,63 @@
+//! Layers in the kernel: disks read through private nodes, mappings made by the device mapper, nodes in /dev/mapper.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::FileExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::stat::{Mode, SFlag, makedev, mknod};
+use verity::{BLOCK, RootHash, read_root};
+
+use crate::dm::{DeviceMapper, Removal, Verified};
+use crate::layers::{Mapper, Refusal};
+use crate::private::{Device, Kind, Private};
+
+/// The kernel's own.
+#[derive(Debug)]
+pub struct Kernel<'a> {
+    private: &'a Private,
+    mapper: DeviceMapper,
+    nodes: PathBuf,
+}
+
+impl<'a> Kernel<'a> {
+    /// Layers get their nodes in the directory `nodes`.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, when it has no device mapper.
+    pub fn new(private: &'a Private, nodes: &Path) -> io::Result<Self> {
+        Ok(Self { private, mapper: DeviceMapper::open(private)?, nodes: nodes.to_owned() })
+    }
+}
+
+impl Mapper for Kernel<'_> {
+    fn inspect(&self, disk: Device) -> Result<Verified, Refusal> {
+        let file = self.private.open(Kind::Block, disk, false).map_err(Refusal::Open)?;
+        let (root, layout) = read_root(&file)?;
+        Ok(Verified { disk, data_blocks: layout.data_blocks(), hash_start: layout.hash_start_block(), root })
+    }
+
+    fn map(&self, layer: &Verified) -> io::Result<Device> {
+        self.mapper.create(layer)
+    }
+
+    fn try_read(&self, mapping: Device) -> io::Result<()> {
+        let mut block = [0; BLOCK];
+        self.private.open(Kind::Block, mapping, false)?.read_exact_at(&mut block, 0)
+    }
+
+    fn publish(&self, root: &RootHash, mapping: Device) -> io::Result<()> {
+        let number = makedev(mapping.major, mapping.minor);
+        let mode = Mode::S_IRUSR;
+        Ok(mknod(&self.nodes.join(root.to_string()), SFlag::S_IFBLK, mode, number)?)
+    }
+
+    fn withdraw(&self, root: &RootHash) {
+        let _ = fs::remove_file(self.nodes.join(root.to_string()));
+    }
+
+    fn unmap(&self, root: &RootHash) -> io::Result<Removal> {
+        self.mapper.remove(root)
+    }
+}
