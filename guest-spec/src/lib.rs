@@ -9,6 +9,7 @@ mod linux;
 mod mounts;
 mod passthrough;
 mod paths;
+mod pause;
 mod process;
 mod resources;
 mod role;
@@ -23,7 +24,7 @@ pub use passthrough::PassedDevice;
 pub use process::process;
 pub use resources::resources;
 pub use role::{Role, sandbox_id};
-pub use rootfs::{GuestRootfs, LunAddress};
+pub use rootfs::GuestRootfs;
 pub use storage::{shm_remount, shm_storage};
 pub use translate::{
     Copy, CopyKind, FileKind, GuestContainer, HostFile, SandboxFacts, TerminationLog, translate,

@@ -5,6 +5,7 @@ use std::path::Path;
 use agent::proto::oci;
 use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType};
 
+use crate::paths;
 use crate::resources::{device_type, resources};
 use crate::seccomp::seccomp;
 use crate::translate::SandboxFacts;
@@ -69,7 +70,7 @@ pub(crate) fn linux(
         Sysctl: from.sysctl().clone().unwrap_or_default(),
         Resources: limits.into(),
         // A plain path, never systemd's `slice:prefix:name`: nobody runs systemd in the guest.
-        CgroupsPath: format!("/{}/{container}", sandbox.namespace),
+        CgroupsPath: paths::cgroup(sandbox.namespace, container),
         Namespaces: namespaces.kept,
         Devices: devices.into_iter().map(device).collect(),
         Seccomp: from

@@ -1,57 +1,44 @@
-//! The root file system: EROFS layers as LUNs of the VM's SCSI controller.
-
-use std::fmt;
+//! The root file system: image layers that the guest has checked, below one overlay.
 
 use agent::proto::agent::Storage;
+use verity::RootHash;
 
 use crate::paths;
 
 /// The driver option of `overlayfs` by which the agent makes a directory first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
 
-/// A disk on the VM's virtio-scsi controller.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct LunAddress {
-    /// SCSI target id.
-    pub target: u8,
-    /// Logical unit number.
-    pub lun: u16,
-}
-
-impl fmt::Display for LunAddress {
-    /// The form the agent's `scsi` driver takes as a source.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.target, self.lun)
-    }
-}
-
 /// A container's root file system.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct GuestRootfs {
-    /// The layers, the topmost first. One layer is mounted like many: changes go to guest memory.
-    pub layers: Vec<LunAddress>,
+    /// The layers by the root hashes of their dm-verity trees, the topmost first. One layer is mounted like many:
+    /// changes go to guest memory.
+    pub layers: Vec<RootHash>,
 }
 
 impl GuestRootfs {
     /// A mount for each layer, and an overlay of them with its upper directory in guest memory.
     ///
+    /// The guest's PID 1 opens a layer as `/dev/mapper/<root hash>`, so its name is what its bytes are, and no disk of
+    /// the host has a node of another kind. kata-agent takes such a source of driver `blk` as it is (`block_handler.rs`).
+    ///
     /// kata-agent has one driver for all of it (`X-kata.multi-layer`), which mounts the layers inside the container's
     /// directory. Its RemoveContainer and DestroySandbox then fail on them with EROFS (4.1.0): it removes the directory
     /// before it unmounts them.
     pub(crate) fn storages(&self, container: &str) -> Vec<Storage> {
-        let layers = self.layers.iter().map(|address| Storage {
-            driver: "scsi".to_string(),
-            source: address.to_string(),
+        let layers = self.layers.iter().map(|root| Storage {
+            driver: "blk".to_string(),
+            source: paths::mapping(root),
             fstype: "erofs".to_string(),
-            options: vec!["ro".to_string()],
-            mount_point: paths::layer(*address),
+            options: ["ro", "nodev"].map(str::to_string).to_vec(),
+            mount_point: paths::layer(root),
             ..Default::default()
         });
         layers.chain([self.overlay(container)]).collect()
     }
 
     fn overlay(&self, container: &str) -> Storage {
-        let lower: Vec<String> = self.layers.iter().map(|address| paths::layer(*address)).collect();
+        let lower: Vec<String> = self.layers.iter().map(paths::layer).collect();
         let (upper, work) = (paths::upper(container), paths::work(container));
         Storage {
             driver: "overlayfs".to_string(),
@@ -59,6 +46,7 @@ impl GuestRootfs {
             source: "overlay".to_string(),
             fstype: "overlay".to_string(),
             options: vec![
+                "nodev".to_string(),
                 format!("lowerdir={}", lower.join(":")),
                 format!("upperdir={upper}"),
                 format!("workdir={work}"),
@@ -73,21 +61,34 @@ impl GuestRootfs {
 mod tests {
     use super::*;
 
+    fn root(digit: u8) -> RootHash {
+        char::from(digit).to_string().repeat(64).parse().unwrap()
+    }
+
     #[test]
     fn layers_keep_their_order_below_one_overlay() {
-        let rootfs = GuestRootfs { layers: [7, 0].map(|lun| LunAddress { target: 0, lun }).to_vec() };
+        let rootfs = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() };
         let storages = rootfs.storages("c1");
-        assert_eq!(storages.iter().map(|s| s.source.as_str()).collect::<Vec<_>>(), ["0:7", "0:0", "overlay"]);
+        let sources: Vec<_> = storages.iter().map(|s| s.source.clone()).collect();
+        let mapper = |digit: &str| format!("/dev/mapper/{}", digit.repeat(64));
+        assert_eq!(sources, [mapper("7"), mapper("a"), "overlay".to_string()]);
         assert_eq!(storages[2].mount_point, "/run/kata-containers/c1/rootfs");
-        assert_eq!(storages[2].options[0], "lowerdir=/run/layers/0-7:/run/layers/0-0");
-        assert!(storages[2].options[1].ends_with("/c1/upper") && storages[2].driver_options.len() == 2);
+        let lower = format!("lowerdir=/run/l/{}:/run/l/{}", "7".repeat(20), "a".repeat(20));
+        assert_eq!(storages[2].options[1], lower);
+        assert!(storages[2].options[2].ends_with("/c1/upper") && storages[2].driver_options.len() == 2);
+    }
+
+    #[test]
+    fn nothing_of_a_root_file_system_can_be_a_device() {
+        let storages = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() }.storages("c1");
+        assert!(storages.iter().all(|storage| storage.options.contains(&"nodev".to_string())));
     }
 
     #[test]
     fn as_many_layers_as_an_image_can_have_fit_into_a_mount_call() {
-        let layers = (0..128).map(|lun| LunAddress { target: 0, lun }).collect();
+        let layers = vec![root(b'f'); 127];
         let overlay = GuestRootfs { layers }.overlay(&"c".repeat(64));
-        // mount(2) takes a page of options.
+        // mount(2) takes a page of options, a zero at the end included.
         assert!(overlay.options.join(",").len() < 4096);
     }
 }

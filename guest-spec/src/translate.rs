@@ -13,7 +13,9 @@ use crate::linux::{GuestLinux, linux};
 use crate::mounts::{GuestMounts, mounts};
 use crate::passthrough::PassedDevice;
 use crate::paths;
+use crate::pause::pause;
 use crate::process::process;
+use crate::role::Role;
 use crate::rootfs::GuestRootfs;
 
 /// Annotations that name devices of the host.
@@ -126,7 +128,8 @@ impl GuestContainer {
     }
 }
 
-/// Translates the spec of container `container`; `stat` says what is at a path of the host.
+/// Translates the spec of container `container`; `stat` says what is at a path of the host. A pod's own container needs
+/// no root file system: it has the guest image's.
 pub fn translate(
     container: &str,
     spec: &Spec,
@@ -136,6 +139,9 @@ pub fn translate(
 ) -> Result<GuestContainer, SpecError> {
     if !is_usable_id(container) {
         return Err(SpecError::BadId { container: container.to_string() });
+    }
+    if Role::of(spec) == Role::Sandbox {
+        return pause(container, spec, sandbox);
     }
     if rootfs.layers.is_empty() {
         return Err(SpecError::NoLayers { container: container.to_string() });
@@ -182,7 +188,7 @@ fn has_hooks(hooks: &Hooks) -> bool {
 }
 
 /// The agent refuses a host name without a UTS namespace to set it in.
-fn hostname(spec: &Spec, linux: &oci::Linux, notes: &mut Vec<String>) -> String {
+pub(crate) fn hostname(spec: &Spec, linux: &oci::Linux, notes: &mut Vec<String>) -> String {
     if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) {
         notes.push("domainname left out: not in the agent's contract".to_string());
     }
@@ -194,7 +200,7 @@ fn hostname(spec: &Spec, linux: &oci::Linux, notes: &mut Vec<String>) -> String 
     name
 }
 
-fn annotations(
+pub(crate) fn annotations(
     spec: &Spec,
     log: Option<&TerminationLog>,
     notes: &mut Vec<String>,
@@ -214,11 +220,10 @@ fn annotations(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rootfs::LunAddress;
 
     fn translated(json: &str) -> Result<GuestContainer, SpecError> {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        let rootfs = GuestRootfs { layers: vec![LunAddress { target: 0, lun: 1 }] };
+        let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
         translate("c1", &spec, &SandboxFacts { namespace: "default", seccomp: true }, &rootfs, &|_| None)
     }
 
@@ -293,7 +298,7 @@ mod tests {
     #[test]
     fn ids_that_are_paths_are_refused() {
         let sandbox = SandboxFacts { namespace: "default", seccomp: true };
-        let rootfs = GuestRootfs { layers: vec![LunAddress { target: 0, lun: 1 }] };
+        let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
         for id in ["", "..", "a/b", "-x", "a b", "a..b"] {
             let error = translate(id, &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
             assert!(matches!(error, SpecError::BadId { .. }), "{id}");

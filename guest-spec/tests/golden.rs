@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use guest_spec::{FileKind, GuestContainer, GuestRootfs, HostFile, LunAddress, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestContainer, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
 
 fn stat(path: &Path) -> Option<HostFile> {
@@ -14,9 +14,9 @@ fn stat(path: &Path) -> Option<HostFile> {
     Some(HostFile { kind, gid: 2000 })
 }
 
-fn translated(container: &str, namespace: &str, json: &str, luns: &[u16]) -> GuestContainer {
+fn translated(container: &str, namespace: &str, json: &str, layers: &[&str]) -> GuestContainer {
     let spec: Spec = serde_json::from_str(json).unwrap();
-    let layers = luns.iter().map(|lun| LunAddress { target: 0, lun: *lun }).collect();
+    let layers = layers.iter().map(|digit| digit.repeat(64).parse().unwrap()).collect();
     let sandbox = SandboxFacts { namespace, seccomp: true };
     translate(container, &spec, &sandbox, &GuestRootfs { layers }, &stat).unwrap()
 }
@@ -48,12 +48,12 @@ fn render(mut guest: GuestContainer) -> String {
 
 #[test]
 fn a_container_of_a_pod() {
-    let guest = translated("c0ffee", "k8s.io", include_str!("specs/cri-container.json"), &[4, 3, 2]);
+    let guest = translated("c0ffee", "k8s.io", include_str!("specs/cri-container.json"), &["c", "b", "a"]);
     insta::assert_snapshot!(render(guest));
 }
 
 #[test]
 fn ctr_run() {
-    let guest = translated("demo", "default", include_str!("specs/ctr-run.json"), &[0]);
+    let guest = translated("demo", "default", include_str!("specs/ctr-run.json"), &["a"]);
     insta::assert_snapshot!(render(guest));
 }

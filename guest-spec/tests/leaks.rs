@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use guest_spec::{FileKind, GuestRootfs, HostFile, LunAddress, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -82,7 +82,7 @@ proptest! {
     #[test]
     fn the_guest_sees_no_host_path(json in spec()) {
         let spec: Spec = serde_json::from_value(json).unwrap();
-        let rootfs = GuestRootfs { layers: vec![LunAddress { target: 0, lun: 0 }] };
+        let rootfs = GuestRootfs { layers: vec!["0".repeat(64).parse().unwrap()] };
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
         if let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) {
             let request = format!("{:?}", guest.clone().into_request("c1"));
