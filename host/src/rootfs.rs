@@ -1,18 +1,25 @@
-//! Root file systems as read-only EROFS images: containerd's own layers where its EROFS snapshotter made
-//! them, else one image built from the mounted root file system.
+//! Root file systems as read-only EROFS images with dm-verity trees, by whose root hashes the guest knows them:
+//! containerd's own layers where its EROFS snapshotter made them with a tree, else the image's layers converted once, else
+//! one image built from the mounted root file system.
 
 mod build;
 mod cache;
+mod convert;
+mod layer;
 mod layers;
 mod tree;
 
 use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
+pub use build::builders_version;
 pub use cache::{Cache, DEFAULT_CACHE_BYTES};
+pub use convert::Conversion;
+pub use layer::Layer;
+use verity::{ReadError, RootHash, SidecarError};
 
 /// One of the mounts that containerd asks a shim to make for a container's root file system.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,6 +67,36 @@ pub enum Error {
         /// Why.
         #[source]
         source: io::Error,
+    },
+    /// An image without a hash tree, or with one of another kind.
+    #[error("Image layer {image:?} has no dm-verity tree as containerd makes it")]
+    NoTree {
+        /// The image.
+        image: PathBuf,
+        /// What is wrong.
+        #[source]
+        source: ReadError,
+    },
+    /// An image that is another one.
+    #[error("Image layer {image:?} has root hash {found}, and {described} is what whoever made it says")]
+    OtherRoot {
+        /// The image.
+        image: PathBuf,
+        /// By its tree.
+        found: RootHash,
+        /// By its description.
+        described: RootHash,
+    },
+    /// containerd's description of a layer's tree is damaged.
+    #[error(transparent)]
+    Sidecar(Box<SidecarError>),
+    /// containerd's layers cannot be converted.
+    #[error("{program:?} cannot convert the image's layers: {reason}")]
+    Convert {
+        /// The program.
+        program: PathBuf,
+        /// What it said.
+        reason: String,
     },
     /// The image builder is missing.
     #[error("mkfs.erofs was not found in {searched:?}; install Debian's package erofs-utils")]
@@ -113,16 +150,26 @@ impl RootfsRecord {
     }
 }
 
-/// How a container's root file system gets into the VM.
-#[derive(Debug)]
-pub enum RootfsPlan {
-    /// Layers that exist, the top one first.
-    Layers(Vec<PathBuf>),
-    /// An image that has to be built, or is in the cache.
-    Image(ImagePlan),
+/// Layers with a hash tree that containerd 2.3 or later has made, the top one first; `None` where it did not make them, or
+/// made none for one of them.
+///
+/// # Errors
+/// [`Error::Untrusted`], [`Error::Unsupported`], [`Error::Sidecar`], [`Error::NoTree`], [`Error::OtherRoot`],
+/// [`Error::File`].
+pub fn containerds_layers(mounts: &[Mount]) -> Result<Option<Vec<Layer>>, Error> {
+    let Some(images) = layers::find(mounts)? else { return Ok(None) };
+    images.iter().map(|image| Layer::with_sidecar(image)).collect()
 }
 
-/// An image to be.
+/// Whether a container has changed its root file system already, so that the image's layers are not all of it.
+///
+/// # Errors
+/// [`Error::File`].
+pub fn has_changes(mounts: &[Mount]) -> Result<bool, Error> {
+    layers::upper_is_empty(mounts).map(|empty| !empty)
+}
+
+/// A root file system as one image, which has to be built or is in the cache.
 #[derive(Debug)]
 pub struct ImagePlan {
     tree: tree::Tree,
@@ -130,28 +177,22 @@ pub struct ImagePlan {
     place: cache::Place,
 }
 
-impl RootfsPlan {
-    /// Decides by containerd's mounts alone and builds nothing. `id` is the container's, unique on the host
-    /// together with `sandbox`.
+impl ImagePlan {
+    /// Decides by the mounts alone and builds nothing. `id` is the container's, unique on the host together with
+    /// `sandbox`.
     ///
     /// # Errors
     /// [`Error::Untrusted`], [`Error::Unsupported`], [`Error::File`].
     pub fn new(mounts: &[Mount], cache: Cache, sandbox: &str, id: &str) -> Result<Self, Error> {
-        if let Some(layers) = layers::find(mounts)? {
-            return Ok(Self::Layers(layers));
-        }
         let tree = tree::Tree::new(mounts)?;
         let place = cache.place(&tree, sandbox, id)?;
-        Ok(Self::Image(ImagePlan { tree, cache, place }))
+        Ok(Self { tree, cache, place })
     }
 
     /// What to write down before [`Self::claim`].
     #[must_use]
     pub fn record(&self) -> RootfsRecord {
-        match self {
-            Self::Layers(_) => RootfsRecord::default(),
-            Self::Image(plan) => RootfsRecord { own_image: plan.place.own() },
-        }
+        RootfsRecord { own_image: self.place.own() }
     }
 
     /// Builds the image where there is none yet. `search` is where mkfs.erofs is looked for.
@@ -159,17 +200,11 @@ impl RootfsPlan {
     /// # Errors
     /// [`Error::NoMkfs`], [`Error::Mkfs`], [`Error::DiskFull`], [`Error::File`].
     pub async fn claim(self, search: &[PathBuf]) -> Result<Rootfs, Error> {
-        let record = self.record();
-        match self {
-            Self::Layers(layers) => Ok(Rootfs { layers, _in_use: None, record }),
-            Self::Image(plan) => {
-                let mut rootfs = Rootfs { layers: Vec::new(), _in_use: None, record };
-                let image = build::run(plan, search).await?;
-                rootfs.layers.push(image.path.clone());
-                rootfs._in_use = Some(image);
-                Ok(rootfs)
-            }
-        }
+        let mut rootfs = Rootfs { layers: Vec::new(), _in_use: None, record: self.record() };
+        let image = build::run(self, search).await?;
+        rootfs.layers.push(image.layer.clone());
+        rootfs._in_use = Some(image);
+        Ok(rootfs)
     }
 }
 
@@ -177,16 +212,21 @@ impl RootfsPlan {
 #[derive(Debug)]
 #[must_use = "dropping it removes an image that is not in the cache"]
 pub struct Rootfs {
-    layers: Vec<PathBuf>,
+    layers: Vec<Layer>,
     /// The lock that keeps the image in the cache.
     _in_use: Option<cache::Image>,
     record: RootfsRecord,
 }
 
 impl Rootfs {
-    /// EROFS images, the top one first.
+    /// One of layers that stay when it is released.
+    pub fn of_layers(layers: Vec<Layer>) -> Self {
+        Self { layers, _in_use: None, record: RootfsRecord::default() }
+    }
+
+    /// The layers, the top one first.
     #[must_use]
-    pub fn layers(&self) -> &[PathBuf] {
+    pub fn layers(&self) -> &[Layer] {
         &self.layers
     }
 
@@ -204,32 +244,3 @@ impl Drop for Rootfs {
         let _ = self.record.release();
     }
 }
-
-/// An absolute path to a regular file that starts like an EROFS image.
-fn check_image(path: &Path) -> Result<(), Error> {
-    use std::os::unix::fs::FileExt;
-
-    let untrusted = |reason| Error::Untrusted { path: path.to_owned(), reason };
-    if !path.is_absolute() {
-        return Err(untrusted("is not absolute"));
-    }
-    let meta = std::fs::symlink_metadata(path).map_err(Error::file("look at", path))?;
-    if !meta.is_file() {
-        return Err(untrusted("is not a regular file"));
-    }
-    let file = std::fs::File::open(path).map_err(Error::file("open", path))?;
-    let mut magic = [0; 4];
-    match file.read_exact_at(&mut magic, SUPERBLOCK) {
-        Ok(()) if magic == MAGIC => Ok(()),
-        Ok(()) => Err(untrusted("is not an EROFS image")),
-        Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-            Err(untrusted("is too short for an EROFS image"))
-        }
-        Err(e) => Err(Error::file("read", path)(e)),
-    }
-}
-
-/// Where the superblock is: `EROFS_SUPER_OFFSET`.
-const SUPERBLOCK: u64 = 1024;
-/// `EROFS_SUPER_MAGIC_V1`, little-endian.
-const MAGIC: [u8; 4] = 0xe0f5_e1e2_u32.to_le_bytes();

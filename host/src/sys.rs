@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
@@ -82,6 +82,12 @@ pub(crate) fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     // SAFETY: the result owns the descriptor; an OwnedFd names the same one until it is dropped, and is
     // dropped after its registration.
     Ok(unsafe { AsyncFd::register_with_interest(fd, Interest::READABLE) }?)
+}
+
+/// A descriptor that the kernel has just made for us.
+pub(crate) fn owned(fd: RawFd) -> OwnedFd {
+    // SAFETY: the callers pass what accept4 returned; nobody else knows it.
+    unsafe { OwnedFd::from_raw_fd(fd) }
 }
 
 /// A thread of ours, as something to interrupt.

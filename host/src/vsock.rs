@@ -1,5 +1,6 @@
 //! The line to the guest's agent: vhost-vsock where the kernel has it, else the vhost-user program.
 
+mod gate;
 mod kernel;
 mod user;
 
@@ -10,6 +11,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+pub use gate::GateListener;
 pub use kernel::{Cid, KernelVsock};
 pub use user::{UserVsock, find_program};
 
@@ -21,6 +23,8 @@ pub const PROGRAM: &str = "vhost-device-vsock";
 pub const VHOST_USER_SOCKET: &str = "vhost.sock";
 /// Its socket for us: hybrid vsock, `CONNECT <port>\n`. Relative to the state directory, too.
 pub const HYBRID_SOCKET: &str = "vsock.sock";
+/// Where it connects to for the guest's PID 1: port 3, the guest's context id. Relative to the state directory, too.
+pub const GATE_SOCKET: &str = "vsock.sock_3";
 
 const END: Duration = Duration::from_secs(5);
 
@@ -31,6 +35,15 @@ pub enum Error {
     #[error("Cannot use {path:?}")]
     Device {
         /// The device node.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Nobody can listen to the guest's PID 1.
+    #[error("Cannot listen on {path:?}")]
+    Listen {
+        /// The socket.
         path: PathBuf,
         /// Why.
         #[source]
@@ -127,7 +140,7 @@ impl VsockRecord {
 }
 
 fn remove_sockets(state_dir: &Path) -> Result<(), Error> {
-    for name in [VHOST_USER_SOCKET, HYBRID_SOCKET] {
+    for name in [VHOST_USER_SOCKET, HYBRID_SOCKET, GATE_SOCKET] {
         let path = state_dir.join(name);
         match std::fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
@@ -205,6 +218,14 @@ impl Vsock {
         match self {
             Self::Kernel(_) => VsockRecord::Kernel,
             Self::User(user) => user.record(),
+        }
+    }
+
+    /// What hears the guest's PID 1; once.
+    pub fn take_gate(&mut self) -> Option<GateListener> {
+        match self {
+            Self::Kernel(kernel) => kernel.gate.take(),
+            Self::User(user) => user.gate.take(),
         }
     }
 

@@ -1,4 +1,4 @@
-//! Runs mkfs.erofs over a tree, in a thread that has a mount namespace to itself: the tree's mount is seen by
+//! Runs mkfs.erofs over a directory tree and puts a hash tree behind what it makes, in a thread that has a mount namespace to itself: the tree's mount is seen by
 //! nobody else and gone with the thread, whatever happens to us.
 
 use std::ffi::OsString;
@@ -6,6 +6,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -18,12 +19,14 @@ use crate::sys;
 
 const PROGRAM: &str = "mkfs.erofs";
 /// Part of every cache key: change it when the options below change.
-pub(super) const FORMAT: &[u8] = b"coffer-erofs-1\0";
+pub(super) const FORMAT: &[u8] = b"coffer-erofs-2\0";
 /// Same input, same image: a fixed UUID and build time; files keep their own times.
 const OPTIONS: [&str; 6] =
     ["--quiet", "-T0", "--mkfs-time", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000", "-b4096"];
 /// How much of what the program says is kept.
 const KEPT: u64 = 2048;
+/// How long the program may take to say its version.
+const VERSION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens the image, and builds it first where needed.
 pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Error> {
@@ -47,6 +50,16 @@ pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Er
     result.await.map_err(lost)?
 }
 
+/// What mkfs.erofs says of its version, such as `mkfs.erofs (erofs-utils) 1.9.4`.
+pub async fn builders_version(search: &[PathBuf]) -> Option<String> {
+    let program = search.iter().map(|dir| dir.join(PROGRAM)).find(|path| path.is_file())?;
+    let mut command = tokio::process::Command::new(program);
+    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
+    let said = tokio::time::timeout(VERSION_PATIENCE, command.output()).await.ok()?.ok()?;
+    let said = String::from_utf8_lossy(&said.stdout).lines().next()?.trim().to_owned();
+    Some(said.chars().filter(|letter| !letter.is_control()).take(80).collect())
+}
+
 /// The thread's work. Waiting for another builder of the same image happens here, too.
 fn build(plan: &ImagePlan, program: &Path) -> Result<Image, Error> {
     let path = plan.place.path();
@@ -58,6 +71,7 @@ fn build(plan: &ImagePlan, program: &Path) -> Result<Image, Error> {
     let temporary =
         Temporary::new(path.with_extension(format!("{}.tmp", std::process::id())), plan.cache.dir())?;
     mkfs(plan, program, &temporary.path)?;
+    append_tree(&temporary.path).map_err(|e| cache::full(plan.cache.dir(), &temporary.path, e))?;
     std::fs::rename(&temporary.path, path).map_err(Error::file("rename", &temporary.path))?;
     drop(temporary);
     let image = plan.cache.open(&plan.place)?;
@@ -96,6 +110,12 @@ fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {
         }
         false => Err(Error::Mkfs { image: image.to_owned(), status, stderr: said }),
     }
+}
+
+/// Puts the hash tree behind the image; the same image gets the same one.
+fn append_tree(image: &Path) -> io::Result<()> {
+    let mut file = File::options().read(true).write(true).open(image)?;
+    verity::append(&mut file, [0; 16]).map(drop)
 }
 
 fn last_words(mut pipe: impl Read) -> String {

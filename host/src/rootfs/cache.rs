@@ -11,8 +11,8 @@ use std::time::SystemTime;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 
-use super::Error;
 use super::tree::Tree;
+use super::{Error, Layer};
 
 /// How large a cache may grow before images that nobody uses go, those first that were not used for longest.
 pub const DEFAULT_CACHE_BYTES: u64 = 16 << 30;
@@ -51,7 +51,7 @@ impl Place {
 /// An image in use.
 #[derive(Debug)]
 pub(super) struct Image {
-    pub path: PathBuf,
+    pub layer: Layer,
     _lock: Flock<File>,
 }
 
@@ -88,8 +88,7 @@ impl Cache {
             if is_linked(&lock) {
                 // What was used last is kept longest; a read-only directory only makes that worse.
                 let _ = lock.set_modified(SystemTime::now());
-                super::check_image(path)?;
-                return Ok(Some(Image { path: path.to_owned(), _lock: lock }));
+                return Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }));
             }
         }
     }
@@ -176,11 +175,12 @@ mod tests {
 
     use super::*;
 
-    fn put(dir: &Path, name: &str, bytes: usize, age: u64) -> PathBuf {
+    fn put(dir: &Path, name: &str, bytes: u64, age: u64) -> PathBuf {
         let path = dir.join(name);
-        let mut content = vec![0; bytes];
-        content[1024..1028].copy_from_slice(&super::super::MAGIC);
-        std::fs::write(&path, content).unwrap();
+        super::super::layer::make(&path, 0);
+        let file = File::options().write(true).open(&path).unwrap();
+        assert!(file.metadata().unwrap().len() <= bytes);
+        file.set_len(bytes).unwrap();
         let time = SystemTime::now() - Duration::from_secs(age);
         File::options().write(true).open(&path).unwrap().set_modified(time).unwrap();
         path
@@ -189,26 +189,26 @@ mod tests {
     #[test]
     fn the_oldest_unused_image_goes_first_and_a_used_one_never() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path(), 6000);
-        let used = put(dir.path(), "a.erofs", 3000, 300);
-        let old = put(dir.path(), "b.erofs", 3000, 200);
-        let new = put(dir.path(), "c.erofs", 3000, 100);
-        let own = put(dir.path(), "own-s-c.erofs", 3000, 900);
+        let cache = Cache::new(dir.path(), 60_000);
+        let used = put(dir.path(), "a.erofs", 30_000, 300);
+        let old = put(dir.path(), "b.erofs", 30_000, 200);
+        let new = put(dir.path(), "c.erofs", 30_000, 100);
+        let own = put(dir.path(), "own-s-c.erofs", 30_000, 900);
         let image = cache.open(&Place::Shared(used.clone())).unwrap().unwrap();
         // Opening makes it the youngest; make it the oldest again, so that only the lock protects it.
         File::options().write(true).open(&used).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         cache.clean();
         assert_eq!([&used, &old, &new, &own].map(|path| path.exists()), [true, false, true, true]);
         drop(image);
-        Cache::new(dir.path(), 3000).clean();
+        Cache::new(dir.path(), 30_000).clean();
         assert_eq!([&used, &new, &own].map(|path| path.exists()), [false, true, true]);
     }
 
     #[test]
     fn what_a_dead_builder_left_goes_and_a_living_ones_stays() {
         let dir = tempfile::tempdir().unwrap();
-        let dead = put(dir.path(), "a.1.tmp", 2000, 0);
-        let living = put(dir.path(), "b.2.tmp", 2000, 0);
+        let dead = put(dir.path(), "a.1.tmp", 20_000, 0);
+        let living = put(dir.path(), "b.2.tmp", 20_000, 0);
         let _lock = Flock::lock(File::open(&living).unwrap(), FlockArg::LockExclusive).unwrap();
         Cache::new(dir.path(), 0).clean();
         assert_eq!([dead.exists(), living.exists()], [false, true]);

@@ -6,7 +6,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{Error, Mount, check_image};
+use super::{Error, Mount, layer};
 
 /// The layers, the top one first. `None` when another snapshotter made the mounts, or when the upper
 /// directory has content that would be lost.
@@ -19,10 +19,10 @@ pub(super) fn find(mounts: &[Mount]) -> Result<Option<Vec<PathBuf>>, Error> {
         _ => None,
     };
     let Some(layers) = layers else { return Ok(None) };
-    if !upper_is_empty(last, before)? {
+    if !upper_is_empty(mounts)? {
         return Ok(None);
     }
-    layers.iter().try_for_each(|layer| check_image(layer))?;
+    layers.iter().try_for_each(|image| layer::open(image).map(drop))?;
     Ok(Some(layers))
 }
 
@@ -78,7 +78,8 @@ fn indices(template: &str) -> Option<Vec<usize>> {
 }
 
 /// Nothing was written yet. An upper directory inside an ext4 image that is still to be made is empty.
-fn upper_is_empty(last: &Mount, before: &[Mount]) -> Result<bool, Error> {
+pub(super) fn upper_is_empty(mounts: &[Mount]) -> Result<bool, Error> {
+    let Some((last, before)) = mounts.split_last() else { return Ok(true) };
     let Some(upper) = last.option("upperdir") else { return Ok(true) };
     if upper.starts_with("{{") {
         let disk = before.iter().find(|mount| mount.fstype.starts_with("mkfs/"));
@@ -117,9 +118,7 @@ mod tests {
     }
 
     fn image(path: &Path) {
-        let mut bytes = vec![0; 4096];
-        bytes[1024..1028].copy_from_slice(&super::super::MAGIC);
-        std::fs::write(path, bytes).unwrap();
+        layer::make(path, 0);
     }
 
     fn names(root: &Path, layers: Option<Vec<PathBuf>>) -> Vec<String> {

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use nix::errno::Errno;
 
-use super::Error;
+use super::{Error, GateListener};
 use crate::sys;
 
 /// A few thousand VMs in a space of 2^32 ids collide about once in a million tries.
@@ -29,7 +29,7 @@ impl Cid {
     }
 
     /// Any number becomes an id for a guest; `u32::MAX` is `VMADDR_CID_ANY`.
-    fn from_random(random: u64) -> Self {
+    pub(super) fn from_random(random: u64) -> Self {
         let span = u64::from(u32::MAX - Self::FIRST);
         let offset = u32::try_from(random % span).unwrap_or(0);
         Self(Self::FIRST + offset)
@@ -41,12 +41,18 @@ impl Cid {
 pub struct KernelVsock {
     device: File,
     cid: Cid,
+    pub(super) gate: Option<GateListener>,
 }
 
 impl KernelVsock {
     pub(super) fn claim(device: File) -> Result<Self, Error> {
-        let cid = claim(|cid| sys::set_guest_cid(&device, cid.0.into()))?;
-        Ok(Self { device, cid })
+        // A port that another has is as good as a taken id.
+        let (cid, gate) = claim(|cid| {
+            let gate = GateListener::vsock(cid)?;
+            sys::set_guest_cid(&device, cid.0.into())?;
+            Ok(gate)
+        })?;
+        Ok(Self { device, cid, gate: Some(gate) })
     }
 
     /// The guest's id.
@@ -74,12 +80,12 @@ pub(super) fn open(path: &Path) -> Result<Option<File>, Error> {
     }
 }
 
-fn claim(mut set: impl FnMut(Cid) -> nix::Result<()>) -> Result<Cid, Error> {
+fn claim<T>(mut set: impl FnMut(Cid) -> nix::Result<T>) -> Result<(Cid, T), Error> {
     let random = RandomState::new();
     for n in 0..TRIES {
         let cid = Cid::from_random(random.hash_one(n));
         match set(cid) {
-            Ok(()) => return Ok(cid),
+            Ok(with) => return Ok((cid, with)),
             Err(Errno::EADDRINUSE) => {}
             Err(e) => return Err(Error::Device { path: "/dev/vhost-vsock".into(), source: e.into() }),
         }
@@ -106,14 +112,14 @@ mod tests {
             seen.push(cid);
             if seen.len() < 3 { Err(Errno::EADDRINUSE) } else { Ok(()) }
         });
-        assert_eq!(cid.unwrap(), seen[2]);
+        assert_eq!(cid.unwrap().0, seen[2]);
         assert!(seen[0] != seen[1] && seen[1] != seen[2]);
     }
 
     #[test]
     fn the_tries_are_bounded_and_other_errors_end_them() {
-        assert!(matches!(claim(|_| Err(Errno::EADDRINUSE)), Err(Error::NoCid { tries: TRIES })));
-        assert!(matches!(claim(|_| Err(Errno::EPERM)), Err(Error::Device { .. })));
+        assert!(matches!(claim::<()>(|_| Err(Errno::EADDRINUSE)), Err(Error::NoCid { tries: TRIES })));
+        assert!(matches!(claim::<()>(|_| Err(Errno::EPERM)), Err(Error::Device { .. })));
     }
 
     #[test]

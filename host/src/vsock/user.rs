@@ -9,7 +9,9 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 
-use super::{END, Error, HYBRID_SOCKET, VHOST_USER_SOCKET, VsockRecord, remove_sockets};
+use super::{
+    END, Error, GATE_SOCKET, GateListener, HYBRID_SOCKET, VHOST_USER_SOCKET, VsockRecord, remove_sockets,
+};
 use crate::process::{self, Identity};
 use crate::sys;
 
@@ -39,13 +41,18 @@ pub struct UserVsock {
     child: Child,
     identity: Identity,
     stderr: Arc<Mutex<VecDeque<u8>>>,
+    pub(super) gate: Option<GateListener>,
 }
 
 impl UserVsock {
     pub(super) async fn start(program: PathBuf, state_dir: PathBuf) -> Result<Self, Error> {
         remove_sockets(&state_dir)?;
+        let listening = GateListener::unix(&state_dir, GATE_SOCKET);
+        let gate =
+            Some(listening.map_err(|source| Error::Listen { path: state_dir.join(GATE_SOCKET), source })?);
         let mut command = Command::new(&program);
-        // The guest's context id is its own business: each program serves one VM, so all may have the same.
+        // The guest's context id is its own business: each program serves one VM, so all may have the same. What the guest
+        // connects to is at the socket's path with `_<port>` (its README), and PID 1's port is the guest's id.
         command.args(["--guest-cid", "3", "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
         command.current_dir(&state_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);
@@ -59,7 +66,7 @@ impl UserVsock {
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok()).unwrap_or_default();
         // Not reaped by anyone but us, so the pid is the child's even if it has ended.
         let identity = Identity::of(pid).map_err(Error::End)?.unwrap_or(Identity { pid, start: 0 });
-        let mut started = Self { program, state_dir, child, identity, stderr };
+        let mut started = Self { program, state_dir, child, identity, stderr, gate };
         match started.ready().await {
             Ok(()) => Ok(started),
             Err(e) => {
@@ -206,6 +213,7 @@ mod tests {
         started.release().await.unwrap();
         assert!(Process::open(identity).unwrap().is_none());
         assert!(!dir.path().join("vsock.sock").exists());
+        assert!(!dir.path().join("vsock.sock_3").exists());
         record.release().await.unwrap();
     }
 

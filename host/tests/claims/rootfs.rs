@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::root_or_skip;
-use host::rootfs::{Cache, Error, Mount, Rootfs, RootfsPlan};
+use host::rootfs::{Cache, Error, ImagePlan, Mount, Rootfs};
 
 /// A snapshotter's directories and a cache, in a temporary directory.
 struct Host {
@@ -41,9 +41,9 @@ impl Host {
         vec![Mount { fstype: "overlay".into(), source: "overlay".into(), options: options.to_vec() }]
     }
 
-    fn plan(&self, mounts: &[Mount]) -> RootfsPlan {
+    fn plan(&self, mounts: &[Mount]) -> ImagePlan {
         let cache = Cache::new(self.root.path().join("cache"), u64::MAX);
-        RootfsPlan::new(mounts, cache, "sandbox", "container").unwrap()
+        ImagePlan::new(mounts, cache, "sandbox", "container").unwrap()
     }
 
     async fn build(&self, mounts: &[Mount]) -> Rootfs {
@@ -66,8 +66,11 @@ impl Mounted {
     fn of(rootfs: &Rootfs) -> Self {
         let [image] = rootfs.layers() else { panic!("one image") };
         let dir = tempfile::tempdir().unwrap();
-        let status =
-            Command::new("mount").args(["-t", "erofs", "-o", "ro,loop"]).arg(image).arg(dir.path()).status();
+        let status = Command::new("mount")
+            .args(["-t", "erofs", "-o", "ro,loop"])
+            .arg(&image.image)
+            .arg(dir.path())
+            .status();
         assert!(status.unwrap().success());
         Self(dir)
     }
@@ -121,7 +124,7 @@ async fn an_image_keeps_owners_modes_times_links_devices_and_attributes() {
         assert!(mounted.path("fifo").metadata().unwrap().file_type().is_fifo());
         assert_eq!(attribute(&mounted.path("file")), b"v");
     }
-    let image = rootfs.layers()[0].clone();
+    let image = rootfs.layers()[0].image.clone();
     rootfs.release().unwrap();
     assert!(!image.exists());
     assert_eq!(host.cached(), Vec::<String>::new());
@@ -152,12 +155,12 @@ async fn layers_are_merged_whiteouts_applied_and_the_result_cached() {
         assert_eq!(std::fs::read_to_string(mounted.path("both")).unwrap(), "high");
         assert!(!mounted.path("gone").exists());
     }
-    let image = first.layers()[0].clone();
+    let image = first.layers()[0].image.clone();
     let built = image.metadata().unwrap().ino();
     first.release().unwrap();
     second.release().unwrap();
     let again = host.build(&mounts).await;
-    assert_eq!(again.layers()[0].metadata().unwrap().ino(), built);
+    assert_eq!(again.layers()[0].image.metadata().unwrap().ino(), built);
     assert_eq!(host.cached().len(), 1);
     again.release().unwrap();
 }
@@ -168,7 +171,7 @@ async fn the_same_tree_gives_the_same_image_twice() {
     std::fs::write(host.snapshot(1).join("file"), "content").unwrap();
     let mounts = host.overlay(9, &[1]);
     let first = host.build(&mounts).await;
-    let image = first.layers()[0].clone();
+    let image = first.layers()[0].image.clone();
     let bytes = std::fs::read(&image).unwrap();
     first.release().unwrap();
     std::fs::remove_file(&image).unwrap();
