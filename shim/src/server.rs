@@ -100,24 +100,26 @@ fn serve_on(flags: &Flags, listener: UnixListener, starter: &mut File) -> Result
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    runtime.block_on(run(namespace, id, listener, starter, log))
+    runtime.block_on(run(namespace, id, &flags.address, listener, starter, log))
 }
 
 async fn run(
     namespace: Namespace,
     id: ContainerId,
+    engine: &str,
     listener: UnixListener,
     starter: &mut File,
     log: Logger,
 ) -> Result<(), Error> {
     let address = listener.local_addr().ok().and_then(|address| address.as_pathname().map(PathBuf::from));
-    let engine = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
-    let events = Events::forward_to(&engine, &namespace, &log);
+    let receiver = std::env::var("TTRPC_ADDRESS").unwrap_or_default();
+    let events = Events::forward_to(&receiver, &namespace, &log);
     let (end, mut ended) = watch::channel(false);
     let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
     let options = inherited_options();
-    let sandbox =
-        Handle::new(Context { namespace, id, options, events: events.clone(), log: log.clone(), end });
+    let engine = engine.to_owned();
+    let context = Context { namespace, id, options, engine, events: events.clone(), log: log.clone(), end };
+    let sandbox = Handle::new(context);
 
     listener.set_nonblocking(true).map_err(system("set up the socket"))?;
     let listener = Listener::try_from(listener).map_err(system("set up the socket"))?;

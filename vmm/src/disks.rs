@@ -2,17 +2,18 @@
 
 use std::collections::BTreeMap;
 use std::io;
-use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use verity::RootHash;
 use vmm_config::hotplug::{Lun, ScsiDisk};
 use vmm_config::path::AbsolutePath;
 
-use crate::luns::{Attached, FileId, Full, Luns};
+use crate::gate::{Gate, NotReady};
+use crate::luns::{Attached, Full, Luns};
 use crate::qmp::{Event, Qmp, QmpError};
 use crate::vm::Gone;
 
@@ -64,9 +65,29 @@ pub enum DiskError {
         /// How long it was waited for.
         after: Duration,
     },
+    /// The guest does not have the layer.
+    #[error("image layer {} (root hash {root}) is not to be had in the guest", .image.display())]
+    Layer {
+        /// The image file.
+        image: PathBuf,
+        /// By what the guest knows it.
+        root: RootHash,
+        /// Why.
+        #[source]
+        source: NotReady,
+    },
     /// There is no VM to ask.
     #[error(transparent)]
     Gone(#[from] Gone),
+}
+
+/// An image file that the guest shall have as a layer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Layer {
+    /// An EROFS image with a dm-verity tree.
+    pub image: PathBuf,
+    /// Its tree's root hash.
+    pub root: RootHash,
 }
 
 /// The disks of one VM.
@@ -77,48 +98,50 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Adds one user of `image`.
+    /// Adds one user of a layer. The guest still has to open it.
     ///
     /// # Errors
     /// See [`DiskError`]; nothing changed then.
-    pub async fn add(&mut self, qmp: &Qmp, image: &Path) -> Result<Lun, DiskError> {
-        let unusable = |source| DiskError::Image { path: image.to_owned(), source };
+    pub(crate) async fn add(&mut self, qmp: &Qmp, gate: &Gate, layer: &Layer) -> Result<Lun, DiskError> {
+        let Layer { image, root } = layer;
+        let unusable = |source| DiskError::Image { path: image.clone(), source };
         let metadata = std::fs::metadata(image).map_err(unusable)?;
         if !metadata.is_file() {
-            return Err(DiskError::NotAFile(image.to_owned()));
+            return Err(DiskError::NotAFile(image.clone()));
         }
         let path = AbsolutePath::new(&image.display().to_string())
             .map_err(|reason| unusable(io::Error::new(io::ErrorKind::InvalidInput, reason)))?;
-        let file = FileId { device: metadata.dev(), inode: metadata.ino() };
-        let lun = match self.luns.attach(file)? {
+        let lun = match self.luns.attach(*root)? {
             Attached::Shared(lun) => return Ok(lun),
             Attached::New(lun) => lun,
         };
         let disk = ScsiDisk { lun, image: path };
+        gate.expect(*root, lun, image);
         if let Err(error) = plug(qmp, &disk).await {
             self.luns.detach(lun);
+            gate.forget(*root);
             return Err(error);
         }
         self.plugged.insert(lun, disk);
         Ok(lun)
     }
 
-    /// Takes one user from the disk at `lun`, and the disk with its last one. What `events` tells meanwhile goes to
-    /// `note`.
+    /// Takes one user from the disk at `lun`, and the disk with its last one: then the layer is returned that the guest has
+    /// to let go. What `events` tells meanwhile goes to `note`.
     ///
     /// # Errors
     /// See [`DiskError`].
-    pub async fn remove(
+    pub(crate) async fn remove(
         &mut self,
         qmp: &Qmp,
+        gate: &Gate,
         lun: Lun,
         events: &mut mpsc::UnboundedReceiver<Event>,
         mut note: impl FnMut(&Event),
-    ) -> Result<(), DiskError> {
-        if !self.luns.detach(lun) {
-            return Ok(());
-        }
-        let Some(disk) = self.plugged.remove(&lun) else { return Ok(()) };
+    ) -> Result<Option<RootHash>, DiskError> {
+        let Some(root) = self.luns.detach(lun) else { return Ok(None) };
+        let Some(disk) = self.plugged.remove(&lun) else { return Ok(None) };
+        gate.leaving(root);
         call(qmp, lun, "device_del", disk.device_del()).await?;
         let deleted = async {
             while let Some(event) = events.recv().await {
@@ -132,7 +155,8 @@ impl Disks {
         timeout(UNPLUG_PATIENCE, deleted)
             .await
             .map_err(|_| DiskError::Busy { lun: lun.get(), after: UNPLUG_PATIENCE })??;
-        call(qmp, lun, "blockdev-del", disk.blockdev_del()).await
+        call(qmp, lun, "blockdev-del", disk.blockdev_del()).await?;
+        Ok(Some(root))
     }
 }
 

@@ -18,6 +18,10 @@ pub struct LastWords {
     pub stderr: Vec<String>,
     /// The last lines of the guest's console.
     pub console: Vec<String>,
+    /// The last lines of the guest's PID 1, which the console has as well where there is one.
+    pub guest: Vec<String>,
+    /// Why PID 1 refused to go on.
+    pub refusal: Option<String>,
     /// What QEMU's monitor says of a guest that gave up.
     pub panic: Option<String>,
 }
@@ -25,7 +29,7 @@ pub struct LastWords {
 impl LastWords {
     /// Whether nobody said anything.
     pub fn is_empty(&self) -> bool {
-        self.stderr.is_empty() && self.console.is_empty() && self.panic.is_none()
+        self.stderr.is_empty() && self.console.is_empty() && self.guest.is_empty() && self.panic.is_none()
     }
 
     /// The line with which the guest's kernel gave up; the trace of calls after it is longer than what is quoted.
@@ -76,14 +80,20 @@ impl std::fmt::Display for LastWords {
         if let Some(meaning) = diagnose(&self.console, &self.stderr) {
             write!(f, "; {meaning}")?;
         }
+        if let Some(refusal) = &self.refusal {
+            write!(f, "; the guest refused to go on: {refusal}")?;
+        }
         if let Some(panic) = &self.panic {
             write!(f, "; {panic}")?;
         }
         if let Some(panic) = self.panic() {
             write!(f, "; the guest's kernel said: {panic}")?;
         }
-        for (name, lines) in [("QEMU said", &self.stderr), ("the guest console's last lines", &self.console)]
-        {
+        let guest = match self.console.is_empty() {
+            true => ("the guest's last lines", &self.guest),
+            false => ("the guest console's last lines", &self.console),
+        };
+        for (name, lines) in [("QEMU said", &self.stderr), guest] {
             if !lines.is_empty() {
                 let quoted = &lines[lines.len().saturating_sub(QUOTED)..];
                 write!(f, "; {name}: {}", quoted.join(" | "))?;
@@ -153,8 +163,9 @@ mod tests {
             exit: Exit::Unknown("x".to_owned()),
             last_words: LastWords {
                 stderr: vec!["qemu: boom".to_owned()],
-                panic: None,
                 console: (0..9).map(|n| format!("line {n}")).collect(),
+                guest: vec!["line 8".to_owned()],
+                ..LastWords::default()
             },
         };
         let text = ended.to_string();
@@ -169,12 +180,29 @@ mod tests {
     fn a_panic_is_told_though_its_trace_is_longer_than_the_quote() {
         let trace = (0..20).map(|n| format!("[ 2.2] ? call_{n}"));
         let console = std::iter::once("[ 2.1] Kernel panic - not syncing: no memory".to_owned()).chain(trace);
-        let last_words = LastWords { stderr: Vec::new(), console: console.collect(), panic: None };
+        let last_words = LastWords { console: console.collect(), ..LastWords::default() };
         let exit = Exit::Unknown(String::new());
         let text = Ended { cause: Cause::GuestPanicked, exit, last_words }.to_string();
         assert!(
             text.contains("; the guest's kernel said: Kernel panic - not syncing: no memory; "),
             "{text}"
+        );
+    }
+
+    #[test]
+    fn a_guest_without_a_console_is_heard_all_the_same() {
+        let last_words = LastWords {
+            guest: vec!["starting".to_owned(), "fatal: no policy; powering off".to_owned()],
+            refusal: Some("no policy".to_owned()),
+            ..LastWords::default()
+        };
+        assert!(!last_words.is_empty());
+        let exit = Exit::Unknown(String::new());
+        let text = Ended { cause: Cause::GuestShutDown, exit, last_words }.to_string();
+        assert_eq!(
+            text,
+            "the guest shut itself down; the guest refused to go on: no policy; the guest's last lines: starting | \
+             fatal: no policy; powering off"
         );
     }
 

@@ -8,6 +8,7 @@ pub mod devices;
 pub mod diagnose;
 pub mod disks;
 pub mod ended;
+pub mod gate;
 pub mod lines;
 pub mod lost;
 mod luns;
@@ -18,4 +19,5 @@ pub mod state;
 mod vm;
 
 pub use claims::{Claims, one_line};
+pub use disks::Layer;
 pub use vm::{Gone, Vm};

@@ -1,5 +1,5 @@
-//! Lines that come from an untrusted or chatty source (the guest's console, QEMU's stderr): logged with a tag,
-//! limited in size, and the last of them kept for error messages.
+//! Lines that come from an untrusted or chatty source (the guest's console and its PID 1, QEMU's stderr): logged with a
+//! tag, limited in size, and the last of them kept for error messages.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -64,34 +64,56 @@ pub fn follow<R>(stream: R, source: &'static str, log: Logger, activity: Activit
 where
     R: AsyncRead + Send + Unpin + 'static,
 {
+    let (tail, feed) = tail(source, MAX_LINE);
+    tokio::spawn(async move { feed.copy(stream, &log, &activity, |_| {}).await });
+    tail
+}
+
+/// The last lines of a stream that is still to come, and what fills them.
+pub(crate) fn tail(source: &'static str, longest: usize) -> (Tail, Feed) {
     let kept = Arc::new(Mutex::new(VecDeque::with_capacity(KEPT)));
     let (end, ended) = watch::channel(false);
     let more = Arc::new(Notify::new());
     let tail = Tail { kept: Arc::clone(&kept), more: Arc::clone(&more), ended };
-    tokio::spawn(async move {
-        copy_lines(stream, &kept, &more, source, &log, &activity).await;
-        let _ = end.send(true);
-    });
-    tail
+    (tail, Feed { kept, more, end, source, longest })
 }
 
-async fn copy_lines<R: AsyncRead + Unpin>(
-    mut stream: R,
-    kept: &Mutex<VecDeque<String>>,
-    more: &Notify,
+/// Fills a [`Tail`].
+#[derive(Debug)]
+pub(crate) struct Feed {
+    kept: Arc<Mutex<VecDeque<String>>>,
+    more: Arc<Notify>,
+    end: watch::Sender<bool>,
     source: &'static str,
-    log: &Logger,
-    activity: &Activity,
-) {
-    let mut budget = Budget::new();
-    let mut splitter = Splitter::default();
-    let mut buffer = [0_u8; 1024];
-    while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-        activity.mark();
-        splitter.push(&buffer[..read], |line| keep(line, kept, source, log, &mut budget));
+    longest: usize,
+}
+
+impl Feed {
+    /// Copies the lines of a stream to its end; `each` sees every one of them, also those that are not logged.
+    pub(crate) async fn copy<R: AsyncRead + Unpin>(
+        self,
+        mut stream: R,
+        log: &Logger,
+        activity: &Activity,
+        mut each: impl FnMut(&str),
+    ) {
+        let Self { kept, more, end, source, longest } = self;
+        let mut budget = Budget::new();
+        let mut splitter = Splitter { line: Vec::new(), longest };
+        let mut buffer = [0_u8; 1024];
+        let mut line = |line: String| {
+            each(&line);
+            keep(line, &kept, source, log, &mut budget);
+        };
+        while let Ok(read @ 1..) = stream.read(&mut buffer).await {
+            activity.mark();
+            splitter.push(&buffer[..read], &mut line);
+            more.notify_waiters();
+        }
+        splitter.finish(&mut line);
         more.notify_waiters();
+        let _ = end.send(true);
     }
-    splitter.finish(|line| keep(line, kept, source, log, &mut budget));
 }
 
 fn keep(
@@ -115,9 +137,10 @@ fn keep(
 }
 
 /// Cuts a byte stream into printable lines.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Splitter {
     line: Vec<u8>,
+    longest: usize,
 }
 
 impl Splitter {
@@ -125,7 +148,7 @@ impl Splitter {
         for &byte in bytes {
             match byte {
                 b'\n' => self.finish(&mut each),
-                _ if self.line.len() < MAX_LINE => self.line.push(byte),
+                _ if self.line.len() < self.longest => self.line.push(byte),
                 _ => {}
             }
         }
@@ -254,7 +277,7 @@ mod tests {
     proptest! {
         #[test]
         fn lines_are_short_and_printable(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            let mut splitter = Splitter::default();
+            let mut splitter = Splitter { line: Vec::new(), longest: MAX_LINE };
             let mut lines = Vec::new();
             splitter.push(&bytes, |line| lines.push(line));
             splitter.finish(|line| lines.push(line));

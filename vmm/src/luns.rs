@@ -1,24 +1,17 @@
 //! Which layer image is which LUN of the VM's SCSI controller.
 //!
-//! Layers are shared: a file that several containers of a pod use is one LUN. Numbers go round and round instead of
+//! Layers are shared: one that several containers of a pod use is one LUN, whatever files it is in, because the guest
+//! opens it by its root hash. Numbers go round and round instead of
 //! being reused at once, so that a guest that is slow to forget a removed disk never takes a new one for it.
 
 use std::collections::BTreeMap;
 
+use verity::RootHash;
 use vmm_config::hotplug::Lun;
-
-/// A file, whatever its name: device and inode number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FileId {
-    /// `st_dev`.
-    pub device: u64,
-    /// `st_ino`.
-    pub inode: u64,
-}
 
 #[derive(Debug)]
 struct Entry {
-    file: FileId,
+    root: RootHash,
     users: usize,
 }
 
@@ -32,9 +25,9 @@ pub struct Luns {
 /// What [`Luns::attach`] found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attached {
-    /// The file is there already; it has one more user.
+    /// The layer is there already; it has one more user.
     Shared(Lun),
-    /// A number for a file that is still to be added to the VM.
+    /// A number for a layer that is still to be added to the VM.
     New(Lun),
 }
 
@@ -44,12 +37,12 @@ pub enum Attached {
 pub struct Full(usize);
 
 impl Luns {
-    /// Counts one more user of `file`.
+    /// Counts one more user of a layer.
     ///
     /// # Errors
     /// [`Full`].
-    pub fn attach(&mut self, file: FileId) -> Result<Attached, Full> {
-        if let Some((lun, entry)) = self.entries.iter_mut().find(|(_, entry)| entry.file == file) {
+    pub fn attach(&mut self, root: RootHash) -> Result<Attached, Full> {
+        if let Some((lun, entry)) = self.entries.iter_mut().find(|(_, entry)| entry.root == root) {
             entry.users += 1;
             return Ok(Attached::Shared(*lun));
         }
@@ -63,19 +56,18 @@ impl Luns {
             .find(|lun| !self.entries.contains_key(lun))
             .ok_or(Full(self.entries.len()))?;
         self.next = (lun.get() + 1) % (Lun::MAX + 1);
-        self.entries.insert(lun, Entry { file, users: 1 });
+        self.entries.insert(lun, Entry { root, users: 1 });
         Ok(Attached::New(lun))
     }
 
-    /// Counts one user less; `true` where it was the last and the LUN is to be removed from the VM.
-    pub fn detach(&mut self, lun: Lun) -> bool {
-        let Some(entry) = self.entries.get_mut(&lun) else { return false };
+    /// Counts one user less; the layer where it was the last and the LUN is to be removed from the VM.
+    pub fn detach(&mut self, lun: Lun) -> Option<RootHash> {
+        let entry = self.entries.get_mut(&lun)?;
         entry.users -= 1;
-        let last = entry.users == 0;
-        if last {
-            self.entries.remove(&lun);
+        if entry.users > 0 {
+            return None;
         }
-        last
+        self.entries.remove(&lun).map(|entry| entry.root)
     }
 }
 
@@ -83,25 +75,25 @@ impl Luns {
 mod tests {
     use super::*;
 
-    fn file(inode: u64) -> FileId {
-        FileId { device: 1, inode }
+    fn root(number: u64) -> RootHash {
+        format!("{number:064x}").parse().unwrap()
     }
 
-    fn new(luns: &mut Luns, inode: u64) -> Lun {
-        match luns.attach(file(inode)).unwrap() {
+    fn new(luns: &mut Luns, number: u64) -> Lun {
+        match luns.attach(root(number)).unwrap() {
             Attached::New(lun) => lun,
             Attached::Shared(lun) => panic!("{lun} is shared"),
         }
     }
 
     #[test]
-    fn a_file_is_one_disk_until_its_last_user_goes() {
+    fn a_layer_is_one_disk_until_its_last_user_goes() {
         let mut luns = Luns::default();
         let lun = new(&mut luns, 7);
-        assert_eq!(luns.attach(file(7)), Ok(Attached::Shared(lun)));
-        assert!(!luns.detach(lun));
-        assert!(luns.detach(lun));
-        assert!(!luns.detach(lun));
+        assert_eq!(luns.attach(root(7)), Ok(Attached::Shared(lun)));
+        assert_eq!(luns.detach(lun), None);
+        assert_eq!(luns.detach(lun), Some(root(7)));
+        assert_eq!(luns.detach(lun), None);
     }
 
     #[test]
@@ -116,10 +108,10 @@ mod tests {
     fn numbers_go_round_and_end_with_an_error() {
         let mut luns = Luns::default();
         let first = new(&mut luns, 0);
-        for inode in 1..=u64::from(Lun::MAX) {
-            new(&mut luns, inode);
+        for number in 1..=u64::from(Lun::MAX) {
+            new(&mut luns, number);
         }
-        assert_eq!(luns.attach(file(1 << 40)), Err(Full(usize::from(Lun::MAX) + 1)));
+        assert_eq!(luns.attach(root(1 << 40)), Err(Full(usize::from(Lun::MAX) + 1)));
         luns.detach(first);
         assert_eq!(new(&mut luns, 1 << 40), first);
     }

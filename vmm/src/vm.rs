@@ -1,6 +1,5 @@
 //! A running VM: one task owns it, everybody else has a handle.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,12 +7,14 @@ use agent::{Agent, AgentError};
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
+use verity::RootHash;
 use vmm_config::hotplug::Lun;
 use vmm_config::qemu::VfioDevice;
 
 use crate::claims::{Claims, one_line};
-use crate::disks::{DiskError, Disks};
+use crate::disks::{DiskError, Disks, Layer};
 use crate::ended::{Cause, Ended, LastWords, Signs};
+use crate::gate::Gate;
 use crate::lines::Tail;
 use crate::lost;
 use crate::qemu::{Exit, Qemu};
@@ -26,10 +27,15 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long QEMU may take to quit before it is killed.
 const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long the guest may take to open a layer whose disk it was given. It reads three blocks of it.
+const OPEN_PATIENCE: Duration = Duration::from_secs(60);
+/// How long the guest may take to let go of a layer whose disk was taken away.
+const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
+
 /// What the VM can be asked; the driver task carries it out.
 enum Command {
-    AddDisk { image: PathBuf, reply: oneshot::Sender<Result<Lun, DiskError>> },
-    RemoveDisk { lun: Lun, reply: oneshot::Sender<Result<(), DiskError>> },
+    AddDisk { layer: Layer, reply: oneshot::Sender<Result<Lun, DiskError>> },
+    RemoveDisk { lun: Lun, reply: oneshot::Sender<Result<Option<RootHash>, DiskError>> },
     Stop,
 }
 
@@ -42,6 +48,7 @@ pub struct Gone;
 #[derive(Debug, Clone)]
 pub struct Vm {
     agent: Agent,
+    gate: Gate,
     qemu_pid: u32,
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Arc<Ended>>>,
@@ -54,6 +61,7 @@ pub(crate) struct Parts {
     pub(crate) qmp: Qmp,
     pub(crate) events: mpsc::UnboundedReceiver<Event>,
     pub(crate) console: Tail,
+    pub(crate) gate: Gate,
     pub(crate) agent: Agent,
     pub(crate) claims: Claims,
     pub(crate) disks: Disks,
@@ -65,7 +73,8 @@ impl Vm {
     pub(crate) fn drive(parts: Parts) -> Self {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
-        let vm = Self { agent: parts.agent.clone(), qemu_pid: parts.qemu.pid(), commands, ended };
+        let (agent, gate) = (parts.agent.clone(), parts.gate.clone());
+        let vm = Self { agent, gate, qemu_pid: parts.qemu.pid(), commands, ended };
         tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, end));
         vm
     }
@@ -80,21 +89,64 @@ impl Vm {
         self.qemu_pid
     }
 
-    /// Gives the guest one more user of `image`, a read-only disk image; returns its LUN. An image that the VM has
-    /// already keeps its LUN.
+    /// Gives the guest one more user of each layer, and waits until it has opened all of them; returns their LUNs. A layer
+    /// that the VM has already keeps its LUN.
     ///
     /// # Errors
-    /// QEMU refuses the image, or the VM is gone.
-    pub async fn add_disk(&self, image: PathBuf) -> Result<Lun, DiskError> {
-        self.ask(|reply| Command::AddDisk { image, reply }).await
+    /// QEMU or the guest refuses one, or the VM is gone; none is left then.
+    pub async fn add_layers(&self, layers: &[Layer]) -> Result<Vec<Lun>, DiskError> {
+        let mut luns = Vec::with_capacity(layers.len());
+        match self.add_all(layers, &mut luns).await {
+            Ok(()) => Ok(luns),
+            Err(error) => {
+                let _ = self.remove_layers(luns).await;
+                Err(error)
+            }
+        }
     }
 
-    /// Takes one user from the disk at `lun`, and the disk with its last one. The guest must have let it go.
+    async fn add_all(&self, layers: &[Layer], luns: &mut Vec<Lun>) -> Result<(), DiskError> {
+        for layer in layers {
+            // One that is on its way out comes again only after the guest has seen it go.
+            self.gate.gone(layer.root, CLOSE_PATIENCE).await;
+            let layer = layer.clone();
+            luns.push(self.ask(|reply| Command::AddDisk { layer, reply }).await?);
+        }
+        for Layer { image, root } in layers {
+            let ready = tokio::select! {
+                ready = self.gate.ready(*root, OPEN_PATIENCE) => ready,
+                _ = self.ended() => return Err(Gone.into()),
+            };
+            ready.map_err(|source| DiskError::Layer { image: image.clone(), root: *root, source })?;
+        }
+        Ok(())
+    }
+
+    /// Takes one user from each of these disks, and a disk with its last one. The agent must have let them go.
+    ///
+    /// Returns the layers that the guest still held a while later; they are of no use to it any more.
     ///
     /// # Errors
-    /// QEMU refuses, or the VM is gone.
-    pub async fn remove_disk(&self, lun: Lun) -> Result<(), DiskError> {
-        self.ask(|reply| Command::RemoveDisk { lun, reply }).await
+    /// QEMU refuses, or the VM is gone; the others are removed all the same.
+    pub async fn remove_layers(&self, luns: Vec<Lun>) -> Result<Vec<RootHash>, DiskError> {
+        let (mut leaving, mut failure) = (Vec::new(), None);
+        for lun in luns {
+            match self.ask(|reply| Command::RemoveDisk { lun, reply }).await {
+                Ok(root) => leaving.extend(root),
+                Err(error) => failure = Some(error),
+            }
+        }
+        if let Some(failure) = failure {
+            return Err(failure);
+        }
+        let mut held = Vec::new();
+        for root in leaving {
+            tokio::select! {
+                gone = self.gate.gone(root, CLOSE_PATIENCE) => if !gone { held.push(root) },
+                _ = self.ended() => return Err(Gone.into()),
+            }
+        }
+        Ok(held)
     }
 
     /// Stops the VM and waits until nothing of it is left. Stopping it twice, or when it is gone, is fine.
@@ -151,12 +203,13 @@ impl Driver {
                     break self.without_device(&stderr).await;
                 }
                 command = commands.recv() => match command {
-                    Some(Command::AddDisk { image, reply }) => {
-                        let _ = reply.send(self.parts.disks.add(&self.parts.qmp, &image).await);
+                    Some(Command::AddDisk { layer, reply }) => {
+                        let Parts { qmp, disks, gate, .. } = &mut self.parts;
+                        let _ = reply.send(disks.add(qmp, gate, &layer).await);
                     }
                     Some(Command::RemoveDisk { lun, reply }) => {
-                        let Parts { qmp, disks, events, .. } = &mut self.parts;
-                        let removed = disks.remove(qmp, lun, events, |event| self.signs.note(event));
+                        let Parts { qmp, disks, gate, events, .. } = &mut self.parts;
+                        let removed = disks.remove(qmp, gate, lun, events, |event| self.signs.note(event));
                         let _ = reply.send(removed.await);
                     }
                     // No handle is left: nobody could stop it any more.
@@ -168,12 +221,15 @@ impl Driver {
             self.signs.note(&event);
         }
         self.parts.console.ended(Duration::from_millis(500)).await;
+        self.parts.gate.ended(Duration::from_millis(500)).await;
         let ended = Ended {
             cause: self.signs.cause.unwrap_or(Cause::QemuDied),
             exit,
             last_words: LastWords {
                 stderr: self.parts.qemu.stderr().lines(),
                 console: self.parts.console.lines(),
+                guest: self.parts.gate.lines(),
+                refusal: self.parts.gate.refusal(),
                 panic: self.signs.panic,
             },
         };

@@ -7,27 +7,23 @@ use std::time::Duration;
 
 use agent::Agent;
 use agent::proto::agent::GetDiagnosticDataRequest;
-use guest_spec::{FileKind, GuestRootfs, HostFile, LunAddress, Role, SandboxFacts, translate};
-use host::rootfs::{Cache, DEFAULT_CACHE_BYTES, Mount as HostMount, Rootfs as HostRootfs, RootfsPlan};
-use oci_spec::runtime::Spec;
+use guest_spec::{FileKind, GuestRootfs, HostFile, Role, SandboxFacts, translate};
 use slog::{Logger, info, warn};
-use vmm::Vm;
-use vmm::state::{forget_rootfs, record_rootfs};
+use vmm::state::forget_rootfs;
+use vmm::{Layer, Vm};
 
-use super::api::{CreateRequest, Mount, ProcessId, Rootfs};
+use super::api::{CreateRequest, ProcessId, Rootfs};
 use super::container::{Container, Holdings};
 use super::error::one_line;
 use super::launch::Launch;
 use super::pod::{Pod, Up};
 use super::process::Process;
 use super::volumes::Volumes;
-use super::{Error, Result, bundle, gpus};
+use super::{Error, Result, bundle, gpus, layers};
 use crate::publisher::Event;
 
 /// How long the guest may take to remove a container.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(30);
-/// Where images that were built from other snapshotters' mounts are kept.
-const CACHE: &str = "/var/lib/coffer/erofs";
 
 /// Creates a container; boots the VM for the pod's first one. Returns the process id that stands for it.
 ///
@@ -47,22 +43,26 @@ pub async fn create(pod: &Arc<Pod>, request: CreateRequest) -> Result<u32> {
 
     let mut holdings = Holdings::default();
     let created = async {
-        let rootfs = host_rootfs(pod, &request, &spec, &mounts).await?;
-        let layers = rootfs.layers().to_vec();
-        holdings.rootfs = Some(rootfs);
-        for layer in layers {
-            let lun = up
+        // The guest has the pod's own container, and takes none of the host's.
+        let role = Role::of(&spec);
+        let mut rootfs = GuestRootfs::default();
+        if role != Role::Sandbox {
+            let images = layers::prepare(pod, &request, &spec, &mounts, &up.pinned, &log).await?;
+            let layers: Vec<Layer> = images.layers().iter().map(vm_layer).collect();
+            rootfs.layers.extend(layers.iter().map(|layer| layer.root));
+            holdings.rootfs = Some(images);
+            holdings.luns = up
                 .vm
-                .add_disk(layer)
+                .add_layers(&layers)
                 .await
-                .map_err(|error| Error::failed("give the VM an image layer", error))?;
-            holdings.luns.push(lun);
+                .map_err(|error| Error::failed("give the VM the image's layers", error))?;
         }
         let sandbox = SandboxFacts { namespace: pod.context.namespace.as_str(), seccomp: up.seccomp };
-        let layers = holdings.luns.iter().map(|lun| LunAddress { target: 0, lun: lun.get() }).collect();
-        let mut guest = translate(request.id.as_str(), &spec, &sandbox, &GuestRootfs { layers }, &stat)
+        let mut guest = translate(request.id.as_str(), &spec, &sandbox, &rootfs, &stat)
             .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
-        guest.pass(&gpus::of_container(&spec, &up.devices)?);
+        if role != Role::Sandbox {
+            guest.pass(&gpus::of_container(&spec, &up.devices)?);
+        }
         for note in &guest.notes {
             info!(log, "spec changed for the guest: {note}");
         }
@@ -108,41 +108,8 @@ fn explain(error: Error, up: &Up) -> Error {
     }
 }
 
-/// The container's root file system as image files on the host.
-async fn host_rootfs(
-    pod: &Pod,
-    request: &CreateRequest,
-    spec: &Spec,
-    mounts: &[Mount],
-) -> Result<HostRootfs> {
-    let (sandbox, id) = (pod.context.id.as_str(), request.id.as_str());
-    let failed = |error: Box<dyn std::error::Error + Send + Sync>| {
-        Error::failed(format!("prepare the root file system of container {id}"), error)
-    };
-    let mounts: Vec<HostMount> = match mounts {
-        // `ctr run --rootfs` and CRI-O have it in place already.
-        [] => vec![HostMount {
-            fstype: "bind".to_owned(),
-            source: bundle::root(&request.bundle, spec).display().to_string(),
-            options: Vec::new(),
-        }],
-        mounts => mounts.iter().map(host_mount).collect(),
-    };
-    let cache = Cache::new(CACHE, DEFAULT_CACHE_BYTES);
-    let plan = RootfsPlan::new(&mounts, cache, sandbox, id).map_err(|error| failed(error.into()))?;
-    record_rootfs(&pod.state_dir(), id, &plan.record()).map_err(|error| failed(error.into()))?;
-    let path = std::env::var_os("PATH").unwrap_or_default();
-    let search: Vec<_> =
-        std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]).collect();
-    plan.claim(&search).await.map_err(|error| failed(error.into()))
-}
-
-fn host_mount(mount: &Mount) -> HostMount {
-    HostMount {
-        fstype: mount.kind.clone(),
-        source: mount.source.display().to_string(),
-        options: mount.options.clone(),
-    }
+fn vm_layer(layer: &host::rootfs::Layer) -> Layer {
+    Layer { image: layer.image.clone(), root: layer.root }
 }
 
 /// What is at a path of the host.
@@ -189,12 +156,17 @@ pub async fn remove_last(pod: &Pod, container: &Container) {
 
 /// Gives back a container's disks and images; volumes stop being watched as they are dropped.
 async fn give_back(pod: &Pod, id: &str, mut holdings: Holdings, vm: &Vm) {
-    for lun in std::mem::take(&mut holdings.luns) {
-        if let Err(error) = vm.remove_disk(lun).await
-            && vm.has_ended().is_none()
-        {
+    match vm.remove_layers(std::mem::take(&mut holdings.luns)).await {
+        Ok(held) => {
+            for root in held {
+                warn!(pod.context.log, "the guest holds on to a layer whose disk it has no more"; "container" => id,
+                    "layer" => %root);
+            }
+        }
+        Err(error) if vm.has_ended().is_none() => {
             warn!(pod.context.log, "could not remove a disk from the VM"; "container" => id, "error" => one_line(&error));
         }
+        Err(_) => {}
     }
     release_images(pod, id, holdings);
 }

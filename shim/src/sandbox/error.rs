@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use agent::AgentError;
 use ttrpc::Code;
+use verity::RootHash;
 use vmm::boot::{BootError, Failure};
 pub use vmm::one_line;
 use vmm::state::StateError;
@@ -56,6 +57,18 @@ pub enum Error {
     /// The image would have to be pulled by the guest.
     #[error("image {0} cannot be used: images pulled inside the guest are not supported yet")]
     GuestPull(String),
+    /// This node made other layers of the image than the pod's policy demands.
+    #[error("{}", other_layers(.container, .wanted, .made, .builder.as_deref()))]
+    OtherLayers {
+        /// The container's id.
+        container: String,
+        /// The layers that the policy demands, the topmost first.
+        wanted: Vec<RootHash>,
+        /// Those that were made.
+        made: Vec<RootHash>,
+        /// What made them.
+        builder: Option<String>,
+    },
     /// The VM is gone.
     #[error("the sandbox's VM is not running: {0}")]
     VmGone(String),
@@ -113,9 +126,11 @@ impl Error {
         match self {
             Self::NoContainer(_) | Self::NoProcess(_) | Self::NoSandbox { .. } => Code::NOT_FOUND,
             Self::Exists(_) => Code::ALREADY_EXISTS,
-            Self::WrongState { .. } | Self::Host(_) | Self::Gpus(_) | Self::LateGpu { .. } => {
-                Code::FAILED_PRECONDITION
-            }
+            Self::WrongState { .. }
+            | Self::OtherLayers { .. }
+            | Self::Host(_)
+            | Self::Gpus(_)
+            | Self::LateGpu { .. } => Code::FAILED_PRECONDITION,
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
             Self::VmGone(_) => Code::UNAVAILABLE,
@@ -124,6 +139,28 @@ impl Error {
             Self::Failed { .. } => Code::INTERNAL,
         }
     }
+}
+
+/// Names the first layer that differs.
+fn other_layers(container: &str, wanted: &[RootHash], made: &[RootHash], builder: Option<&str>) -> String {
+    let builder = builder.unwrap_or("this node's containerd");
+    if wanted.len() != made.len() {
+        return format!(
+            "container {container}: {builder} made {} layers of its image, and the pod's policy is for one of {}; the policy \
+             is for another image, or the image was not converted layer by layer",
+            made.len(),
+            wanted.len()
+        );
+    }
+    let differ = wanted.iter().zip(made).position(|(wanted, made)| wanted != made).unwrap_or_default();
+    format!(
+        "container {container}: {builder} made layer {} of {} with root hash {}, and the pod's policy wants {}; the image is \
+         another one, or this version makes other bytes than the one that the policy was generated with",
+        differ + 1,
+        made.len(),
+        made[differ],
+        wanted[differ]
+    )
 }
 
 fn guest_code(error: &AgentError) -> Code {
@@ -162,6 +199,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Qmp(_)
         | Failure::Agent(_)
         | Failure::DeviceLost(..)
+        | Failure::Refused(_)
         | Failure::Died(_)
         | Failure::Guest(_) => Code::INTERNAL,
     }
@@ -195,6 +233,24 @@ mod tests {
         for (error, code) in cases {
             assert_eq!(error.code(), code, "{error}");
         }
+    }
+
+    #[test]
+    fn the_first_other_layer_is_named_with_what_made_it() {
+        let roots = |digits: &[&str]| digits.iter().map(|digit| digit.repeat(64).parse().unwrap()).collect();
+        let error = |wanted: &[&str], made: &[&str]| Error::OtherLayers {
+            container: "web".into(),
+            wanted: roots(wanted),
+            made: roots(made),
+            builder: Some("mkfs.erofs (erofs-utils) 1.8.6".into()),
+        };
+        let text = error(&["a", "b"], &["a", "c"]).to_string();
+        for part in ["erofs-utils) 1.8.6 made layer 2 of 2", &"c".repeat(64), "wants bbb"] {
+            assert!(text.contains(part), "{text}");
+        }
+        let text = error(&["a", "b"], &["a"]).to_string();
+        assert!(text.contains("made 1 layers") && text.contains("one of 2"), "{text}");
+        assert_eq!(error(&["a"], &["b"]).code(), Code::FAILED_PRECONDITION);
     }
 
     fn not_ready() -> readiness::Failed {

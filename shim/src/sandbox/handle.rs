@@ -39,6 +39,8 @@ pub struct Context {
     pub id: ContainerId,
     /// Runtime options that came with the shim's start; those of a request come before them.
     pub options: RuntimeOptions,
+    /// containerd's socket; empty for an engine that has none.
+    pub engine: String,
     /// Where events go.
     pub events: Events,
     /// The shim's log.

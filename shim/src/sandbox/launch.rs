@@ -17,11 +17,15 @@ use vmm_config::request::{OciLimits, PodRequest};
 
 use super::api::{CreateSandboxRequest, PodFacts, RuntimeOptions};
 use super::handle::Context;
+use super::pinned::Pinned;
 use super::pod::Up;
 use super::{Error, Result, bundle, gpus, guest};
 
 /// Largest configuration file or manifest that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
+
+/// The policy's name in a pod's initdata.
+const POLICY: &str = "policy.rego";
 
 /// Everything that decides a pod's VM.
 #[derive(Debug, Clone, Default)]
@@ -102,6 +106,8 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
     }
     info!(log, "VM size"; "vcpus" => pod.vcpus.get(), "vcpus_from" => pod.vcpus_from.name(),
         "memory" => %pod.memory, "memory_from" => pod.memory_from.name(), "image" => &image.name);
+    let policy = pod.initdata.as_ref().and_then(|initdata| initdata.data().get(POLICY));
+    let pinned = policy.map(|policy| Pinned::of(policy)).unwrap_or_default().into();
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -132,7 +138,7 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
             Ok::<_, AgentError>(())
         })
         .await?;
-    Ok(Up { vm, seccomp, devices: devices.into(), since: SystemTime::now() })
+    Ok(Up { vm, seccomp, pinned, devices: devices.into(), since: SystemTime::now() })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or

@@ -15,6 +15,7 @@ use super::container::Container;
 use super::gpus::GuestDevice;
 use super::handle::Context;
 use super::launch::{Launch, launch};
+use super::pinned::Pinned;
 use super::{Error, Result};
 use crate::publisher::Event;
 
@@ -36,6 +37,8 @@ pub struct Up {
     pub vm: Vm,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
+    /// The layers that the pod's policy demands.
+    pub pinned: Arc<Pinned>,
     /// The VM's GPUs and NVSwitches.
     pub devices: Arc<[GuestDevice]>,
     /// When the sandbox was up.

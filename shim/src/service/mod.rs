@@ -56,6 +56,7 @@ mod tests {
             namespace: Namespace::new("default").unwrap(),
             id: ContainerId::new("web").unwrap(),
             options: RuntimeOptions::default(),
+            engine: String::new(),
             events: Events::none(),
             log: slog::Logger::root(slog::Discard, slog::o!()),
             end: watch::channel(false).0,

@@ -120,6 +120,9 @@ pub enum Failure {
     /// A device is gone, and what QEMU still does with it may take for ever.
     #[error("GPU {0} {1}")]
     DeviceLost(HostAddress, Loss),
+    /// PID 1 of the guest has checked what it was given, and powers off.
+    #[error("the guest refused to start: {0}")]
+    Refused(String),
     /// QEMU ended.
     #[error("QEMU ended with {0}")]
     Died(Exit),

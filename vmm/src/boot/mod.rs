@@ -21,6 +21,7 @@ use agent::Agent;
 use host::accel::is_vm;
 use host::net::Endpoint;
 use host::process::Identity;
+use host::vsock::Vsock;
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -37,6 +38,7 @@ use crate::claims::{Claims, one_line};
 use crate::devices::{DevicesRequest, raise_memory_lock};
 use crate::disks::Disks;
 use crate::ended::{LastWords, Signs};
+use crate::gate::Gate;
 use crate::lines::{Tail, follow};
 use crate::lost;
 use crate::progress::{Activity, Limits, within};
@@ -53,8 +55,6 @@ pub use error::{BootError, Failure, Phase};
 const FIRST_PAUSE: Duration = Duration::from_millis(10);
 /// The longest pause: what it can cost at most in time to agent ready.
 const LONGEST_PAUSE: Duration = Duration::from_millis(40);
-/// How the lines of PID 1 begin (`guest-image/init`).
-const INIT: &str = "coffer-init:";
 /// How long one try may go unanswered before another is made beside it.
 const ANOTHER_TRY: Duration = Duration::from_secs(3);
 /// How long a QEMU that is already going is waited for, and its console.
@@ -165,10 +165,10 @@ impl Claimed {
     /// It cannot be executed; all is released.
     pub async fn spawn(mut self) -> Result<Spawned, BootError> {
         match self.start_qemu() {
-            Ok((qemu, monitor, console)) => {
+            Ok((qemu, monitor, console, gate)) => {
                 let Self { common, claims, spec } = self;
                 common.reached(Phase::Spawned);
-                Ok(Spawned { common, claims, spec, qemu, monitor, console })
+                Ok(Spawned { common, claims, spec, qemu, monitor, console, gate })
             }
             Err(cause) => {
                 let error = self.common.failed(Phase::Spawned, cause, LastWords::default());
@@ -178,7 +178,7 @@ impl Claimed {
         }
     }
 
-    fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail), Failure> {
+    fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail, Gate), Failure> {
         let (monitor, qemu_monitor) = socket_pair()?;
         let (console, qemu_console) = socket_pair()?;
         let mut ends =
@@ -193,6 +193,8 @@ impl Claimed {
         }
         let Common { request, log, activity, .. } = &self.common;
         let console = follow(console, "console", log.clone(), activity.clone());
+        let listener = self.claims.vsock.as_mut().and_then(Vsock::take_gate);
+        let gate = Gate::hear(listener, log.clone(), activity.clone());
         let dir = self.claims.dir.path().to_owned();
         let args = self.spec.qemu_args();
         if let Some(devices) = &mut self.claims.devices {
@@ -202,7 +204,7 @@ impl Claimed {
         let pid = i32::try_from(qemu.pid()).unwrap_or(i32::MAX);
         let identity = Identity::of(pid)?;
         self.claims.dir.update(|record| record.qemu = identity)?;
-        Ok((qemu, monitor, console))
+        Ok((qemu, monitor, console, gate))
     }
 }
 
@@ -251,6 +253,7 @@ pub struct Spawned {
     qemu: Qemu,
     monitor: UnixStream,
     console: Tail,
+    gate: Gate,
 }
 
 impl Spawned {
@@ -259,7 +262,7 @@ impl Spawned {
     /// # Errors
     /// QEMU ends, is silent, or is too old; all is released.
     pub async fn qmp(self) -> Result<QmpReady, BootError> {
-        let Self { common, claims, spec, mut qemu, monitor, console } = self;
+        let Self { common, claims, spec, mut qemu, monitor, console, gate } = self;
         let (reader, writer) = monitor.into_split();
         let connecting = async {
             let (qmp, events) = Qmp::connect(reader, writer, common.activity.clone()).await?;
@@ -270,12 +273,15 @@ impl Spawned {
             }
             Ok((qmp, events))
         };
-        match watched(&spec, &common, &mut qemu, connecting).await {
+        match watched(&spec, &common, &mut qemu, &gate, connecting).await {
             Ok((qmp, events)) => {
                 common.reached(Phase::Qmp);
-                Ok(QmpReady { common, claims, spec, qemu, console, qmp, events })
+                Ok(QmpReady { common, claims, spec, qemu, console, gate, qmp, events })
             }
-            Err(cause) => Err(unwind(&common, Phase::Qmp, cause, qemu, &console, None, claims).await),
+            Err(cause) => {
+                let heard = Heard { console, gate, events: None };
+                Err(unwind(&common, Phase::Qmp, cause, qemu, heard, claims).await)
+            }
         }
     }
 }
@@ -288,6 +294,7 @@ pub struct QmpReady {
     spec: VmSpec,
     qemu: Qemu,
     console: Tail,
+    gate: Gate,
     qmp: Qmp,
     events: mpsc::UnboundedReceiver<Event>,
 }
@@ -298,14 +305,17 @@ impl QmpReady {
     /// # Errors
     /// The guest does not come up, or what answers is not an agent; all is released.
     pub async fn agent(self) -> Result<AgentReady, BootError> {
-        let Self { common, claims, spec, mut qemu, console, qmp, events } = self;
+        let Self { common, claims, spec, mut qemu, console, gate, qmp, events } = self;
         let endpoint = endpoint(&claims);
         let mut last = None;
         let connecting = async {
             match &endpoint {
                 Some(endpoint) => {
-                    if matches!(endpoint, agent::Endpoint::Hybrid { .. }) && spec.has_console() {
-                        guest_runs(&console).await;
+                    // vhost-device-vsock 0.3.0 serves nobody any more after a try that comes while QEMU sets its queues
+                    // up: its worker ends with the error that the unfinished queue gives (`process_rx_queue`). PID 1's
+                    // first word came through them.
+                    if matches!(endpoint, agent::Endpoint::Hybrid { .. }) {
+                        gate.speaks().await;
                     }
                     let agent = reach(endpoint, &mut last).await?;
                     // The guest runs, so its firmware has given every bus its number.
@@ -315,29 +325,20 @@ impl QmpReady {
                 None => Err(Failure::Guest("the VM has no vsock".into())),
             }
         };
-        let connected = watched(&spec, &common, &mut qemu, connecting).await;
+        let connected = watched(&spec, &common, &mut qemu, &gate, connecting).await;
         match connected {
             Ok(agent) => {
                 common.reached(Phase::Agent);
-                Ok(AgentReady { common, claims, spec, qemu, console, qmp, events, agent })
+                Ok(AgentReady { common, claims, spec, qemu, console, gate, qmp, events, agent })
             }
             Err(mut cause) => {
                 if let Failure::Stalled { last: said, .. } = &mut cause {
                     *said = last;
                 }
-                Err(unwind(&common, Phase::Agent, cause, qemu, &console, Some(events), claims).await)
+                let heard = Heard { console, gate, events: Some(events) };
+                Err(unwind(&common, Phase::Agent, cause, qemu, heard, claims).await)
             }
         }
-    }
-}
-
-/// Waits until the guest's PID 1 says its first word, and with it that the kernel's drivers have started.
-///
-/// vhost-device-vsock 0.3.0 serves nobody any more after a try that comes while QEMU sets its queues up: its worker ends
-/// with the error that the unfinished queue gives (`process_rx_queue`).
-async fn guest_runs(console: &Tail) {
-    while !console.has(INIT) {
-        sleep(FIRST_PAUSE).await;
     }
 }
 
@@ -372,6 +373,7 @@ pub struct AgentReady {
     spec: VmSpec,
     qemu: Qemu,
     console: Tail,
+    gate: Gate,
     qmp: Qmp,
     events: mpsc::UnboundedReceiver<Event>,
     agent: Agent,
@@ -389,26 +391,28 @@ impl AgentReady {
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
-        let Self { common, claims, spec, mut qemu, console, qmp, events, agent } = self;
+        let Self { common, claims, spec, mut qemu, console, gate, qmp, events, agent } = self;
         let setting_up = async {
             let done = set_up(&agent, claims.endpoints(), &spec).await;
             done.map_err(|error| Failure::Guest(error.into()))
         };
-        if let Err(cause) = watched(&spec, &common, &mut qemu, setting_up).await {
-            return Err(unwind(&common, Phase::Running, cause, qemu, &console, Some(events), claims).await);
+        if let Err(cause) = watched(&spec, &common, &mut qemu, &gate, setting_up).await {
+            let heard = Heard { console, gate, events: Some(events) };
+            return Err(unwind(&common, Phase::Running, cause, qemu, heard, claims).await);
         }
         common.reached(Phase::Running);
         let log = common.log.clone();
         let (disks, devices) = (Disks::default(), spec.passthrough().to_vec());
-        Ok(Vm::drive(Parts { qemu, qmp, events, console, agent, claims, disks, devices, log }))
+        Ok(Vm::drive(Parts { qemu, qmp, events, console, gate, agent, claims, disks, devices, log }))
     }
 }
 
-/// Runs a phase's work within the boot's limits, as long as QEMU and the host's devices live.
+/// Runs a phase's work within the boot's limits, as long as QEMU and the host's devices live and the guest goes on.
 async fn watched<T>(
     spec: &VmSpec,
     common: &Common,
     qemu: &mut Qemu,
+    gate: &Gate,
     work: impl Future<Output = Result<T, Failure>>,
 ) -> Result<T, Failure> {
     let deadlines = BootDeadlines::of(spec, common.ground);
@@ -416,6 +420,7 @@ async fn watched<T>(
     let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
         biased;
+        refusal = gate.refuses() => Err(Failure::Refused(refusal)),
         exit = qemu.wait() => Err(Failure::Died(exit)),
         (address, loss) = lost::in_boot(&stderr, spec.passthrough(), sysfs), if !spec.passthrough().is_empty() => {
             Err(Failure::DeviceLost(address, loss))
@@ -427,16 +432,23 @@ async fn watched<T>(
     }
 }
 
+/// What a boot hears of QEMU and the guest.
+struct Heard {
+    console: Tail,
+    gate: Gate,
+    events: Option<mpsc::UnboundedReceiver<Event>>,
+}
+
 /// Gives back what a failed stage owns; the error tells what QEMU and the guest said before.
 async fn unwind(
     common: &Common,
     phase: Phase,
     cause: Failure,
     mut qemu: Qemu,
-    console: &Tail,
-    events: Option<mpsc::UnboundedReceiver<Event>>,
+    heard: Heard,
     claims: Claims,
 ) -> BootError {
+    let Heard { console, gate, events } = heard;
     // QEMU that is going on its own account gets a moment to say why and with which status.
     let cause = match (cause, timeout(LAST_WORDS, qemu.wait()).await) {
         (Failure::Qmp(QmpError::Closed | QmpError::Io(_)), Ok(exit)) => Failure::Died(exit),
@@ -444,14 +456,25 @@ async fn unwind(
     };
     qemu.kill().await;
     console.ended(LAST_WORDS).await;
+    gate.ended(LAST_WORDS).await;
+    // A guest that refuses is the cause of all that came with its end.
+    let cause = match gate.refusal() {
+        Some(refusal) => Failure::Refused(refusal),
+        None => cause,
+    };
     let mut signs = Signs::default();
     if let Some(mut events) = events {
         while let Ok(event) = events.try_recv() {
             signs.note(&event);
         }
     }
-    let last_words =
-        LastWords { stderr: qemu.stderr().lines(), console: console.lines(), panic: signs.panic };
+    let last_words = LastWords {
+        stderr: qemu.stderr().lines(),
+        console: console.lines(),
+        guest: gate.lines(),
+        refusal: None,
+        panic: signs.panic,
+    };
     let error = common.failed(phase, cause, last_words);
     release(&common.log, claims).await;
     error

@@ -1,0 +1,136 @@
+//! A container's root file system as layers for its VM: containerd's own, or converted once on this node, or one image of
+//! the whole tree.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use host::rootfs::{
+    Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Layer, Mount as HostMount, Rootfs, builders_version,
+    containerds_layers, has_changes,
+};
+use oci_spec::runtime::Spec;
+use slog::{Logger, info};
+use verity::RootHash;
+use vmm::state::record_rootfs;
+
+use super::api::{CreateRequest, Mount};
+use super::pinned::Pinned;
+use super::pod::Pod;
+use super::{Error, Result, bundle};
+
+type Cause = Box<dyn std::error::Error + Send + Sync>;
+
+/// Where images that were built from other snapshotters' mounts are kept.
+const IMAGES: &str = "/var/lib/coffer/erofs";
+/// Where converted layers are kept.
+const LAYERS: &str = "/var/lib/coffer/layers";
+/// The program that converts layers.
+const PROGRAM: &str = "coffer";
+/// How long converting may take: an image of 100 GB on a slow disk.
+const PATIENCE: Duration = Duration::from_secs(3600);
+
+/// Prepares the container's root file system; layers of it that are made are kept for the next container.
+///
+/// # Errors
+/// It cannot be prepared, or is not what the pod's policy demands.
+pub async fn prepare(
+    pod: &Pod,
+    request: &CreateRequest,
+    spec: &Spec,
+    mounts: &[Mount],
+    pinned: &Pinned,
+    log: &Logger,
+) -> Result<Rootfs> {
+    let mounts: Vec<HostMount> = match mounts {
+        // `ctr run --rootfs` and CRI-O have it in place already.
+        [] => vec![HostMount {
+            fstype: "bind".to_owned(),
+            source: bundle::root(&request.bundle, spec).display().to_string(),
+            options: Vec::new(),
+        }],
+        mounts => mounts.iter().map(host_mount).collect(),
+    };
+    let rootfs = find_or_make(pod, request.id.as_str(), &mounts, log).await.map_err(|error| {
+        Error::failed(format!("prepare the root file system of container {}", request.id), error)
+    })?;
+    let made: Vec<RootHash> = rootfs.layers().iter().map(|layer| layer.root).collect();
+    match pinned.layers(spec) {
+        Some(wanted) if wanted != made => Err(Error::OtherLayers {
+            container: request.id.to_string(),
+            wanted: wanted.to_vec(),
+            made,
+            builder: builders_version(&search()).await,
+        }),
+        Some(_) | None => Ok(rootfs),
+    }
+}
+
+async fn find_or_make(
+    pod: &Pod,
+    container: &str,
+    mounts: &[HostMount],
+    log: &Logger,
+) -> std::result::Result<Rootfs, Cause> {
+    if let Some(layers) = containerds_layers(mounts)? {
+        return Ok(Rootfs::of_layers(layers));
+    }
+    if let Some(layers) = converted(pod, container, mounts, log).await? {
+        return Ok(Rootfs::of_layers(layers));
+    }
+    let cache = Cache::new(IMAGES, DEFAULT_CACHE_BYTES);
+    let plan = ImagePlan::new(mounts, cache, pod.context.id.as_str(), container)?;
+    record_rootfs(&pod.state_dir(), container, &plan.record())?;
+    Ok(plan.claim(&search()).await?)
+}
+
+/// The layers of the container's image, converted where they are not yet. `None` where nobody has an image: CRI-O's
+/// containers, those of a given root file system, and those that have changed theirs.
+async fn converted(
+    pod: &Pod,
+    container: &str,
+    mounts: &[HostMount],
+    log: &Logger,
+) -> std::result::Result<Option<Vec<Layer>>, Cause> {
+    let engine = pod.context.engine.as_str();
+    if engine.is_empty() || has_changes(mounts)? {
+        return Ok(None);
+    }
+    let Some(program) = program() else {
+        info!(log, "layers are not shared with other containers: the program that converts them is not installed";
+            "program" => PROGRAM);
+        return Ok(None);
+    };
+    let conversion = Conversion {
+        program: &program,
+        socket: engine,
+        namespace: pod.context.namespace.as_str(),
+        container,
+        cache: Path::new(LAYERS),
+        patience: PATIENCE,
+    };
+    Ok(conversion.run(|line| info!(log, "{line}"; "source" => "image convert")).await?)
+}
+
+/// Beside the shim, or in PATH.
+fn program() -> Option<PathBuf> {
+    let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    own.into_iter()
+        .chain(std::env::split_paths(&path))
+        .map(|dir| dir.join(PROGRAM))
+        .find(|path| path.is_file())
+}
+
+/// Where mkfs.erofs is looked for.
+fn search() -> Vec<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path).chain(["/usr/sbin".into(), "/usr/bin".into()]).collect()
+}
+
+fn host_mount(mount: &Mount) -> HostMount {
+    HostMount {
+        fstype: mount.kind.clone(),
+        source: mount.source.display().to_string(),
+        options: mount.options.clone(),
+    }
+}
