@@ -8,9 +8,27 @@ kernel_packages="$kernel_source gcc-[0-9]+ binutils make"
 
 # Prints the fragments of a flavour, in order; a later line for a symbol wins.
 kernel_fragments() { # FLAVOUR
+    local fragments=$here/kernel
     case $1 in
-    guest | outer) echo "$here/kernel/base.config" "$here/kernel/$1.config" ;;
-    *) fail "there is no kernel flavour \`$1\`; take guest or outer" ;;
+    guest | outer) echo "$fragments/base.config" "$fragments/console.config" "$fragments/$1.config" ;;
+    release) echo "$fragments/base.config" "$fragments/guest.config" ;;
+    *) fail "there is no kernel flavour \`$1\`; take guest, release or outer" ;;
+    esac
+}
+
+# Prints the flavours that differ in so little that they are compiled together, the one that is asked for among them.
+kernel_family() { # FLAVOUR
+    case $1 in
+    guest | release) echo guest release ;;
+    *) echo "$1" ;;
+    esac
+}
+
+# Prints the flavour that a profile's image has.
+kernel_of_profile() { # PROFILE
+    case $1 in
+    release) echo release ;;
+    *) echo guest ;;
     esac
 }
 
@@ -19,32 +37,66 @@ kernel_key() { # FLAVOUR
     local fragments versions
     fragments=$(kernel_fragments "$1")
     versions=$(package_versions $kernel_packages)
-    { cat $fragments "$here/kernel/compile" && echo "$versions"; } | sha256sum | cut -c1-32
+    { cat $fragments "$here/kernel/compile" "$here"/kernel/patches/*.patch && echo "$versions"; } |
+        sha256sum | cut -c1-32
 }
 
-# Prints the directory with vmlinuz, config and release of a flavour, compiled first unless it is cached.
-build_kernel() { # FLAVOUR
-    local key built
+# Prints where the cache keeps a flavour.
+kernel_cached() { # FLAVOUR
+    local key
     key=$(kernel_key "$1")
-    built=$(cache)/kernel-$1-$key
-    make_once "$built" vmlinuz compile_kernel "$1" "$built"
+    echo "$(cache)/kernel-$1-$key"
+}
+
+# Prints the directory with vmlinuz, config and release of a flavour. What is missing of its family is compiled first.
+build_kernel() { # FLAVOUR
+    local built family lock
+    built=$(kernel_cached "$1")
+    family=$(kernel_family "$1")
+    lock=$(cache)/kernel-${family%% *}.lock
+    mkdir -p "$(cache)"
+    [ -e "$built/vmlinuz" ] || (
+        wait_for_lock 9 "kernel \`${family%% *}\`" # two builds at once: one compiles, the other waits for it
+        [ -e "$built/vmlinuz" ] || compile_missing "$family"
+    ) 9>"$lock"
     echo "$built"
 }
 
-# Compiles a flavour into a directory, which appears only when it is complete.
-compile_kernel() { # FLAVOUR DIRECTORY
-    local work=$repo/build/kernel/$1 log=$repo/build/kernel-$1.log
-    note "compiling kernel \`$1\` from $kernel_source," \
+# Compiles those of the flavours that are not in the cache, and puts them there.
+compile_missing() { # FLAVOURS
+    local flavour made missing=() places=() out
+    out=$(cache)/kernel.tmp.$BASHPID
+    for flavour in $1; do
+        made=$(kernel_cached "$flavour") # before: somebody may change a fragment meanwhile
+        [ -e "$made/vmlinuz" ] || { missing+=("$flavour") && places+=("$made"); }
+    done
+    compile_kernels "$out" "${missing[@]}"
+    for flavour in "${!missing[@]}"; do
+        rm -rf "${places[flavour]}"
+        mv "$out/${missing[flavour]}" "${places[flavour]}"
+    done
+    rmdir "$out"
+}
+
+# Compiles flavours, in this order and in one tree, into DIRECTORY/FLAVOUR.
+compile_kernels() { # DIRECTORY FLAVOUR...
+    local out=$1 work=$repo/build/kernel/$2 log=$repo/build/kernel-$2.log flavour
+    shift
+    note "compiling kernel $* from $kernel_source," \
         "once (about 12 minutes of CPU time); log: $log"
-    rm -rf "$work" "$2.tmp"
-    mkdir -p "$work" "$2.tmp"
-    # shellcheck disable=SC2046 # the list of fragments is meant to be split
-    if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" \
-        $(kernel_fragments "$1") 2>&1 | tee "$log" | show_progress; then
-        fail "kernel \`$1\` did not build; the reason is above and in $log"
+    rm -rf "$work" "$out"
+    for flavour in "$@"; do
+        mkdir -p "$work/$flavour" "$out/$flavour"
+        # shellcheck disable=SC2046 # the list of fragments is meant to be split
+        cat $(kernel_fragments "$flavour") >"$work/$flavour/fragment"
+    done
+    if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" "$@" 2>&1 |
+        tee "$log" | show_progress; then
+        fail "kernel \`$*\` did not build; the reason is above and in $log"
     fi
-    cp "$work/vmlinuz" "$work/config" "$work/release" "$2.tmp"
-    mv "$2.tmp" "$2"
+    for flavour in "$@"; do
+        cp "$work/$flavour"/{vmlinuz,config,release} "$out/$flavour"
+    done
     rm -rf "$work"
 }
 

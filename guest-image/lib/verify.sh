@@ -22,13 +22,15 @@ verify_image() { # PROFILE SCRATCH
     note "image $1 is reproducible: root, hash tree, command line and manifest are bit-identical"
 }
 
-# Compiles the guest kernel again, past the cache, and compares it with the cached one.
+# Compiles the guest's kernels again, past the cache and in the other order, and compares them with the cached ones.
 verify_kernel() { # SCRATCH
-    local cached
-    cached=$(build_kernel guest)
-    compile_kernel guest "$1/kernel"
-    compare "$cached" "$1/kernel" vmlinuz config release
-    note "the guest kernel is reproducible: two builds are bit-identical"
+    local flavour cached
+    compile_kernels "$1/kernels" release guest
+    for flavour in guest release; do
+        cached=$(build_kernel $flavour)
+        compare "$cached" "$1/kernels/$flavour" vmlinuz config release
+    done
+    note "the guest's kernels are reproducible: two builds, each in another order, are bit-identical"
 }
 
 # Compiles the firmware again, past the cache and from a source fetched anew, and compares it with the cached one.
