@@ -30,16 +30,25 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
     report_sizes "$out"
 )
 
-# Decides which agent goes in: sets agent_path and agent_kind, or says what is missing.
+# Decides which agent goes in, and whether PID 1 takes its report from the host: sets agent_path, agent_kind and report,
+# or says what is missing.
 choose_agent() { # PROFILE
-    case $1 in
-    dev)
+    report=hardware
+    if [ -n "${COFFER_FAKE_REPORT-}" ]; then
+        [ "$1" = release ] || fail "COFFER_FAKE_REPORT is for tests of profile release; unset it"
+        [ -n "${AGENT_STANDIN-}" ] && [ -z "${KATA_AGENT-}" ] ||
+            fail "COFFER_FAKE_REPORT takes the tests' stand-in and no other agent; set AGENT_STANDIN"
+        report=fake
+    fi
+    case $1-$report in
+    release-fake) ;;
+    dev-*)
         [ -z "${KATA_AGENT-}" ] || [ -z "${AGENT_STANDIN-}" ] ||
             fail "KATA_AGENT and AGENT_STANDIN are both set; an image holds one agent, unset the other"
         [ -n "${KATA_AGENT-}${AGENT_STANDIN-}" ] ||
             fail "profile dev needs an agent: set AGENT_STANDIN to the tests' stand-in or KATA_AGENT to kata-agent"
         ;;
-    debug | release)
+    debug-* | release-*)
         [ -z "${AGENT_STANDIN-}" ] || fail "profile $1 takes no stand-in; unset AGENT_STANDIN"
         [ -n "${KATA_AGENT-}" ] ||
             fail "profile $1 needs the real agent: set KATA_AGENT to kata-agent (README.md says where to get it)"
@@ -57,27 +66,29 @@ choose_agent() { # PROFILE
     if grep -qaF "$standin_marker" "$agent_path"; then
         [ $agent_kind = stand-in ] || fail "KATA_AGENT=$agent_path is the tests' stand-in, not kata-agent"
     else
-        if [ "$1" = release ] && ! grep -qaF "$policy_path" "$agent_path"; then
+        if [ "$1" = release ] && [ $agent_kind != stand-in ] && ! grep -qaF "$policy_path" "$agent_path"; then
             fail "KATA_AGENT=$agent_path looks at no policy, so a release image's host could ask it for anything; build \
 it with AGENT_POLICY=yes"
-        fi
-        # What it logs instead of looking for the disk.
-        if [ "$1" = release ] && grep -qaF "Initdata is disabled" "$agent_path"; then
-            fail "KATA_AGENT=$agent_path reads no initdata, so no pod could bring a policy; build it with INIT_DATA=yes"
         fi
         [ $agent_kind = kata-agent ] || fail "AGENT_STANDIN=$agent_path is not the stand-in from tests/agent-standin"
     fi
 }
 
-# Builds the image's own programs, static, without paths of this machine in them; sets init_path and pause_path.
+# Builds the image's own programs, static, without paths of this machine in them; sets init_path and pause_path. A PID 1 that
+# takes its report from the host is built apart from the one that does not.
 build_init() {
-    local target=x86_64-unknown-linux-gnu flags
+    local target=x86_64-unknown-linux-gnu flags directory=${CARGO_TARGET_DIR:-$repo/target} features=
+    if [ "${report-}" = fake ]; then
+        directory=$directory/fake-report
+        features=coffer-init/fake-report
+    fi
     flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --package coffer-pause \
-        --target $target || fail "PID 1 or the pause program (guest-image/init, guest-image/pause) did not build"
-    init_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/coffer-init
-    pause_path=${CARGO_TARGET_DIR:-$repo/target}/$target/release/pause
+        --features "$features" --target-dir "$directory" --target $target ||
+        fail "PID 1 or the pause program (guest-image/init, guest-image/pause) did not build"
+    init_path=$directory/$target/release/coffer-init
+    pause_path=$directory/$target/release/pause
 }
 
 # Lays out the root: PID 1, the agent, the sandbox's own container, mount points and a few files of /etc. Nothing else is
@@ -98,7 +109,12 @@ stage_root() { # PROFILE DIRECTORY
 
 # Prints image.json. $2/verity holds the lines that root/pack printed: NAME VALUE.
 write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
-    local root_hash salt data_blocks versions cmdline
+    local root_hash salt data_blocks versions cmdline name=coffer-$1 fake=
+    if [ "$report" = fake ]; then
+        name=$name-test
+        fake='
+  "report": "fake",'
+    fi
     root_hash=$(awk '$1 == "root_hash" { print $2 }' "$2/verity")
     salt=$(awk '$1 == "salt" { print $2 }' "$2/verity")
     data_blocks=$(awk '$1 == "data_blocks" { print $2 }' "$2/verity")
@@ -107,8 +123,8 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
     cat <<JSON
 {
   "format": 1,
-  "name": "coffer-$1",
-  "profile": "$1",
+  "name": "$name",
+  "profile": "$1",$fake
   "agent": "$agent_kind",
   "agent_sha256": "$(sha256 "$agent_path")",
   "kernel": {

@@ -8,6 +8,8 @@ use std::process::{Command, Stdio};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
+/// The agent's variable for the file of its policy (kata-agent 4.1.0, `src/agent/src/config.rs`).
+const POLICY: &str = "KATA_AGENT_POLICY_FILE";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why the agent could not be run.
@@ -43,15 +45,17 @@ impl fmt::Display for AgentEnd {
     }
 }
 
-/// Starts the agent at `path`, with an environment that holds what is named here and nothing else. What the agent
-/// prints goes to the console.
+/// Starts the agent at `path`, with an environment that holds what is named here and nothing else, so that the kernel's
+/// command line cannot give it anything by that way. A `policy` is read instead of the image's own. What the agent prints goes
+/// to the console.
 ///
 /// # Errors
 ///
 /// When the agent does not start.
-pub fn start(path: &Path) -> Result<Pid, AgentError> {
+pub fn start(path: &Path, policy: Option<&Path>) -> Result<Pid, AgentError> {
     let mut command = Command::new(path);
     command.env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/").stdin(Stdio::null());
+    command.envs(policy.map(|policy| (POLICY, policy)));
     let child = command.spawn().map_err(|source| AgentError::Spawn { path: path.to_owned(), source })?;
     let id = i32::try_from(child.id()).map_err(|_| AgentError::Id(child.id()))?;
     Ok(Pid::from_raw(id))
@@ -59,6 +63,11 @@ pub fn start(path: &Path) -> Result<Pid, AgentError> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use nix::sys::wait::waitpid;
+
     use super::*;
 
     #[test]
@@ -69,7 +78,33 @@ mod tests {
 
     #[test]
     fn a_missing_agent_is_named() {
-        let error = start(Path::new("/no/such/agent")).unwrap_err();
+        let error = start(Path::new("/no/such/agent"), None).unwrap_err();
         assert_eq!(error.to_string(), "cannot start the agent /no/such/agent");
+    }
+
+    #[test]
+    fn its_environment_is_what_is_named() {
+        let directory = tempfile::tempdir().unwrap();
+        let (agent, said) = (directory.path().join("agent"), directory.path().join("said"));
+        fs::write(&agent, format!("#!/bin/sh\nenv > {}\n", said.display())).unwrap();
+        fs::set_permissions(&agent, fs::Permissions::from_mode(0o755)).unwrap();
+        let names = |policy| {
+            let pid = start(&agent, policy).unwrap();
+            waitpid(pid, None).unwrap();
+            let said = fs::read_to_string(&said).unwrap();
+            // What the shell itself sets.
+            let own = ["PWD", "OLDPWD", "SHLVL", "_"];
+            let lines = said.lines().map(str::to_owned);
+            let mut lines: Vec<_> =
+                lines.filter(|line| !own.contains(&line.split('=').next().unwrap())).collect();
+            lines.sort();
+            lines
+        };
+        let usual = ["HOME=/root".to_owned(), format!("PATH={PATH}")];
+        assert_eq!(names(None), usual);
+        let with = names(Some(Path::new("/run/coffer/policy.rego")));
+        assert_eq!(with[0], "HOME=/root");
+        assert_eq!(with[1], "KATA_AGENT_POLICY_FILE=/run/coffer/policy.rego");
+        assert_eq!(with.len(), 3);
     }
 }

@@ -11,20 +11,29 @@
 mod agent;
 mod cgroups;
 mod chain;
+mod checks;
+mod cmdline;
 mod console;
 mod dev;
 mod device_program;
 mod dm;
+#[cfg(feature = "fake-report")]
+mod fake_report;
 mod gate;
+mod initdata;
+mod inventory;
 mod layers;
 mod lun;
 mod mapper;
 mod mounts;
 mod power;
 mod private;
+mod profile;
+mod report;
 mod settings;
 mod supervise;
 mod sys;
+mod tee;
 mod uevent;
 
 use std::fmt;
@@ -44,6 +53,8 @@ use uevent::Uevents;
 enum Phase {
     /// Mounting the kernel's file systems and the writable ones.
     Mounts,
+    /// Comparing what the host brought with what it may bring.
+    Checks,
     /// Making the cgroup that containers are limited by and kept from devices by.
     Cgroups,
     /// Host name, loopback, limits.
@@ -58,6 +69,7 @@ impl fmt::Display for Phase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Phase::Mounts => "mounting file systems",
+            Phase::Checks => "checking what the host brought",
             Phase::Cgroups => "enabling cgroup controllers",
             Phase::Settings => "applying settings",
             Phase::Layers => "looking for image layers",
@@ -77,6 +89,8 @@ enum BootError {
     Dev(#[from] dev::DevError),
     #[error(transparent)]
     Mount(#[from] mounts::MountError),
+    #[error(transparent)]
+    Check(#[from] checks::CheckError),
     #[error(transparent)]
     Cgroup(#[from] cgroups::CgroupError),
     #[error(transparent)]
@@ -121,20 +135,23 @@ fn boot() -> Result<AgentEnd, BootError> {
     dev::mount_dev(Path::new("/dev"))?;
     mounts::mount_all(root)?;
     gate().connect(&private, root);
+    say(Phase::Checks);
+    let checked = checks::run(&private, root)?;
     say(Phase::Cgroups);
     let cgroup = Path::new("/sys/fs/cgroup");
     let containers = cgroups::prepare(cgroup)?;
-    device_program::attach(&containers, Path::new("/proc/devices"), true)?;
+    device_program::attach(&containers, Path::new("/proc/devices"), checked.has_gpus)?;
     cgroups::cover(cgroup, &containers)?;
     say(Phase::Settings);
     settings::apply(root)?;
+    settings::lock_modules(root)?;
     say(Phase::Layers);
     let uevents = Uevents::listen().map_err(BootError::Listen)?;
     let kernel = Kernel::new(&private, Path::new("/dev/mapper")).map_err(BootError::Mapper)?;
     let mut layers = Layers::new(kernel);
     layers.look(sys).map_err(supervise::SuperviseError::Disks)?.iter().for_each(say);
     say(Phase::Agent);
-    let agent = agent::start(Path::new("/usr/bin/kata-agent"))?;
+    let agent = agent::start(Path::new("/usr/bin/kata-agent"), checked.policy.as_deref())?;
     Ok(supervise::run(agent, sys, &uevents, &mut layers)?)
 }
 

@@ -35,6 +35,20 @@ pub enum SettingError {
     OpenFiles(#[source] Errno),
 }
 
+/// Takes away the kernel's right to load modules, for good. What the image needs is built in or loaded by now; whoever breaks
+/// out of a container later cannot bring code of his own that way.
+///
+/// # Errors
+///
+/// When the kernel has the setting and refuses it. A kernel that loads no modules has none.
+pub fn lock_modules(root: &Path) -> Result<(), SettingError> {
+    let path = root.join("proc/sys/kernel/modules_disabled");
+    if !path.exists() {
+        return Ok(());
+    }
+    fs::write(&path, "1").map_err(|source| SettingError::File { path, source })
+}
+
 /// Makes all settings; files are taken below `root`.
 ///
 /// # Errors
@@ -86,5 +100,19 @@ mod tests {
         fs::create_dir_all(&lo).unwrap();
         loopback_up(root.path()).unwrap();
         assert_eq!(fs::read_to_string(lo.join("flags")).unwrap(), "0x9");
+    }
+
+    #[test]
+    fn modules_are_locked_where_there_are_modules() {
+        let root = tempfile::tempdir().unwrap();
+        lock_modules(root.path()).unwrap();
+        let kernel = root.path().join("proc/sys/kernel");
+        fs::create_dir_all(kernel.join("modules_disabled")).unwrap();
+        let error = lock_modules(root.path()).unwrap_err();
+        assert!(error.to_string().ends_with("modules_disabled"), "{error}");
+        fs::remove_dir(kernel.join("modules_disabled")).unwrap();
+        fs::write(kernel.join("modules_disabled"), "0").unwrap();
+        lock_modules(root.path()).unwrap();
+        assert_eq!(fs::read_to_string(kernel.join("modules_disabled")).unwrap(), "1");
     }
 }

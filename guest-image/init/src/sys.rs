@@ -1,10 +1,13 @@
 //! The system calls that need `unsafe`: those that neither the standard library nor nix has.
 
+use std::arch::x86_64::__cpuid_count;
 use std::ffi::{CStr, c_int, c_void};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
 use nix::libc;
+
+use crate::report::{SNP_MESSAGE, TDX_REPORT};
 
 /// The program's entry. The standard library's own ends a program that starts without open files where there is no
 /// /dev/null to give it instead, and that is how the kernel starts PID 1 without a /dev/console.
@@ -181,6 +184,69 @@ pub fn attach_device_program(cgroup: impl AsFd, program: impl AsFd) -> io::Resul
         libc::syscall(libc::SYS_bpf, PROG_ATTACH, &raw const attributes, size_of::<Attributes>())
     })?;
     Ok(())
+}
+
+/// EAX, EBX, ECX, EDX of a CPUID leaf.
+#[allow(unused_unsafe, reason = "newer compilers know that the instruction is safe")]
+pub fn cpuid(leaf: u32) -> [u32; 4] {
+    // SAFETY: every x86-64 processor has the instruction.
+    let answer = unsafe { __cpuid_count(leaf, 0) };
+    [answer.eax, answer.ebx, answer.ecx, answer.edx]
+}
+
+/// The security processor's answer to a request for a report, over the open device `guest` (Linux,
+/// `include/uapi/linux/sev-guest.h`, `SNP_GET_REPORT`).
+///
+/// # Errors
+///
+/// The kernel's, or the firmware's.
+pub fn snp_report(guest: impl AsFd) -> io::Result<[u8; SNP_MESSAGE]> {
+    #[repr(C)]
+    struct Request {
+        user_data: [u8; 64],
+        vmpl: u32,
+        reserved: [u8; 28],
+    }
+    #[repr(C)]
+    struct Call {
+        version: u8,
+        request: u64,
+        answer: u64,
+        errors: u64,
+    }
+    let request = Request { user_data: [0; 64], vmpl: 0, reserved: [0; 28] };
+    let mut answer = [0; SNP_MESSAGE];
+    let mut call = Call {
+        version: 1,
+        request: &raw const request as u64,
+        answer: answer.as_mut_ptr() as u64,
+        errors: 0,
+    };
+    let code = libc::_IOWR::<Call>(u32::from(b'S'), 0);
+    // SAFETY: the kernel reads `request`, writes an answer of this length and the errors; all outlive the call.
+    check(unsafe { libc::ioctl(guest.as_fd().as_raw_fd(), code, &raw mut call) })?;
+    match call.errors {
+        0 => Ok(answer),
+        errors => Err(io::Error::other(format!("the firmware answers {errors:#x}"))),
+    }
+}
+
+/// A TDREPORT from the open device `guest` (Linux, `include/uapi/linux/tdx-guest.h`, `TDX_CMD_GET_REPORT0`).
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn tdx_report(guest: impl AsFd) -> io::Result<[u8; TDX_REPORT]> {
+    #[repr(C)]
+    struct Call {
+        data: [u8; 64],
+        report: [u8; TDX_REPORT],
+    }
+    let mut call = Call { data: [0; 64], report: [0; TDX_REPORT] };
+    let code = libc::_IOWR::<Call>(u32::from(b'T'), 1);
+    // SAFETY: the kernel reads and writes one such structure, which outlives the call.
+    check(unsafe { libc::ioctl(guest.as_fd().as_raw_fd(), code, &raw mut call) })?;
+    Ok(call.report)
 }
 
 fn check<T: Into<i64> + Copy>(result: T) -> io::Result<i64> {

@@ -2,6 +2,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::fs;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::Path;
 
 use verity::{FormatError, RootHash};
@@ -178,7 +179,7 @@ fn lost_messages_are_made_up_for_by_looking() {
         let path = format!("{CONTROLLER}/host0/target0:0:0/0:0:0:{lun}/block/{name}");
         fs::create_dir_all(sys.path().join(&path)).unwrap();
         fs::write(sys.path().join(&path).join("dev"), numbers).unwrap();
-        std::os::unix::fs::symlink(format!("../{path}"), sys.path().join("block").join(name)).unwrap();
+        symlink(format!("../{path}"), sys.path().join("block").join(name)).unwrap();
     };
     let mut layers = Layers::new(&fake);
     attach(1, "sda", "8:0\n");

@@ -1,0 +1,66 @@
+//! The checks before anything is believed, in the order in which each can rely on those before it.
+
+use std::path::{Path, PathBuf};
+
+use crate::private::Private;
+use crate::{cmdline, initdata, inventory, profile, report};
+
+/// What the host brought and may not bring, or did not bring.
+#[derive(Debug, thiserror::Error)]
+pub enum CheckError {
+    /// The image does not say what it is.
+    #[error(transparent)]
+    Profile(#[from] profile::ProfileError),
+    /// The kernel's command line.
+    #[error(transparent)]
+    Cmdline(#[from] cmdline::ReadError),
+    /// A device.
+    #[error(transparent)]
+    Inventory(#[from] inventory::InventoryError),
+    /// The hardware's report.
+    #[error(transparent)]
+    Report(#[from] report::ReportError),
+    /// A test's report.
+    #[cfg(feature = "fake-report")]
+    #[error(transparent)]
+    FakeReport(#[from] crate::fake_report::FakeReportError),
+    /// The initdata.
+    #[error(transparent)]
+    Initdata(#[from] initdata::InitdataError),
+}
+
+/// What the rest of the boot needs to know.
+#[derive(Debug)]
+pub struct Checked {
+    /// Whether containers may use NVIDIA's devices.
+    pub has_gpus: bool,
+    /// The agent's policy, where the pod brought one.
+    pub policy: Option<PathBuf>,
+}
+
+/// Makes all checks, and puts the checked texts below `root`.
+///
+/// # Errors
+///
+/// [`CheckError`] for the first thing that is not as it must be.
+pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
+    let sys = root.join("sys");
+    let profile = profile::read(root)?;
+    cmdline::check(root, profile)?;
+    let found = inventory::pci(&sys, profile)?;
+    let disks = inventory::disks(&sys)?;
+    #[cfg(not(feature = "fake-report"))]
+    let claim = report::read(private, &sys)?;
+    #[cfg(feature = "fake-report")]
+    let claim = crate::fake_report::read(private, disks.fake_report)?;
+    let document = disks.initdata.map(|disk| initdata::read(private, disk)).transpose()?;
+    initdata::check(document.as_ref(), &claim, profile)?;
+    let Some(document) = document else {
+        // Nobody declared anything: a VM without initdata is no confidential one.
+        return Ok(Checked { has_gpus: found.gpus > 0, policy: None });
+    };
+    inventory::gpus(found, initdata::declared(&document)?)?;
+    initdata::write(root, &document)?;
+    let policy = root.join(initdata::POLICY_PATH);
+    Ok(Checked { has_gpus: found.gpus > 0, policy: policy.exists().then_some(policy) })
+}
