@@ -30,9 +30,6 @@ impl Kind {
     /// A guest image's manifest.
     pub(crate) const IMAGE: Self =
         Self { name: "guest image's manifest", max: vmm_config::image::MAX_MANIFEST };
-    /// A container image's configuration.
-    pub(crate) const IMAGE_CONFIG: Self =
-        Self { name: "image configuration", max: ::policy::MAX_IMAGE_CONFIG };
     /// A private key.
     pub(crate) const KEY: Self = Self { name: "key", max: 64 << 10 };
     /// A text that becomes part of initdata.

@@ -6,6 +6,7 @@ mod config;
 mod doctor;
 mod files;
 mod gpu;
+mod image;
 mod initdata;
 mod measure;
 mod policy;
@@ -34,6 +35,8 @@ enum Command {
     Measure(Box<measure::Args>),
     /// Look at the host's NVIDIA GPUs, set their mode, reset them, end a quarantine.
     Gpu(gpu::Args),
+    /// Print the names that prove what is in a container image's layers.
+    Image(image::Args),
     /// Write and read initdata, the configuration that the report vouches for.
     Initdata(initdata::Args),
     /// Write a policy by which a pod's guest lets its host run this pod and nothing else.
@@ -59,6 +62,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
         Command::Gpu(args) => gpu::run(&args, out),
+        Command::Image(args) => image::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
         Command::Policy(args) => policy::run(&args, out),
     }?;

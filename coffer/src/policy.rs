@@ -1,16 +1,18 @@
 //! `coffer policy`: what a pod's guest lets its host do.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::io::Write;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
+use std::str::FromStr;
 
 use ::policy::{Image, ImageConfig, Options, Permission, generate};
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
+use layers::{HashedImage, Source};
 use pod_manifest::spec::PodSpec;
-use verity::RootHash;
 
 use crate::files::Kind;
+use crate::image::source::How;
 
 /// Arguments of `coffer policy`.
 #[derive(Debug, clap::Args)]
@@ -30,13 +32,12 @@ struct GenerateArgs {
     /// The pod's manifest, YAML or JSON
     #[arg(long, value_name = "FILE")]
     pod: PathBuf,
-    /// Configuration of a container's image, which says what runs where the manifest does not: the output of
-    /// `skopeo inspect --config --raw docker://IMAGE@DIGEST`; may be given once for each container
-    #[arg(long, value_name = "CONTAINER=FILE", value_parser = named)]
-    image_config: Vec<(String, PathBuf)>,
-    /// Root hashes of the layers of a container's image, the topmost first, as `coffer image verity` prints them
-    #[arg(long, value_name = "CONTAINER=HASH,...", value_parser = hashes)]
-    image_layers: Vec<(String, Vec<RootHash>)>,
+    /// Where a container's image is, if not where the manifest says: a reference to a registry's image,
+    /// oci:DIRECTORY[:TAG] or docker-archive:FILE; may be given once for each container
+    #[arg(long, value_name = "CONTAINER=IMAGE", value_parser = named)]
+    image: Vec<(String, Source)>,
+    #[command(flatten)]
+    how: How,
     /// Allow any command in a container (kubectl exec)
     #[arg(long)]
     allow_exec: bool,
@@ -45,15 +46,9 @@ struct GenerateArgs {
     allow_logs: bool,
 }
 
-fn named(text: &str) -> Result<(String, PathBuf), String> {
-    let (name, file) = text.split_once('=').ok_or("write CONTAINER=FILE")?;
-    Ok((name.to_owned(), file.into()))
-}
-
-fn hashes(text: &str) -> Result<(String, Vec<RootHash>), String> {
-    let (name, list) = text.split_once('=').ok_or("write CONTAINER=HASH,...")?;
-    let hashes = list.split(',').map(|hash| hash.parse::<RootHash>().map_err(|error| error.to_string()));
-    Ok((name.to_owned(), hashes.collect::<Result<_, _>>()?))
+fn named(text: &str) -> Result<(String, Source), String> {
+    let (name, image) = text.split_once('=').ok_or("write CONTAINER=IMAGE")?;
+    Ok((name.to_owned(), image.parse().map_err(|error: layers::Error| error.to_string())?))
 }
 
 /// Writes a policy.
@@ -66,17 +61,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         .map_err(|error| error.utf8_error())
         .with_context(|| Kind::MANIFEST.unusable(&args.pod))?;
     let pod = PodSpec::parse(&text).with_context(|| Kind::MANIFEST.unusable(&args.pod))?;
-    let mut images = BTreeMap::new();
-    for (container, layers) in &args.image_layers {
-        let image = Image { layers: layers.clone(), ..Image::default() };
-        let before = images.insert(container.clone(), image);
-        ensure!(before.is_none(), "--image-layers is given twice for container {container:?}");
-    }
-    let mut seen = BTreeSet::new();
-    for (container, file) in &args.image_config {
-        ensure!(seen.insert(container), "--image-config is given twice for container {container:?}");
-        images.entry(container.clone()).or_default().config = image(file)?;
-    }
+    let images = images(&pod, &args.image, &args.how)?;
     let permission = |granted| if granted { Permission::Granted } else { Permission::Refused };
     let options = Options { exec: permission(args.allow_exec), logs: permission(args.allow_logs), images };
     let policy = generate(&pod, &options)
@@ -85,6 +70,37 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn image(file: &Path) -> Result<ImageConfig> {
-    ImageConfig::parse(&Kind::IMAGE_CONFIG.read(file)?).with_context(|| Kind::IMAGE_CONFIG.unusable(file))
+/// The images of all containers: the manifest's own, and what was given instead.
+fn images(pod: &PodSpec, given: &[(String, Source)], how: &How) -> Result<BTreeMap<String, Image>> {
+    let mut instead = BTreeMap::new();
+    for (container, source) in given {
+        let before = instead.insert(container.as_str(), source);
+        ensure!(before.is_none(), "--image is given twice for container {container:?}");
+    }
+    let containers = || pod.spec.init_containers.iter().chain(&pod.spec.containers);
+    if let Some(name) = instead.keys().find(|name| containers().all(|container| container.name != **name)) {
+        bail!("--image is given for container {name:?}, which the pod has not");
+    }
+    let mut images = BTreeMap::new();
+    // A tag is resolved once, however many containers have it.
+    let mut known: BTreeMap<String, Image> = BTreeMap::new();
+    for container in containers() {
+        let source = match instead.get(container.name.as_str()) {
+            Some(source) => (*source).clone(),
+            None => Source::from_str(&container.image)?,
+        };
+        let image = match known.get(&source.to_string()) {
+            Some(image) => image.clone(),
+            None => image(&source, how).with_context(|| format!("container {}", container.name))?,
+        };
+        known.insert(source.to_string(), image.clone());
+        images.insert(container.name.clone(), image);
+    }
+    Ok(images)
+}
+
+fn image(source: &Source, how: &How) -> Result<Image> {
+    let HashedImage { config, layers, passwd, group, .. } = how.image(source)?;
+    let config = ImageConfig::parse(&config).with_context(|| format!("cannot use the image {source}"))?;
+    Ok(Image { config, layers: layers.into_iter().map(|layer| layer.root_hash).collect(), passwd, group })
 }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use docker_credential::{CredentialRetrievalError, DockerCredential, get_credential_from_reader};
 use oci_client::Reference;
@@ -63,7 +63,7 @@ impl Places {
     }
 }
 
-fn read(file: &PathBuf) -> io::Result<Vec<u8>> {
+fn read(file: &Path) -> io::Result<Vec<u8>> {
     let mut content = Vec::new();
     File::open(file)?.take(MAX_FILE).read_to_end(&mut content)?;
     Ok(content)
@@ -87,19 +87,19 @@ fn keys(image: &Reference) -> Vec<String> {
     keys
 }
 
-fn login(file: &PathBuf, content: &[u8], image: &Reference) -> Result<Option<RegistryAuth>, RegistryError> {
+fn login(file: &Path, content: &[u8], image: &Reference) -> Result<Option<RegistryAuth>, RegistryError> {
     for key in keys(image) {
         match get_credential_from_reader(content, &key) {
             Ok(DockerCredential::UsernamePassword(user, password)) => {
                 return Ok(Some(RegistryAuth::Basic(user, password)));
             }
             Ok(DockerCredential::IdentityToken(_)) => {
-                return Err(RegistryError::IdentityToken { path: file.clone(), key });
+                return Err(RegistryError::IdentityToken { path: file.to_owned(), key });
             }
             Err(CredentialRetrievalError::NoCredentialConfigured) => {}
             // A helper that is asked for a registry that it does not know fails.
             Err(CredentialRetrievalError::HelperFailure { .. }) => {}
-            Err(source) => return Err(RegistryError::Login { path: file.clone(), source }),
+            Err(source) => return Err(RegistryError::Login { path: file.to_owned(), source }),
         }
     }
     Ok(None)

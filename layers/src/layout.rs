@@ -84,7 +84,10 @@ pub(crate) fn choose(index: &[u8], tag: Option<&str>, place: &Path) -> Result<De
         _ => {
             let known: Vec<String> = index.manifests.iter().flat_map(names).take(20).collect();
             let known = if known.is_empty() { "none that has a name".into() } else { known.join(", ") };
-            let which = tag.map_or("to be taken without a tag".into(), |tag| format!("with the tag {tag:?}"));
+            let which = match tag {
+                Some(tag) => format!("with the tag {tag:?}"),
+                None => "to be taken without a tag".into(),
+            };
             let place = place.display();
             Err(Problem::NoSuchImage(format!(
                 "{place} has {} images {which}, and must have one; it has: {known}",

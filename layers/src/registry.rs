@@ -4,7 +4,7 @@
 //! that it got.
 
 use std::path::PathBuf;
-use std::sync::{Arc, Once};
+use std::sync::Once;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,6 +16,7 @@ use oci_client::secrets::RegistryAuth;
 use oci_client::{Client, Reference, RegistryOperation};
 use reqwest::StatusCode;
 use reqwest::header::ACCEPT;
+use rustls::crypto::ring;
 
 use crate::background::{Background, Sender};
 use crate::credentials::Places;
@@ -251,7 +252,7 @@ impl Registry {
 
 impl Store for Registry {
     fn top(&self) -> Result<Descriptor, Error> {
-        let reference = self.image.digest().or(self.image.tag()).unwrap_or("latest");
+        let reference = self.image.digest().or_else(|| self.image.tag()).unwrap_or("latest");
         let bytes = self.wait(reference, MAX_MANIFEST)?;
         if bytes.len() as u64 > MAX_MANIFEST {
             let size = bytes.len() as u64;
@@ -367,9 +368,8 @@ fn is_local(registry: &str) -> bool {
 fn provide_tls() {
     static ONCE: Once = Once::new();
     ONCE.call_once(|| {
-        let provider: Arc<_> = rustls::crypto::ring::default_provider().into();
         // It fails where there is one already, which is as good.
-        let _ = rustls::crypto::CryptoProvider::install_default(Arc::unwrap_or_clone(provider));
+        let _ = ring::default_provider().install_default();
     });
 }
 

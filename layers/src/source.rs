@@ -36,13 +36,16 @@ impl FromStr for Source {
     fn from_str(text: &str) -> Result<Self, Error> {
         let bad = |reason: &str| Error::Source { text: text.into(), reason: reason.into() };
         if let Some(place) = text.strip_prefix("oci:") {
-            // A colon behind the last slash is the tag's, unless the directory's name has it.
-            let name = place.rfind('/').map_or(0, |slash| slash + 1);
-            let (directory, tag) = match place[name..].find(':') {
-                Some(colon) if !Path::new(place).is_dir() => {
-                    (&place[..name + colon], Some(place[name + colon + 1..].to_owned()))
-                }
-                _ => (place, None),
+            // The first colon behind a directory's name, since names of images have colons as well.
+            let is_directory = |end: &usize| Path::new(&place[..*end]).is_dir();
+            let mut colons = place.match_indices(':').map(|(at, _)| at);
+            let end = match is_directory(&place.len()) {
+                true => None,
+                false => colons.clone().find(is_directory).or_else(|| colons.next()),
+            };
+            let (directory, tag) = match end {
+                Some(end) => (&place[..end], Some(place[end + 1..].to_owned())),
+                None => (place, None),
             };
             return match (directory, tag.as_deref()) {
                 ("", _) => Err(bad("write oci:DIRECTORY or oci:DIRECTORY:TAG")),
@@ -166,13 +169,15 @@ mod tests {
             tag: tag.map(str::to_owned),
         };
         assert_eq!(source("oci:/a/b").unwrap(), layout("/a/b", None));
-        assert_eq!(source("oci:/a:x/b:v1").unwrap(), layout("/a:x/b", Some("v1")));
-        assert_eq!(source("oci:b:r.example.com/a:v1").unwrap_err().to_string().is_empty(), false);
+        assert_eq!(source("oci:a/b:v1").unwrap(), layout("a/b", Some("v1")));
+        assert_eq!(source("oci:b:r.example.com/a:v1").unwrap(), layout("b", Some("r.example.com/a:v1")));
         let dir = tempfile::tempdir().unwrap();
         let with_colon = dir.path().join("a:b");
         std::fs::create_dir(&with_colon).unwrap();
         let text = format!("oci:{}", with_colon.display());
         assert_eq!(source(&text).unwrap(), layout(with_colon.to_str().unwrap(), None));
+        let tagged = source(&format!("{text}:v1:2")).unwrap();
+        assert_eq!(tagged, layout(with_colon.to_str().unwrap(), Some("v1:2")));
         assert_eq!(source("docker-archive:a.tar").unwrap(), Source::Archive("a.tar".into()));
         for good in ["busybox@sha256:", "oci:", "oci:a:", "docker-archive:", "", "A B", "a@sha512:00"] {
             assert!(matches!(source(good), Err(Error::Source { .. })), "{good}");

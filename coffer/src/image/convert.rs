@@ -1,0 +1,59 @@
+//! `coffer image convert`: what the shim runs before a container whose layers are not there as EROFS images yet.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use layers::Node;
+use serde_json::json;
+use verity::RootHash;
+
+use super::source::search;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// containerd's socket
+    #[arg(long, value_name = "SOCKET", default_value = "/run/containerd/containerd.sock")]
+    containerd: PathBuf,
+    /// The container's namespace in containerd
+    #[arg(long, value_name = "NAME", default_value = "k8s.io")]
+    namespace: String,
+    /// The container's id in containerd
+    #[arg(long, value_name = "ID")]
+    container: String,
+    /// Where the layers are kept
+    #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/coffer/layers")]
+    cache: PathBuf,
+    /// How large that may grow, in bytes, before layers that nobody uses go
+    #[arg(long, value_name = "BYTES", default_value_t = 64 << 30)]
+    cache_bytes: u64,
+    /// How long another process may take for the same layer
+    #[arg(long, value_name = "SECONDS", default_value_t = 900)]
+    patience: u64,
+    /// The root hashes that the pod's policy has for the container, the topmost layer's first
+    #[arg(long, value_name = "HASH,...", value_delimiter = ',')]
+    wanted: Option<Vec<RootHash>>,
+}
+
+/// Prints `{"layers": [{"path", "root_hash", "diff_id", "digest"}...]}`, the topmost first, or `{"no_image": true}` for a
+/// container whose root file system is of no image. Layers stay locked until it ends.
+pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
+    let node = Node {
+        cache: args.cache.clone(),
+        bytes: args.cache_bytes,
+        patience: Duration::from_secs(args.patience),
+        search: search(),
+    };
+    let Args { containerd, namespace, container, wanted, .. } = args;
+    let found =
+        node.container(containerd, namespace, container, wanted.as_deref(), &|text| eprintln!("{text}"));
+    let found = found.with_context(|| format!("cannot have the layers of container {container}"))?;
+    let (answer, _held) = match found {
+        Some((layers, held)) => (json!({ "layers": layers }), Some(held)),
+        None => (json!({ "no_image": true }), None),
+    };
+    writeln!(out, "{answer}")?;
+    out.flush()?;
+    Ok(())
+}
