@@ -3,7 +3,7 @@
 use measure::ovmf::{Acceptance, Kind};
 
 use crate::config::{Accel, NodeConfig};
-use crate::image::ImageManifest;
+use crate::image::{ImageManifest, ImageProfile};
 use crate::net::MacAddress;
 use crate::passthrough::{self, DevicesError, HostDevices};
 use crate::path::SocketPath;
@@ -192,8 +192,10 @@ pub fn plan(
     };
     let vsock = Vsock { backend, slot: slots.take()? };
     let pvpanic = Pvpanic { slot: slots.take()? };
-    // A host's random numbers are nothing that a confidential guest should mix in.
-    let rng = if confidential.is_none() { Some(Rng { slot: slots.take()? }) } else { None };
+    // A host's random numbers are nothing that a confidential guest should mix in; PID 1 of an image for such guests starts
+    // no pod beside the device.
+    let trusts_host = confidential.is_none() && image.profile == ImageProfile::Dev;
+    let rng = if trusts_host { Some(Rng { slot: slots.take()? }) } else { None };
     let initdata =
         request.initdata.as_ref().map(|_| slots.take().map(|slot| InitdataDisk { slot })).transpose()?;
     let nics = plan_nics(&host.nics, &mut fds, &mut slots)?;
@@ -342,6 +344,20 @@ pub(crate) mod tests {
         assert_eq!(spec.fds().len(), 2);
         let spec = try_plan(&NodeConfig::default(), &vhost(vec![])).unwrap();
         assert_eq!(spec.memory.backing, MemoryBacking::Private);
+    }
+
+    #[test]
+    fn only_images_for_work_on_coffer_take_the_hosts_randomness() {
+        let host = vhost(vec![]);
+        for (profile, has_rng) in [("dev", true), ("debug", false), ("release", false)] {
+            let mut json = manifest();
+            json["profile"] = profile.into();
+            let line = json["cmdline"].as_str().unwrap().replace("ttyS0", "null");
+            json["cmdline"] = line.into();
+            let image = ImageManifest::parse(json.to_string().as_bytes()).unwrap();
+            let spec = plan(&NodeConfig::default(), &image, &request(2), &host).unwrap();
+            assert_eq!(spec.rng.is_some(), has_rng, "{profile}");
+        }
     }
 
     #[test]
