@@ -17,7 +17,7 @@ mod console;
 mod dev;
 mod device_program;
 mod dm;
-#[cfg(feature = "fake-report")]
+#[cfg(any(test, feature = "fake-report"))]
 mod fake_report;
 mod gate;
 mod initdata;
