@@ -110,7 +110,7 @@ impl Mkfs {
         if let Some(directory) = image.parent() {
             command.env("TMPDIR", directory);
         }
-        command.current_dir("/").stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.spawn().map_err(Error::file("start", &self.program))
     }
 }

@@ -1,7 +1,7 @@
 //! `coffer image convert`: what the shim runs before a container whose layers are not there as EROFS images yet.
 
 use std::io::Write;
-use std::path::PathBuf;
+use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -40,7 +40,8 @@ pub(super) struct Args {
 /// container whose root file system is of no image. Layers stay locked until it ends.
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     let node = Node {
-        cache: args.cache.clone(),
+        // The shim is somewhere else.
+        cache: path::absolute(&args.cache).context("--cache")?,
         bytes: args.cache_bytes,
         patience: Duration::from_secs(args.patience),
         search: search(),
