@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
+mod image;
+
 use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
@@ -10,6 +12,8 @@ use measure::snp::LaunchDigest;
 use measure::snp::id_block::SignedIdBlock;
 use p384::ecdsa::SigningKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
+
+use image::FakeImage;
 
 const DIGEST: &str =
     "6d287813eb5222d770f75005c664e34c204f385ce832cc2ce7d0d6f354454362f390ef83a92046c042e706363b4b08fa";
@@ -41,22 +45,23 @@ fn allows(policy: &str, request: &str, input: &str) -> bool {
 
 #[test]
 fn the_example_pod_has_a_policy() {
-    let pod = "../examples/pod.yaml";
-    let layers = format!("server={}", "0".repeat(64));
-    let generate = ["policy", "generate", "--pod", pod, "--image-layers", &layers];
-    let policy = stdout(&generate);
+    let fake = FakeImage::new(r#"{"Env": ["PATH=/bin"]}"#);
+    let image = format!("server={}", fake.source());
+    let generate = ["policy", "generate", "--pod", "../examples/pod.yaml", "--image", &image];
+    let policy = fake.stdout(&generate);
     assert!(allows(&policy, "GuestDetailsRequest", "{}"));
     assert!(!allows(&policy, "ReadStreamRequest", "{}"));
     assert!(!allows(&policy, "SetPolicyRequest", "{}"));
     assert!(policy.lines().all(|line| line.len() < 1024), "kata-agent's parser has a limit");
     let (exec, logs) = ("\"exec\": true", "\"logs\": true");
     assert!(!policy.contains(exec) && !policy.contains(logs));
-    let policy = stdout(&[&generate[..], &["--allow-exec", "--allow-logs"]].concat());
+    let policy = fake.stdout(&[&generate[..], &["--allow-exec", "--allow-logs"]].concat());
     assert!(policy.contains(exec) && policy.contains(logs));
 }
 
 #[test]
 fn what_a_manifest_leaves_open_is_named() {
+    let fake = FakeImage::new("{}");
     let dir = tempfile::tempdir().unwrap();
     let path = |name: &str| dir.path().join(name).display().to_string();
     let manifest = |container: &str| {
@@ -65,9 +70,10 @@ fn what_a_manifest_leaves_open_is_named() {
         fs::write(path("pod.yaml"), spec).unwrap();
     };
     let image = format!("image: r.example.com/a@sha256:{}", "0".repeat(64));
-    let layers = format!("a={}", "1".repeat(64));
+    let instead = format!("a={}", fake.source());
+    let pod = path("pod.yaml");
+    let generate = ["policy", "generate", "--pod", &pod, "--image", &instead];
     for (container, said) in [
-        ("image: \"r.example.com/a:v1\", command: [x]".to_owned(), "has no digest"),
         (image.clone(), "container a: neither its manifest nor its image has a command"),
         (format!("{image}, command: [x], envFrom: [{{secretRef: {{name: s}}}}]"), "LD_PRELOAD"),
         (
@@ -80,23 +86,33 @@ fn what_a_manifest_leaves_open_is_named() {
         ),
     ] {
         manifest(&container);
-        let error = failure(&["policy", "generate", "--pod", &path("pod.yaml"), "--image-layers", &layers]);
+        let error = fake.failure(&generate);
         assert!(error.contains("pod.yaml") && error.contains(said), "{error}");
     }
-    let error = failure(&["policy", "generate", "--pod", &path("pod.yaml")]);
-    assert!(error.contains("container a: its image is not known"), "{error}");
+    let error = fake.failure(&[&generate[..], &["--image", &instead]].concat());
+    assert!(error.contains("--image is given twice for container \"a\""), "{error}");
+    let error = fake.failure(&["policy", "generate", "--pod", &pod, "--image", "b=oci:x"]);
+    assert!(error.contains("container \"b\", which the pod has not"), "{error}");
+    let error = fake.failure(&["policy", "generate", "--pod", &pod, "--image", "a=oci:/there/is/none"]);
+    assert!(error.contains("container a: cannot use the image oci:/there/is/none"), "{error}");
+}
 
-    manifest(&image);
-    fs::write(path("config.json"), r#"{"config": {"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "7:8"}}"#)
-        .unwrap();
-    let config = format!("a={}", path("config.json"));
-    let pod = path("pod.yaml");
-    let generate = ["policy", "generate", "--pod", &pod, "--image-layers", &layers, "--image-config"];
-    let policy = stdout(&[&generate[..], &[&config]].concat());
-    assert!(policy.contains("\"/app\"") && policy.contains("\"uid\": 7"));
-    let config = format!("b={}", path("config.json"));
-    let error = failure(&[&generate[..], &[&config]].concat());
-    assert!(error.contains("container \"b\""), "{error}");
+#[test]
+fn what_runs_is_what_the_image_says() {
+    let fake = FakeImage::new(r#"{"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "77:88"}"#);
+    let image = format!("server={}", fake.source());
+    let dir = tempfile::tempdir().unwrap();
+    let pod = dir.path().join("pod.yaml");
+    let text = fs::read_to_string("../examples/pod.yaml").unwrap();
+    let spec = "apiVersion: v1\nkind: Pod\nspec:\n  containers:\n    - name: server\n      image: ";
+    let reference = text.lines().find_map(|line| line.trim().strip_prefix("image: ")).unwrap();
+    fs::write(&pod, format!("{spec}{reference}\n")).unwrap();
+    let policy = fake.stdout(&["policy", "generate", "--pod", pod.to_str().unwrap(), "--image", &image]);
+    assert!(
+        policy.contains("\"/app\"") && policy.contains("\"-v\"") && policy.contains("\"uid\": 77"),
+        "{policy}"
+    );
+    assert!(policy.contains(&fake.root_hash()), "{policy}");
 }
 
 #[test]

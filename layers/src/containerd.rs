@@ -3,6 +3,7 @@
 
 mod proto;
 
+use std::error;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -11,7 +12,7 @@ use bytes::Bytes;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 use tonic::codegen::http::uri::PathAndQuery;
-use tonic::transport::{Channel, Endpoint};
+use tonic::transport::{self, Channel, Endpoint};
 use tonic::{Code, Request, Status, client};
 use tonic_prost::ProstCodec;
 use tower::service_fn;
@@ -36,7 +37,7 @@ pub enum ContainerdError {
         socket: PathBuf,
         /// Why not.
         #[source]
-        source: tonic::transport::Error,
+        source: Box<dyn error::Error + Send + Sync>,
     },
     /// It does not answer.
     #[error("containerd did not answer for {} s when asked for {what}", limit.as_secs())]
@@ -205,7 +206,11 @@ fn connect(background: &Background, socket: &Path) -> Result<Channel, Containerd
     let endpoint = Endpoint::from_static("http://localhost");
     let channel = background.wait(SILENCE, endpoint.connect_with_connector(connector));
     let silent = || ContainerdError::Silent { what: "a connection".into(), limit: SILENCE };
-    let failed = |source| ContainerdError::Connect { socket: socket.to_owned(), source };
+    let failed = |error: transport::Error| {
+        // Its own text is of no use, and its cause's is in it as well.
+        let cause = error::Error::source(&error).map(|cause| cause.to_string().into());
+        ContainerdError::Connect { socket: socket.to_owned(), source: cause.unwrap_or_else(|| error.into()) }
+    };
     channel.ok_or_else(silent)?.map_err(failed)
 }
 
