@@ -18,6 +18,12 @@ pub enum Error {
     /// The request came at a time at which it means nothing.
     #[error("out of order: {0}")]
     Order(&'static str),
+    /// The policy says no.
+    #[error("{0}")]
+    Denied(String),
+    /// The policy says nothing that makes sense.
+    #[error("{0}")]
+    Policy(String),
     /// A part of the contract which the stand-in does not play.
     #[error("the stand-in agent does not play {0}")]
     Unsupported(&'static str),
@@ -85,7 +91,9 @@ impl Error {
             Self::Unsupported(_) => Code::UNIMPLEMENTED,
             Self::NoContainer(_) => Code::INVALID_ARGUMENT,
             Self::NoProcess { .. } => Code::NOT_FOUND,
-            Self::Path { .. }
+            Self::Denied(_) => Code::PERMISSION_DENIED,
+            Self::Policy(_)
+            | Self::Path { .. }
             | Self::System { .. }
             | Self::Network { .. }
             | Self::Runtime { .. }

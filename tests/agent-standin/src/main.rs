@@ -17,6 +17,7 @@ mod mounts;
 mod namespaces;
 mod network;
 mod oom;
+mod policy;
 mod reaper;
 mod sandbox;
 mod serve;

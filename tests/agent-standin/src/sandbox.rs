@@ -107,7 +107,7 @@ impl Sandbox {
         fs::create_dir_all(BASE).map_err(Error::path("create directory", BASE))?;
         let shared = Shared::new(&request.hostname)?;
         write_dns(&request.dns)?;
-        self.storages.lock().await.add(&request.storages, Path::new(BASE), self.hotplug).await?;
+        self.storages.lock().await.add(&request.storages, Path::new(BASE))?;
         self.lock().made = Some(Made { id: request.sandbox_id.clone(), shared, first: None });
         Ok(())
     }
@@ -139,7 +139,7 @@ impl Sandbox {
         self.share_namespaces(&mut spec, request.sandbox_pidns)?;
         let bundle = container::bundle(id);
         fs::create_dir_all(&bundle).map_err(Error::path("create directory", &bundle))?;
-        let storages = self.storages.lock().await.add(&request.storages, &bundle, self.hotplug).await;
+        let storages = self.storages.lock().await.add(&request.storages, &bundle);
         let storages = storages.inspect_err(|_| discard(id, &bundle))?;
         let container = match Container::create(id, spec, &self.reaper).await {
             Ok(container) => Arc::new(container),

@@ -17,6 +17,7 @@ use crate::fault::Fault;
 use crate::kernel_line::KernelLine;
 use crate::log;
 use crate::network::Network;
+use crate::policy::Policy;
 use crate::reaper::Reaper;
 use crate::sandbox::Sandbox;
 use crate::service::{HealthService, Service};
@@ -35,6 +36,7 @@ pub async fn run(address: &str) -> Result<()> {
     let service = Arc::new(Service {
         sandbox: Sandbox::new(reaper, line.hotplug_timeout),
         network: Network::start().await?,
+        policy: Policy::of_environment()?,
         done: Arc::clone(&done),
     });
     let listener = Listener::bind(address).map_err(Error::path("listen on", address))?;

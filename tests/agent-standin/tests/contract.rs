@@ -345,11 +345,11 @@ fn failures_leave_nothing() {
             ..Default::default()
         };
         request.storages = vec![Storage {
-            driver: "scsi".into(),
-            source: "0:99".into(),
+            driver: "blk".into(),
+            source: format!("/dev/mapper/{}", "0".repeat(64)),
             fstype: "erofs".into(),
-            options: vec!["ro".into()],
-            mount_point: "/run/layers/0-99".into(),
+            options: vec!["ro".into(), "nodev".into()],
+            mount_point: "/run/l/00000000000000000000".into(),
             ..Default::default()
         }];
         assert!(rig.agent.create_container(request).await.is_err());
@@ -382,6 +382,86 @@ fn order_and_ids_are_checked() {
         assert_eq!(unknown.code(), Some(Code::INVALID_ARGUMENT));
         assert_eq!(rig.agent.set_policy(String::new()).await.unwrap_err().code(), Some(Code::UNIMPLEMENTED));
         rig.remove("ctr1").await;
+    });
+}
+
+/// A layer, seen through a loop device instead of a mapping.
+#[test]
+fn a_root_file_system_is_layers_below_an_overlay() {
+    inside("a_root_file_system_is_layers_below_an_overlay", |rig| async move {
+        rig.sandbox().await;
+        let before = mounts();
+        let run = |program: &str, args: &[&str]| {
+            let output = Command::new(program).args(args).output().unwrap();
+            assert!(output.status.success(), "{program} {args:?}: {output:?}");
+            String::from_utf8(output.stdout).unwrap().trim().to_owned()
+        };
+        run("mkfs.erofs", &["--quiet", "/tmp/layer.erofs", rig.root.to_str().unwrap()]);
+        let node = run("losetup", &["--find", "--show", "--read-only", "/tmp/layer.erofs"]);
+        let layer = Storage {
+            driver: "blk".into(),
+            source: node.clone(),
+            fstype: "erofs".into(),
+            options: vec!["ro".into(), "nodev".into()],
+            mount_point: "/run/l/0123456789abcdef0123".into(),
+            ..Default::default()
+        };
+        for id in ["ctr1", "ctr2"] {
+            let dir = format!("/run/kata-containers/{id}");
+            let made = "io.katacontainers.volume.overlayfs.create_directory";
+            let overlay = Storage {
+                driver: "overlayfs".into(),
+                driver_options: ["upper", "work"].map(|name| format!("{made}={dir}/{name}")).into(),
+                source: "overlay".into(),
+                fstype: "overlay".into(),
+                options: vec![
+                    "nodev".into(),
+                    format!("lowerdir={}", layer.mount_point),
+                    format!("upperdir={dir}/upper"),
+                    format!("workdir={dir}/work"),
+                ],
+                mount_point: format!("{dir}/rootfs"),
+                ..Default::default()
+            };
+            let mut spec = rig.spec(&["sh", "-c", "echo x > /etc/new && cat /etc/new"]);
+            spec.Root.as_mut().unwrap().Path = format!("{dir}/rootfs");
+            spec.Linux.as_mut().unwrap().CgroupsPath += &format!("/{id}");
+            let request = CreateContainerRequest {
+                container_id: id.into(),
+                OCI: Some(spec).into(),
+                storages: vec![layer.clone(), overlay],
+                ..Default::default()
+            };
+            rig.agent.create_container(request).await.unwrap();
+            rig.agent.start_container(id).await.unwrap();
+            assert_eq!(rig.output(ProcessRef::init(id)).await, "x\n");
+        }
+        rig.remove("ctr1").await;
+        assert!(Path::new(&layer.mount_point).join("bin/busybox").exists(), "the other one has it still");
+        rig.remove("ctr2").await;
+        assert_eq!(mounts(), before);
+        run("losetup", &["--detach", &node]);
+    });
+}
+
+#[test]
+fn a_policy_decides_what_is_served() {
+    inside("a_policy_decides_what_is_served", |mut rig| async move {
+        let _ = rig.standin.kill();
+        let _ = rig.standin.wait();
+        let policy = "package agent_policy\nimport rego.v1\ndefault CreateSandboxRequest := false\n\
+            default GuestDetailsRequest := true\nCreateSandboxRequest if input.hostname == \"podhost\"\n";
+        fs::write("/tmp/policy.rego", policy).unwrap();
+        (rig.agent, rig.standin) = start(&[("KATA_AGENT_POLICY_FILE", "/tmp/policy.rego")]).await;
+        let other =
+            CreateSandboxRequest { sandbox_id: "pod1".into(), hostname: "x".into(), ..Default::default() };
+        let denied = rig.agent.create_sandbox(other).await.unwrap_err();
+        assert!(matches!(denied, AgentError::Denied { .. }), "{denied}");
+        assert!(denied.to_string().contains("CreateSandboxRequest is blocked by policy"), "{denied}");
+        rig.sandbox().await;
+        assert!(rig.agent.get_guest_details(GuestDetailsRequest::default()).await.is_ok());
+        let unknown = rig.agent.stats_container("ctr1").await.unwrap_err();
+        assert_eq!(unknown.code(), Some(Code::INTERNAL), "{unknown}");
     });
 }
 
