@@ -39,6 +39,21 @@ const KEYS: [&str; 26] = [
     STANDIN,
 ];
 
+/// Those of them that a release image's PID 1 accepts (`guest-image/init`): none that lets the host look inside, by the agent's
+/// debug console, its log on a port, or tracing.
+const RELEASE_KEYS: [&str; 10] = [
+    "agent.cdi_timeout",
+    "agent.hotplug_timeout",
+    "agent.log",
+    "console",
+    "dm-mod.create",
+    "panic",
+    "quiet",
+    "ro",
+    "root",
+    "rootfstype",
+];
+
 /// Value of `console` by which the kernel takes none (Linux, `kernel/printk/printk.c`, `console_setup`).
 pub const NO_CONSOLE: &str = "null";
 
@@ -70,6 +85,12 @@ pub enum CmdlineError {
         /// The key, shortened.
         key: String,
     },
+    /// The guest refuses such a line, and the kernel takes the last one.
+    #[error("the kernel command line has `{key}` twice")]
+    Twice {
+        /// The key.
+        key: &'static str,
+    },
     /// A quote inside a word, an unclosed quote or a character outside printable ASCII.
     #[error(
         "the kernel command line is malformed at byte {at}: only printable ASCII, quotes around a whole value"
@@ -93,7 +114,7 @@ impl Cmdline {
         if let Some(at) = line.bytes().position(|b| b != b' ' && !b.is_ascii_graphic()) {
             return Err(CmdlineError::Malformed { at });
         }
-        let mut params = Vec::new();
+        let mut params = Vec::<Param>::new();
         let mut at = 0;
         while at < line.len() {
             let rest = &line[at..];
@@ -102,19 +123,23 @@ impl Cmdline {
                 continue;
             }
             let (param, used) = Param::parse(rest, at)?;
+            if params.iter().any(|known| known.key == param.key) {
+                return Err(CmdlineError::Twice { key: param.key });
+            }
             params.push(param);
             at += used;
         }
         Ok(Self(params))
     }
 
-    /// The value of a key, if it is there once and has one.
+    /// The value of a key, if it is there and has one.
     pub fn value(&self, key: &str) -> Option<&str> {
-        let mut found = self.0.iter().filter(|p| p.key == key);
-        match (found.next(), found.next()) {
-            (Some(param), None) => param.value.as_deref(),
-            _ => None,
-        }
+        self.0.iter().find(|p| p.key == key)?.value.as_deref()
+    }
+
+    /// The first key that a release image's guest refuses.
+    pub fn beyond_release(&self) -> Option<&'static str> {
+        self.0.iter().map(|param| param.key).find(|key| !RELEASE_KEYS.contains(key))
     }
 
     /// Whether the guest has a console: without the key the kernel takes what it finds.
@@ -189,6 +214,7 @@ mod tests {
         keys.sort_unstable();
         keys.dedup();
         assert_eq!(keys.len(), KEYS.len());
+        assert!(RELEASE_KEYS.iter().all(|key| KEYS.contains(key)));
     }
 
     #[test]
@@ -208,8 +234,9 @@ mod tests {
     }
 
     #[test]
-    fn a_key_that_is_there_twice_has_no_value() {
-        assert_eq!(Cmdline::parse("root=/dev/a root=/dev/b").unwrap().value("root"), None);
+    fn a_key_that_is_there_twice_is_refused() {
+        let twice = Cmdline::parse("root=/dev/a ro root=/dev/b");
+        assert_eq!(twice, Err(CmdlineError::Twice { key: "root" }));
     }
 
     #[test]

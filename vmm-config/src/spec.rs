@@ -159,11 +159,6 @@ impl VmSpec {
         self.acceptance
     }
 
-    /// Whether the guest has a console to speak on.
-    pub const fn has_console(&self) -> bool {
-        self.console.is_some()
-    }
-
     /// How the agent is reached.
     pub const fn vsock(&self) -> &VsockBackend {
         &self.vsock.backend

@@ -98,6 +98,15 @@ pub enum TeeError {
         /// What the firmware's metadata says.
         found: Kind,
     },
+    /// An image for tests, which believes a report that the host makes up.
+    #[error(
+        "the guest image {name} is for tests: it takes the hardware's report from the host, and no confidential VM is \
+         started with it; install a release image"
+    )]
+    FakeReport {
+        /// The image's name.
+        name: String,
+    },
     /// An image that shows its inside, or with an agent that is none.
     #[error(
         "the guest image {name} has the profile {}, and a confidential VM takes release images: install one, or set \
@@ -161,6 +170,9 @@ fn check(inputs: &Inputs<'_>, tee: &'static str) -> Result<(), TeeError> {
     let Inputs { config, image, .. } = inputs;
     if inputs.accel != Accelerator::Kvm {
         return Err(TeeError::NeedsKvm(tee));
+    }
+    if image.fake_report {
+        return Err(TeeError::FakeReport { name: image.name.clone() });
     }
     if image.profile != ImageProfile::Release && !config.allow_debug_image {
         return Err(TeeError::Image { name: image.name.clone(), profile: image.profile });

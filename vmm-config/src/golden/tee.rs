@@ -192,6 +192,18 @@ fn no_snp_guest_asks_for_more_features_than_snp() {
 }
 
 #[test]
+fn an_image_that_believes_any_report_starts_no_confidential_vm() {
+    let image = ImageManifest { fake_report: true, ..release() };
+    for tee in [Tee::Tdx, Tee::Snp] {
+        let config = NodeConfig { allow_debug_image: true, ..config(tee) };
+        let host = host(tee, HostDevices::default());
+        let refused = plan(&config, &image, &request(1), &host).unwrap_err().to_string();
+        assert!(refused.contains("is for tests"), "{refused}");
+        assert!(plan(&config, &release(), &request(1), &host).is_ok());
+    }
+}
+
+#[test]
 fn an_image_with_a_console_needs_leave_and_says_so_in_the_measured_line() {
     for tee in [Tee::Tdx, Tee::Snp] {
         let host = host(tee, HostDevices::default());

@@ -18,9 +18,6 @@ use crate::digest::{Sha256Digest, parse_hex};
 /// Largest manifest that is read; a real one has about 1 KiB.
 pub const MAX_MANIFEST: usize = 64 * 1024;
 
-/// Keys by which kata-agent opens a shell or sends its log to whoever connects.
-const LOOKS_INSIDE: [&str; 3] = ["agent.debug_console", "agent.debug_console_vport", "agent.log_vport"];
-
 /// The manifest's format that this version reads.
 const FORMAT: u32 = 1;
 
@@ -68,6 +65,8 @@ pub struct ImageManifest {
     pub verity: Verity,
     /// The kernel's command line.
     pub cmdline: Cmdline,
+    /// Whether its PID 1 takes the hardware's report from a disk of the host: for tests, and worth nothing.
+    pub fake_report: bool,
     /// The distribution's packages that the image was built with, and their versions.
     pub packages: BTreeMap<String, String>,
 }
@@ -187,10 +186,10 @@ pub enum ImageError {
     /// Something on the kernel's command line is not allowed.
     #[error("image.json has a kernel command line that is not allowed")]
     Cmdline(#[from] CmdlineError),
-    /// A release image whose inside the host could see, or talk to.
+    /// A release image whose inside the host could see, or talk to, or whose guest would not start.
     #[error(
-        "image.json has the profile release and, on its command line, `{key}`: a release image has console=null and \
-         nothing to look inside; build the image again, or with the profile debug"
+        "image.json has the profile release and, on its command line, `{key}`: a release image has console=null and no key \
+         by which its guest would be looked into, or that it refuses; build the image again, or with the profile debug"
     )]
     Talkative {
         /// The key.
@@ -211,10 +210,18 @@ struct Written {
     profile: ImageProfile,
     agent: String,
     agent_sha256: Sha256Digest,
+    report: Option<WrittenReport>,
     kernel: WrittenKernel,
     root: WrittenRoot,
     cmdline: String,
     packages: BTreeMap<String, String>,
+}
+
+/// Where PID 1 has the hardware's report from, if not from the hardware.
+#[derive(Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum WrittenReport {
+    Fake,
 }
 
 #[derive(Deserialize)]
@@ -263,8 +270,8 @@ impl ImageManifest {
             return Err(CmdlineError::UnknownKey { key: STANDIN.to_owned() }.into());
         }
         if written.profile == ImageProfile::Release {
-            let key = LOOKS_INSIDE.into_iter().find(|key| cmdline.has(key));
-            if let Some(key) = key.or_else(|| cmdline.has_console().then_some("console")) {
+            if let Some(key) = cmdline.beyond_release().or_else(|| cmdline.has_console().then_some("console"))
+            {
                 return Err(ImageError::Talkative { key });
             }
         }
@@ -273,6 +280,7 @@ impl ImageManifest {
             profile: written.profile,
             agent: written.agent,
             agent_sha256: written.agent_sha256,
+            fake_report: matches!(written.report, Some(WrittenReport::Fake)),
             kernel,
             kernel_release: release,
             root,
@@ -381,13 +389,24 @@ pub(crate) mod tests {
         for (console, more, expected) in [
             ("console=ttyS0", "", "console"),
             ("", "", "console"),
-            ("console=null", " console=ttyS0", "console"),
+            ("console=null", " agent.debug_console_vport=1026", "agent.debug_console_vport"),
+            ("console=null", " loglevel=8", "loglevel"),
             ("console=null", " agent.debug_console", "agent.debug_console"),
             ("console=null", " agent.log_vport=1024", "agent.log_vport"),
         ] {
             let error = with(console, more).unwrap_err();
             assert!(matches!(error, ImageError::Talkative { key } if key == expected), "{error}");
         }
+    }
+
+    #[test]
+    fn a_report_that_is_not_the_hardwares_is_told() {
+        let mut json = manifest();
+        assert!(!parse(&json).unwrap().fake_report);
+        json["report"] = "fake".into();
+        assert!(parse(&json).unwrap().fake_report);
+        json["report"] = "hardware".into();
+        assert!(matches!(parse(&json), Err(ImageError::Json(_))));
     }
 
     #[test]

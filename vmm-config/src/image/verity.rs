@@ -136,7 +136,6 @@ mod tests {
             "root=/dev/vda ro".to_owned(),
             line().replace("root=/dev/dm-0", "root=/dev/vda"),
             line().replace(",ro,", ",rw,"),
-            format!("{0} {0}", line()),
             "dm-mod.create=\"root,,,ro,0 80 verity\" root=/dev/dm-0".to_owned(),
             two_devices,
             two_tables,
