@@ -9,13 +9,13 @@ mod layer;
 mod layers;
 mod tree;
 
+use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
 
 use serde::{Deserialize, Serialize};
 
-pub use build::builders_version;
 pub use cache::{Cache, DEFAULT_CACHE_BYTES};
 pub use convert::Conversion;
 pub use layer::Layer;
@@ -200,7 +200,8 @@ impl ImagePlan {
     /// # Errors
     /// [`Error::NoMkfs`], [`Error::Mkfs`], [`Error::DiskFull`], [`Error::File`].
     pub async fn claim(self, search: &[PathBuf]) -> Result<Rootfs, Error> {
-        let mut rootfs = Rootfs { layers: Vec::new(), _in_use: None, record: self.record() };
+        let mut rootfs =
+            Rootfs { layers: Vec::new(), _in_use: None, held: Vec::new(), record: self.record() };
         let image = build::run(self, search).await?;
         rootfs.layers.push(image.layer.clone());
         rootfs._in_use = Some(image);
@@ -215,13 +216,15 @@ pub struct Rootfs {
     layers: Vec<Layer>,
     /// The lock that keeps the image in the cache.
     _in_use: Option<cache::Image>,
+    /// The same for converted layers.
+    held: Vec<File>,
     record: RootfsRecord,
 }
 
 impl Rootfs {
     /// One of layers that stay when it is released.
     pub fn of_layers(layers: Vec<Layer>) -> Self {
-        Self { layers, _in_use: None, record: RootfsRecord::default() }
+        Self { layers, _in_use: None, held: Vec::new(), record: RootfsRecord::default() }
     }
 
     /// The layers, the top one first.

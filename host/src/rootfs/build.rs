@@ -6,7 +6,6 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
@@ -25,8 +24,6 @@ const OPTIONS: [&str; 6] =
     ["--quiet", "-T0", "--mkfs-time", "--preserve-mtime", "-U00000000-0000-0000-0000-000000000000", "-b4096"];
 /// How much of what the program says is kept.
 const KEPT: u64 = 2048;
-/// How long the program may take to say its version.
-const VERSION_PATIENCE: Duration = Duration::from_secs(5);
 
 /// Opens the image, and builds it first where needed.
 pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Error> {
@@ -48,16 +45,6 @@ pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Er
     spawned.map_err(Error::file("start a thread for", PROGRAM))?;
     let lost = |_| Error::file("learn the result of", PROGRAM)(io::ErrorKind::BrokenPipe.into());
     result.await.map_err(lost)?
-}
-
-/// What mkfs.erofs says of its version, such as `mkfs.erofs (erofs-utils) 1.9.4`.
-pub async fn builders_version(search: &[PathBuf]) -> Option<String> {
-    let program = search.iter().map(|dir| dir.join(PROGRAM)).find(|path| path.is_file())?;
-    let mut command = tokio::process::Command::new(program);
-    command.arg("--version").stdin(Stdio::null()).kill_on_drop(true);
-    let said = tokio::time::timeout(VERSION_PATIENCE, command.output()).await.ok()?.ok()?;
-    let said = String::from_utf8_lossy(&said.stdout).lines().next()?.trim().to_owned();
-    Some(said.chars().filter(|letter| !letter.is_control()).take(80).collect())
 }
 
 /// The thread's work. Waiting for another builder of the same image happens here, too.

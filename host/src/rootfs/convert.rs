@@ -2,7 +2,9 @@
 //! the memory for that with it when it ends.
 
 use std::collections::VecDeque;
+use std::fs::File;
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
@@ -13,11 +15,9 @@ use tokio::process::Command;
 use tokio::time::timeout;
 use verity::RootHash;
 
-use super::{Error, Layer};
+use super::{Error, Layer, Rootfs, layer};
 use crate::sys;
 
-/// The program's status for a container that has no image in containerd.
-const NO_IMAGE: i32 = 4;
 /// The largest answer: 127 layers with the longest paths are less.
 const MAX_ANSWER: u64 = 1 << 20;
 /// The longest line of progress that is passed on, in bytes.
@@ -42,13 +42,22 @@ pub struct Conversion<'a> {
     pub container: &'a str,
     /// Where converted layers are kept.
     pub cache: &'a Path,
+    /// The root hashes that the pod's policy demands, the topmost layer's first: the program says what differs.
+    pub wanted: Option<&'a [RootHash]>,
     /// How long all of it may take.
     pub patience: Duration,
 }
 
 #[derive(Debug, Deserialize)]
-struct Answer {
-    layers: Vec<Described>,
+#[serde(untagged)]
+enum Answer {
+    Layers {
+        layers: Vec<Described>,
+    },
+    NoImage {
+        #[serde(rename = "no_image")]
+        _no_image: bool,
+    },
 }
 
 #[derive(Debug, Deserialize)]
@@ -58,17 +67,21 @@ struct Described {
 }
 
 impl Conversion<'_> {
-    /// Converts what is not converted yet, and returns the container's layers, the topmost first; `None` where containerd
-    /// knows no image of it. `progress` gets what the program says meanwhile. The program ends with us, or when this is
-    /// dropped.
+    /// Converts what is not converted yet, and returns the container's layers; `None` where containerd knows no image of it.
+    /// They stay where they are for as long as the result is held. `progress` gets what the program says meanwhile. The
+    /// program ends with us, or when this is dropped.
     ///
     /// # Errors
     /// [`Error::Convert`]; [`Error::NoTree`] and [`Error::OtherRoot`] for a layer that is not what the program says.
-    pub async fn run(&self, progress: impl FnMut(&str)) -> Result<Option<Vec<Layer>>, Error> {
+    pub async fn run(&self, progress: impl FnMut(&str)) -> Result<Option<Rootfs>, Error> {
         let failed = |reason: String| Error::Convert { program: self.program.to_owned(), reason };
         let mut command = Command::new(self.program);
         command.args(["image", "convert", "--containerd", self.socket, "--namespace", self.namespace]);
         command.args(["--container", self.container, "--cache"]).arg(self.cache);
+        if let Some(wanted) = self.wanted {
+            let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
+            command.args(["--wanted", &wanted.join(",")]);
+        }
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true);
         sys::die_with_parent(command.as_std_mut());
@@ -82,9 +95,6 @@ impl Conversion<'_> {
             .await
             .map_err(|_| failed(format!("it took longer than {} s", self.patience.as_secs())))?;
         let status = status.map_err(Error::file("wait for", self.program))?;
-        if status.code() == Some(NO_IMAGE) {
-            return Ok(None);
-        }
         let answer = answer.map_err(|error| failed(format!("its answer: {error}")))?;
         if !status.success() {
             let said = Vec::from(said).join(" | ");
@@ -93,16 +103,32 @@ impl Conversion<'_> {
                 if said.is_empty() { "it said nothing" } else { &said }
             )));
         }
-        let Answer { layers } =
+        let answer =
             serde_json::from_slice(&answer).map_err(|error| failed(format!("its answer: {error}")))?;
+        let layers = match answer {
+            Answer::Layers { layers } => layers,
+            Answer::NoImage { .. } => return Ok(None),
+        };
         if layers.is_empty() || layers.len() > MAX_LAYERS {
             return Err(failed(format!("its answer: {} layers", layers.len())));
         }
-        layers
-            .iter()
-            .map(|layer| Layer::described(&layer.path, layer.root_hash))
-            .collect::<Result<_, _>>()
-            .map(Some)
+        let mut rootfs = Rootfs::of_layers(Vec::with_capacity(layers.len()));
+        for Described { path, root_hash } in layers {
+            rootfs.held.push(hold(&path)?);
+            rootfs.layers.push(Layer::described(&path, root_hash)?);
+        }
+        Ok(Some(rootfs))
+    }
+}
+
+/// Locks a layer, so that nobody takes it away from the cache (`layers::Node`).
+fn hold(image: &Path) -> Result<File, Error> {
+    let file = layer::open(image)?;
+    file.lock_shared().map_err(Error::file("lock", image))?;
+    let linked = file.metadata().map_err(Error::file("look at", image))?.nlink() > 0;
+    match linked {
+        true => Ok(file),
+        false => Err(Error::file("keep", image)(io::ErrorKind::NotFound.into())),
     }
 }
 
@@ -165,11 +191,7 @@ mod tests {
             Self(dir)
         }
 
-        async fn run(
-            &self,
-            patience: Duration,
-            progress: impl FnMut(&str),
-        ) -> Result<Option<Vec<Layer>>, Error> {
+        async fn run(&self, patience: Duration, progress: impl FnMut(&str)) -> Result<Option<Rootfs>, Error> {
             let program = self.0.path().join("coffer");
             let conversion = Conversion {
                 program: &program,
@@ -177,6 +199,7 @@ mod tests {
                 namespace: "k8s.io",
                 container: "web",
                 cache: self.0.path(),
+                wanted: Some(&[RootHash::from_bytes([0xab; 32])]),
                 patience,
             };
             conversion.run(progress).await
@@ -199,8 +222,15 @@ mod tests {
         let root = make(&image, 1);
         std::fs::write(rig.0.path().join("answer"), answer(&image, root)).unwrap();
         let mut said = Vec::new();
-        let layers = rig.run(LONG, |line| said.push(line.to_owned())).await.unwrap().unwrap();
-        assert_eq!(layers, [Layer { image, root }]);
+        let rootfs = rig.run(LONG, |line| said.push(line.to_owned())).await.unwrap().unwrap();
+        assert_eq!(rootfs.layers(), [Layer { image: image.clone(), root }]);
+        // In use for as long as it is held.
+        let other = File::open(&image).unwrap();
+        assert!(other.try_lock().is_err());
+        rootfs.release().unwrap();
+        other.try_lock().unwrap();
+        let wanted = format!("--wanted {}", "ab".repeat(32));
+        assert!(said[0].ends_with(&wanted), "{said:?}");
         assert!(
             said[0].starts_with(
                 "image convert --containerd /run/c.sock --namespace k8s.io --container web --cache /"
@@ -220,7 +250,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_container_without_an_image_and_a_failure_are_told_apart() {
-        assert_eq!(Rig::new("exit 4").run(LONG, |_| {}).await.unwrap(), None);
+        assert_eq!(Rig::new("echo '{\"no_image\":true}'").run(LONG, |_| {}).await.unwrap().map(drop), None);
         let error = Rig::new("echo one >&2; echo the blob is gone >&2; exit 1").run(LONG, |_| {}).await;
         let text = error.unwrap_err().to_string();
         assert!(text.contains("one | the blob is gone"), "{text}");

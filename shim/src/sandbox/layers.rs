@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host::rootfs::{
-    Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Layer, Mount as HostMount, Rootfs, builders_version,
-    containerds_layers, has_changes,
+    Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Mount as HostMount, Rootfs, containerds_layers,
+    has_changes,
 };
 use oci_spec::runtime::Spec;
 use slog::{Logger, info};
@@ -50,17 +50,15 @@ pub async fn prepare(
         }],
         mounts => mounts.iter().map(host_mount).collect(),
     };
-    let rootfs = find_or_make(pod, request.id.as_str(), &mounts, log).await.map_err(|error| {
+    let wanted = pinned.layers(spec);
+    let rootfs = find_or_make(pod, request.id.as_str(), &mounts, wanted, log).await.map_err(|error| {
         Error::failed(format!("prepare the root file system of container {}", request.id), error)
     })?;
     let made: Vec<RootHash> = rootfs.layers().iter().map(|layer| layer.root).collect();
-    match pinned.layers(spec) {
-        Some(wanted) if wanted != made => Err(Error::OtherLayers {
-            container: request.id.to_string(),
-            wanted: wanted.to_vec(),
-            made,
-            builder: builders_version(&search()).await,
-        }),
+    match wanted {
+        Some(wanted) if wanted != made => {
+            Err(Error::OtherLayers { container: request.id.to_string(), wanted: wanted.to_vec(), made })
+        }
         Some(_) | None => Ok(rootfs),
     }
 }
@@ -69,13 +67,14 @@ async fn find_or_make(
     pod: &Pod,
     container: &str,
     mounts: &[HostMount],
+    wanted: Option<&[RootHash]>,
     log: &Logger,
 ) -> std::result::Result<Rootfs, Cause> {
     if let Some(layers) = containerds_layers(mounts)? {
         return Ok(Rootfs::of_layers(layers));
     }
-    if let Some(layers) = converted(pod, container, mounts, log).await? {
-        return Ok(Rootfs::of_layers(layers));
+    if let Some(rootfs) = converted(pod, container, mounts, wanted, log).await? {
+        return Ok(rootfs);
     }
     let cache = Cache::new(IMAGES, DEFAULT_CACHE_BYTES);
     let plan = ImagePlan::new(mounts, cache, pod.context.id.as_str(), container)?;
@@ -89,8 +88,9 @@ async fn converted(
     pod: &Pod,
     container: &str,
     mounts: &[HostMount],
+    wanted: Option<&[RootHash]>,
     log: &Logger,
-) -> std::result::Result<Option<Vec<Layer>>, Cause> {
+) -> std::result::Result<Option<Rootfs>, Cause> {
     let engine = pod.context.engine.as_str();
     if engine.is_empty() || has_changes(mounts)? {
         return Ok(None);
@@ -106,6 +106,7 @@ async fn converted(
         namespace: pod.context.namespace.as_str(),
         container,
         cache: Path::new(LAYERS),
+        wanted,
         patience: PATIENCE,
     };
     Ok(conversion.run(|line| info!(log, "{line}"; "source" => "image convert")).await?)

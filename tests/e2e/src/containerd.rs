@@ -110,9 +110,12 @@ impl Containerd {
 
 fn spawn(shim: &Path, log: &Path) -> Child {
     let log = File::options().create(true).append(true).open(log).or_fail("containerd's log");
+    // Where the shim is looked for, and by it the command that converts layers.
+    let coffer = Artefacts::coffer();
     let path = format!(
-        "{}:{}",
+        "{}:{}:{}",
         shim.parent().or_fail("the shim's directory").display(),
+        coffer.parent().or_fail("the command's directory").display(),
         env::var("PATH").or_fail("PATH")
     );
     Command::new("containerd")

@@ -269,11 +269,10 @@ impl ImageManifest {
         if written.profile != ImageProfile::Dev && cmdline.has(STANDIN) {
             return Err(CmdlineError::UnknownKey { key: STANDIN.to_owned() }.into());
         }
-        if written.profile == ImageProfile::Release {
-            if let Some(key) = cmdline.beyond_release().or_else(|| cmdline.has_console().then_some("console"))
-            {
-                return Err(ImageError::Talkative { key });
-            }
+        if written.profile == ImageProfile::Release
+            && let Some(key) = cmdline.beyond_release().or_else(|| cmdline.has_console().then_some("console"))
+        {
+            return Err(ImageError::Talkative { key });
         }
         Ok(Self {
             name: written.name,
