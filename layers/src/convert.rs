@@ -76,7 +76,14 @@ pub(crate) fn convert(
 /// Gives mkfs.erofs the layer's content, and checks blob and content against the image's documents.
 fn feed(layer: &Layer, blob: &mut dyn Read, stdin: ChildStdin) -> Result<Found, Error> {
     let _ = fcntl_setpipe_size(&stdin, CHUNK);
-    let mut blob = Blob { from: blob, hash: Sha256::new(), size: 0, limit: layer.blob.size, ended: false };
+    let mut blob = Blob {
+        from: blob,
+        hash: Sha256::new(),
+        size: 0,
+        limit: layer.blob.size,
+        ended: false,
+        broken: false,
+    };
     let mut start = [0; 4];
     let length = fill(&mut blob, &mut start).map_err(|e| unread(layer, e))?;
     let start = &start[..length];
@@ -96,6 +103,7 @@ fn feed(layer: &Layer, blob: &mut dyn Read, stdin: ChildStdin) -> Result<Found, 
     let drained = blob.drain();
     match (copied, drained) {
         (_, Err(error)) => return Err(unread(layer, error)),
+        (Err(error), Ok(())) if blob.broken => return Err(unread(layer, error)),
         (Err(error), Ok(())) => {
             // Bytes that are not the blob's are the reason, whatever they looked like.
             blob.check(layer)?;
@@ -162,14 +170,16 @@ struct Blob<'a> {
     size: u64,
     limit: u64,
     ended: bool,
+    /// It could not be read to its end.
+    broken: bool,
 }
 
 impl Read for Blob<'_> {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        if self.size > self.limit || self.ended {
+        if self.size > self.limit || self.ended || self.broken {
             return Ok(0);
         }
-        let read = self.from.read(buffer)?;
+        let read = self.from.read(buffer).inspect_err(|_| self.broken = true)?;
         self.ended = read == 0;
         self.size += read as u64;
         self.hash.update(&buffer[..read]);

@@ -151,7 +151,6 @@ impl Registry {
         let config = ClientConfig {
             protocol: if plain { ClientProtocol::Http } else { ClientProtocol::Https },
             connect_timeout: Some(silence),
-            read_timeout: Some(silence),
             user_agent: concat!("coffer/", env!("CARGO_PKG_VERSION")),
             ..ClientConfig::default()
         };
