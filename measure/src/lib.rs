@@ -15,13 +15,21 @@
 //! [`ovmf`] reads the firmware's own description of itself, which both digests start from. Whatever that
 //! description gets wrong is an error: a digest computed from a guess would look like any other.
 
+#![cfg_attr(
+    not(feature = "launch"),
+    allow(dead_code, unused_imports, unused_macros, reason = "they are for what is left out")
+)]
+
 mod bytes;
 mod cmdline;
 mod digest;
 mod guid;
 pub mod initdata;
+#[cfg(feature = "launch")]
 pub mod ovmf;
+#[cfg(feature = "launch")]
 pub mod snp;
+#[cfg(feature = "launch")]
 pub mod tdx;
 
 pub use self::cmdline::{Cmdline, CmdlineError, MAX_CMDLINE};
