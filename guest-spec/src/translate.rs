@@ -21,6 +21,24 @@ use crate::rootfs::GuestRootfs;
 /// Annotations that name devices of the host.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
 
+/// By which a container and its pod are known, in containerd's and in CRI-O's names. The agent has no use for others, and
+/// a guest's policy takes none.
+const KNOWN: [&str; 13] = [
+    "io.kubernetes.cri.container-type",
+    "io.kubernetes.cri.container-name",
+    "io.kubernetes.cri.image-name",
+    "io.kubernetes.cri.sandbox-id",
+    "io.kubernetes.cri.sandbox-name",
+    "io.kubernetes.cri.sandbox-namespace",
+    "io.kubernetes.cri.sandbox-uid",
+    "io.kubernetes.cri-o.ContainerType",
+    "io.kubernetes.cri-o.SandboxID",
+    "io.kubernetes.container.name",
+    "io.kubernetes.pod.name",
+    "io.kubernetes.pod.namespace",
+    "io.kubernetes.pod.uid",
+];
+
 /// Where the agent looks up which mount holds a container's last words.
 const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
 
@@ -206,9 +224,9 @@ pub(crate) fn annotations(
     notes: &mut Vec<String>,
 ) -> HashMap<String, String> {
     let mut kept = spec.annotations().clone().unwrap_or_default();
-    let all = kept.len();
-    kept.retain(|name, _| !name.starts_with(CDI_PREFIX));
-    if kept.len() < all {
+    let has_devices = kept.keys().any(|name| name.starts_with(CDI_PREFIX));
+    kept.retain(|name, _| KNOWN.contains(&name.as_str()));
+    if has_devices {
         notes.push(format!("{CDI_PREFIX} annotations left out: they name devices of the host"));
     }
     if let Some(log) = log {
@@ -234,13 +252,14 @@ mod tests {
         let json = format!(
             r#"{{"ociVersion": "1.2.0", {PROCESS}, "root": {{"path": "/host/rootfs", "readonly": true}},
                 "hooks": {{"createRuntime": [{{"path": "/usr/bin/hook"}}]}}, "hostname": "h",
-                "annotations": {{"cdi.k8s.io/vfio0": "nvidia.com/pgpu=0", "kept": "yes"}},
+                "annotations": {{"cdi.k8s.io/vfio0": "nvidia.com/pgpu=0", "io.katacontainers.x": "y",
+                    "io.kubernetes.pod.uid": "1"}},
                 "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "uts"}}]}}}}"#
         );
         let guest = translated(&json).unwrap();
         assert_eq!(guest.notes.len(), 2, "{:?}", guest.notes);
         assert!(guest.oci.Hooks.is_none());
-        assert_eq!(guest.oci.Annotations.keys().collect::<Vec<_>>(), ["kept"]);
+        assert_eq!(guest.oci.Annotations.keys().collect::<Vec<_>>(), ["io.kubernetes.pod.uid"]);
         assert_eq!(
             (guest.oci.Root.Path.as_str(), guest.oci.Root.Readonly),
             ("/run/kata-containers/c1/rootfs", true)

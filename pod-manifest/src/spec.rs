@@ -48,6 +48,19 @@ object! {
     Spec {
         /// Its host name; else it is the pod's name.
         hostname: Option<String>,
+        /// Whether the name of its domain is part of the host name.
+        #[serde(rename = "setHostnameAsFQDN")]
+        set_hostname_as_fqdn: Option<bool>,
+        /// Whether it has the node's network.
+        host_network: Option<bool>,
+        /// Whether it sees the node's processes.
+        #[serde(rename = "hostPID")]
+        host_pid: Option<bool>,
+        /// Whether it has the node's shared memory.
+        #[serde(rename = "hostIPC")]
+        host_ipc: Option<bool>,
+        /// Its priority by name.
+        priority_class_name: Option<String>,
         /// Whether the containers see each other's processes.
         share_process_namespace: Option<bool>,
         /// Whether each service is named in the environment; true if absent.
@@ -72,10 +85,27 @@ object! {
         run_as_user: Option<u32>,
         /// Group.
         run_as_group: Option<u32>,
+        /// Whether a container whose user is root is refused.
+        run_as_non_root: Option<bool>,
         /// Group that owns volumes.
         fs_group: Option<u32>,
+        /// More groups of all processes.
+        supplemental_groups: Vec<u32>,
+        /// Whether the image's groups come to those.
+        supplemental_groups_policy: Option<String>,
+        /// Filter of system calls.
+        seccomp_profile: Option<Profile>,
         /// Kernel settings.
         sysctls: Vec<Sysctl>,
+    }
+}
+
+object! {
+    /// A filter of system calls.
+    Profile {
+        /// Its kind.
+        #[serde(rename = "type")]
+        kind: String,
     }
 }
 
@@ -123,6 +153,8 @@ object! {
         name: String,
         /// Its image's reference.
         image: String,
+        /// Of an init container: `Always` makes one that stays, a sidecar.
+        restart_policy: Option<String>,
         /// Replaces the image's entry point.
         command: Vec<String>,
         /// Replaces the image's arguments.
@@ -153,7 +185,7 @@ object! {
         readiness_probe: Option<Handler>,
         /// Commands at its start and end.
         lifecycle: Lifecycle,
-        /// Devices among its limits.
+        /// Devices among its limits, and what its limits make of its quality of service.
         resources: Devices,
     }
 }
@@ -195,6 +227,10 @@ object! {
         run_as_user: Option<u32>,
         /// Group.
         run_as_group: Option<u32>,
+        /// Whether it is refused where its user is root.
+        run_as_non_root: Option<bool>,
+        /// Filter of system calls.
+        seccomp_profile: Option<Profile>,
         /// Whether it has all of the host's devices.
         privileged: Option<bool>,
         /// Whether a program may have more rights than its parent; true if absent.
@@ -233,6 +269,8 @@ object! {
         post_start: Option<Handler>,
         /// Before the end.
         pre_stop: Option<Handler>,
+        /// The signal that ends the container, instead of the image's.
+        stop_signal: Option<String>,
     }
 }
 
@@ -252,19 +290,56 @@ pub struct Devices {
     pub gpus: u32,
     /// NVSwitches of a board of eight GPUs.
     pub switches: u32,
+    /// How much of CPU and memory it is promised.
+    pub service: Service,
+}
+
+/// What a container is promised of CPU and memory: the pod's quality of service is the least of its containers'.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Service {
+    /// Nothing.
+    #[default]
+    BestEffort,
+    /// Less than it may use.
+    Burstable,
+    /// All that it may use.
+    Guaranteed,
 }
 
 #[derive(Deserialize)]
 struct Limits {
     #[serde(default, deserialize_with = "or_default")]
     limits: BTreeMap<String, Scalar>,
+    #[serde(default, deserialize_with = "or_default")]
+    requests: BTreeMap<String, Scalar>,
+}
+
+impl Limits {
+    /// A request that is absent is the limit (Kubernetes, `pkg/apis/core/v1/helper/qos`).
+    fn service(&self) -> Result<Service, String> {
+        let quantity = |map: &BTreeMap<String, Scalar>, name: &str| {
+            let value = map.get(name).map(|Scalar(value)| value.parse::<Quantity>());
+            value.transpose().map_err(|error| format!("{name}: {error}"))
+        };
+        let mut service = Service::Guaranteed;
+        let mut any = false;
+        for name in ["cpu", "memory"] {
+            let (limit, request) = (quantity(&self.limits, name)?, quantity(&self.requests, name)?);
+            any |= [limit, request].into_iter().flatten().any(|quantity| quantity.milli() > 0);
+            let all = limit.is_some_and(|limit| limit.milli() > 0 && request.is_none_or(|r| r == limit));
+            if !all {
+                service = Service::Burstable;
+            }
+        }
+        Ok(if any { service } else { Service::BestEffort })
+    }
 }
 
 impl TryFrom<Limits> for Devices {
     type Error = String;
 
     fn try_from(from: Limits) -> Result<Self, String> {
-        let mut devices = Self::default();
+        let mut devices = Self { service: from.service()?, ..Self::default() };
         for (name, Scalar(value)) in &from.limits {
             let Some(resource) = name.strip_prefix(VENDOR) else { continue };
             let count: Quantity = value.parse().map_err(|error| format!("{name}: {error}"))?;

@@ -8,7 +8,7 @@ use crate::{ImageConfig, PolicyError};
 /// The process's arguments, the program's name first.
 pub(crate) fn command(
     container: &Container,
-    image: Option<&ImageConfig>,
+    image: &ImageConfig,
     environment: &Environment,
 ) -> Result<Vec<String>, PolicyError> {
     let all =
@@ -28,7 +28,6 @@ pub(crate) fn command(
         return Ok([all(&container.command, "command")?, args].concat());
     }
     let none = || PolicyError::NoCommand(container.name.clone());
-    let image = image.ok_or_else(none)?;
     let args = if args.is_empty() { image.cmd.clone() } else { args };
     let command = [image.entrypoint.clone(), args].concat();
     if command.is_empty() { Err(none()) } else { Ok(command) }

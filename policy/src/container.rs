@@ -1,99 +1,170 @@
 //! What the rules expect of one container.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
-use pod_manifest::spec::{Capabilities, Container, Spec};
-use serde_json::{Value, json};
+use pod_manifest::spec::{Container, Profile, Security, Service, Spec};
+use serde::Serialize;
 
 use crate::command::{command, own_commands};
-use crate::environment::{Environment, patterns};
-use crate::mounts::{Copied, engine, last_words, mounts};
-use crate::{ImageConfig, PolicyError, image};
+use crate::environment::{Environment, patterns, services};
+use crate::mounts::{Copied, Rule, last_words, mounts};
+use crate::order::Turn;
+use crate::user::{Identity, identity};
+use crate::{Image, PolicyError, capabilities, image, signals};
 
-/// What containerd gives a container that asks for nothing (`pkg/oci/spec.go`).
-const USUAL_CAPABILITIES: [&str; 14] = [
-    "AUDIT_WRITE",
-    "CHOWN",
-    "DAC_OVERRIDE",
-    "FOWNER",
-    "FSETID",
-    "KILL",
-    "MKNOD",
-    "NET_BIND_SERVICE",
-    "NET_RAW",
-    "SETFCAP",
-    "SETGID",
-    "SETPCAP",
-    "SETUID",
-    "SYS_CHROOT",
-];
+/// The name of the sandbox's own container in the rules; no name of Kubernetes' has these brackets.
+pub(crate) const PAUSE: &str = "(sandbox)";
 
-/// The pause container, which containerd starts first: it does nothing, whatever its image is called.
-pub(crate) fn sandbox() -> Value {
-    let usual = Environment::default();
-    json!({
-        "name": "",
-        "image": null,
-        "args": ["/pause"],
-        "commands": [],
-        "cwd": "/",
-        "tty": false,
-        "stdin": false,
-        "uid": null,
-        "gid": null,
-        "read_only": false,
-        "new_privileges": true,
-        "shares_pids": false,
-        "capabilities": capabilities(&Capabilities::default()),
-        "env": [],
-        "env_optional": usual.optional(),
-        "env_any": usual.any_value(),
-        "env_patterns": [],
-        "mounts": [],
-        "mounts_optional": engine(&mut Copied::default()),
-        "last_words": null,
-        "gpus": 0,
-        "switches": 0,
-    })
+/// The user and group `nobody`.
+const NOBODY: u32 = 65534;
+/// What the sandbox's own container has of the kernel's file systems.
+const SANDBOX_MOUNTS: [&str; 2] = ["/proc", "/dev"];
+/// Its score when memory is short: the last to go.
+const SANDBOX: [i64; 2] = [-998, -998];
+/// What kubelet makes of a pod's quality of service, as bounds (`pkg/kubelet/qos`).
+const GUARANTEED: [i64; 2] = [-997, -997];
+const BURSTABLE: [i64; 2] = [2, 999];
+const BEST_EFFORT: [i64; 2] = [1000, 1000];
+/// What it makes of a pod without which there is no node.
+const CRITICAL: &str = "system-node-critical";
+
+/// What the rules compare a container's requests with; their files say what each of these is for.
+#[derive(Debug, Default, Serialize)]
+pub(crate) struct Expected {
+    name: String,
+    ended: Vec<String>,
+    begun: Vec<String>,
+    not_begun: Vec<String>,
+    images: BTreeSet<String>,
+    args: Vec<String>,
+    commands: Vec<Vec<String>>,
+    cwd: String,
+    tty: bool,
+    stdin: bool,
+    uid: u32,
+    gids: BTreeSet<u32>,
+    groups: Vec<BTreeSet<u32>>,
+    read_only: bool,
+    no_new_privileges: bool,
+    oom_score: [i64; 2],
+    shares_pids: bool,
+    capabilities: BTreeSet<Vec<String>>,
+    calls: BTreeSet<&'static str>,
+    seccomp: Vec<&'static str>,
+    env: Vec<String>,
+    env_optional: Vec<String>,
+    env_any: Vec<String>,
+    env_hostname: bool,
+    env_patterns: Vec<&'static str>,
+    services: &'static str,
+    mounts: BTreeMap<String, Rule>,
+    places: BTreeSet<String>,
+    nested: Vec<[String; 2]>,
+    trees: BTreeSet<String>,
+    propagations: BTreeSet<&'static str>,
+    empty_dirs: BTreeSet<String>,
+    layers: Vec<String>,
+    last_words: Option<String>,
+    gpus: u32,
+    switches: u32,
+    signals: BTreeSet<u32>,
+    sysctls: BTreeMap<String, String>,
+    sysctls_optional: BTreeMap<&'static str, Vec<&'static str>>,
 }
 
+/// The sandbox's own container: a program of the measured image that waits, as `guest_spec` asks for it.
+pub(crate) fn sandbox(spec: &Spec) -> Expected {
+    let sysctls = spec.security_context.sysctls.iter().map(|of| (of.name.clone(), of.value.clone()));
+    Expected {
+        name: PAUSE.to_owned(),
+        args: vec!["/pause".to_owned()],
+        cwd: "/".to_owned(),
+        uid: NOBODY,
+        gids: [NOBODY].into(),
+        groups: vec![BTreeSet::new()],
+        read_only: true,
+        no_new_privileges: true,
+        oom_score: SANDBOX,
+        capabilities: [Vec::new()].into(),
+        seccomp: vec!["none"],
+        services: "KUBERNETES",
+        mounts: SANDBOX_MOUNTS.map(|place| (place.to_owned(), Rule::kernel(place))).into(),
+        places: SANDBOX_MOUNTS.map(str::to_owned).into(),
+        propagations: [""].into(),
+        signals: signals::USUAL.into(),
+        sysctls: sysctls.collect(),
+        // containerd's `enable_unprivileged_ports` and `enable_unprivileged_icmp`, and CRI-O's default.
+        sysctls_optional: [
+            ("net.ipv4.ip_unprivileged_port_start", vec!["0"]),
+            ("net.ipv4.ping_group_range", vec!["0 2147483647", "0 0"]),
+        ]
+        .into(),
+        ..Expected::default()
+    }
+}
+
+/// One of the manifest's, whose turn it is at a certain time.
 pub(crate) fn expected(
     container: &Container,
     spec: &Spec,
-    image: Option<&ImageConfig>,
+    image: &Image,
+    turn: &Turn<'_>,
     copied: &mut Copied,
-) -> Result<Value, PolicyError> {
+) -> Result<Expected, PolicyError> {
+    let name = &container.name;
     confined(container)?;
-    let environment = Environment::of(container, image)?;
-    let mounts = mounts(container, spec, image, copied)?;
+    if image.layers.is_empty() {
+        return Err(PolicyError::NoLayers(name.clone()));
+    }
+    let environment = Environment::of(container, &image.config)?;
+    let mounts = mounts(container, spec, &image.config, copied)?;
     let security = &container.security_context;
-    let (uid, gid) = user(container, spec, image)?;
+    let Identity { uid, gids, groups } = identity(container, spec, image)?;
+    copied.users.insert(uid);
+    let sets = capabilities::sets(&security.capabilities);
     let directory = container.working_dir.as_deref().filter(|directory| !directory.is_empty());
-    let of_image = image.map(|image| image.directory.as_str()).filter(|directory| !directory.is_empty());
-    Ok(json!({
-        "name": container.name,
-        "image": image::reference(&container.name, &container.image)?,
-        "args": command(container, image, &environment)?,
-        "commands": own_commands(container, &environment),
-        "cwd": directory.or(of_image).unwrap_or("/"),
-        "tty": container.tty.unwrap_or_default(),
-        "stdin": container.stdin.unwrap_or_default(),
-        "uid": uid,
-        "gid": gid,
-        "read_only": security.read_only_root_filesystem.unwrap_or_default(),
-        "new_privileges": security.allow_privilege_escalation.unwrap_or(true),
-        "shares_pids": spec.share_process_namespace.unwrap_or_default(),
-        "capabilities": capabilities(&security.capabilities),
-        "env": environment.required(),
-        "env_optional": environment.optional(),
-        "env_any": environment.any_value(),
-        "env_patterns": patterns(spec, container),
-        "mounts": mounts.required,
-        "mounts_optional": mounts.optional,
-        "last_words": last_words(container),
-        "gpus": container.resources.gpus,
-        "switches": container.resources.switches,
-    }))
+    let of_image = Some(image.config.directory.as_str()).filter(|directory| !directory.is_empty());
+    let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
+    Ok(Expected {
+        name: name.clone(),
+        ended: texts(&turn.ended),
+        begun: texts(&turn.begun),
+        not_begun: texts(&turn.not_begun),
+        images: image::references(name, &container.image)?,
+        args: command(container, &image.config, &environment)?,
+        commands: own_commands(container, &environment),
+        cwd: directory.or(of_image).unwrap_or("/").to_owned(),
+        tty: container.tty.unwrap_or_default(),
+        stdin: container.stdin.unwrap_or_default(),
+        uid,
+        gids,
+        groups: vec![groups],
+        read_only: security.read_only_root_filesystem.unwrap_or_default(),
+        no_new_privileges: security.allow_privilege_escalation == Some(false),
+        oom_score: oom_score(spec),
+        shares_pids: spec.share_process_namespace.unwrap_or_default(),
+        calls: capabilities::calls(&sets),
+        capabilities: sets,
+        seccomp: seccomp(name, security, spec)?,
+        env: environment.required(),
+        env_optional: environment.optional(),
+        env_any: environment.any_value(),
+        env_hostname: environment.has_hostname(),
+        env_patterns: patterns(container),
+        services: services(spec),
+        mounts: mounts.rules,
+        places: mounts.places,
+        nested: mounts.nested,
+        trees: mounts.trees,
+        propagations: mounts.propagations,
+        empty_dirs: mounts.empty_dirs,
+        layers: layers(image),
+        last_words: Some(last_words(container).to_owned()),
+        gpus: container.resources.gpus,
+        switches: container.resources.switches,
+        signals: signals(container, image)?,
+        ..Expected::default()
+    })
 }
 
 fn confined(container: &Container) -> Result<(), PolicyError> {
@@ -109,124 +180,95 @@ fn confined(container: &Container) -> Result<(), PolicyError> {
     }
 }
 
-/// User and group; no group where only the image knows it. The groups beyond the first are the image's as well.
-fn user(
-    container: &Container,
-    spec: &Spec,
-    image: Option<&ImageConfig>,
-) -> Result<(u32, Option<u32>), PolicyError> {
-    let (own, pods) = (&container.security_context, &spec.security_context);
-    let group = own.run_as_group.or(pods.run_as_group);
-    let (user, of_image) = match own.run_as_user.or(pods.run_as_user) {
-        Some(user) => (user, None),
-        None => {
-            let text = image.map(|image| image.user.as_str()).unwrap_or_default();
-            let (user, group) =
-                text.split_once(':').map_or((text, None), |(user, group)| (user, Some(group)));
-            let unknown =
-                || PolicyError::UserName { container: container.name.clone(), user: text.to_owned() };
-            (
-                number(user).ok_or_else(unknown)?,
-                group.map(|group| number(group).ok_or_else(unknown)).transpose()?,
-            )
-        }
-    };
-    let roots = (user == 0).then_some(0);
-    Ok((user, group.or(of_image).or(roots)))
+/// Root hashes, the topmost first. A layer that is there twice counts where it is on top, and an overlay takes it once.
+fn layers(image: &Image) -> Vec<String> {
+    let mut seen = BTreeSet::new();
+    image.layers.iter().filter(|layer| seen.insert(**layer)).map(ToString::to_string).collect()
 }
 
-fn number(name: &str) -> Option<u32> {
-    match name {
-        "" | "root" => Some(0),
-        number => number.parse().ok(),
+fn oom_score(spec: &Spec) -> [i64; 2] {
+    let all = || spec.init_containers.iter().chain(&spec.containers).map(|of| of.resources.service);
+    if spec.priority_class_name.as_deref() == Some(CRITICAL) || all().all(|of| of == Service::Guaranteed) {
+        GUARANTEED
+    } else if all().all(|of| of == Service::BestEffort) {
+        BEST_EFFORT
+    } else {
+        BURSTABLE
     }
 }
 
-/// Under the kernel's names, as containerd computes them: `ALL` first, then one by one, dropped after added.
-fn capabilities(asked: &Capabilities) -> Vec<String> {
-    let name = |name: &String| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
-    let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
-    let mut set: BTreeSet<String> = USUAL_CAPABILITIES.map(str::to_owned).into();
-    if asked.add.iter().any(is_all) {
-        set.extend(EVERY_OTHER.map(str::to_owned));
+/// Which filters may be there: where the manifest says nothing, it is the node's setting (`seccompDefault`).
+fn seccomp(name: &str, own: &Security, spec: &Spec) -> Result<Vec<&'static str>, PolicyError> {
+    let profile = own.seccomp_profile.as_ref().or(spec.security_context.seccomp_profile.as_ref());
+    match profile.map(|Profile { kind, .. }| kind.as_str()) {
+        None => Ok(vec!["none", "default"]),
+        Some("Unconfined") => Ok(vec!["none"]),
+        Some("RuntimeDefault") => Ok(vec!["default"]),
+        Some(kind) => Err(PolicyError::Seccomp { container: name.to_owned(), kind: kind.to_owned() }),
     }
-    if asked.drop.iter().any(is_all) {
-        set.clear();
-    }
-    set.extend(asked.add.iter().filter(|name| !is_all(name)).map(name));
-    for dropped in asked.drop.iter().filter(|name| !is_all(name)).map(name) {
-        set.remove(&dropped);
-    }
-    set.into_iter().map(|name| format!("CAP_{name}")).collect()
 }
 
-/// The other capabilities of Linux (`linux/capability.h`, up to 40).
-const EVERY_OTHER: [&str; 27] = [
-    "AUDIT_CONTROL",
-    "AUDIT_READ",
-    "BLOCK_SUSPEND",
-    "BPF",
-    "CHECKPOINT_RESTORE",
-    "DAC_READ_SEARCH",
-    "IPC_LOCK",
-    "IPC_OWNER",
-    "LEASE",
-    "LINUX_IMMUTABLE",
-    "MAC_ADMIN",
-    "MAC_OVERRIDE",
-    "NET_ADMIN",
-    "NET_BROADCAST",
-    "PERFMON",
-    "SYSLOG",
-    "SYS_ADMIN",
-    "SYS_BOOT",
-    "SYS_MODULE",
-    "SYS_NICE",
-    "SYS_PACCT",
-    "SYS_PTRACE",
-    "SYS_RAWIO",
-    "SYS_RESOURCE",
-    "SYS_TIME",
-    "SYS_TTY_CONFIG",
-    "WAKE_ALARM",
-];
+fn signals(container: &Container, image: &Image) -> Result<BTreeSet<u32>, PolicyError> {
+    let of_image = Some(image.config.stop_signal.as_str()).filter(|signal| !signal.is_empty());
+    let own = container.lifecycle.stop_signal.as_deref().or(of_image);
+    let own = own.map(|signal| signals::number(&container.name, signal)).transpose()?;
+    Ok(signals::USUAL.into_iter().chain(own).collect())
+}
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pod_manifest::spec::{PodSecurity, Security};
+    use pod_manifest::spec::{Devices, PodSecurity};
 
-    fn set(add: &[&str], drop: &[&str]) -> Vec<String> {
-        let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        capabilities(&Capabilities { add: texts(add), drop: texts(drop) })
-    }
-
-    #[test]
-    fn capabilities_are_containerds() {
-        assert_eq!(set(&[], &[]).len(), 14);
-        assert_eq!(set(&["NET_BIND_SERVICE"], &["ALL"]), ["CAP_NET_BIND_SERVICE"]);
-        assert_eq!(set(&[], &["all"]), Vec::<String>::new());
-        assert_eq!(set(&["ALL"], &[]).len(), 41);
-        assert!(set(&["CAP_SYS_PTRACE"], &[]).contains(&"CAP_SYS_PTRACE".to_owned()));
-        assert!(!set(&[], &["KILL"]).contains(&"CAP_KILL".to_owned()));
-    }
-
-    #[test]
-    fn the_container_decides_its_user_then_the_pod_then_the_image() {
-        let image = |user: &str| ImageConfig { user: user.into(), ..ImageConfig::default() };
-        let of = |own: Option<u32>, pods: Option<u32>, image: Option<&ImageConfig>| {
-            let container = Container {
-                security_context: Security { run_as_user: own, ..Security::default() },
-                ..Container::default()
-            };
-            let security_context = PodSecurity { run_as_user: pods, ..PodSecurity::default() };
-            user(&container, &Spec { security_context, ..Spec::default() }, image)
+    fn spec(services: &[Service]) -> Spec {
+        let container = |service: &Service| Container {
+            resources: Devices { service: *service, ..Devices::default() },
+            ..Container::default()
         };
-        assert_eq!(of(Some(1), Some(2), Some(&image("3:4"))).unwrap(), (1, None));
-        assert_eq!(of(None, Some(2), Some(&image("3:4"))).unwrap(), (2, None));
-        assert_eq!(of(None, None, Some(&image("3:4"))).unwrap(), (3, Some(4)));
-        assert_eq!(of(None, None, Some(&image("3"))).unwrap(), (3, None));
-        assert_eq!(of(None, None, None).unwrap(), (0, Some(0)));
-        assert!(matches!(of(None, None, Some(&image("app"))), Err(PolicyError::UserName { .. })));
+        Spec { containers: services.iter().map(container).collect(), ..Spec::default() }
+    }
+
+    #[test]
+    fn the_score_goes_by_the_pods_quality_of_service() {
+        use Service::{BestEffort, Burstable, Guaranteed};
+        assert_eq!(oom_score(&spec(&[Guaranteed, Guaranteed])), GUARANTEED);
+        assert_eq!(oom_score(&spec(&[BestEffort])), BEST_EFFORT);
+        for mixed in [[Guaranteed, BestEffort], [Burstable, Burstable]] {
+            assert_eq!(oom_score(&spec(&mixed)), BURSTABLE);
+        }
+        let critical = Spec { priority_class_name: Some(CRITICAL.into()), ..spec(&[Burstable]) };
+        assert_eq!(oom_score(&critical), GUARANTEED);
+    }
+
+    #[test]
+    fn the_container_decides_its_filter_then_the_pod() {
+        let profile = |kind: &str| Some(Profile { kind: kind.into() });
+        let of = |own: Option<Profile>, pods: Option<Profile>| {
+            let security_context = PodSecurity { seccomp_profile: pods, ..PodSecurity::default() };
+            let own = Security { seccomp_profile: own, ..Security::default() };
+            seccomp("c", &own, &Spec { security_context, ..Spec::default() })
+        };
+        assert_eq!(of(None, None).unwrap(), ["none", "default"]);
+        assert_eq!(of(profile("Unconfined"), profile("RuntimeDefault")).unwrap(), ["none"]);
+        assert_eq!(of(None, profile("RuntimeDefault")).unwrap(), ["default"]);
+        assert!(matches!(of(None, profile("Localhost")), Err(PolicyError::Seccomp { .. })));
+    }
+
+    #[test]
+    fn a_layer_that_is_there_twice_counts_where_it_is_on_top() {
+        let [a, b] = [1, 2].map(|byte| verity::RootHash::from_bytes([byte; 32]));
+        let image = Image { layers: vec![a, b, a], ..Image::default() };
+        assert_eq!(layers(&image), [a.to_string(), b.to_string()]);
+    }
+
+    #[test]
+    fn the_image_or_the_manifest_names_one_more_signal() {
+        let mut image = Image::default();
+        let mut container = Container::default();
+        assert_eq!(signals(&container, &image).unwrap(), [9, 15].into());
+        image.config.stop_signal = "SIGQUIT".into();
+        assert_eq!(signals(&container, &image).unwrap(), [3, 9, 15].into());
+        container.lifecycle.stop_signal = Some("SIGUSR1".into());
+        assert_eq!(signals(&container, &image).unwrap(), [9, 10, 15].into());
     }
 }

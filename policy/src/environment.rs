@@ -31,7 +31,7 @@ pub(crate) struct Environment {
 }
 
 impl Environment {
-    pub(crate) fn of(container: &Container, image: Option<&ImageConfig>) -> Result<Self, PolicyError> {
+    pub(crate) fn of(container: &Container, image: &ImageConfig) -> Result<Self, PolicyError> {
         if !container.env_from.is_empty() {
             return Err(PolicyError::EnvFrom(container.name.clone()));
         }
@@ -52,12 +52,8 @@ impl Environment {
             };
             environment.own.insert(variable.name.clone(), value);
         }
-        environment.image = image
-            .into_iter()
-            .flat_map(|image| &image.env)
-            .filter(|entry| !environment.own.contains_key(name(entry)))
-            .cloned()
-            .collect();
+        environment.image =
+            image.env.iter().filter(|entry| !environment.own.contains_key(name(entry))).cloned().collect();
         Ok(environment)
     }
 
@@ -81,15 +77,17 @@ impl Environment {
     pub(crate) fn optional(&self) -> Vec<String> {
         let set =
             |wanted: &str| self.own.contains_key(wanted) || self.image.iter().any(|e| name(e) == wanted);
-        let usual = [DEFAULT_PATH, "TERM=xterm"].into_iter().filter(|entry| !set(name(entry)));
-        usual.map(str::to_owned).collect()
+        if set("PATH") { Vec::new() } else { vec![DEFAULT_PATH.to_owned()] }
     }
 
-    /// Names of variables with any value: from a ConfigMap, a Secret, a field; and the host name.
+    /// Names of variables with any value: from a ConfigMap, a Secret, a field.
     pub(crate) fn any_value(&self) -> Vec<String> {
-        let own = self.own.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.clone());
-        let hostname = (!self.own.contains_key("HOSTNAME")).then(|| "HOSTNAME".to_owned());
-        own.chain(hostname).collect()
+        self.own.iter().filter(|(_, value)| value.is_none()).map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether the engine's host name stays what it is.
+    pub(crate) fn has_hostname(&self) -> bool {
+        !self.own.contains_key("HOSTNAME") && !self.image.iter().any(|entry| name(entry) == "HOSTNAME")
     }
 }
 
@@ -106,23 +104,16 @@ fn is_service(name: &str) -> bool {
         || name.ends_with("_PORT")
 }
 
-/// Variables that kubelet sets to tell of services (`pkg/kubelet/envvars`), and a device plugin to tell of devices.
-/// Their values cannot be more than addresses, ports and names.
-pub(crate) fn patterns(spec: &Spec, container: &Container) -> Vec<String> {
-    let service = if spec.enable_service_links == Some(false) { "KUBERNETES" } else { "[A-Z][A-Z0-9_]*" };
-    let (address, port) = ("[0-9A-Fa-f.:]+", "[0-9]{1,5}");
-    let mut patterns = vec![
-        format!("^{service}_SERVICE_HOST={address}$"),
-        format!("^{service}_SERVICE_PORT(_[A-Z0-9_]+)?={port}$"),
-        format!(r"^{service}_PORT(_{port}_(TCP|UDP|SCTP))?=(tcp|udp|sctp)://\[?{address}\]?:{port}$"),
-        format!("^{service}_PORT_{port}_(TCP|UDP|SCTP)_PROTO=(tcp|udp|sctp)$"),
-        format!("^{service}_PORT_{port}_(TCP|UDP|SCTP)_PORT={port}$"),
-        format!("^{service}_PORT_{port}_(TCP|UDP|SCTP)_ADDR={address}$"),
-    ];
-    if container.resources.gpus > 0 {
-        patterns.push("^(PCIDEVICE|PCI_RESOURCE)_NVIDIA_COM_[A-Za-z0-9_]+=[0-9A-Fa-f:.,]*$".to_owned());
-    }
-    patterns
+/// The names of services in variables, as a pattern: kubelet tells of all of a namespace, and of the cluster's own in any
+/// case (`pkg/kubelet/envvars`).
+pub(crate) fn services(spec: &Spec) -> &'static str {
+    if spec.enable_service_links == Some(false) { "KUBERNETES" } else { "[A-Z][A-Z0-9_]*?" }
+}
+
+/// Variables by which a device plugin tells of devices.
+pub(crate) fn patterns(container: &Container) -> Vec<&'static str> {
+    let gpus = "^(PCIDEVICE|PCI_RESOURCE)_NVIDIA_COM_[A-Za-z0-9_]+=[0-9A-Fa-f:.,]*$";
+    if container.resources.gpus > 0 { vec![gpus] } else { Vec::new() }
 }
 
 #[cfg(test)]
@@ -142,26 +133,32 @@ mod tests {
     fn the_manifest_comes_before_the_image() {
         let image = ImageConfig { env: vec!["A=image".into(), "B=image".into()], ..ImageConfig::default() };
         let own = vec![variable("A", "own"), variable("C", "$(A)/$(D)"), variable("D", "late")];
-        let environment = Environment::of(&container(own), Some(&image)).unwrap();
+        let environment = Environment::of(&container(own), &image).unwrap();
         assert_eq!(environment.required(), ["A=own", "C=own/$(D)", "D=late", "B=image"]);
-        assert_eq!(environment.optional(), [DEFAULT_PATH, "TERM=xterm"]);
+        assert_eq!(environment.optional(), [DEFAULT_PATH]);
+        assert!(environment.has_hostname());
     }
 
     #[test]
     fn values_from_elsewhere_are_any_but_cannot_be_put_in() {
         let secret = EnvVar { name: "KEY".into(), value: None, value_from: Some(Anything) };
-        let environment = Environment::of(&container(vec![secret.clone()]), None).unwrap();
-        assert_eq!(environment.any_value(), ["KEY", "HOSTNAME"]);
-        let error = Environment::of(&container(vec![secret, variable("URL", "x$(KEY)")]), None).unwrap_err();
+        let environment = Environment::of(&container(vec![secret.clone()]), &ImageConfig::default()).unwrap();
+        assert_eq!(environment.any_value(), ["KEY"]);
+        let error =
+            Environment::of(&container(vec![secret, variable("URL", "x$(KEY)")]), &ImageConfig::default())
+                .unwrap_err();
         assert!(matches!(error, PolicyError::UnknownValue { variable, .. } if variable == "KEY"));
         let error =
-            Environment::of(&container(vec![variable("URL", "$(DB_SERVICE_HOST)")]), None).unwrap_err();
+            Environment::of(&container(vec![variable("URL", "$(DB_SERVICE_HOST)")]), &ImageConfig::default())
+                .unwrap_err();
         assert!(matches!(error, PolicyError::UnknownValue { .. }));
     }
 
     #[test]
     fn names_that_are_not_in_the_manifest_are_refused() {
         let container = Container { env_from: vec![Anything], ..container(vec![]) };
-        assert!(matches!(Environment::of(&container, None), Err(PolicyError::EnvFrom(name)) if name == "c"));
+        assert!(
+            matches!(Environment::of(&container, &ImageConfig::default()), Err(PolicyError::EnvFrom(name)) if name == "c")
+        );
     }
 }

@@ -63,9 +63,9 @@ pub enum PolicyError {
         /// Which setting.
         setting: &'static str,
     },
-    /// An image's user by a name that only the image knows.
+    /// The pod runs as nobody's in the image's files.
     #[error(
-        "container {container}: the image's user is {user:?}, whose number only the image knows: set \
+        "container {container}: the image's user is {user:?}, who is not in its /etc/passwd and /etc/group: set \
          securityContext.runAsUser"
     )]
     UserName {
@@ -74,6 +74,34 @@ pub enum PolicyError {
         /// The name.
         user: String,
     },
+    /// Root, where the manifest does not want it.
+    #[error(
+        "container {0}: its user would be root, which securityContext.runAsNonRoot forbids: set \
+         securityContext.runAsUser"
+    )]
+    Root(String),
+    /// A filter that is a file of the node.
+    #[error(
+        "container {container}: the seccompProfile {kind:?} is not known here: RuntimeDefault and Unconfined are, and \
+         one of Localhost is a file of the node, which could hold anything"
+    )]
+    Seccomp {
+        /// The container.
+        container: String,
+        /// Its kind.
+        kind: String,
+    },
+    /// The signal to end it is none.
+    #[error("container {container}: the signal {signal:?} that ends it is none of Linux")]
+    Signal {
+        /// The container.
+        container: String,
+        /// The signal's text.
+        signal: String,
+    },
+    /// A namespace of the host.
+    #[error("the pod has {0}, a namespace of the host, which no VM can have: remove it")]
+    HostNamespace(&'static str),
     /// A directory that the image wants from the host.
     #[error(
         "container {container}: the image declares the volume {path}, which would be a directory of the host: mount an \

@@ -1,6 +1,6 @@
 //! Images: references with a digest, and what an image's configuration says of a process.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
@@ -34,6 +34,7 @@ pub struct ImageConfig {
     pub(crate) directory: String,
     pub(crate) user: String,
     pub(crate) volumes: Vec<String>,
+    pub(crate) stop_signal: String,
 }
 
 #[derive(Deserialize)]
@@ -50,6 +51,7 @@ struct Config {
     working_dir: Option<String>,
     user: Option<String>,
     volumes: Option<BTreeMap<String, IgnoredAny>>,
+    stop_signal: Option<String>,
 }
 
 impl ImageConfig {
@@ -70,12 +72,18 @@ impl ImageConfig {
             directory: config.working_dir.unwrap_or_default(),
             user: config.user.unwrap_or_default(),
             volumes: config.volumes.unwrap_or_default().into_keys().collect(),
+            stop_signal: config.stop_signal.unwrap_or_default(),
         })
     }
 }
 
-/// The reference under which containerd keeps an image: with the registry's name, without a tag beside the digest.
-pub(crate) fn reference(container: &str, image: &str) -> Result<String, PolicyError> {
+/// The image's names: as the manifest has it, which containerd hands on from 2.0 on, and the reference under which
+/// containerd keeps it: with the registry's name, without a tag beside the digest.
+pub(crate) fn references(container: &str, image: &str) -> Result<BTreeSet<String>, PolicyError> {
+    Ok([image.to_owned(), reference(container, image)?].into())
+}
+
+fn reference(container: &str, image: &str) -> Result<String, PolicyError> {
     let bad = || PolicyError::BadImage { container: container.to_owned(), image: image.to_owned() };
     let Some((name, digest)) = image.split_once('@') else {
         return Err(PolicyError::NoDigest { container: container.to_owned(), image: image.to_owned() });

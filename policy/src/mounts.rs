@@ -1,9 +1,9 @@
 //! A container's mounts, as the shim carries them into the guest.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, Spec, Volume, VolumeMount};
-use serde_json::{Value, json};
+use serde::Serialize;
 
 use crate::{ImageConfig, PolicyError};
 
@@ -11,20 +11,86 @@ use crate::{ImageConfig, PolicyError};
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Kubernetes' default.
 const TERMINATION_LOG: &str = "/dev/termination-log";
+/// Files that the engine makes for every container.
+const ENGINE_FILES: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+const SHM: &str = "/dev/shm";
+/// File systems of the kernel, which every container has.
+const KERNEL: [&str; 6] = ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+const READ_ONLY: &[&str] = &["ro"];
+const READ_WRITE: &[&str] = &["rw"];
+const EITHER: &[&str] = &["ro", "rw"];
+const PRIVATE: [&str; 2] = ["private", "rprivate"];
+const SLAVE: [&str; 2] = ["slave", "rslave"];
 
-/// Names of what the host copies in for the pod: the last parts of the mounts' paths.
+/// What the host copies in for the pod.
 #[derive(Debug, Default)]
 pub(crate) struct Copied {
+    /// Names of single files: the last parts of their mounts' paths.
     pub(crate) files: BTreeSet<String>,
+    /// Names of volumes.
     pub(crate) trees: BTreeSet<String>,
+    /// Who may own a file: a token is its reader's.
+    pub(crate) users: BTreeSet<u32>,
+}
+
+/// What a mount must be like.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub(crate) struct Rule {
+    kind: &'static str,
+    place: String,
+    name: String,
+    modes: &'static [&'static str],
+    propagations: &'static [&'static str],
+}
+
+impl Rule {
+    /// For a file system of the kernel.
+    pub(crate) fn kernel(place: &str) -> Self {
+        Self { kind: "kernel", place: place.to_owned(), ..Self::default() }
+    }
+
+    fn bind(kind: &'static str, name: &str, modes: &'static [&'static str], follows: bool) -> Self {
+        let propagations: &[_] = if follows { &SLAVE } else { &PRIVATE };
+        Self { kind, name: name.to_owned(), modes, propagations, ..Self::default() }
+    }
 }
 
 /// What is mounted into a container.
+#[derive(Debug, Default)]
 pub(crate) struct Mounts {
-    /// Of the manifest; all of them must be there.
-    pub(crate) required: Vec<Value>,
-    /// By kubelet and containerd.
-    pub(crate) optional: Vec<Value>,
+    /// By destination, in each form in which an engine writes it.
+    pub(crate) rules: BTreeMap<String, Rule>,
+    /// Places that must be there.
+    pub(crate) places: BTreeSet<String>,
+    /// Pairs of places, the first of which is above the second.
+    pub(crate) nested: Vec<[String; 2]>,
+    /// Copied volumes, which follow changes.
+    pub(crate) trees: BTreeSet<String>,
+    /// emptyDirs.
+    pub(crate) empty_dirs: BTreeSet<String>,
+    /// How the root file system may take part in mounts.
+    pub(crate) propagations: BTreeSet<&'static str>,
+}
+
+impl Mounts {
+    fn add(&mut self, written: &str, rule: Rule, is_needed: bool) {
+        let place = clean(written);
+        let rule = Rule { place: place.clone(), ..rule };
+        if is_needed {
+            self.places.insert(place.clone());
+        }
+        // containerd keeps a destination as it is, CRI-O and older ones clean it.
+        self.rules.insert(written.to_owned(), rule.clone());
+        self.rules.insert(place, rule);
+    }
+
+    fn has(&self, place: &str) -> bool {
+        self.rules.contains_key(place)
+    }
+
+    fn all_places(&self) -> BTreeSet<&str> {
+        self.rules.values().map(|rule| rule.place.as_str()).collect()
+    }
 }
 
 /// The container's last words are here.
@@ -32,18 +98,10 @@ pub(crate) fn last_words(container: &Container) -> &str {
     container.termination_message_path.as_deref().filter(|path| !path.is_empty()).unwrap_or(TERMINATION_LOG)
 }
 
-/// Files that containerd makes for every container, the pause container too.
-pub(crate) fn engine(copied: &mut Copied) -> Vec<Value> {
-    let files = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
-    let mut mounts: Vec<Value> = files.into_iter().filter_map(|path| file(path, false, copied)).collect();
-    mounts.push(mount("/dev/shm", &json!("shm"), false));
-    mounts
-}
-
 pub(crate) fn mounts(
     container: &Container,
     spec: &Spec,
-    image: Option<&ImageConfig>,
+    image: &ImageConfig,
     copied: &mut Copied,
 ) -> Result<Mounts, PolicyError> {
     if !container.volume_devices.is_empty() {
@@ -53,57 +111,83 @@ pub(crate) fn mounts(
             what: "a block device",
         });
     }
-    let own = |path: &str| container.volume_mounts.iter().any(|mount| trim(&mount.mount_path) == trim(path));
-    if let Some(path) = image.and_then(|image| image.volumes.iter().find(|path| !own(path))) {
+    let mut mounts = Mounts { propagations: ["", PRIVATE[0], PRIVATE[1]].into(), ..Mounts::default() };
+    for mount in &container.volume_mounts {
+        volume_mount(&mut mounts, container, spec, mount, copied)?;
+    }
+    if let Some(path) = image.volumes.iter().find(|path| !mounts.has(&clean(path))) {
         return Err(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
     }
-    let mut required = Vec::new();
-    for mount in &container.volume_mounts {
-        required.push(volume_mount(container, spec, mount, copied)?);
+    for place in KERNEL.into_iter().filter(|place| !mounts.has(place)).collect::<Vec<_>>() {
+        mounts.add(place, Rule::kernel(place), true);
     }
-    let mut optional = engine(copied);
-    optional.extend(file(last_words(container), false, copied));
-    if spec.automount_service_account_token != Some(false) {
-        optional.extend(tree(SERVICE_ACCOUNT, copied));
+    if !mounts.has(SHM) {
+        mounts.add(SHM, Rule::bind("shm", "", READ_WRITE, false), true);
     }
-    optional.retain(|mount| !own(mount["destination"].as_str().unwrap_or_default()));
-    Ok(Mounts { required, optional })
+    for path in ENGINE_FILES.into_iter().filter(|path| !mounts.has(path)).collect::<Vec<_>>() {
+        let rule = file(path, EITHER, copied);
+        mounts.add(path, rule, true);
+    }
+    let last_words = last_words(container);
+    if !mounts.has(&clean(last_words)) {
+        let rule = file(last_words, READ_WRITE, copied);
+        mounts.add(last_words, rule, false);
+    }
+    if spec.automount_service_account_token != Some(false) && !mounts.has(SERVICE_ACCOUNT) {
+        let rule = tree(SERVICE_ACCOUNT, false, copied, &mut mounts.trees);
+        mounts.add(SERVICE_ACCOUNT, rule, false);
+    }
+    mounts.nested = nested(&mounts.all_places());
+    Ok(mounts)
 }
 
 fn volume_mount(
+    mounts: &mut Mounts,
     container: &Container,
     spec: &Spec,
     of: &VolumeMount,
     copied: &mut Copied,
-) -> Result<Value, PolicyError> {
-    let path = trim(&of.mount_path);
+) -> Result<(), PolicyError> {
+    let path = of.mount_path.as_str();
     let wrong = |what| PolicyError::Mount { container: container.name.clone(), path: path.to_owned(), what };
     let unusable = || PolicyError::Volume {
         container: container.name.clone(),
         volume: of.name.clone(),
         path: path.to_owned(),
     };
-    if !path.starts_with('/') || path.split('/').any(|part| part == "..") {
+    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || clean(path) == "/" {
         return Err(wrong("a path that is not absolute and plain"));
     }
-    if of.mount_propagation.as_deref().is_some_and(|mode| mode == "Bidirectional") {
+    if mounts.has(&clean(path)) {
+        return Err(wrong("another mount at the same place"));
+    }
+    let propagation = of.mount_propagation.as_deref();
+    if propagation == Some("Bidirectional") {
         return Err(wrong("mountPropagation: Bidirectional"));
     }
     if of.sub_path_expr.as_deref().is_some_and(|text| !text.is_empty()) {
         return Err(wrong("a subPathExpr"));
     }
+    let follows = propagation == Some("HostToContainer");
+    if follows {
+        mounts.propagations.extend(SLAVE);
+    }
     let sub_path = of.sub_path.as_deref().is_some_and(|text| !text.is_empty());
     let volume = spec.volumes.iter().find(|volume| volume.name == of.name).ok_or_else(unusable)?;
-    match kind(volume) {
-        Some(Kind::Memory) if sub_path => Err(wrong("a subPath of an emptyDir")),
+    let rule = match kind(volume) {
+        Some(Kind::Memory) if sub_path => return Err(wrong("a subPath of an emptyDir")),
         Some(Kind::Memory) => {
-            Ok(mount(path, &json!({ "empty_dir": of.name }), of.read_only.unwrap_or_default()))
+            mounts.empty_dirs.insert(of.name.clone());
+            let modes = if of.read_only == Some(true) { READ_ONLY } else { READ_WRITE };
+            Rule::bind("empty_dir", &of.name, modes, follows)
         }
         // One file of it; kubelet mounts these volumes read-only in any case.
-        Some(Kind::Written) if sub_path => file(path, true, copied).ok_or_else(unusable),
-        Some(Kind::Written) => tree(path, copied).ok_or_else(unusable),
-        None => Err(unusable()),
-    }
+        Some(Kind::Written) if sub_path => file(path, READ_ONLY, copied),
+        Some(Kind::Written) => tree(path, follows, copied, &mut mounts.trees),
+        None => return Err(unusable()),
+    };
+    mounts.add(path, rule, true);
+    Ok(())
 }
 
 enum Kind {
@@ -121,27 +205,62 @@ fn kind(volume: &Volume) -> Option<Kind> {
     written.iter().any(Option::is_some).then_some(Kind::Written)
 }
 
-fn file(path: &str, read_only: bool, copied: &mut Copied) -> Option<Value> {
-    let name = last_part(path)?;
-    copied.files.insert(name.to_owned());
-    Some(mount(path, &json!({ "copy": name }), read_only))
+fn file(path: &str, modes: &'static [&'static str], copied: &mut Copied) -> Rule {
+    let name = last_part(path);
+    copied.files.insert(name.clone());
+    Rule::bind("file", &name, modes, false)
 }
 
-fn tree(path: &str, copied: &mut Copied) -> Option<Value> {
-    let name = last_part(path)?;
-    copied.trees.insert(name.to_owned());
-    Some(mount(path, &json!({ "copy": name }), true))
+fn tree(path: &str, follows: bool, copied: &mut Copied, trees: &mut BTreeSet<String>) -> Rule {
+    let name = last_part(path);
+    copied.trees.insert(name.clone());
+    trees.insert(name.clone());
+    Rule::bind("tree", &name, READ_ONLY, follows)
 }
 
-fn mount(path: &str, source: &Value, read_only: bool) -> Value {
-    json!({ "destination": path, "source": source, "read_only": read_only })
+/// A path as Go cleans it (`path.Clean`); it has no `..`.
+fn clean(path: &str) -> String {
+    let parts: Vec<&str> = path.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    format!("/{}", parts.join("/"))
 }
 
-/// containerd cleans a path as Go does.
-fn trim(path: &str) -> &str {
-    path.trim_end_matches('/')
+fn last_part(path: &str) -> String {
+    clean(path).rsplit('/').next().unwrap_or_default().to_owned()
 }
 
-fn last_part(path: &str) -> Option<&str> {
-    path.rsplit('/').next().filter(|name| !name.is_empty())
+/// Pairs of which the first is above the second, where a later mount of the first would hide the second. In images
+/// `/var/run` is `/run`.
+fn nested(places: &BTreeSet<&str>) -> Vec<[String; 2]> {
+    let real = |place: &str| match place.strip_prefix("/var/run") {
+        Some(rest) if rest.is_empty() || rest.starts_with('/') => format!("/run{rest}"),
+        _ => place.to_owned(),
+    };
+    let is_above = |above: &str, below: &str| {
+        real(below).strip_prefix(&real(above)).is_some_and(|rest| rest.starts_with('/'))
+    };
+    let pairs = places.iter().flat_map(|above| places.iter().map(move |below| (*above, *below)));
+    pairs
+        .filter(|(above, below)| is_above(above, below))
+        .map(|(above, below)| [above.to_owned(), below.to_owned()])
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_cleaned_as_go_does() {
+        for (written, cleaned) in [("/models/", "/models"), ("//a/./b//", "/a/b"), ("/", "/")] {
+            assert_eq!(clean(written), cleaned);
+        }
+        assert_eq!(last_part("/etc/app/"), "app");
+    }
+
+    #[test]
+    fn what_is_above_another_is_known_by_the_path_that_images_have() {
+        let places = ["/dev", "/dev/shm", "/device", "/run", "/var/run/secrets"].into();
+        let expected = [["/dev", "/dev/shm"], ["/run", "/var/run/secrets"]];
+        assert_eq!(nested(&places), expected.map(|pair| pair.map(str::to_owned)));
+    }
 }

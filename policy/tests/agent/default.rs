@@ -4,7 +4,7 @@ use serde_json::json;
 
 use crate::engine::Agent;
 use crate::honest::sandbox;
-use crate::requests::{json_of, web};
+use crate::requests::{Engine, json_of};
 
 const DENY: &str = include_str!("../../../guest-image/root/kata-opa/deny-all.rego");
 const ALLOW: &str = include_str!("../../../guest-image/root/kata-opa/allow-all.rego");
@@ -28,7 +28,7 @@ fn a_release_images_agent_denies_every_request() {
     }
     // Real ones, too: no content makes a difference.
     assert!(!agent.allows("CreateSandboxRequest", &json_of(&sandbox())));
-    assert!(!agent.allows("CreateContainerRequest", &web()));
+    assert!(!agent.allows("CreateContainerRequest", &Engine::Containerd2.web()));
     assert!(!agent.allows("SetPolicyRequest", &json!({ "policy": ALLOW })));
 }
 

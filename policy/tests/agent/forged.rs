@@ -1,12 +1,37 @@
 //! Requests for other containers than the pod's: each is an honest one with one thing changed.
 
-use ::agent::proto::{agent as msg, types};
-use protobuf::MessageField;
 use serde_json::{Value, json};
 
 use crate::engine::Agent;
-use crate::honest::sandbox;
-use crate::requests::{GPU, WEB, gpu, json_of, pause, web};
+use crate::honest::{boot, initialised, sandbox};
+use crate::requests::{Engine, GPU, WEB, json_of};
+
+const ENGINE: Engine = Engine::Containerd2;
+
+fn web() -> Value {
+    ENGINE.web()
+}
+
+fn gpu() -> Value {
+    ENGINE.gpu()
+}
+
+fn pause() -> Value {
+    ENGINE.pause()
+}
+
+/// The tests here, for the rules' coverage.
+pub(crate) fn all() {
+    another_process();
+    another_container();
+    a_pause_container_that_does_something();
+    another_confinement();
+    another_filter();
+    other_mounts();
+    other_storages();
+    other_devices();
+    another_sandbox();
+}
 
 type Forge = fn(&mut Value);
 
@@ -29,13 +54,20 @@ fn bind(source: &str, destination: &str) -> Value {
 }
 
 fn assert_refused(honest: &dyn Fn() -> Value, forged: &[(&str, Forge)]) {
-    assert!(Agent::strict().allows("CreateContainerRequest", &honest()));
-    for (what, forge) in forged {
-        let mut request = honest();
-        forge(&mut request);
-        assert_ne!(request, honest(), "{what} changes nothing");
-        assert!(!Agent::strict().allows("CreateContainerRequest", &request), "{what}");
+    let honest = honest();
+    let mut agent = Agent::strict();
+    if honest["OCI"]["Process"]["Args"][0] == "/pause" {
+        boot(&mut agent);
+    } else {
+        initialised(&mut agent, ENGINE);
     }
+    for (what, forge) in forged {
+        let mut request = honest.clone();
+        forge(&mut request);
+        assert_ne!(request, honest, "{what} changes nothing");
+        assert!(!agent.allows("CreateContainerRequest", &request), "{what}");
+    }
+    agent.accept("CreateContainerRequest", &honest);
 }
 
 #[test]
@@ -55,6 +87,25 @@ fn another_process() {
             ("a second value", |r| push(&mut r["OCI"]["Process"]["Env"], "TOKEN=x".into())),
             ("a service that is none", |r| {
                 push(&mut r["OCI"]["Process"]["Env"], "X_SERVICE_HOST=$(id)".into())
+            }),
+            ("half a service", |r| {
+                push(&mut r["OCI"]["Process"]["Env"], "DEBUG_PORT=tcp://10.0.0.1:22".into())
+            }),
+            ("a host name", |r| r["OCI"]["Process"]["Env"][1] = "HOSTNAME=web-1".into()),
+            ("a terminal's variable", |r| push(&mut r["OCI"]["Process"]["Env"], "TERM=xterm".into())),
+            ("fewer capabilities", |r| {
+                for set in ["Bounding", "Effective", "Permitted"] {
+                    r["OCI"]["Process"]["Capabilities"][set] = json!([]);
+                }
+            }),
+            ("no group", |r| r["OCI"]["Process"]["User"]["AdditionalGids"] = json!([])),
+            ("one more group", |r| push(&mut r["OCI"]["Process"]["User"]["AdditionalGids"], 0.into())),
+            ("a group twice", |r| push(&mut r["OCI"]["Process"]["User"]["AdditionalGids"], 44.into())),
+            ("a limit", |r| {
+                push(
+                    &mut r["OCI"]["Process"]["Rlimits"],
+                    json!({ "Type": "RLIMIT_NOFILE", "Hard": 1, "Soft": 1 }),
+                )
             }),
             ("another user", |r| r["OCI"]["Process"]["User"]["UID"] = 0.into()),
             ("another group", |r| r["OCI"]["Process"]["User"]["GID"] = 0.into()),
@@ -161,6 +212,39 @@ fn another_confinement() {
             ("a user namespace", |r| {
                 push(&mut r["OCI"]["Linux"]["Namespaces"], json!({ "Type": "user", "Path": "" }))
             }),
+            ("no shared memory of the pod's", |r| {
+                r["OCI"]["Linux"]["Namespaces"].as_array_mut().unwrap().retain(|n| n["Type"] != "ipc");
+            }),
+            ("a namespace twice", |r| r["OCI"]["Linux"]["Namespaces"][2]["Type"] = "mount".into()),
+            ("an application's file masked", |r| {
+                push(&mut r["OCI"]["Linux"]["MaskedPaths"], "/etc/app/ca.crt".into());
+            }),
+            ("random numbers masked", |r| push(&mut r["OCI"]["Linux"]["MaskedPaths"], "/dev/urandom".into())),
+            ("a directory read-only", |r| push(&mut r["OCI"]["Linux"]["ReadonlyPaths"], "/cache".into())),
+            ("the firmware's tables", |r| {
+                r["OCI"]["Linux"]["MaskedPaths"]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|path| path != "/sys/firmware");
+            }),
+            ("a node for everybody's programs", |r| {
+                r["OCI"]["Linux"]["Devices"][0]["FileMode"] = 0o4777.into()
+            }),
+            ("a node of another user", |r| r["OCI"]["Linux"]["Devices"][0]["UID"] = 1000.into()),
+            ("a setting of the sandbox's", |r| {
+                r["OCI"]["Linux"]["Sysctl"]["net.ipv4.ip_unprivileged_port_start"] = "0".into();
+            }),
+            ("a real-time share", |r| r["OCI"]["Linux"]["Resources"]["CPU"]["RealtimeRuntime"] = 1.into()),
+            ("a disk's limit", |r| {
+                let device = json!([{ "Major": 8, "Minor": 0, "Rate": 1 }]);
+                r["OCI"]["Linux"]["Resources"]["BlockIO"]["ThrottleReadBpsDevice"] = device;
+            }),
+            ("a device rule of another kind", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Resources"]["Devices"],
+                    json!({ "Allow": true, "Type": "c", "Major": 1, "Minor": 3, "Access": "rwx" }),
+                );
+            }),
             ("a device node", |r| {
                 push(
                     &mut r["OCI"]["Linux"]["Devices"],
@@ -195,6 +279,61 @@ fn another_confinement() {
     );
 }
 
+fn filter<'a>(request: &'a mut Value, name: &str) -> &'a mut Value {
+    let rules = request["OCI"]["Linux"]["Seccomp"]["Syscalls"].as_array_mut().unwrap();
+    rules.iter_mut().find(|rule| rule["Names"].as_array().unwrap().contains(&name.into())).unwrap()
+}
+
+#[test]
+fn another_filter() {
+    assert_refused(
+        &web,
+        &[
+            ("none", |r| r["OCI"]["Linux"]["Seccomp"] = Value::Null),
+            ("one that allows all and lies about some", |r| {
+                r["OCI"]["Linux"]["Seccomp"] = json!({ "DefaultAction": "SCMP_ACT_ALLOW", "Architectures": [],
+                    "Flags": [], "Syscalls": [{ "Names": ["getrandom", "setuid"], "Action": "SCMP_ACT_ERRNO",
+                    "errnoret": 0, "Args": [] }] });
+            }),
+            ("a call that seems to succeed", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Seccomp"]["Syscalls"],
+                    json!({ "Names": ["setuid"], "Action": "SCMP_ACT_ERRNO", "errnoret": 0, "Args": [] }),
+                );
+            }),
+            ("a call that is there and fails", |r| {
+                filter(r, "getrandom")["Names"].as_array_mut().unwrap().retain(|name| name != "getrandom");
+            }),
+            ("a call that is missing", |r| {
+                push(
+                    &mut r["OCI"]["Linux"]["Seccomp"]["Syscalls"],
+                    json!({ "Names": ["getrandom"], "Action": "SCMP_ACT_ERRNO", "errnoret": 38, "Args": [] }),
+                );
+            }),
+            ("one more call", |r| push(&mut filter(r, "read")["Names"], "mount".into())),
+            ("a call for some arguments only", |r| {
+                filter(r, "read")["Args"] =
+                    json!([{ "Index": 0, "Value": 0, "ValueTwo": 0, "Op": "SCMP_CMP_EQ" }]);
+            }),
+            ("sockets of another kind", |r| filter(r, "socket")["Args"][0]["Value"] = 2.into()),
+            ("sockets of any kind", |r| filter(r, "socket")["Args"] = json!([])),
+            ("no personality", |r| {
+                r["OCI"]["Linux"]["Seccomp"]["Syscalls"]
+                    .as_array_mut()
+                    .unwrap()
+                    .retain(|rule| rule["Names"] != json!(["personality"]));
+            }),
+            ("a supervisor", |r| filter(r, "read")["Action"] = "SCMP_ACT_NOTIFY".into()),
+            ("a flag", |r| {
+                push(&mut r["OCI"]["Linux"]["Seccomp"]["Flags"], "SECCOMP_FILTER_FLAG_LOG".into())
+            }),
+            ("no filter for 32 bits", |r| {
+                r["OCI"]["Linux"]["Seccomp"]["Architectures"].as_array_mut().unwrap().pop();
+            }),
+        ],
+    );
+}
+
 #[test]
 fn other_mounts() {
     assert_refused(
@@ -203,27 +342,27 @@ fn other_mounts() {
             ("one more", |r| push(&mut r["OCI"]["Mounts"], bind("/run/kata-containers/sandbox/shm", "/mnt"))),
             ("the guest's root", |r| push(&mut r["OCI"]["Mounts"], bind("/", "/mnt"))),
             ("over the program", |r| {
-                let source = "/run/kata-containers/shared/containers/c0ffee01-0000000000000009-serve";
+                let source = "/run/kata-containers/shared/containers/c0ffee02-0000000000000009-serve";
                 push(&mut r["OCI"]["Mounts"], bind(source, "/bin/serve"));
             }),
             ("another source", |r| {
                 mount(r, "/cache")["source"] = "/run/kata-containers/c0ffee02/rootfs".into()
             }),
-            ("a relative source", |r| mount(r, "/etc/app")["source"] = "app".into()),
+            ("a relative source", |r| mount(r, "/etc/app/")["source"] = "app".into()),
             ("another container's copy", |r| {
-                let source = mount(r, "/etc/app")["source"].as_str().unwrap().replace(WEB, GPU);
-                mount(r, "/etc/app")["source"] = source.into();
+                let source = mount(r, "/etc/app/")["source"].as_str().unwrap().replace(WEB, GPU);
+                mount(r, "/etc/app/")["source"] = source.into();
             }),
             ("a copy of something else", |r| {
                 let source = mount(r, "/etc/hosts")["source"].clone();
-                mount(r, "/etc/app")["source"] = source;
+                mount(r, "/etc/app/")["source"] = source;
             }),
             ("a path in a copy", |r| {
-                let source = format!("{}/../x", mount(r, "/etc/app")["source"].as_str().unwrap());
-                mount(r, "/etc/app")["source"] = source.into();
+                let source = format!("{}/../x", mount(r, "/etc/app/")["source"].as_str().unwrap());
+                mount(r, "/etc/app/")["source"] = source.into();
             }),
-            ("for writing", |r| mount(r, "/etc/app")["options"] = json!(["rbind", "rw"])),
-            ("for writing after all", |r| push(&mut mount(r, "/etc/app")["options"], "rw".into())),
+            ("for writing", |r| mount(r, "/etc/app/")["options"] = json!(["rbind", "rw"])),
+            ("for writing after all", |r| push(&mut mount(r, "/etc/app/")["options"], "rw".into())),
             ("one left out", |r| {
                 r["OCI"]["Mounts"]
                     .as_array_mut()
@@ -234,6 +373,34 @@ fn other_mounts() {
                 let cache = mount(r, "/cache").clone();
                 push(&mut r["OCI"]["Mounts"], cache);
             }),
+            ("the same place twice", |r| {
+                let mut cache = mount(r, "/etc/app/").clone();
+                cache["destination"] = "/etc/app".into();
+                push(&mut r["OCI"]["Mounts"], cache);
+            }),
+            ("a parent after what is in it", |r| {
+                let mounts = r["OCI"]["Mounts"].as_array_mut().unwrap();
+                let dev = mounts.iter().position(|mount| mount["destination"] == "/dev").unwrap();
+                let dev = mounts.remove(dev);
+                mounts.push(dev);
+            }),
+            ("no /proc", |r| {
+                r["OCI"]["Mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/proc");
+            }),
+            ("no shared memory", |r| {
+                r["OCI"]["Mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/dev/shm");
+            }),
+            ("a word that the agent does not know", |r| {
+                mount(r, "/etc/app/")["options"] = json!(["rbind", "rslave", "rro"]);
+            }),
+            ("a volume that is not for writing", |r| {
+                mount(r, "/cache")["options"] = json!(["rbind", "rprivate", "ro"])
+            }),
+            ("without programs", |r| push(&mut mount(r, "/cache")["options"], "noexec".into())),
+            ("mounts from outside", |r| mount(r, "/cache")["options"][1] = "rslave".into()),
+            ("an option of the kernel's", |r| push(&mut mount(r, "/proc")["options"], "hidepid=2".into())),
+            ("a disk as an emptyDir", |r| mount(r, "/cache")["type_"] = "ext4".into()),
+            ("shared memory of the guest's", |r| mount(r, "/dev/shm")["source"] = "/dev/shm".into()),
             ("sysfs for writing", |r| mount(r, "/sys")["options"] = json!(["nosuid", "noexec", "nodev"])),
             ("a disk as /proc", |r| mount(r, "/proc")["type_"] = "ext4".into()),
             ("a disk", |r| {
@@ -268,19 +435,52 @@ fn other_storages() {
                     "options": ["bind"], "mount_point": "/mnt", "fs_group": null, "shared": false }),
                 );
             }),
-            ("an image pulled in the guest", |r| storage(r, "scsi")["driver"] = "image_guest_pull".into()),
-            ("a layer elsewhere", |r| storage(r, "scsi")["mount_point"] = "/usr".into()),
-            ("a layer for writing", |r| storage(r, "scsi")["options"] = json!([])),
-            ("a layer with another file system", |r| storage(r, "scsi")["fstype"] = "ext4".into()),
-            ("a layer's options for the driver", |r| storage(r, "scsi")["driver_options"] = json!(["x=y"])),
+            ("an image pulled in the guest", |r| storage(r, "blk")["driver"] = "image_guest_pull".into()),
+            ("a layer elsewhere", |r| storage(r, "blk")["mount_point"] = "/usr".into()),
+            ("a layer for writing", |r| storage(r, "blk")["options"] = json!([])),
+            ("a layer with another file system", |r| storage(r, "blk")["fstype"] = "ext4".into()),
+            ("a layer's options for the driver", |r| storage(r, "blk")["driver_options"] = json!(["x=y"])),
+            ("another layer", |r| {
+                let hash = "09".repeat(32);
+                storage(r, "blk")["source"] = format!("/dev/mapper/{hash}").into();
+            }),
+            ("a disk", |r| storage(r, "blk")["source"] = "/dev/sda".into()),
+            ("a disk of the controller", |r| {
+                storage(r, "blk")["driver"] = "scsi".into();
+            }),
+            ("layers in another order", |r| r["storages"].as_array_mut().unwrap().swap(0, 1)),
+            ("a layer too few", |r| {
+                r["storages"].as_array_mut().unwrap().remove(0);
+                let lower = r["storages"][2]["options"][1]
+                    .as_str()
+                    .unwrap()
+                    .replace("/run/l/04040404040404040404:", "");
+                r["storages"][2]["options"][1] = lower.into();
+            }),
+            ("a layer too many", |r| {
+                let layer = storage(r, "blk").clone();
+                r["storages"].as_array_mut().unwrap().insert(0, layer);
+            }),
+            ("the overlay first", |r| r["storages"].as_array_mut().unwrap().swap(0, 3)),
+            ("an emptyDir too few", |r| {
+                r["storages"].as_array_mut().unwrap().pop();
+            }),
+            ("an emptyDir twice", |r| {
+                let dir = storage(r, "ephemeral").clone();
+                push(&mut r["storages"], dir);
+            }),
+            ("devices on a layer", |r| storage(r, "blk")["options"] = json!(["ro"])),
+            ("devices on the overlay", |r| {
+                storage(r, "overlayfs")["options"].as_array_mut().unwrap().remove(0);
+            }),
             ("no layers", |r| {
-                r["storages"].as_array_mut().unwrap().retain(|storage| storage["driver"] != "scsi");
+                r["storages"].as_array_mut().unwrap().retain(|storage| storage["driver"] != "blk");
             }),
             ("a directory of the guest's as a layer", |r| {
-                storage(r, "overlayfs")["options"][0] = "lowerdir=/:/run/layers/0-4".into();
+                storage(r, "overlayfs")["options"][1] = "lowerdir=/:/run/l/04040404040404040404".into();
             }),
             ("changes kept in a volume", |r| {
-                storage(r, "overlayfs")["options"][1] =
+                storage(r, "overlayfs")["options"][2] =
                     "upperdir=/run/kata-containers/sandbox/ephemeral/cache".into();
             }),
             ("a second root", |r| {
@@ -344,7 +544,7 @@ fn other_devices() {
             ("another kind", |r| r["OCI"]["Annotations"]["cdi.k8s.io/vfio7"] = "vendor.com/x=0".into()),
             ("a rank without a device", |r| {
                 r["OCI"]["Annotations"].as_object_mut().unwrap().remove("cdi.k8s.io/vfio7");
-                r["OCI"]["Annotations"]["cdi.k8s.io/vfio9"] = "nvidia.com/gpu=1".into();
+                r["OCI"]["Annotations"]["cdi.k8s.io/vfio8"] = "nvidia.com/gpu=1".into();
             }),
             ("another driver", |r| r["devices"][0]["type_"] = "blk".into()),
             ("another node", |r| r["devices"][0]["container_path"] = "/dev/mem".into()),
@@ -354,8 +554,8 @@ fn other_devices() {
 
 #[test]
 fn another_sandbox() {
-    assert!(Agent::strict().allows("CreateSandboxRequest", &sandbox()));
-    let forged: [(&str, Forge); 7] = [
+    let mut agent = Agent::strict();
+    let forged: [(&str, Forge); 9] = [
         ("hooks of the guest's", |r| r["guest_hook_path"] = "/usr/share/oci/hooks".into()),
         ("a kernel module", |r| push(&mut r["kernel_modules"], json!({ "name": "x", "parameters": [] }))),
         ("name servers", |r| push(&mut r["dns"], "nameserver 10.0.0.1".into())),
@@ -363,45 +563,25 @@ fn another_sandbox() {
         ("no shared memory", |r| r["storages"] = json!([])),
         ("a directory of the host", |r| r["storages"][0]["driver"] = "virtio-fs".into()),
         ("shared memory with programs", |r| r["storages"][0]["options"] = json!(["size=4096"])),
+        ("shared memory without end", |r| r["storages"][0]["options"][4] = "size=0".into()),
+        ("another host name", |r| r["hostname"] = "web-1".into()),
     ];
     for (what, forge) in forged {
         let mut request = json_of(&sandbox());
         forge(&mut request);
-        assert!(!Agent::strict().allows("CreateSandboxRequest", &request), "{what}");
+        assert!(!agent.allows("CreateSandboxRequest", &request), "{what}");
     }
-    // The remount is for shared memory only.
+    boot(&mut agent);
+    // The remount is for shared memory only, and before there are containers.
     let remount = json_of(&guest_spec::shm_remount(4096));
     for (field, value) in
         [("mount_point", "/usr"), ("source", "/dev/vda"), ("fstype", "ext4"), ("driver", "bind")]
     {
         let mut request = remount.clone();
         request["storages"][0][field] = value.into();
-        assert!(!Agent::strict().allows("UpdateEphemeralMountsRequest", &request), "{field}");
+        agent.refuse("UpdateEphemeralMountsRequest", &request, "storages");
     }
-}
-
-#[test]
-fn the_loopback_is_the_pods_own() {
-    let interface = |name: &str, address: &str| {
-        let interface = types::Interface {
-            device: name.to_owned(),
-            name: name.to_owned(),
-            IPAddresses: vec![types::IPAddress { address: address.to_owned(), ..Default::default() }],
-            ..Default::default()
-        };
-        msg::UpdateInterfaceRequest { interface: MessageField::some(interface), ..Default::default() }
-    };
-    let route = |dest: &str, device: &str| {
-        let route = types::Route { dest: dest.to_owned(), device: device.to_owned(), ..Default::default() };
-        let routes = msg::Routes { Routes: vec![route], ..Default::default() };
-        msg::UpdateRoutesRequest { routes: MessageField::some(routes), ..Default::default() }
-    };
-    let mut agent = Agent::strict();
-    for request in [interface("lo", "10.0.0.1"), interface("eth0", "127.0.0.2"), interface("eth0", "::1")] {
-        assert!(!agent.allows("UpdateInterfaceRequest", &request));
-    }
-    for request in [route("127.0.0.0/8", "eth0"), route("10.0.0.0/8", "lo"), route("::1/128", "eth0")] {
-        assert!(!agent.allows("UpdateRoutesRequest", &request));
-    }
-    assert!(!agent.allows("UpdateInterfaceRequest", &msg::UpdateInterfaceRequest::default()));
+    agent.accept("UpdateEphemeralMountsRequest", &remount);
+    agent.accept("CreateContainerRequest", &pause());
+    agent.refuse("UpdateEphemeralMountsRequest", &remount, "(the time)");
 }

@@ -1,0 +1,50 @@
+# What the agent mounts, in this order: the image's layers by their root hashes, the overlay of them, the emptyDirs.
+
+storages_right if {
+	container.name == pause
+	input.storages == []
+}
+
+storages_right if {
+	container.name != pause
+	layers := [layer(hash) | some hash in container.layers]
+	count(layers) == count(container.layers)
+	root := array.concat(layers, [overlay([storage.mount_point | some storage in layers])])
+	array.slice(input.storages, 0, count(root)) == root
+	rest := array.slice(input.storages, count(root), count(input.storages))
+	dirs := {empty_dir(name) | some name in container.empty_dirs}
+	{storage | some storage in rest} == dirs
+	count(rest) == count(dirs)
+}
+
+# PID 1 gives the name to a layer whose verity tree has this root hash, and to nothing else.
+layer(hash) := {
+	"driver": "blk",
+	"driver_options": [],
+	"source": concat("", ["/dev/mapper/", hash]),
+	"fstype": "erofs",
+	"options": ["ro", "nodev"],
+	"mount_point": concat("", ["/run/l/", substring(hash, 0, 20)]),
+	"fs_group": null,
+	"shared": false,
+}
+
+overlay(lower) := {
+	"driver": "overlayfs",
+	"driver_options": [concat("", [create, in_container("upper")]), concat("", [create, in_container("work")])],
+	"source": "overlay",
+	"fstype": "overlay",
+	"options": [
+		"nodev",
+		concat("", ["lowerdir=", concat(":", lower)]),
+		concat("", ["upperdir=", in_container("upper")]),
+		concat("", ["workdir=", in_container("work")]),
+	],
+	"mount_point": in_container("rootfs"),
+	"fs_group": null,
+	"shared": false,
+}
+
+create := "io.katacontainers.volume.overlayfs.create_directory="
+
+empty_dir(name) := tmpfs(concat("", ["ephemeral/", name]), pod.empty_dir_options, true)
