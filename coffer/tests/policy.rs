@@ -49,7 +49,7 @@ fn the_example_pod_has_a_policy() {
     let image = format!("server={}", fake.source());
     let generate = ["policy", "generate", "--pod", "../examples/pod.yaml", "--image", &image];
     let policy = fake.stdout(&generate);
-    assert!(allows(&policy, "GuestDetailsRequest", "{}"));
+    assert!(allows(&policy, "GetOOMEventRequest", "{}"));
     assert!(!allows(&policy, "ReadStreamRequest", "{}"));
     assert!(!allows(&policy, "SetPolicyRequest", "{}"));
     assert!(policy.lines().all(|line| line.len() < 1024), "kata-agent's parser has a limit");

@@ -175,6 +175,29 @@ proptest! {
 }
 
 #[test]
+fn a_container_is_promised_what_its_requests_say() {
+    use spec::Service::{BestEffort, Burstable, Guaranteed};
+    let of = |resources: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nspec: {{containers: [{{name: a, image: i, resources: {resources}}}]}}\n"
+        );
+        spec::PodSpec::parse(&text).unwrap().spec.containers[0].resources.service
+    };
+    for (resources, service) in [
+        ("{}", BestEffort),
+        ("{limits: {nvidia.com/pgpu: 1}}", BestEffort),
+        ("{requests: {cpu: 0}}", BestEffort),
+        ("{limits: {cpu: 1, memory: 1Gi}}", Guaranteed),
+        ("{limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 1000m, memory: 1024Mi}}", Guaranteed),
+        ("{limits: {cpu: 1, memory: 1Gi}, requests: {cpu: 500m}}", Burstable),
+        ("{limits: {cpu: 1}}", Burstable),
+        ("{requests: {memory: 1Gi}}", Burstable),
+    ] {
+        assert_eq!(of(resources), service, "{resources}");
+    }
+}
+
+#[test]
 fn a_pods_containers_are_read() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: ns}\nspec:\n  hostname:\n  volumes:\n\
                 \x20   - {name: tmp, emptyDir: {}}\n    - {name: facts, downwardAPI: {items: []}}\n    - name: disk\n\
@@ -193,7 +216,8 @@ fn a_pods_containers_are_read() {
         (container.env[0].value.as_deref(), container.env[1].value_from),
         (Some("1"), Some(spec::Anything))
     );
-    assert_eq!((container.env_from.len(), container.resources), (1, spec::Devices { gpus: 2, switches: 4 }));
+    let devices = spec::Devices { gpus: 2, switches: 4, service: spec::Service::Burstable };
+    assert_eq!((container.env_from.len(), container.resources), (1, devices));
     assert_eq!(container.liveness_probe.as_ref().unwrap().exec.as_ref().unwrap().command, ["ok"]);
 }
 

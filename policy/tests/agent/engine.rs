@@ -51,6 +51,13 @@ impl Agent {
         Self::new(&generate(&pod, &Options { exec, logs, images }).unwrap())
     }
 
+    /// With the policy of `pods/job.yaml`.
+    pub(crate) fn of_job() -> Self {
+        let pod = PodSpec::parse(include_str!("../pods/job.yaml")).unwrap();
+        let images = [("work".to_owned(), image(&[1], "{}"))].into();
+        Self::new(&generate(&pod, &Options { images, ..Options::default() }).unwrap())
+    }
+
     pub(crate) fn strict() -> Self {
         Self::of_web(Permission::Refused, Permission::Refused)
     }

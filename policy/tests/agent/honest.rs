@@ -16,6 +16,7 @@ pub(crate) fn all() {
     the_whole_pod_runs();
     a_pod_of_the_sandbox_api_has_no_pause_container();
     logs_and_commands_as_far_as_they_are_granted();
+    a_pod_whose_name_the_cluster_makes_up();
 }
 
 /// As `shim/src/sandbox/guest.rs` makes it.
@@ -169,6 +170,37 @@ fn a_pod_of_the_sandbox_api_has_no_pause_container() {
     boot(&mut agent);
     start(&mut agent, PREPARE, &Engine::Containerd2.prepare());
     assert!(!agent.allows("CreateContainerRequest", &Engine::Containerd2.pause()), "nor later");
+}
+
+#[test]
+fn a_pod_whose_name_the_cluster_makes_up() {
+    let mut agent = Agent::of_job();
+    agent.refuse("CreateSandboxRequest", &sandbox(), "hostname");
+    let named = |name: &str, namespace: &str| {
+        let mut request = Engine::Containerd2.pause();
+        let annotations = &mut request["OCI"]["Annotations"];
+        annotations["io.kubernetes.cri.sandbox-name"] = name.into();
+        annotations["io.kubernetes.cri.sandbox-namespace"] = namespace.into();
+        request["OCI"]["Hostname"] = name.into();
+        request["OCI"]["Linux"]["Sysctl"] = json!({ "kernel.shm_rmid_forced": "1" });
+        request
+    };
+    agent.accept(
+        "CreateSandboxRequest",
+        &msg::CreateSandboxRequest { hostname: "job-x2x9k".to_owned(), ..sandbox() },
+    );
+    agent.refuse("CreateContainerRequest", &named("other-x2x9k", "batch"), "sandbox-name");
+    agent.refuse("CreateContainerRequest", &named("job-x2x9k", "Not a name"), "sandbox-namespace");
+    let mut request = named("job-x2x9k", "batch");
+    request["OCI"]["Linux"]["Sysctl"] = json!({});
+    agent.refuse("CreateContainerRequest", &request, "OCI.Linux.Sysctl");
+    request["OCI"]["Linux"]["Sysctl"] =
+        json!({ "kernel.shm_rmid_forced": "1", "kernel.core_pattern": "|/x" });
+    agent.refuse("CreateContainerRequest", &request, "OCI.Linux.Sysctl");
+    let mut request = named("job-x2x9k", "batch");
+    request["OCI"]["Annotations"]["io.kubernetes.cri-o.ContainerType"] = "sandbox".into();
+    agent.refuse("CreateContainerRequest", &request, "two engines");
+    agent.accept("CreateContainerRequest", &named("job-x2x9k", "batch"));
 }
 
 #[test]

@@ -17,6 +17,7 @@ pub(crate) fn all() {
     what_was_to_be_removed_never_runs();
     an_id_is_no_path_into_the_memory();
     containers_come_in_their_order();
+    what_no_pod_needs_is_refused_whatever_is_granted();
 }
 
 /// The same container under another id.
