@@ -65,7 +65,7 @@ build_kernel() { # FLAVOUR
 # Compiles those of the flavours that are not in the cache, and puts them there.
 compile_missing() { # FLAVOURS
     local flavour made missing=() places=() out
-    out=$(cache)/kernel.tmp.$BASHPID
+    out=$(cache)/kernel-${1%% *}.tmp
     for flavour in $1; do
         made=$(kernel_cached "$flavour") # before: somebody may change a fragment meanwhile
         [ -e "$made/vmlinuz" ] || { missing+=("$flavour") && places+=("$made"); }
