@@ -1,12 +1,14 @@
 //! `coffer initdata`: write and read initdata.
 
+mod entry;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use ::measure::initdata::{Algorithm, InitData, annotation, build, disk};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Subcommand, ValueEnum};
 use serde_json::json;
 
@@ -28,16 +30,21 @@ enum Action {
 }
 
 #[derive(Debug, clap::Args)]
-#[command(group = ArgGroup::new("source").args(["file", "document"]).required(true))]
+#[command(group = ArgGroup::new("source").args(["file", "document", "pod"]).required(true).multiple(true))]
 struct BuildArgs {
-    /// A text to put in, under the file's own name or under NAME; may be given several times
+    /// A text to put in, under the file's own name or under NAME; may be given several times. What the guest reads
+    /// (policy.rego, aa.toml, cdh.toml, coffer.toml) is checked
     #[arg(long, value_name = "[NAME=]FILE")]
     file: Vec<String>,
+    /// A pod's manifest, YAML or JSON: coffer.toml is made of it, which declares how many GPUs and NVSwitches the guest
+    /// accepts
+    #[arg(long, value_name = "FILE", conflicts_with = "document")]
+    pod: Option<PathBuf>,
     /// With what the document is to be hashed
     #[arg(long, value_name = "NAME", default_value = "sha384", conflicts_with = "document")]
     algorithm: Algorithm,
     /// A document that exists; it is taken as it is, since every byte counts
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", conflicts_with = "file")]
     document: Option<PathBuf>,
     /// What to write
     #[arg(long, value_enum, default_value_t = Form::Document)]
@@ -123,7 +130,18 @@ fn form_of(content: &[u8]) -> Form {
 fn write(args: &BuildArgs, out: &mut impl Write) -> Result<()> {
     let document = match &args.document {
         Some(path) => read(path)?.1,
-        None => build(args.algorithm, entries(&args.file)?).context("cannot build the document")?,
+        None => {
+            let mut entries = entries(&args.file)?;
+            if let Some(path) = &args.pod {
+                let before = entries.insert(entry::DECLARATION.to_owned(), entry::declaration(path)?);
+                ensure!(
+                    before.is_none(),
+                    "{} is made of the pod's manifest: leave the file out",
+                    entry::DECLARATION
+                );
+            }
+            build(args.algorithm, entries).context("cannot build the document")?
+        }
     };
     match args.form {
         Form::Document => out.write_all(document.raw())?,
@@ -156,6 +174,7 @@ fn entries(files: &[String]) -> Result<BTreeMap<String, String>> {
         let content = String::from_utf8(content)
             .map_err(|error| error.utf8_error())
             .with_context(|| Kind::ENTRY.unusable(path))?;
+        entry::check(name, &content).with_context(|| Kind::ENTRY.unusable(path))?;
         if entries.insert(name.to_owned(), content).is_some() {
             bail!("two files have the name {name:?}; give one another with NAME=FILE");
         }

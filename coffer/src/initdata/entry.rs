@@ -1,0 +1,136 @@
+//! The entries of initdata that the guest reads: found out here, not when the guest has powered off.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use pod_manifest::Pod;
+use pod_manifest::spec::PodSpec;
+use serde::Deserialize;
+
+use crate::files::Kind;
+
+/// How many GPUs and NVSwitches the guest accepts: PID 1 compares it with the devices that are there.
+pub(super) const DECLARATION: &str = "coffer.toml";
+const POLICY: &str = "policy.rego";
+/// What kata-agent asks, in this package.
+const PACKAGE: &str = "data.agent_policy";
+
+/// As the guest's PID 1 reads it.
+#[derive(Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+struct Declaration {
+    gpus: u16,
+    switches: u16,
+}
+
+/// Whether the guest will be able to read an entry; others than the four that it reads are anybody's own.
+pub(super) fn check(name: &str, text: &str) -> Result<()> {
+    match name {
+        POLICY => policy(text),
+        "aa.toml" | "cdh.toml" => {
+            toml::from_str::<toml::Table>(text).with_context(|| format!("{name} is no TOML"))?;
+            Ok(())
+        }
+        DECLARATION => {
+            let read = toml::from_str::<Declaration>(text);
+            read.context("coffer.toml may have `gpus = N` and `switches = M` and nothing else")?;
+            Ok(())
+        }
+        _ => Ok(()),
+    }
+}
+
+fn policy(text: &str) -> Result<()> {
+    let package = regorus::Engine::new().add_policy(POLICY.to_owned(), text.to_owned());
+    match package {
+        Ok(package) if package == PACKAGE => Ok(()),
+        Ok(package) => bail!("its package is {package}, and the guest's agent asks {PACKAGE}"),
+        // A position and what was expected there, in several lines.
+        Err(error) => {
+            let lines: Vec<String> = error.to_string().lines().map(|line| line.trim().to_owned()).collect();
+            bail!("it is no policy in Rego: {}", lines.join(" ").trim())
+        }
+    }
+}
+
+/// The declaration of a pod's devices, from its manifest.
+pub(super) fn declaration(path: &Path) -> Result<String> {
+    let text = String::from_utf8(Kind::MANIFEST.read(path)?)
+        .map_err(|error| error.utf8_error())
+        .with_context(|| Kind::MANIFEST.unusable(path))?;
+    let pod = Pod::parse(&text).with_context(|| Kind::MANIFEST.unusable(path))?;
+    let spec = PodSpec::parse(&text).with_context(|| Kind::MANIFEST.unusable(path))?.spec;
+    // An init container's devices are given to the others when it has ended.
+    let own = spec.containers.iter().map(|container| container.resources.switches).sum::<u32>();
+    let first = spec.init_containers.iter().map(|container| container.resources.switches).max();
+    let (gpus, switches) = (pod.limits.gpus.whole(), own.max(first.unwrap_or_default()));
+    ensure!(
+        u16::try_from(gpus).is_ok() && u16::try_from(switches).is_ok(),
+        "the pod of {} asks for {gpus} GPUs and {switches} NVSwitches, which no machine has",
+        path.display()
+    );
+    Ok(format!("gpus = {gpus}\nswitches = {switches}\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn what_the_guest_could_not_read_is_refused() {
+        for (name, text, said) in [
+            (POLICY, "package agent_policy\n\nallow := {", "it is no policy in Rego"),
+            (POLICY, "package other\n", "its package is data.other"),
+            (POLICY, "", "it is no policy in Rego"),
+            ("aa.toml", "[token_configs", "aa.toml is no TOML"),
+            ("cdh.toml", "a = ", "cdh.toml is no TOML"),
+            (DECLARATION, "gpus = 1\ngpu = 2\n", "nothing else"),
+            (DECLARATION, "gpus = 70000\n", "nothing else"),
+            (DECLARATION, "gpus = \"1\"\n", "nothing else"),
+        ] {
+            let error = format!("{:#}", check(name, text).unwrap_err());
+            assert!(error.contains(said) && !error.contains("\n\n"), "{name} {text}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_the_guest_reads_and_what_is_anybodys_own_is_taken() {
+        for (name, text) in [
+            (POLICY, "package agent_policy\n\nimport rego.v1\n\ndefault CreateContainerRequest := false\n"),
+            ("aa.toml", "[token_configs]\n"),
+            (DECLARATION, ""),
+            (DECLARATION, "gpus = 8\nswitches = 4\n"),
+            ("notes", "{"),
+        ] {
+            check(name, text).unwrap();
+        }
+    }
+
+    #[test]
+    fn a_declaration_is_the_manifests() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pod.yaml");
+        let declared = |limits: &[&str], first: &str| {
+            let container = |(number, limits): (usize, &&str)| {
+                format!("    - {{name: c{number}, image: i, resources: {{limits: {{{limits}}}}}}}\n")
+            };
+            let containers: String = limits.iter().enumerate().map(container).collect();
+            let init = format!("    - {{name: first, image: i, resources: {{limits: {{{first}}}}}}}\n");
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nspec:\n  initContainers:\n{init}  containers:\n{containers}"
+            );
+            fs::write(&path, text).unwrap();
+            let text = declaration(&path).unwrap();
+            check(DECLARATION, &text).unwrap();
+            toml::from_str::<Declaration>(&text).unwrap()
+        };
+        let gpus = |gpus, switches| Declaration { gpus, switches };
+        assert_eq!(declared(&["cpu: 1"], "cpu: 1"), gpus(0, 0));
+        assert_eq!(declared(&["nvidia.com/pgpu: 1", "nvidia.com/pgpu: 2"], "nvidia.com/pgpu: 1"), gpus(3, 0));
+        assert_eq!(declared(&["cpu: 1"], "nvidia.com/pgpu: 2"), gpus(2, 0));
+        let board = "nvidia.com/GH100_H100_SXM5_80GB: 8, nvidia.com/GH100_H100_NVSWITCH: 4";
+        assert_eq!(declared(&[board], "cpu: 1"), gpus(8, 4));
+    }
+}
