@@ -99,7 +99,7 @@ fn what_a_manifest_leaves_open_is_named() {
 
 #[test]
 fn what_runs_is_what_the_image_says() {
-    let fake = FakeImage::new(r#"{"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "77:88"}"#);
+    let fake = FakeImage::new(r#"{"Entrypoint": ["/app"], "Cmd": ["-v"], "User": "web"}"#);
     let image = format!("server={}", fake.source());
     let dir = tempfile::tempdir().unwrap();
     let pod = dir.path().join("pod.yaml");
@@ -112,6 +112,8 @@ fn what_runs_is_what_the_image_says() {
         policy.contains("\"/app\"") && policy.contains("\"-v\"") && policy.contains("\"uid\": 77"),
         "{policy}"
     );
+    // Of the image's own /etc/passwd, and its layer.
+    assert!(policy.contains(&fake.root_hash()), "{policy}");
 }
 
 #[test]
