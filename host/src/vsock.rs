@@ -23,8 +23,9 @@ pub const PROGRAM: &str = "vhost-device-vsock";
 pub const VHOST_USER_SOCKET: &str = "vhost.sock";
 /// Its socket for us: hybrid vsock, `CONNECT <port>\n`. Relative to the state directory, too.
 pub const HYBRID_SOCKET: &str = "vsock.sock";
-/// Where it connects to for the guest's PID 1: port 3, the guest's context id. Relative to the state directory, too.
-pub const GATE_SOCKET: &str = "vsock.sock_3";
+/// Where it connects to for the guest's PID 1, on the port that is the guest's context id. Relative to the state
+/// directory, too.
+pub const GATE_SOCKET: &str = "vsock.sock_1073741824";
 
 const END: Duration = Duration::from_secs(5);
 

@@ -98,11 +98,16 @@ pub struct Disks {
 }
 
 impl Disks {
-    /// Adds one user of a layer. The guest still has to open it.
+    /// Adds one user of a layer. The guest still has to open it. `None` where it has to let go of the layer first.
     ///
     /// # Errors
     /// See [`DiskError`]; nothing changed then.
-    pub(crate) async fn add(&mut self, qmp: &Qmp, gate: &Gate, layer: &Layer) -> Result<Lun, DiskError> {
+    pub(crate) async fn add(
+        &mut self,
+        qmp: &Qmp,
+        gate: &Gate,
+        layer: &Layer,
+    ) -> Result<Option<Lun>, DiskError> {
         let Layer { image, root } = layer;
         let unusable = |source| DiskError::Image { path: image.clone(), source };
         let metadata = std::fs::metadata(image).map_err(unusable)?;
@@ -111,8 +116,11 @@ impl Disks {
         }
         let path = AbsolutePath::new(&image.display().to_string())
             .map_err(|reason| unusable(io::Error::new(io::ErrorKind::InvalidInput, reason)))?;
+        if gate.is_leaving(*root) {
+            return Ok(None);
+        }
         let lun = match self.luns.attach(*root)? {
-            Attached::Shared(lun) => return Ok(lun),
+            Attached::Shared(lun) => return Ok(Some(lun)),
             Attached::New(lun) => lun,
         };
         let disk = ScsiDisk { lun, image: path };
@@ -123,7 +131,7 @@ impl Disks {
             return Err(error);
         }
         self.plugged.insert(lun, disk);
-        Ok(lun)
+        Ok(Some(lun))
     }
 
     /// Takes one user from the disk at `lun`, and the disk with its last one: then the layer is returned that the guest has

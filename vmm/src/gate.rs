@@ -123,7 +123,7 @@ impl Heard {
         match Line::parse(line) {
             Some(Line::Ready(root)) => self.set(root, Standing::Ready),
             Some(Line::Gone(root)) => {
-                if self.layers.get(&root).is_some_and(|layer| layer.standing == Standing::Leaving) {
+                if self.is_leaving(root) {
                     self.layers.remove(&root);
                 }
             }
@@ -147,6 +147,10 @@ impl Heard {
             Some(Line::Fatal(reason)) if self.fatal.is_none() => self.fatal = Some(reason.to_owned()),
             Some(Line::Fatal(_)) | None => {}
         }
+    }
+
+    fn is_leaving(&self, root: RootHash) -> bool {
+        self.layers.get(&root).is_some_and(|layer| layer.standing == Standing::Leaving)
     }
 
     /// Of layers that are awaited only: what the guest says of others changes nothing.
@@ -219,13 +223,18 @@ impl Gate {
         self.heard.send_modify(|heard| drop(heard.layers.remove(&root)));
     }
 
-    /// Notes that a layer's disk is about to be taken away.
+    /// Notes that a layer's disk is about to be taken away. One that the guest has not opened has nothing to leave.
     pub(crate) fn leaving(&self, root: RootHash) {
-        self.heard.send_modify(|heard| {
-            if let Some(layer) = heard.layers.get_mut(&root) {
-                layer.standing = Standing::Leaving;
-            }
+        self.heard.send_modify(|heard| match heard.layers.get_mut(&root) {
+            Some(layer) if layer.standing == Standing::Ready => layer.standing = Standing::Leaving,
+            Some(layer) if layer.standing == Standing::Leaving => {}
+            Some(_) | None => drop(heard.layers.remove(&root)),
         });
+    }
+
+    /// Whether the guest has not let go of the layer yet, whose disk was taken away.
+    pub(crate) fn is_leaving(&self, root: RootHash) -> bool {
+        self.heard.borrow().is_leaving(root)
     }
 
     /// Waits until the guest has opened a layer that it was given.

@@ -34,7 +34,7 @@ const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// What the VM can be asked; the driver task carries it out.
 enum Command {
-    AddDisk { layer: Layer, reply: oneshot::Sender<Result<Lun, DiskError>> },
+    AddDisk { layer: Layer, reply: oneshot::Sender<Result<Option<Lun>, DiskError>> },
     RemoveDisk { lun: Lun, reply: oneshot::Sender<Result<Option<RootHash>, DiskError>> },
     Stop,
 }
@@ -107,10 +107,16 @@ impl Vm {
 
     async fn add_all(&self, layers: &[Layer], luns: &mut Vec<Lun>) -> Result<(), DiskError> {
         for layer in layers {
-            // One that is on its way out comes again only after the guest has seen it go.
-            self.gate.gone(layer.root, CLOSE_PATIENCE).await;
-            let layer = layer.clone();
-            luns.push(self.ask(|reply| Command::AddDisk { layer, reply }).await?);
+            loop {
+                let layer = layer.clone();
+                let root = layer.root;
+                if let Some(lun) = self.ask(|reply| Command::AddDisk { layer, reply }).await? {
+                    luns.push(lun);
+                    break;
+                }
+                // It comes again only after the guest has seen it go; one that never goes is forgotten here.
+                self.gate.gone(root, CLOSE_PATIENCE).await;
+            }
         }
         for Layer { image, root } in layers {
             let ready = tokio::select! {

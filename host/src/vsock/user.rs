@@ -15,6 +15,11 @@ use super::{
 use crate::process::{self, Identity};
 use crate::sys;
 
+/// The guest's context id. It is the guest's own business: each program serves one VM, so all may have the same. PID 1
+/// connects to the port of that number, and the program to its socket's path with `_<port>` (its README). A number that
+/// the program never comes to: it counts its own ports up from 0, one for each of our connections, and connects nobody
+/// any more when the next one is a port that the guest has connected to (version 0.3.0, `allocate_local_port`).
+const GUEST_CID: &str = "1073741824";
 /// How long the program may take until its sockets are there.
 const START: Duration = Duration::from_secs(10);
 const STEP: Duration = Duration::from_millis(5);
@@ -51,9 +56,7 @@ impl UserVsock {
         let gate =
             Some(listening.map_err(|source| Error::Listen { path: state_dir.join(GATE_SOCKET), source })?);
         let mut command = Command::new(&program);
-        // The guest's context id is its own business: each program serves one VM, so all may have the same. What the guest
-        // connects to is at the socket's path with `_<port>` (its README), and PID 1's port is the guest's id.
-        command.args(["--guest-cid", "3", "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
+        command.args(["--guest-cid", GUEST_CID, "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
         command.current_dir(&state_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);
         sys::die_with_parent(command.as_std_mut());
@@ -192,6 +195,11 @@ mod tests {
         );
     }
 
+    #[test]
+    fn pid_1_connects_to_where_we_listen() {
+        assert_eq!(super::super::GATE_SOCKET, format!("{HYBRID_SOCKET}_{GUEST_CID}"));
+    }
+
     #[tokio::test]
     async fn a_program_that_ends_is_named_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
@@ -213,7 +221,7 @@ mod tests {
         started.release().await.unwrap();
         assert!(Process::open(identity).unwrap().is_none());
         assert!(!dir.path().join("vsock.sock").exists());
-        assert!(!dir.path().join("vsock.sock_3").exists());
+        assert!(!dir.path().join(super::super::GATE_SOCKET).exists());
         record.release().await.unwrap();
     }
 

@@ -75,11 +75,12 @@ impl Container {
         let bundle = bundle(id);
         bind_root(&bundle, &mut spec)?;
         let cgroup = Cgroup::of(id, &mut spec);
+        let groups = spec.process_mut().as_mut().map(take_groups).unwrap_or_default();
         let config = bundle.join("config.json");
         spec.save(&config).map_err(|error| Error::refused(error.to_string()))?;
         let process = spec.process().clone().ok_or_else(|| Error::refused("no process"))?;
         let task = Task::Create { bundle: bundle.clone() };
-        let process = launch(id, &bundle, &task, &process, reaper).await?;
+        let process = launch(id, &bundle, &task, &process, &groups, reaper).await?;
         let init = process.pid;
         Ok(Self {
             id: id.to_owned(),
@@ -147,11 +148,12 @@ impl Container {
             let own = self.spec.process().as_ref().and_then(|process| process.capabilities().clone());
             process.set_capabilities(Some(own.ok_or_else(|| Error::refused("no process capabilities"))?));
         }
+        let groups = take_groups(&mut process);
         let file = self.bundle.join(format!("process-{:x}.json", fxhash(exec)));
         let text = serde_json::to_vec(&process).map_err(|error| Error::refused(error.to_string()))?;
         fs::write(&file, text).map_err(Error::path("write", &file))?;
         let task = Task::Exec { process: file.clone() };
-        let launched = launch(&self.id, &self.bundle, &task, &process, &self.reaper).await;
+        let launched = launch(&self.id, &self.bundle, &task, &process, &groups, &self.reaper).await;
         let _ = fs::remove_file(&file);
         self.lock().insert(exec.to_owned(), launched?);
         Ok(())
@@ -257,18 +259,27 @@ pub fn remove_bundle(bundle: &Path) -> Result<()> {
     }
 }
 
+/// The groups beyond the first, for the helper: the library sets them only where `/proc/self/setgroups` exists.
+fn take_groups(process: &mut ProcessSpec) -> Vec<u32> {
+    let user = process.user_mut();
+    let groups = user.additional_gids().clone().unwrap_or_default();
+    user.set_additional_gids(None);
+    groups
+}
+
 async fn launch(
     id: &str,
     bundle: &Path,
     task: &Task,
     process: &ProcessSpec,
+    groups: &[u32],
     reaper: &Reaper,
 ) -> Result<Process> {
     let (pid, streams) = if process.terminal().unwrap_or(false) {
         let socket = bundle.join("console.sock");
         let _ = fs::remove_file(&socket);
         let listener = UnixListener::bind(&socket).map_err(Error::path("listen on", &socket))?;
-        let pid = helper::run(id, task, None, Some(&socket)).await?;
+        let pid = helper::run(id, task, groups, None, Some(&socket)).await?;
         let master = receive_master(&listener)?;
         let _ = fs::remove_file(&socket);
         if let Some(size) = process.console_size() {
@@ -281,7 +292,7 @@ async fn launch(
         (pid, Streams::terminal(master)?)
     } else {
         let (streams, ends) = Streams::pipes()?;
-        (helper::run(id, task, Some(ends), None).await?, streams)
+        (helper::run(id, task, groups, Some(ends), None).await?, streams)
     };
     Ok(Process { pid, streams: Arc::new(streams), exit: reaper.watch(pid) })
 }

@@ -20,7 +20,7 @@ use libcontainer::syscall::syscall::SyscallType;
 use libcontainer::workload::default::DefaultExecutor;
 use libcontainer::workload::{Executor, ExecutorError, ExecutorValidationError};
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
-use nix::unistd::Pid;
+use nix::unistd::{Gid, Pid, setgroups};
 use oci_spec::runtime::Spec;
 use tokio::io::AsyncReadExt;
 use tokio::net::UnixStream;
@@ -49,10 +49,11 @@ pub enum Task {
     },
 }
 
-/// Runs a helper; returns the process it made.
+/// Runs a helper; returns the process it made, which is in these groups beyond its first.
 pub async fn run(
     container: &str,
     task: &Task,
+    groups: &[u32],
     ends: Option<ChildEnds>,
     console: Option<&Path>,
 ) -> Result<Pid> {
@@ -65,7 +66,8 @@ pub async fn run(
     };
     let mut command = Command::new("/proc/self/exe");
     command.arg0("agent-standin").arg(COMMAND).arg(verb).arg(theirs.as_raw_fd().to_string());
-    command.arg(container).arg(path).args(console).current_dir("/").env_clear();
+    let groups: Vec<String> = groups.iter().map(ToString::to_string).collect();
+    command.arg(groups.join(",")).arg(container).arg(path).args(console).current_dir("/").env_clear();
     match ends {
         Some(ends) => command.stdin(ends.stdin).stdout(ends.stdout).stderr(ends.stderr),
         None => command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()),
@@ -109,8 +111,14 @@ async fn answer(container: &str, ours: OwnedFd) -> Result<Pid> {
 /// The helper's own main function; `args` are those after [`COMMAND`]. Returns whether it succeeded.
 pub fn main(args: &[OsString]) -> bool {
     let text: Vec<&str> = args.iter().filter_map(|arg| arg.to_str()).collect();
-    let [verb, fd, container, path, console @ ..] = text.as_slice() else { return false };
+    let [verb, fd, groups, container, path, console @ ..] = text.as_slice() else { return false };
     let Ok(fd) = fd.parse() else { return false };
+    let groups: std::result::Result<Vec<Gid>, _> =
+        groups.split_terminator(',').map(|group| group.parse().map(Gid::from_raw)).collect();
+    // Inherited by the container's process.
+    if !groups.is_ok_and(|groups| setgroups(&groups).is_ok()) {
+        return false;
+    }
     let mut reply = fs::File::from(sys::inherited(fd));
     let console = console.first().map(PathBuf::from);
     let result = perform(verb, container, Path::new(path), console);

@@ -118,9 +118,21 @@ async fn a_layer_comes_again_only_after_it_has_gone() {
     assert!(waiting.await.unwrap());
     // One that never goes is forgotten after a while.
     gate.expect(root('a'), lun(1), Path::new("/a"));
+    say(&gate, &format!("layer {} ready", root('a')));
     gate.leaving(root('a'));
+    assert!(gate.is_leaving(root('a')));
     assert!(!gate.gone(root('a'), SOON).await);
     assert!(gate.gone(root('a'), SOON).await && gate.heard.borrow().layers.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_layer_has_nothing_to_leave() {
+    let gate = gate();
+    gate.expect(root('a'), lun(0), Path::new("/a"));
+    say(&gate, "disk 0:0 refused: it is too short");
+    gate.leaving(root('a'));
+    let start = tokio::time::Instant::now();
+    assert!(gate.gone(root('a'), SOON).await && start.elapsed() < SOON);
 }
 
 #[test]
