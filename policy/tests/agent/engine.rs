@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::io::Write as _;
 
 use pod_manifest::spec::PodSpec;
@@ -16,7 +17,11 @@ use crate::coverage;
 /// The file with the rules; what comes before them in a policy is the pod's.
 pub(crate) const POLICY: &str = "agent_policy";
 
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+
 pub(crate) struct Agent {
+    /// Which of all engines it is, in what is written down.
+    number: usize,
     engine: Engine,
     policy: String,
     /// The answers' texts, for tests of what a refusal says.
@@ -69,15 +74,16 @@ impl Agent {
         engine.set_enable_coverage(coverage::is_collected());
         engine.add_data(Rego::from_json_str(r#"{"pstate": {}}"#).unwrap()).unwrap();
         engine.add_policy(POLICY.to_owned(), policy.to_owned()).unwrap();
-        dump(&json!({ "policy": policy }));
-        Self { engine, policy: policy.to_owned(), said: RefCell::default() }
+        let number = COUNT.fetch_add(1, Ordering::Relaxed);
+        dump(&json!({ "agent": number, "policy": policy }));
+        Self { number, engine, policy: policy.to_owned(), said: RefCell::default() }
     }
 
     /// Asks, and keeps what the answer has to be kept.
     pub(crate) fn allows(&mut self, request: &str, input: &impl Serialize) -> bool {
         let input = serde_json::to_value(input).unwrap();
         let is_allowed = self.ask(request, &input);
-        dump(&json!({ "kind": request, "request": input, "allowed": is_allowed }));
+        dump(&json!({ "agent": self.number, "kind": request, "request": input, "allowed": is_allowed }));
         is_allowed
     }
 
@@ -117,8 +123,9 @@ impl Agent {
         serde_json::to_value(self.engine.get_data()).unwrap()
     }
 
-    /// Has it keep something else.
+    /// Has it keep something else; no other engine can be asked the same from then on.
     pub(crate) fn set(&mut self, place: &str, value: Value) {
+        dump(&json!({ "agent": self.number, "end": true }));
         let patch = json!([{ "op": "add", "path": format!("/pstate/sandbox/{place}"), "value": value }]);
         self.keep(&serde_json::from_value(patch).unwrap());
     }
