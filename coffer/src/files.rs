@@ -35,6 +35,11 @@ impl Kind {
     /// A text that becomes part of initdata.
     pub(crate) const ENTRY: Self = Self { name: "initdata entry", max: ::measure::initdata::MAX_PLAIN };
 
+    /// A guest agent's policy.
+    pub(crate) const POLICY: Self = Self { name: "policy", max: 8 << 20 };
+    /// Requests to a guest's agent.
+    pub(crate) const REQUESTS: Self = Self { name: "requests", max: 256 << 20 };
+
     /// The most that is read, in bytes.
     pub(crate) const fn max(self) -> usize {
         self.max

@@ -1,5 +1,7 @@
 //! `coffer policy`: what a pod's guest lets its host do.
 
+mod check;
+
 use std::collections::BTreeMap;
 use std::io::Write;
 use std::path::PathBuf;
@@ -25,6 +27,8 @@ pub(crate) struct Args {
 enum Action {
     /// Write the guest agent's policy for exactly this pod, for the entry `policy.rego` of its initdata
     Generate(GenerateArgs),
+    /// Ask a policy what it says to requests, and which of their fields it refuses
+    Check(check::CheckArgs),
 }
 
 #[derive(Debug, clap::Args)]
@@ -51,12 +55,18 @@ fn named(text: &str) -> Result<(String, Source), String> {
     Ok((name.to_owned(), image.parse().map_err(|error: layers::Error| error.to_string())?))
 }
 
-/// Writes a policy.
+/// Writes a policy, or asks one.
 ///
 /// # Errors
-/// A file that cannot be read, and what stands in the way of a policy.
+/// A file that cannot be read, what stands in the way of a policy, and a refused request.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    let Action::Generate(args) = &args.action;
+    match &args.action {
+        Action::Generate(args) => write(args, out),
+        Action::Check(args) => check::run(args, out),
+    }
+}
+
+fn write(args: &GenerateArgs, out: &mut impl Write) -> Result<()> {
     let text = String::from_utf8(Kind::MANIFEST.read(&args.pod)?)
         .map_err(|error| error.utf8_error())
         .with_context(|| Kind::MANIFEST.unusable(&args.pod))?;

@@ -1,5 +1,7 @@
 //! The root file system: image layers that the guest has checked, below one overlay.
 
+use std::collections::BTreeSet;
+
 use agent::proto::agent::Storage;
 use verity::RootHash;
 
@@ -17,6 +19,13 @@ pub struct GuestRootfs {
 }
 
 impl GuestRootfs {
+    /// Each layer once, where it is on top: there it hides all that it hid further down, and an overlay refuses a
+    /// directory that is there twice.
+    fn distinct(&self) -> impl Iterator<Item = &RootHash> {
+        let mut seen = BTreeSet::new();
+        self.layers.iter().filter(move |layer| seen.insert(**layer))
+    }
+
     /// A mount for each layer, and an overlay of them with its upper directory in guest memory.
     ///
     /// The guest's PID 1 opens a layer as `/dev/mapper/<root hash>`, so its name is what its bytes are, and no disk of
@@ -26,7 +35,7 @@ impl GuestRootfs {
     /// directory. Its RemoveContainer and DestroySandbox then fail on them with EROFS (4.1.0): it removes the directory
     /// before it unmounts them.
     pub(crate) fn storages(&self, container: &str) -> Vec<Storage> {
-        let layers = self.layers.iter().map(|root| Storage {
+        let layers = self.distinct().map(|root| Storage {
             driver: "blk".to_string(),
             source: paths::mapping(root),
             fstype: "erofs".to_string(),
@@ -38,7 +47,7 @@ impl GuestRootfs {
     }
 
     fn overlay(&self, container: &str) -> Storage {
-        let lower: Vec<String> = self.layers.iter().map(paths::layer).collect();
+        let lower: Vec<String> = self.distinct().map(paths::layer).collect();
         let (upper, work) = (paths::upper(container), paths::work(container));
         Storage {
             driver: "overlayfs".to_string(),
@@ -79,6 +88,13 @@ mod tests {
     }
 
     #[test]
+    fn a_layer_that_is_there_twice_is_mounted_where_it_is_on_top() {
+        let once = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() };
+        let twice = GuestRootfs { layers: [b'7', b'a', b'7'].map(root).to_vec() };
+        assert_eq!(twice.storages("c1"), once.storages("c1"));
+    }
+
+    #[test]
     fn nothing_of_a_root_file_system_can_be_a_device() {
         let storages = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() }.storages("c1");
         assert!(storages.iter().all(|storage| storage.options.contains(&"nodev".to_string())));
@@ -86,7 +102,7 @@ mod tests {
 
     #[test]
     fn as_many_layers_as_an_image_can_have_fit_into_a_mount_call() {
-        let layers = vec![root(b'f'); 127];
+        let layers = (0..127).map(|byte| RootHash::from_bytes([byte; 32])).collect();
         let overlay = GuestRootfs { layers }.overlay(&"c".repeat(64));
         // mount(2) takes a page of options, a zero at the end included.
         assert!(overlay.options.join(",").len() < 4096);

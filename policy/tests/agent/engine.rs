@@ -2,8 +2,8 @@
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::io::Write as _;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use pod_manifest::spec::PodSpec;
 use policy::{Image, ImageConfig, Options, Permission, generate};

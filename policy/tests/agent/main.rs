@@ -16,5 +16,6 @@ mod honest;
 mod lifecycle;
 mod network;
 mod proto;
+mod recorded;
 mod requests;
 mod table;
