@@ -110,7 +110,10 @@ fn images(pod: &PodSpec, given: &[(String, Source)], how: &How) -> Result<BTreeM
 }
 
 fn image(source: &Source, how: &How) -> Result<Image> {
-    let HashedImage { config, layers, passwd, group, .. } = how.image(source)?;
+    let HashedImage { reference, config, layers, passwd, group, .. } = how.image(source)?;
+    if matches!(source, Source::Registry(reference) if reference.digest().is_none()) {
+        eprintln!("{source} is now {reference}; only its digest says that it stays so");
+    }
     let config = ImageConfig::parse(&config).with_context(|| format!("cannot use the image {source}"))?;
     Ok(Image { config, layers: layers.into_iter().map(|layer| layer.root_hash).collect(), passwd, group })
 }
