@@ -14,7 +14,7 @@ use vmm_config::qemu::VfioDevice;
 use crate::claims::{Claims, one_line};
 use crate::disks::{DiskError, Disks, Layer};
 use crate::ended::{Cause, Ended, LastWords, Signs};
-use crate::gate::Gate;
+use crate::gate::{Gate, NotReady};
 use crate::lines::Tail;
 use crate::lost;
 use crate::qemu::{Exit, Qemu};
@@ -29,6 +29,8 @@ const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the guest may take to open a layer whose disk it was given. It reads three blocks of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
+/// How often a layer is given to the guest that refuses it.
+const TRIES: u32 = 3;
 /// How long the guest may take to let go of a layer whose disk was taken away.
 const CLOSE_PATIENCE: Duration = Duration::from_secs(10);
 
@@ -105,27 +107,40 @@ impl Vm {
         }
     }
 
+    /// One after the other: each new LUN tells all others that there is one (unit attention), and a guest's kernel that is
+    /// told so while it looks at a disk may find it empty.
     async fn add_all(&self, layers: &[Layer], luns: &mut Vec<Lun>) -> Result<(), DiskError> {
         for layer in layers {
-            loop {
-                let layer = layer.clone();
-                let root = layer.root;
-                if let Some(lun) = self.ask(|reply| Command::AddDisk { layer, reply }).await? {
-                    luns.push(lun);
-                    break;
+            let mut tries = 1;
+            while let Err(error) = self.add_one(layer, luns).await {
+                // The same happens when another container's disk goes meanwhile.
+                let again = matches!(&error, DiskError::Layer { source: NotReady::Refused(_), .. });
+                if !again || tries == TRIES {
+                    return Err(error);
                 }
-                // It comes again only after the guest has seen it go; one that never goes is forgotten here.
-                self.gate.gone(root, CLOSE_PATIENCE).await;
+                tries += 1;
+                let _ = self.remove_layers(luns.pop().into_iter().collect()).await;
             }
         }
-        for Layer { image, root } in layers {
-            let ready = tokio::select! {
-                ready = self.gate.ready(*root, OPEN_PATIENCE) => ready,
-                _ = self.ended() => return Err(Gone.into()),
-            };
-            ready.map_err(|source| DiskError::Layer { image: image.clone(), root: *root, source })?;
-        }
         Ok(())
+    }
+
+    async fn add_one(&self, layer: &Layer, luns: &mut Vec<Lun>) -> Result<(), DiskError> {
+        let Layer { image, root } = layer;
+        loop {
+            let layer = layer.clone();
+            if let Some(lun) = self.ask(|reply| Command::AddDisk { layer, reply }).await? {
+                luns.push(lun);
+                break;
+            }
+            // It comes again only after the guest has seen it go; one that never goes is forgotten here.
+            self.gate.gone(*root, CLOSE_PATIENCE).await;
+        }
+        let ready = tokio::select! {
+            ready = self.gate.ready(*root, OPEN_PATIENCE) => ready,
+            _ = self.ended() => return Err(Gone.into()),
+        };
+        ready.map_err(|source| DiskError::Layer { image: image.clone(), root: *root, source })
     }
 
     /// Takes one user from each of these disks, and a disk with its last one. The agent must have let them go.
