@@ -28,10 +28,20 @@ fn a_pod_of_two_containers_runs_from_start_to_shutdown() {
         assert_eq!(task.state("crio-web").await.or_fail("State").exit_status, 8);
         assert_eq!(task.delete("crio-web", "").await.or_fail("Delete").exit_status, 8);
 
-        task.exec("crio-pod", "probe", &["sh", "-c", "exit 3"]).await.or_fail("Exec");
-        task.start("crio-pod", "probe").await.or_fail("Start of an exec");
-        assert_eq!(task.wait("crio-pod", "probe").await.or_fail("Wait for an exec").exit_status, 3);
-        task.delete("crio-pod", "probe").await.or_fail("Delete of an exec");
+        let side = Bundle::of_crio("crio-side", "crio-pod", &FOREVER);
+        ShimProcess::new(&rig.artefacts, NAMESPACE, &side).start().await.bare_address();
+        task.create(&side).await.or_fail("Create of another container");
+        task.start("crio-side", "").await.or_fail("Start of another container");
+        task.exec("crio-side", "probe", &["sh", "-c", "exit 3"]).await.or_fail("Exec");
+        task.start("crio-side", "probe").await.or_fail("Start of an exec");
+        assert_eq!(task.wait("crio-side", "probe").await.or_fail("Wait for an exec").exit_status, 3);
+        task.delete("crio-side", "probe").await.or_fail("Delete of an exec");
+        task.remove("crio-side").await;
+
+        // The sandbox's own container is the guest image's, whatever the bundle has: there is no shell in it.
+        task.exec("crio-pod", "probe", &["sh", "-c", "exit 3"]).await.or_fail("Exec in the sandbox");
+        let refusal = task.start("crio-pod", "probe").await.err().or_fail("an error");
+        assert!(refusal.contains("sh"), "{refusal}");
 
         task.remove("crio-pod").await;
         // The answer may be cut off by the shim's own end.
