@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::num::NonZeroUsize;
-use std::thread;
+use std::{mem, thread};
 
 use crate::root::hash;
 use crate::{BLOCK, BLOCK_BYTES, DIGEST, HEAD, Layout, RootHash, Superblock, erofs_bytes, root_of};
@@ -52,24 +52,31 @@ fn hashes_of(image: &mut impl Read, blocks: u64) -> io::Result<Vec<u8>> {
     let threads = thread::available_parallelism().map_or(1, NonZeroUsize::get).min(MAX_THREADS);
     let zeros = hash(&[0; BLOCK]);
     let mut hashes = Vec::new();
-    let mut buffer = vec![0; BATCH];
+    let (mut now, mut next) = (Vec::new(), Vec::new());
     let mut left = blocks;
-    while left > 0 {
-        let size = usize::try_from(left).map_or(BATCH, |left| left.saturating_mul(BLOCK).min(BATCH));
-        let batch = &mut buffer[..size];
-        image.read_exact(batch)?;
-        left -= (size / BLOCK) as u64;
+    read_batch(image, &mut left, &mut now)?;
+    while !now.is_empty() {
         let start = hashes.len();
-        hashes.resize(start + size / BLOCK * DIGEST, 0);
-        let share = (size / BLOCK).div_ceil(threads);
-        let work = batch.chunks(share * BLOCK).zip(hashes[start..].chunks_mut(share * DIGEST));
+        hashes.resize(start + now.len() / BLOCK * DIGEST, 0);
+        let share = (now.len() / BLOCK).div_ceil(threads);
+        let work = now.chunks(share * BLOCK).zip(hashes[start..].chunks_mut(share * DIGEST));
         thread::scope(|scope| {
             for (data, hashes) in work {
                 scope.spawn(move || fill(data, hashes, &zeros));
             }
-        });
+            read_batch(image, &mut left, &mut next)
+        })?;
+        mem::swap(&mut now, &mut next);
     }
     Ok(hashes)
+}
+
+/// The next blocks, none where there are no more.
+fn read_batch(image: &mut impl Read, left: &mut u64, batch: &mut Vec<u8>) -> io::Result<()> {
+    let size = usize::try_from(*left).map_or(BATCH, |left| left.saturating_mul(BLOCK).min(BATCH));
+    batch.resize(size, 0);
+    *left -= (size / BLOCK) as u64;
+    image.read_exact(batch)
 }
 
 fn fill(data: &[u8], hashes: &mut [u8], zeros: &[u8; DIGEST]) {
