@@ -25,6 +25,11 @@ impl Artefacts {
         find("COFFER_TEST_COFFER", "build/bin/emulated-gpus/coffer", "programs")
     }
 
+    /// The release image of the tests, whose PID 1 takes its report from a disk (`COFFER_TEST_RELEASE_IMAGE`).
+    pub fn release_image() -> PathBuf {
+        find("COFFER_TEST_RELEASE_IMAGE", "build/image-release-test", "image")
+    }
+
     /// Finds all three; a missing one fails the test in one line that names the make target.
     pub fn find() -> Self {
         Self::with_shim("COFFER_TEST_SHIM", "target/release/containerd-shim-coffer-v2")

@@ -54,6 +54,11 @@ async fn import_one(name: &str, layers: Vec<Layer>, entrypoint: &[&str]) {
     fs::remove_file(path).or_fail("remove an image");
 }
 
+/// [`BUSYBOX`] as an OCI archive.
+pub fn busybox_archive() -> Vec<u8> {
+    archive(BUSYBOX, vec![busybox()], &["/bin/sh"])
+}
+
 fn busybox() -> Layer {
     let program = fs::read(PROGRAM).or_fail("busybox-static, of tools/forky-root.packages");
     let mut layer = Layer::default()

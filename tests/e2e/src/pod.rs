@@ -165,6 +165,30 @@ impl Pod {
         self.try_run_config(&config).await
     }
 
+    /// The same as kubelet does it for a container without requests and limits, with the image's name as the manifest
+    /// has it.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_run_written(
+        &mut self,
+        name: &str,
+        image: &str,
+        written: &str,
+        command: &[&str],
+        mounts: Vec<Mount>,
+    ) -> Result<PodContainer, Status> {
+        let mut config = self.container_config(name, image, command, mounts);
+        config.image.get_or_insert_default().user_specified_image = written.to_owned();
+        config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+            cpu_shares: 2,
+            oom_score_adj: 1000,
+            ..LinuxContainerResources::default()
+        });
+        self.try_run_config(&config).await
+    }
+
     /// The same with a CDI device, as kubelet names one that a device plugin gave.
     ///
     /// # Errors
@@ -234,10 +258,21 @@ impl Pod {
     }
 }
 
-/// What kubelet masks in containers that are not privileged.
-const MASKED: [&str; 4] = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/sys/firmware"];
-/// What kubelet makes read-only in containers that are not privileged.
-const READONLY: [&str; 4] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys"];
+/// What kubelet masks in containers that are not privileged (Kubernetes, `pkg/securitycontext/util.go`).
+const MASKED: [&str; 10] = [
+    "/proc/asound",
+    "/proc/acpi",
+    "/proc/kcore",
+    "/proc/keys",
+    "/proc/latency_stats",
+    "/proc/timer_list",
+    "/proc/timer_stats",
+    "/proc/sched_debug",
+    "/proc/scsi",
+    "/sys/firmware",
+];
+/// What kubelet makes read-only in containers that are not privileged (the same).
+const READONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
 /// A container of a pod.
 #[derive(Debug)]

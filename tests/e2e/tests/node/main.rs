@@ -6,6 +6,7 @@ mod bad_input;
 mod boot_protocols;
 mod cri;
 mod crio;
+mod dishonest;
 mod events;
 mod faults;
 mod harness;

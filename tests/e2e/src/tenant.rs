@@ -1,0 +1,158 @@
+//! The tenant's side: what a pod's owner makes with `coffer` before the pod meets a host.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use serde_json::Value;
+use tar::Archive;
+use verity::RootHash;
+
+use crate::artefacts::Artefacts;
+use crate::images;
+use crate::or_fail::OrFail;
+
+/// A pod that its owner bound: manifest, policy and initdata, in a directory that goes when this is dropped.
+#[derive(Debug)]
+pub struct Tenant {
+    directory: PathBuf,
+    image: String,
+}
+
+impl Tenant {
+    /// Binds a pod called `name` with one container, `app`, of an image called `image`, whose layers are busybox's, read
+    /// from an OCI layout. `name` is unique in the test binary.
+    pub fn bind(name: &str, image: &str) -> Self {
+        let directory = Path::new("/run/e2e/tenants").join(name);
+        let layout = directory.join("busybox");
+        fs::create_dir_all(&layout).or_fail("make a tenant's directory");
+        let archive = images::busybox_archive();
+        Archive::new(archive.as_slice()).unpack(&layout).or_fail("unpack an OCI layout");
+        let index = fs::read(layout.join("index.json")).or_fail("index.json");
+        let index: Value = serde_json::from_slice(&index).or_fail("index.json");
+        let digest = index["manifests"][0]["digest"].as_str().or_fail("the image's digest");
+        let tenant = Self { image: format!("{image}@{digest}"), directory };
+        tenant.write("pod.yaml", manifest(name, &tenant.image).as_bytes());
+        let generate = ["policy", "generate", "--pod", "pod.yaml", "--allow-exec", "--cache", "cache"];
+        let mut generate = tenant.command(&generate);
+        generate.args(["--image", "app=oci:busybox"]);
+        tenant.write("policy.rego", &output(generate));
+        let build =
+            ["initdata", "build", "--algorithm", "sha256", "--file", "policy.rego", "--pod", "pod.yaml"];
+        tenant.write("initdata.toml", &output(tenant.command(&build)));
+        tenant
+    }
+
+    /// The image, as the manifest names it.
+    pub fn image(&self) -> &str {
+        &self.image
+    }
+
+    /// Initdata of other files only.
+    pub fn with_documents(name: &str, files: &[(&str, &str)]) -> Self {
+        let directory = Path::new("/run/e2e/tenants").join(name);
+        let tenant = Self { directory, image: String::new() };
+        fs::create_dir_all(&tenant.directory).or_fail("make a tenant's directory");
+        let mut build = tenant.command(&["initdata", "build", "--algorithm", "sha256"]);
+        for (file, content) in files {
+            tenant.write(file, content.as_bytes());
+            build.args(["--file", file]);
+        }
+        tenant.write("initdata.toml", &output(build));
+        tenant
+    }
+
+    /// Root hashes of busybox's layers, the topmost first.
+    pub fn layers(&self) -> Vec<RootHash> {
+        let verity = ["image", "verity", "oci:busybox", "-o", "json", "--cache", "cache"];
+        let image: Value =
+            serde_json::from_slice(&output(self.command(&verity))).or_fail("an image's hashes");
+        let layers = image["layers"].as_array().or_fail("layers");
+        layers
+            .iter()
+            .map(|layer| layer["root_hash"].as_str().or_fail("root_hash").parse().or_fail("a hash"))
+            .collect()
+    }
+
+    /// Another document than the one that was bound: what a host would rather have. Gives it as a disk.
+    pub fn other_disk(&self, policy: &str) -> PathBuf {
+        self.write("other.rego", policy.as_bytes());
+        let build = [
+            "initdata",
+            "build",
+            "--algorithm",
+            "sha256",
+            "--file",
+            "policy.rego=other.rego",
+            "--form",
+            "disk",
+        ];
+        self.write("other.img", &output(self.command(&build)))
+    }
+
+    /// The initdata as a disk.
+    pub fn disk(&self) -> PathBuf {
+        let build = ["initdata", "build", "--document", "initdata.toml", "--form", "disk"];
+        self.write("initdata.img", &output(self.command(&build)))
+    }
+
+    /// The initdata as the pod's annotation.
+    pub fn annotation(&self) -> String {
+        let build = ["initdata", "build", "--document", "initdata.toml", "--form", "annotation"];
+        String::from_utf8(output(self.command(&build))).or_fail("an annotation").trim().to_owned()
+    }
+
+    /// What an SNP report shows of it: 64 hex digits.
+    pub fn host_data(&self) -> String {
+        let measure = ["measure", "initdata", "initdata.toml", "--field", "host-data"];
+        String::from_utf8(output(self.command(&measure))).or_fail("a digest").trim().to_owned()
+    }
+
+    /// The policy's text.
+    pub fn policy(&self) -> String {
+        fs::read_to_string(self.directory.join("policy.rego")).or_fail("policy.rego")
+    }
+
+    fn command(&self, words: &[&str]) -> Command {
+        let mut command = Command::new(Artefacts::coffer());
+        command.args(words).current_dir(&self.directory).env("HOME", &self.directory);
+        command
+    }
+
+    fn write(&self, name: &str, content: &[u8]) -> PathBuf {
+        let path = self.directory.join(name);
+        fs::write(&path, content).or_fail(name);
+        path
+    }
+}
+
+impl Drop for Tenant {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.directory);
+    }
+}
+
+/// The pod, as its owner wrote it.
+fn manifest(name: &str, image: &str) -> String {
+    format!(
+        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+         runtimeClassName: coffer-snp\n  automountServiceAccountToken: false\n  enableServiceLinks: false\n  \
+         containers:\n  - {{name: app, image: {image:?}, command: [sleep, \"100000\"]}}\n"
+    )
+}
+
+fn output(mut command: Command) -> Vec<u8> {
+    let output = command.output().or_fail("run coffer");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    output.stdout
+}
+
+/// Changes one byte of a file that somebody has open.
+pub fn flip(path: &Path, at: u64) {
+    use std::os::unix::fs::FileExt;
+
+    let file = File::options().read(true).write(true).open(path).or_fail(path.display());
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, at).or_fail(path.display());
+    file.write_all_at(&[byte[0] ^ 1], at).or_fail(path.display());
+}

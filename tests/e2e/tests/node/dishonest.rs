@@ -1,0 +1,290 @@
+//! The host that does not play fair, with a release image: what it changes costs the pod its start, and gains it nothing.
+//!
+//! The shim here is the host's tool. It is told nothing of the pod's initdata, which the host hands to the guest by its own
+//! hand, so that no check of the shim's is in the way of what a host tries. A disk plays the security processor, which
+//! reports what a launch with the pod's own initdata would have it report.
+
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use agent::proto::agent::{CreateContainerRequest, Storage};
+use agent::{AGENT_PORT, Agent, Endpoint, connect};
+use e2e::{
+    Artefacts, BUSYBOX, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant, Victim, e2e,
+    flip,
+};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
+use oci_spec::runtime::Spec;
+use verity::RootHash;
+
+const FOREVER: [&str; 2] = ["sleep", "100000"];
+/// The serial number by which PID 1 knows the disk with initdata.
+const INITDATA: &str = "coffer-initdata";
+/// The policy of somebody who wants to do everything.
+const ALLOW_ALL: &str = include_str!("../../../../guest-image/root/kata-opa/allow-all.rego");
+
+fn bind(name: &str) -> Tenant {
+    Tenant::bind(name, BUSYBOX)
+}
+
+/// A hypervisor that reports the tenant's initdata and hands `disk` over as such.
+fn hypervisor(name: &str, tenant: &Tenant, disk: &Path) -> Hypervisor {
+    Hypervisor::new(name).reports(&tenant.host_data()).disk("host-initdata", disk, INITDATA)
+}
+
+/// The node's configuration, for as long as a test needs another one than the rig's.
+struct Installed<'a>(&'a Rig<'a>);
+
+impl<'a> Installed<'a> {
+    fn new(rig: &'a Rig<'a>, image: &Path, hypervisor: &Hypervisor) -> Self {
+        rig.config().path("image", image).path("qemu", &hypervisor.program()).install();
+        Self(rig)
+    }
+}
+
+impl Drop for Installed<'_> {
+    fn drop(&mut self) {
+        self.0.config().install();
+    }
+}
+
+/// Starts the pod on this host.
+async fn started(rig: &Rig<'_>, name: &str, hypervisor: &Hypervisor) -> Result<Pod, String> {
+    let _installed = Installed::new(rig, &Artefacts::release_image(), hypervisor);
+    rig.pod(name).await.try_start().await.map_err(|status| status.message().to_owned())
+}
+
+/// The pod must not start, for the reason that the guest gives, and the VM must have ended before its agent ran.
+async fn refused(rig: &Rig<'_>, name: &str, hypervisor: &Hypervisor, words: &[&str]) {
+    let error = started(rig, name, hypervisor).await.err().or_fail("the refusal of a pod");
+    for word in words {
+        assert!(error.contains(word), "{word:?} is not in: {error}");
+    }
+    assert!(!rig.log().contains("phase=agent"), "the agent was started");
+    Victim::Qemu.gone().await;
+}
+
+/// The container that the manifest names, of the node's image `image`, with the mounts that kubelet makes for every one.
+async fn app(pod: &mut Pod, tenant: &Tenant, image: &str) -> Result<PodContainer, String> {
+    let mounts = vec![pod.directory.etc_hosts("127.0.0.1 localhost\n")];
+    let container = pod.try_run_written("app", image, tenant.image(), &FOREVER, mounts).await;
+    container.map_err(|status| status.message().to_owned())
+}
+
+/// The guest's agent, asked by the host without its shim.
+async fn agent_of(pod: &Pod) -> Agent {
+    let socket = Path::new("/run/coffer").join(NAMESPACE).join(&pod.id).join("vsock.sock");
+    connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.or_fail("connect to the guest's agent")
+}
+
+#[test]
+fn the_pod_runs_on_an_honest_host() {
+    e2e(async |rig| {
+        let tenant = bind("honest");
+        let mut pod =
+            started(rig, "honest", &hypervisor("honest", &tenant, &tenant.disk())).await.or_fail("start");
+        let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
+        assert_eq!(container.exec(&["echo", "here"]).await, "here\n");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn initdata_that_the_report_does_not_show_ends_the_boot() {
+    e2e(async |rig| {
+        let tenant = bind("swapped");
+        let hypervisor = hypervisor("swapped", &tenant, &tenant.other_disk(ALLOW_ALL));
+        refused(rig, "swapped", &hypervisor, &["initdata", &tenant.host_data()]).await;
+    });
+}
+
+#[test]
+fn a_second_initdata_disk_ends_the_boot_and_so_does_none() {
+    e2e(async |rig| {
+        let tenant = bind("two");
+        let other = tenant.other_disk(ALLOW_ALL);
+        let two = hypervisor("two", &tenant, &tenant.disk()).disk("second", &other, INITDATA);
+        refused(rig, "two", &two, &["disk too many"]).await;
+        rig.forget_log();
+        refused(rig, "two", &Hypervisor::new("none").reports(&tenant.host_data()), &["initdata"]).await;
+    });
+}
+
+#[test]
+fn initdata_without_a_policy_ends_the_boot() {
+    e2e(async |rig| {
+        let tenant = Tenant::with_documents("lawless", &[("aa.toml", "")]);
+        let hypervisor = hypervisor("lawless", &tenant, &tenant.disk());
+        refused(rig, "lawless", &hypervisor, &["this image runs no pod without a policy in its initdata"])
+            .await;
+    });
+}
+
+#[test]
+fn a_word_more_on_the_command_line_ends_the_boot() {
+    e2e(async |rig| {
+        let tenant = bind("words");
+        for word in ["agent.debug_console", "agent.log_vport=1025", "quiet"] {
+            rig.forget_log();
+            let hypervisor = hypervisor("words", &tenant, &tenant.disk());
+            let changed = hypervisor.replace("console=null", &format!("console=null {word}"));
+            let key = word.split('=').next().unwrap_or_default();
+            refused(rig, "words", &changed, &["command line", key]).await;
+        }
+    });
+}
+
+#[test]
+fn a_device_that_the_pod_has_no_use_for_ends_the_boot() {
+    e2e(async |rig| {
+        let tenant = bind("devices");
+        for device in ["virtio-rng-pci", "virtio-serial-pci", "edu", "e1000"] {
+            rig.forget_log();
+            let more = hypervisor("devices", &tenant, &tenant.disk()).words(&["-device", device]);
+            refused(rig, "devices", &more, &["PCI device"]).await;
+        }
+        rig.forget_log();
+        let hypervisor = hypervisor("devices", &tenant, &tenant.disk());
+        let disk = hypervisor.file("surplus.img", &[0; 4096]);
+        refused(rig, "devices", &hypervisor.disk("surplus", &disk, "surplus"), &["disk"]).await;
+    });
+}
+
+#[test]
+fn another_image_under_the_same_name_starts_no_container() {
+    e2e(async |rig| {
+        // Bound to busybox's one layer; the host has thirty under that name.
+        let tenant = Tenant::bind("image", LAYERED);
+        let mut pod =
+            started(rig, "image", &hypervisor("image", &tenant, &tenant.disk())).await.or_fail("start");
+        let error = app(&mut pod, &tenant, LAYERED).await.err().or_fail("the refusal of a container");
+        assert!(error.contains("policy") && error.contains("storages"), "{error}");
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn a_disk_of_the_hosts_cannot_be_mounted_even_where_everything_is_allowed() {
+    e2e(async |rig| {
+        // A dev image, without a policy.
+        let mut pod = rig.pod("raw").await.start().await;
+        pod.run("app", BUSYBOX, &FOREVER, vec![]).await;
+        let agent = agent_of(&pod).await;
+        for (driver, source) in [("blk", "/dev/sda"), ("blk", "/dev/vda"), ("mmioblk", "/dev/sda")] {
+            let storage = Storage {
+                driver: driver.to_owned(),
+                source: source.to_owned(),
+                fstype: "erofs".to_owned(),
+                mount_point: "/run/raw".to_owned(),
+                options: vec!["ro".to_owned()],
+                ..Storage::default()
+            };
+            let mut request = hosts_own(&pod, &["raw"], vec![]);
+            request.storages.insert(0, storage);
+            let error =
+                agent.create_container(request).await.err().or_fail("the refusal of a raw disk").to_string();
+            assert!(error.contains(source) || error.contains("driver"), "{error}");
+        }
+        pod.remove().await;
+    });
+}
+
+/// A container that the host makes of the sandbox's bundle in its own way: with `layers`, containerd's user and
+/// capabilities, under an id that ends in `last`.
+fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainerRequest {
+    const TYPE: &str = "io.kubernetes.cri.container-type";
+    let bundle = Path::new("/run/containerd/io.containerd.runtime.v2.task").join(NAMESPACE).join(&pod.id);
+    let mut spec = Spec::load(bundle.join("config.json")).or_fail("the sandbox's spec");
+    let annotation = |spec: &mut Spec, value: &str| {
+        let mut all: HashMap<String, String> = spec.annotations().clone().unwrap_or_default();
+        all.insert(TYPE.to_owned(), value.to_owned());
+        spec.set_annotations(Some(all));
+    };
+    // As what it is, the shim would ask for the measured one.
+    annotation(&mut spec, "container");
+    let id = format!("{:0>64x}", last.concat().len());
+    let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
+    let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false };
+    let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0 });
+    let guest = translate(&id, &spec, &facts, &GuestRootfs { layers }, &stat).or_fail("translate the spec");
+    let mut request = guest.into_request(&id);
+    if let Some(oci) = request.OCI.as_mut() {
+        oci.Annotations.insert(TYPE.to_owned(), "sandbox".to_owned());
+    }
+    request
+}
+
+#[test]
+fn the_hosts_own_pause_container_is_refused() {
+    e2e(async |rig| {
+        let tenant = bind("pause");
+        let mut pod =
+            started(rig, "pause", &hypervisor("pause", &tenant, &tenant.disk())).await.or_fail("start");
+        app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
+        // The layers are the pod's own; all else is what containerd gives a pause container.
+        let request = hosts_own(&pod, &["p"], tenant.layers());
+        let error =
+            agent_of(&pod).await.create_container(request).await.err().or_fail("the refusal").to_string();
+        for fault in ["storages", "OCI.Root.Path", "OCI.Process.User", "OCI.Process.Capabilities"] {
+            assert!(error.contains(fault), "{fault:?} is not in: {error}");
+        }
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn one_byte_of_a_layer_costs_its_reader_an_error_and_is_told_outside() {
+    e2e(async |rig| {
+        let tenant = bind("flipped");
+        let mut pod =
+            started(rig, "flipped", &hypervisor("flipped", &tenant, &tenant.disk())).await.or_fail("start");
+        let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
+        let root = tenant.layers()[0].to_string();
+        let (file, at) = layer_with(b"user:x:1000:\n");
+        flip(&file, at);
+        let code = container.exec_code(&["cat", "/etc/group"]).await;
+        rig.logged(&["level=error", &root, "block", &pod.id]).await;
+        flip(&file, at);
+        assert_ne!(code, 0, "a changed file was read");
+        assert_eq!(container.exec_code(&["cat", "/etc/passwd"]).await, 0, "another file of the layer");
+        pod.remove().await;
+    });
+}
+
+/// The converted layer on this node that has these bytes in a file, and where.
+fn layer_with(bytes: &[u8]) -> (PathBuf, u64) {
+    let layers = fs::read_dir("/var/lib/coffer/layers").or_fail("the node's layers").flatten();
+    let images =
+        layers.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "erofs"));
+    let found = images.filter_map(|path| {
+        let content = fs::read(&path).or_fail(path.display());
+        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
+        Some((path, u64::try_from(at).ok()?))
+    });
+    found.into_iter().next().or_fail("a layer with these bytes")
+}
+
+#[test]
+fn no_node_that_a_container_makes_leads_to_a_device() {
+    e2e(async |rig| {
+        let tenant = bind("nodes");
+        let mut pod =
+            started(rig, "nodes", &hypervisor("nodes", &tenant, &tenant.disk())).await.or_fail("start");
+        let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
+        // The right to make nodes is among those that containerd gives everybody, and in /dev they would work.
+        assert_eq!(container.exec_code(&["mknod", "/dev/other-null", "c", "1", "3"]).await, 0);
+        assert_eq!(container.exec(&["sh", "-c", "echo x > /dev/other-null; cat /dev/other-null"]).await, "");
+        let misc = container.exec(&["sh", "-c", "ls /sys/class/misc"]).await;
+        assert!(misc.contains("vsock"), "{misc}");
+        for (kind, major, minor) in
+            [("b", "254", "0"), ("b", "8", "0"), ("b", "252", "0"), ("c", "10", "124"), ("c", "1", "1")]
+        {
+            let script = format!(
+                "mknod /dev/node {kind} {major} {minor} && dd if=/dev/node of=/dev/null bs=1 count=1"
+            );
+            assert_ne!(container.exec_code(&["sh", "-c", &script]).await, 0, "{kind} {major}:{minor}");
+        }
+        pod.remove().await;
+    });
+}
