@@ -108,11 +108,16 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, PolicyError>
         "file_users": copied.users.into_iter().chain([0]).collect::<BTreeSet<_>>(),
         "file_groups": fs_group.into_iter().chain([0]).collect::<BTreeSet<_>>(),
     });
+    // For a shim that wants to say what differs before the guest refuses it.
+    let notes = options.images.iter().flat_map(|(container, image)| {
+        image.layers.iter().map(move |root| format!("# layer {container} {root}\n"))
+    });
     Ok(format!(
-        "package agent_policy\n\nimport rego.v1\n\npod := {}\n\nexpected := {}\n\n{}",
+        "package agent_policy\n\nimport rego.v1\n\npod := {}\n\nexpected := {}\n\n{}\n{}",
         rego::term(&named),
         rego::term(&json!(expected)),
-        RULES.join("\n")
+        RULES.join("\n"),
+        notes.collect::<String>()
     ))
 }
 

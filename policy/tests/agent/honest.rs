@@ -2,12 +2,14 @@
 
 use ::agent::proto::{agent as msg, types};
 use guest_spec::{shm_remount, shm_storage};
+use pod_manifest::spec::PodSpec;
 use policy::Permission::{Granted, Refused};
+use policy::{Options, generate};
 use protobuf::MessageField;
 use serde_json::{Value, json};
 
 use crate::commands;
-use crate::engine::Agent;
+use crate::engine::{Agent, image, layer};
 use crate::files;
 use crate::requests::{ENGINES, EXEC, Engine, GPU, PREPARE, PROXY, SANDBOX, WEB, json_of};
 
@@ -230,4 +232,14 @@ fn a_refused_read_is_told_from_nothing_else() {
     with_web(&mut agent);
     let read = msg::ReadStreamRequest { container_id: WEB.to_owned(), ..Default::default() };
     agent.refuse("ReadStreamRequest", &json_of(&read), "output is not for the host");
+}
+
+/// What the shim reads to say which layer differs (`shim/src/sandbox/pinned.rs`).
+#[test]
+fn a_policy_notes_each_containers_layers_from_the_topmost_down() {
+    let pod = PodSpec::parse(include_str!("../pods/job.yaml")).unwrap();
+    let images = [("work".to_owned(), image(&[2, 1], "{}"))].into();
+    let policy = generate(&pod, &Options { images, ..Options::default() }).unwrap();
+    let notes: Vec<&str> = policy.lines().filter(|line| line.starts_with("# layer ")).collect();
+    assert_eq!(notes, [2, 1].map(|byte| format!("# layer work {}", layer(byte))));
 }
