@@ -156,3 +156,16 @@ pub fn flip(path: &Path, at: u64) {
     file.read_exact_at(&mut byte, at).or_fail(path.display());
     file.write_all_at(&[byte[0] ^ 1], at).or_fail(path.display());
 }
+
+/// The file of the converted layer on this node that holds these bytes, and where in it.
+pub fn converted_layer_with(bytes: &[u8]) -> (PathBuf, u64) {
+    let layers = fs::read_dir("/var/lib/coffer/layers").or_fail("the node's layers").flatten();
+    let images =
+        layers.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "erofs"));
+    let found = images.filter_map(|path| {
+        let content = fs::read(&path).or_fail(path.display());
+        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
+        Some((path, u64::try_from(at).ok()?))
+    });
+    found.into_iter().next().or_fail("a layer with these bytes")
+}

@@ -5,14 +5,13 @@
 //! reports what a launch with the pod's own initdata would have it report.
 
 use std::collections::HashMap;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use agent::proto::agent::{CreateContainerRequest, Storage};
 use agent::{AGENT_PORT, Agent, Endpoint, connect};
 use e2e::{
-    Artefacts, BUSYBOX, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant, Victim, e2e,
-    flip,
+    Artefacts, BUSYBOX, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant, Victim,
+    converted_layer_with, e2e, flip,
 };
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
@@ -241,7 +240,7 @@ fn one_byte_of_a_layer_costs_its_reader_an_error_and_is_told_outside() {
             started(rig, "flipped", &hypervisor("flipped", &tenant, &tenant.disk())).await.or_fail("start");
         let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
         let root = tenant.layers()[0].to_string();
-        let (file, at) = layer_with(b"user:x:1000:\n");
+        let (file, at) = converted_layer_with(b"user:x:1000:\n");
         flip(&file, at);
         let code = container.exec_code(&["cat", "/etc/group"]).await;
         rig.logged(&["level=error", &root, "block", &pod.id]).await;
@@ -250,19 +249,6 @@ fn one_byte_of_a_layer_costs_its_reader_an_error_and_is_told_outside() {
         assert_eq!(container.exec_code(&["cat", "/etc/passwd"]).await, 0, "another file of the layer");
         pod.remove().await;
     });
-}
-
-/// The converted layer on this node that has these bytes in a file, and where.
-fn layer_with(bytes: &[u8]) -> (PathBuf, u64) {
-    let layers = fs::read_dir("/var/lib/coffer/layers").or_fail("the node's layers").flatten();
-    let images =
-        layers.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "erofs"));
-    let found = images.filter_map(|path| {
-        let content = fs::read(&path).or_fail(path.display());
-        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
-        Some((path, u64::try_from(at).ok()?))
-    });
-    found.into_iter().next().or_fail("a layer with these bytes")
 }
 
 #[test]

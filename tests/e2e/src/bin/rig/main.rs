@@ -1,5 +1,6 @@
 //! The rig for people: a demonstration, and a shell beside a private containerd. Run by `make demo` and `make shell`.
 
+mod bound;
 mod gpu;
 mod steps;
 
@@ -77,6 +78,7 @@ async fn demo() {
 
     container.remove().await;
     steps.done("\ncontainer removed");
+    bound::demo(&containerd, &mut steps).await;
     gpu::demo(&containerd, &artefacts, &mut steps).await;
     Machine::back_to(&before).await;
     steps.done("\nno process, mount, tap, socket or file is left");

@@ -1,0 +1,62 @@
+//! The demonstration's pod that is bound to its image: hashes, policy, initdata, and a host that changes one byte.
+
+use std::time::Duration;
+
+use e2e::{BUSYBOX, Containerd, Cri, OrFail, PodRequest, Tenant, converted_layer_with, flip, until};
+
+use crate::steps::Steps;
+
+/// What the host changes: a line of the image's `/etc/group`.
+const LINE: &[u8] = b"user:x:1000:\n";
+
+/// Binds a pod to an OCI layout, runs it, and changes its layer under it.
+pub async fn demo(containerd: &Containerd, steps: &mut Steps) {
+    println!(
+        "\nA pod that is bound to its image. Its owner computes from an OCI layout what the guest shall mount, without root\n\
+         and without a daemon; the guest's agent runs nothing else. This VM is a plain one: with TDX or SEV-SNP the report\n\
+         would show the initdata's digest, and the guest would compare it before it believes a word."
+    );
+    println!("\n$ coffer image verity oci:busybox");
+    let tenant = Tenant::bind("demo-bound", BUSYBOX);
+    for root in tenant.layers() {
+        println!("  root hash {root}");
+    }
+    println!("$ coffer policy generate --pod pod.yaml --image app=oci:busybox --allow-exec > policy.rego");
+    println!("$ coffer initdata build --file policy.rego --pod pod.yaml > initdata.toml");
+    println!("$ coffer measure initdata initdata.toml --field host-data\n  {}", tenant.host_data());
+    steps.done("hashes computed, policy bound");
+
+    let pod = PodRequest::new(Cri::connect().await, "demo-bound")
+        .annotation("io.katacontainers.config.hypervisor.cc_init_data", &tenant.annotation());
+    let mut pod = pod.start().await;
+    let mounts = vec![pod.directory.etc_hosts("127.0.0.1 localhost\n")];
+    let container = pod
+        .try_run_written("app", BUSYBOX, tenant.image(), &["sleep", "100000"], mounts)
+        .await
+        .or_fail("container app");
+    steps.done("pod runs through CRI, its container from the layer with that root hash");
+    println!("  in it: {}", container.exec(&["uname", "-r"]).await.trim());
+
+    let other = pod.try_run_written("more", BUSYBOX, tenant.image(), &["sh"], vec![]).await;
+    let refusal = other.err().or_fail("the refusal of another container").message().to_owned();
+    println!("\nThe host asks for another container in the pod:\n  {refusal}");
+    steps.done("refused in the guest");
+
+    let mark = containerd.log_mark();
+    let (file, at) = converted_layer_with(LINE);
+    flip(&file, at);
+    println!("\nThe host changes byte {at} of {}", file.display());
+    println!("$ crictl exec app cat /etc/group");
+    let code = container.exec_code(&["cat", "/etc/group"]).await;
+    flip(&file, at);
+    assert_ne!(code, 0, "a changed file was read");
+    println!("  exit code {code}");
+    let told = until("the shim's word of the layer", Duration::from_secs(10), async || {
+        let log = containerd.log_since(mark);
+        log.lines().find(|line| line.contains("level=error") && line.contains("block")).map(str::to_owned)
+    });
+    println!("  the shim's log: {}", told.await);
+    steps.done("the container reads an error, and the log says which layer and block");
+    pod.remove().await;
+    steps.done("pod removed");
+}
