@@ -1,5 +1,5 @@
 # The two commands of the README:
-#   make demo    set up everything, run a container in a VM and a pod with an emulated GPU, step by step
+#   make demo    set up everything, run a container in a VM, a pod bound to its image, and one with an emulated GPU
 #   make test    set up everything and run every test
 # Everything that they need is put below build/ and target/, and into a cache outside the checkout.
 
@@ -12,7 +12,7 @@ help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo: programs-for = demo
-demo: parts ## run a container in a VM, and a pod with an emulated GPU, step by step
+demo: parts ## run a container in a VM, a bound pod, and a pod with an emulated GPU, step by step
 	@tools/enter target/debug/rig demo
 
 shell: parts ## a shell beside a private containerd, to try `ctr run` by hand

@@ -5,13 +5,15 @@
 //! reports what a launch with the pod's own initdata would have it report.
 
 use std::collections::HashMap;
+use std::fs;
 use std::path::Path;
+use std::process::Command;
 
 use agent::proto::agent::{CreateContainerRequest, Storage};
 use agent::{AGENT_PORT, Agent, Endpoint, connect};
 use e2e::{
     Artefacts, BUSYBOX, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant, Victim,
-    converted_layer_with, e2e, flip,
+    converted_layer_with, e2e, flip, workspace,
 };
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
@@ -271,6 +273,39 @@ fn no_node_that_a_container_makes_leads_to_a_device() {
             );
             assert_ne!(container.exec_code(&["sh", "-c", &script]).await, 0, "{kind} {major}:{minor}");
         }
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn byte_code_in_acpi_tables_reaches_nothing_of_the_guest() {
+    e2e(async |rig| {
+        let tenant = bind("acpi");
+        let hypervisor = hypervisor("acpi", &tenant, &tenant.disk());
+        // The tables of guest-image/kernel/acpi-attack: what they read they send out by an I/O port of the host's.
+        let secret = hypervisor.file("secret", b"a secret of the guest: 32 bytes.");
+        let sent = hypervisor.file("sent", b"");
+        let loader = format!("loader,file={},addr=0x18000000,force-raw=on", secret.display());
+        let port = format!("file,id=sent,path={}", sent.display());
+        let mut attacking = hypervisor.words(&[
+            "-device",
+            &loader,
+            "-chardev",
+            &port,
+            "-device",
+            "isa-debugcon,iobase=0xe9,chardev=sent",
+        ]);
+        for name in ["read", "write"] {
+            let source = workspace().join("guest-image/kernel/acpi-attack").join(name).with_extension("asl");
+            let compiled = attacking.file(name, b"");
+            let output = Command::new("iasl").arg("-p").arg(&compiled).arg(source).output().or_fail("iasl");
+            assert!(output.status.success(), "iasl: {}", String::from_utf8_lossy(&output.stderr));
+            attacking = attacking.words(&["-acpitable", &format!("file={}.aml", compiled.display())]);
+        }
+        let mut pod = started(rig, "acpi", &attacking).await.or_fail("start");
+        app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
+        // Each attack sends a letter when it begins, and what it has got after that.
+        assert_eq!(fs::read_to_string(&sent).or_fail("what was sent"), "rwk");
         pod.remove().await;
     });
 }
