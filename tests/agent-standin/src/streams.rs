@@ -34,6 +34,7 @@ pub enum Output {
 
 /// Our ends of a process's streams.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant, reason = "nearly every process has pipes")]
 pub enum Streams {
     /// Three pipes.
     Pipes {

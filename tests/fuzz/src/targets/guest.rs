@@ -1,13 +1,14 @@
 //! The OCI spec of a container.
 
-use guest_spec::{FileKind, GuestRootfs, HostFile, LunAddress, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
+use verity::{BLOCK, root_of};
 
 /// `config.json`, translated for the guest. Every path of the host is said to be a regular file.
 pub(super) fn oci_spec(input: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<Spec>(input) else { return };
     let _ = guest_spec::sandbox_id(&spec);
-    let rootfs = GuestRootfs { layers: vec![LunAddress { target: 0, lun: 1 }] };
+    let rootfs = GuestRootfs { layers: vec![root_of(&[1; BLOCK])] };
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
     let stat = |_: &_| Some(HostFile { kind: FileKind::File, gid: 0 });
     let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) else { return };
