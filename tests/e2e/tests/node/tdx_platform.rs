@@ -34,8 +34,22 @@ impl Vm {
         let place = |name: &str| directory.join(name).display().to_string();
         let disk = format!("file,node-name=root,filename={},read-only=on", image.join("root.img").display());
         let qemu = Command::new("qemu-system-x86_64")
-            .args(["-nodefaults", "-no-user-config", "-no-reboot", "-display", "none", "-accel", "tcg"])
-            .args(["-machine", "q35,smm=off,hpet=off,i8042=off,usb=off,graphics=off", "-cpu", "max"])
+            .args([
+                "-nodefaults",
+                "-no-user-config",
+                "-no-reboot",
+                "-no-shutdown",
+                "-display",
+                "none",
+                "-accel",
+                "tcg",
+            ])
+            .args([
+                "-machine",
+                "q35,smm=off,hpet=off,i8042=off,usb=off,sata=off,smbus=off,graphics=off",
+                "-cpu",
+                "max",
+            ])
             .args(["-smp", &vcpus.to_string(), "-m", &format!("{MEMORY}b"), "-bios"])
             .arg(firmware)
             .arg("-kernel")
