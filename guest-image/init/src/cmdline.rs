@@ -10,8 +10,8 @@ use std::{fs, io};
 
 use crate::profile::Profile;
 
-/// Keys of every image: what the builder writes, and limits of the agent. What the agent has beside these (its debug console, tracing, log
-/// ports, another configuration or policy file, another address) is on no list for a release image.
+/// Keys of every image: what the builder writes, and limits of the agent. What the agent has beside these (its debug
+/// console, tracing, log ports, another configuration or policy file, another address) is on no list for a release image.
 const ALWAYS: [&str; 10] = [
     "agent.cdi_timeout",
     "agent.hotplug_timeout",

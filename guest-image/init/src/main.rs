@@ -18,6 +18,7 @@ mod dev;
 mod device_program;
 mod dm;
 #[cfg(any(test, feature = "fake-report"))]
+#[path = "../../../tests/fake-report/report.rs"]
 mod fake_report;
 mod gate;
 mod initdata;

@@ -63,7 +63,7 @@ fn builder(host: &Host<'_>) -> Finding {
         Some(path) => Finding::Ok(path.display().to_string()),
         None => Finding::warning(
             Fault::Setup,
-            "there is no mkfs.erofs: only images of the erofs snapshotter can be run",
+            "there is no mkfs.erofs: only layers that containerd has given dm-verity trees can be run",
             "install erofs-utils 1.8 or newer",
         ),
     }
