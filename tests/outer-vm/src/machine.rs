@@ -9,11 +9,11 @@ const CPUS: u32 = 2;
 
 /// What the kernel is told.
 ///
-/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `nohz=off
-/// highres=off`: a timer that ticks by itself. With one that is set anew each time, nested VMs have been seen to sleep for
-/// a minute or two with work to do, as if a shot of it had been lost. `-c` and what follows is for PID 1, a shell, which
-/// goes on with the script that the VM is given.
-const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check nohz=off highres=off intel_iommu=on \
+/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `idle=poll`: an
+/// idle CPU that halts has been seen to sleep for half a minute and more with a nested VM's interrupt pending, so that its
+/// disks seemed dead; one that polls is never asleep. `nohz=off highres=off`: a timer that ticks by itself, for the same
+/// reason. `-c` and what follows is for PID 1, a shell, which goes on with the script that the VM is given.
+const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check idle=poll nohz=off highres=off intel_iommu=on \
                       root=/dev/vda rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o \
                       trans=virtio,version=9p2000.L run /mnt && exec sh /mnt/init\"";
 
