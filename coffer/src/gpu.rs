@@ -156,14 +156,15 @@ struct Which {
 
 impl Which {
     fn select(&self, host: &Host, switches: bool) -> Result<Vec<Function>> {
-        let Inventory { functions, unreadable } = host.sysfs().discover()?;
         if !self.all {
+            // One by one: what cannot be read of another says nothing of these.
             let find = |address: &PciAddress| {
-                let found = functions.iter().find(|function| function.address == *address).cloned();
-                found.with_context(|| format!("{address} is no NVIDIA GPU or NVSwitch of this host"))
+                let found = host.sysfs().function(*address)?;
+                found.with_context(|| format!("{address} is no NVIDIA GPU or NVSwitch"))
             };
             return self.gpus.iter().map(find).collect();
         }
+        let Inventory { functions, unreadable } = host.sysfs().discover()?;
         if let Some(error) = unreadable.into_iter().next() {
             return Err(anyhow::Error::new(error).context("a GPU cannot be read, so this would not be all"));
         }
@@ -201,8 +202,8 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
             }
             Command::Reset(which) => change::reset(host, &which.select(host, true)?, out).await,
             Command::Release(which) => change::release(host, &which.select(host, true)?, out).await,
-            Command::Bind(which) => bind::bind(host, &which.select(host, true)?, out),
-            Command::Unbind(which) => bind::unbind(host, &which.select(host, true)?, out),
+            Command::Bind(which) => bind::bind(host, &which.select(host, true)?, out).await,
+            Command::Unbind(which) => bind::unbind(host, &which.select(host, true)?, out).await,
         }
     })
 }

@@ -5,9 +5,10 @@
 use std::os::unix::fs::symlink;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use emulated_gpu::{Emulator, Faults, IdentityFault, Options, Product, Timing};
-use gpu::lock::GpuLock;
+use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, Timing};
+use gpu::lock::{GpuLock, Look};
 use gpu::quarantine::Quarantine;
 use tempfile::TempDir;
 
@@ -31,6 +32,7 @@ impl Rig {
             let (id, class) = match product {
                 Product::H100 => ("0x2330", "0x030200"),
                 Product::B200 => ("0x2901", "0x030200"),
+                Product::A100 => ("0x20b0", "0x030200"),
                 Product::Nvswitch => ("0x22a3", "0x068000"),
                 other => panic!("{other:?}"),
             };
@@ -153,16 +155,86 @@ fn protected_pcie_takes_a_whole_board() {
 #[test]
 fn a_held_gpu_is_not_touched() {
     let rig = Rig::new(&[Product::H100]);
-    let lock = GpuLock::take(&rig.state(), address(0).parse().unwrap(), "pod-7").unwrap();
+    let lock = wait(GpuLock::take(&rig.state(), address(0).parse().unwrap(), "pod-7")).unwrap();
     for args in
         [&["cc-mode", "on", "--all"][..], &["reset", "--all"], &["bind", "--all"], &["unbind", "--all"]]
     {
-        assert!(rig.bad(args).contains("in use by pod-7"), "{args:?}");
+        let error = rig.bad(args);
+        assert!(error.contains("in use by pod-7"), "{args:?}: {error}");
     }
     assert!(rig.good(&["list"]).contains("pod-7   in use"));
     assert_eq!((rig.word(0), rig.emulators[0].state().resets), (0, 0));
     drop(lock);
     rig.good(&["cc-mode", "on", "--all"]);
+}
+
+/// Runs what waits.
+fn wait<T>(future: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(future)
+}
+
+#[test]
+fn who_looks_holds_nobody_up_for_longer_than_the_look() {
+    let rig = Rig::new(&[Product::H100]);
+    let look = wait(Look::begin(&rig.state(), address(0).parse().unwrap())).unwrap();
+    std::thread::scope(|scope| {
+        let set = scope.spawn(|| rig.good(&["cc-mode", "on", "--all"]));
+        wait(async { tokio::time::sleep(Duration::from_millis(500)).await });
+        assert!(!set.is_finished(), "it must wait for the look");
+        drop(look);
+        assert_eq!(set.join().unwrap(), "0000:40:00.0 on\n");
+    });
+    // Two lists at once, each of which opens the GPU.
+    std::thread::scope(|scope| {
+        let lists: Vec<_> = (0..3).map(|_| scope.spawn(|| rig.good(&["list"]))).collect();
+        for list in lists {
+            let list = list.join().unwrap();
+            assert!(list.contains(" on ") && list.contains("free") && !list.contains("problem"), "{list}");
+        }
+    });
+}
+
+#[test]
+fn a_gpu_that_does_not_boot_is_reset_and_released() {
+    let rig = Rig::new(&[Product::H100]);
+    let stuck = Faults { boot: Some(BootFault::UntilReset), ..Faults::default() };
+    rig.emulators[0].set_faults(stuck.clone());
+    assert_eq!(rig.good(&["reset", "--all"]), "0000:40:00.0 reset\n");
+    let entry = gpu::quarantine::Entry::now(&std::io::Error::other("no answer"), "pod-7");
+    Quarantine::new(&rig.state()).put(address(0).parse().unwrap(), &entry).unwrap();
+    rig.emulators[0].set_faults(stuck);
+    assert_eq!(rig.good(&["release", "--all"]), "0000:40:00.0 released\n");
+    assert_eq!(rig.emulators[0].state().resets, 2);
+}
+
+#[test]
+fn a_chip_that_is_not_known_is_shown_reset_and_released() {
+    let rig = Rig::new(&[Product::A100]);
+    let list = rig.good(&["list"]);
+    assert!(list.contains("free") && list.contains("plain VMs"), "{list}");
+    rig.good(&["reset", "--all"]);
+    let entry = gpu::quarantine::Entry::now(&std::io::Error::other("no answer"), "pod-7");
+    Quarantine::new(&rig.state()).put(address(0).parse().unwrap(), &entry).unwrap();
+    assert_eq!(rig.good(&["release", "--all"]), "0000:40:00.0 released\n");
+    assert!(rig.bad(&["cc-mode", "on", "--all"]).contains("no chip that Coffer knows"));
+    assert!(Quarantine::new(&rig.state()).of(address(0).parse().unwrap()).unwrap().is_none());
+    assert_eq!(rig.emulators[0].state().resets, 2);
+}
+
+#[test]
+fn what_sysfs_does_not_tell_is_said_as_such() {
+    let rig = Rig::new(&[Product::H100, Product::B200]);
+    std::fs::write(rig.root.path().join("sys/devices").join(address(1)).join("resource"), "gibberish")
+        .unwrap();
+    let output = rig.coffer(&["list"]);
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("H100"));
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(error.contains("cannot be read") && error.contains("0000:41:00.0/resource"), "{error}");
+    assert!(rig.bad(&["reset", &address(1)]).contains("0000:41:00.0/resource"));
+    rig.good(&["reset", &address(0)]);
+    assert!(rig.bad(&["reset", "0000:77:00.0"]).contains("no PCI device 0000:77:00.0"));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use crate::registers::{At, Registers, Word};
 use crate::wait::{Pace, poll};
 use crate::{Cause, Failure, PciAddress};
 
-pub(crate) use config::wake;
+pub(crate) use config::{subsystem, wake};
 
 /// What the boot register says when the firmware has booted.
 const BOOTED: u32 = 0xff;
@@ -24,18 +24,20 @@ const BOOT_0: At = At::Bar0(0);
 
 const FIREWALL: Pace = Pace::millis(1, 15_000);
 
-const fn boot_register(family: Family) -> At {
-    At::Bar0(match family {
+/// `None` for a chip that is not known.
+const fn boot_register(family: Family) -> Option<At> {
+    Some(At::Bar0(match family {
         Family::Hopper | Family::Blackwell1 => 0x2_00bc,
-        Family::Blackwell2 => 0xad_00bc,
+        Family::Blackwell2 | Family::Rubin => 0xad_00bc,
         Family::NvSwitch => 0x6_60bc,
-    })
+        Family::Other => return None,
+    }))
 }
 
 const fn boot_pace(family: Family) -> Pace {
     match family {
         Family::Hopper | Family::NvSwitch => Pace::millis(10, 5_000),
-        Family::Blackwell1 | Family::Blackwell2 => Pace::millis(10, 10_000),
+        Family::Blackwell1 | Family::Blackwell2 | Family::Rubin | Family::Other => Pace::millis(10, 10_000),
     }
 }
 
@@ -104,29 +106,53 @@ async fn firewall(registers: &mut dyn Registers, family: Family, span: &mut Span
 
 async fn booted(registers: &mut dyn Registers, chip: Chip, span: &mut Span) -> Result<(), Cause> {
     let family = chip.family();
-    let boot0 = fault::identity(registers, family)?;
+    let pace = boot_pace(family);
+    let boot0 = answered(registers, BOOT_0, pace, span).await?;
+    let boot0 = fault::identity(boot0, registers, family)?;
     if !chip.has_boot0(boot0) {
         return Err(Cause::OtherChip { chip, boot0 });
     }
-    let (at, pace) = (boot_register(family), boot_pace(family));
+    let Some(at) = boot_register(family) else { return Ok(()) };
     let mut last = Word::Data(0);
     let look = || {
         span.tick();
         last = registers.read32(at)?;
         match (last, family) {
             (Word::Data(BOOTED), _) => Ok(Some(())),
-            // The unit that has the register may not be reachable yet on Blackwell.
-            (Word::Data(_), _) | (Word::BusError(_), Family::Blackwell1 | Family::Blackwell2) => Ok(None),
-            (Word::AllOnes, _) => Err(Cause::Gone { at }),
+            (Word::AllOnes, _) => present(registers).map(|()| None),
+            // The unit that has the register may not be reachable yet from Blackwell on.
+            (Word::Data(_), _)
+            | (Word::BusError(_), Family::Blackwell1 | Family::Blackwell2 | Family::Rubin) => Ok(None),
             (word, _) => Err(Cause::Unreadable { at, word }),
         }
     };
     if poll(pace, look).await?.is_none() {
+        if last == Word::AllOnes {
+            return Err(Cause::Gone { at });
+        }
         fault::recovery(registers, family)?;
         let scratch = FspScratch::read(registers)?;
         return Err(Cause::NotBooted { limit: pace.limit, last, scratch });
     }
     fault::recovery(registers, family)
+}
+
+/// Waits until something answers on BAR0: a reset function reads as all-ones there before its firmware runs.
+async fn answered(registers: &mut dyn Registers, at: At, pace: Pace, span: &mut Span) -> Result<Word, Cause> {
+    let look = || {
+        span.tick();
+        match registers.read32(at)? {
+            Word::AllOnes => present(registers).map(|()| None),
+            word => Ok(Some(word)),
+        }
+    };
+    poll(pace, look).await?.ok_or(Cause::Gone { at })
+}
+
+/// All-ones on BAR0 may be a boot that is not over; in configuration space nothing but absence reads so.
+fn present(registers: &mut dyn Registers) -> Result<(), Cause> {
+    let at = At::Config(0);
+    if registers.read32(at)? == Word::AllOnes { Err(Cause::Gone { at }) } else { Ok(()) }
 }
 
 const SCRUB: Pace = Pace::millis(10, 5_000);
@@ -148,8 +174,8 @@ pub(crate) async fn scrubbed(
 ) -> Result<Option<Scrubbed>, Cause> {
     let at = match family {
         Family::Hopper => At::Bar0(0x10_0b20),
-        Family::Blackwell1 | Family::Blackwell2 => At::Bar0(0x8a_004c),
-        Family::NvSwitch => return Ok(Some(Scrubbed::CannotTell)),
+        Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => At::Bar0(0x8a_004c),
+        Family::NvSwitch | Family::Other => return Ok(Some(Scrubbed::CannotTell)),
     };
     poll(SCRUB, || {
         span.tick();

@@ -44,8 +44,12 @@ pub enum Chip {
     Gb205,
     Gb206,
     Gb207,
+    /// The data-centre chips after Blackwell.
+    Rubin,
     /// The NVSwitch of Hopper boards.
     Ls10,
+    /// None that is known here: older than Hopper, or newer than this table. It has no mode that could be read.
+    Other,
 }
 
 /// What chips have in common that share their registers.
@@ -57,9 +61,16 @@ pub enum Family {
     Blackwell1,
     /// GB2xx: workstation and server Blackwell.
     Blackwell2,
+    /// Rubin: boots as GB2xx, has the firewall of GB1xx.
+    Rubin,
     /// The third NVSwitch.
     NvSwitch,
+    /// Not known: only what every NVIDIA GPU has is used of it.
+    Other,
 }
+
+/// Architecture number that is not published: any that is no other chip's.
+const UNPUBLISHED: u16 = u16::MAX;
 
 /// By device id, inclusive; boot register's architecture and implementation.
 const CHIPS: &[(Chip, RangeInclusive<u16>, u16, u8)] = &[
@@ -73,6 +84,7 @@ const CHIPS: &[(Chip, RangeInclusive<u16>, u16, u8)] = &[
     (Chip::Gb205, 0x2f00..=0x2f7f, 0x1b, 5),
     (Chip::Gb206, 0x2d00..=0x2d7f, 0x1b, 6),
     (Chip::Gb207, 0x2d80..=0x2dff, 0x1b, 7),
+    (Chip::Rubin, 0x3000..=0x30ff, UNPUBLISHED, 0),
     (Chip::Ls10, 0x22a3..=0x22a3, 0x07, 0),
 ];
 
@@ -90,7 +102,9 @@ impl Chip {
             Self::Gh100 => Family::Hopper,
             Self::Gb100 | Self::Gb102 | Self::Gb110 | Self::Gb112 => Family::Blackwell1,
             Self::Gb202 | Self::Gb203 | Self::Gb205 | Self::Gb206 | Self::Gb207 => Family::Blackwell2,
+            Self::Rubin => Family::Rubin,
             Self::Ls10 => Family::NvSwitch,
+            Self::Other => Family::Other,
         }
     }
 
@@ -99,11 +113,19 @@ impl Chip {
     pub fn has_boot0(self, boot0: u32) -> bool {
         let arch = (boot0 >> 24 & 0x1f) | (boot0 >> 8 & 1) << 5;
         let implementation = boot0 >> 20 & 0xf;
-        CHIPS.iter().filter(|row| row.0 == self).any(|row| match self.family() {
-            // A switch's architecture number reaches into the field that GPUs use for the implementation.
-            Family::NvSwitch => boot0 >> 20 == u32::from(row.2),
-            _ => (arch, implementation) == (u32::from(row.2), u32::from(row.3)),
-        })
+        // A switch's architecture number reaches into the field that GPUs use for the implementation.
+        let switch = boot0 >> 20 == 0x07;
+        match self {
+            // Nothing is known that it could contradict.
+            Self::Other => return true,
+            Self::Rubin => return !switch && !CHIPS.iter().any(|row| u32::from(row.2) == arch),
+            Self::Ls10 => return switch,
+            _ => {}
+        }
+        CHIPS
+            .iter()
+            .filter(|row| row.0 == self)
+            .any(|row| (arch, implementation) == (u32::from(row.2), u32::from(row.3)))
     }
 }
 
@@ -120,7 +142,9 @@ impl fmt::Display for Chip {
             Self::Gb205 => "GB205",
             Self::Gb206 => "GB206",
             Self::Gb207 => "GB207",
+            Self::Rubin => "Rubin",
             Self::Ls10 => "LS10",
+            Self::Other => "of a kind that is not known",
         })
     }
 }
@@ -136,9 +160,13 @@ pub enum Capability {
     NotOffered,
 }
 
-/// GPUs on one module with a Grace CPU. Some of these ids (29bc, 31c2) are also those of boards without one;
-/// only the subsystem id would tell, and refusing is the safe side.
+/// GPUs on one module with a Grace CPU. Rubin's are not among them: there the mode can be set in-band.
 const JOINED: &[u16] = &[0x2342, 0x2343, 0x2345, 0x2348, 0x2941, 0x297e, 0x29bc, 0x31a1, 0x31c2, 0x31c3];
+
+/// Boards without a CPU whose device id is also that of a module with one: device, subsystem. A subsystem that is not in
+/// the list counts as a module, since refusing is the safe side.
+const ALONE: &[(u16, u16)] =
+    &[(0x29bc, 0x1985), (0x29bc, 0x1997), (0x29bc, 0x1998), (0x31c2, 0x20e5), (0x31c2, 0x20e6)];
 
 /// The GB2xx products that have it; the chips' other products are for desktops.
 const BLACKWELL2_OFFERED: &[u16] = &[0x2bb1, 0x2bb4, 0x2bb5, 0x2c31, 0x2c3a];
@@ -171,6 +199,7 @@ const PRODUCTS: &[(u16, &str)] = &[
     (0x2345, "GH200"),
     (0x2348, "GH200"),
     (0x2901, "B200"),
+    (0x2909, "B200"),
     (0x2941, "GB200"),
     (0x3182, "B300 SXM6 AC"),
     (0x31a1, "GB300"),
@@ -189,11 +218,12 @@ impl DeviceId {
         PRODUCTS.iter().find(|row| row.0 == self.0).map(|row| row.1)
     }
 
-    /// Whether its mode can be switched on; `None` for an id of no chip in our table.
+    /// Whether its mode can be switched on; `None` for an id of no chip in our table. `subsystem` is the subsystem's
+    /// device id, which tells the boards of one device id apart.
     #[must_use]
-    pub fn capability(self) -> Option<Capability> {
+    pub fn capability(self, subsystem: u16) -> Option<Capability> {
         let family = Chip::of(self)?.family();
-        Some(if JOINED.contains(&self.0) {
+        Some(if JOINED.contains(&self.0) && !ALONE.contains(&(self.0, subsystem)) {
             Capability::Firmware
         } else if family == Family::Blackwell2 && !BLACKWELL2_OFFERED.contains(&self.0) {
             Capability::NotOffered
@@ -218,6 +248,13 @@ mod tests {
         assert_eq!(chip(0x3182), Some(Chip::Gb110));
         assert_eq!(chip(0x2bb5), Some(Chip::Gb202));
         assert_eq!(chip(0x22a3), Some(Chip::Ls10));
+        for id in [0x2909, 0x3183, 0x3184, 0x31fe] {
+            assert!(chip(id).is_some_and(|chip| chip.family() == Family::Blackwell1), "{id:04x}");
+        }
+        assert_eq!((chip(0x2fff), chip(0x3100)), (None, None));
+        for id in [0x3000, 0x307f, 0x3080, 0x30ff] {
+            assert_eq!(chip(id), Some(Chip::Rubin), "{id:04x}");
+        }
         // An A100: known to nobody here.
         assert_eq!(chip(0x20b0), None);
     }
@@ -238,17 +275,21 @@ mod tests {
             (Chip::Ls10, 0x0070_00a1),
         ] {
             assert!(chip.has_boot0(boot0), "{chip} {boot0:08x}");
-            for other in CHIPS.iter().map(|row| row.0).filter(|other| *other != chip) {
+            let others = CHIPS.iter().map(|row| row.0).filter(|other| *other != chip);
+            for other in others {
                 assert!(!other.has_boot0(boot0), "{other} {boot0:08x}");
             }
         }
+        // An A100, and one of an architecture that nobody knows.
+        assert!(Chip::Rubin.has_boot0(0x1c00_00a1) && !Chip::Gb100.has_boot0(0x1c00_00a1));
+        assert!(Chip::Other.has_boot0(0x1700_00a1));
         // The older switch.
         assert!(!Chip::Ls10.has_boot0(0x0060_00a1));
     }
 
     #[test]
     fn capability_is_by_product() {
-        let capability = |id| DeviceId(id).capability();
+        let capability = |id| DeviceId(id).capability(0);
         assert_eq!(capability(0x2330), Some(Capability::Yes));
         assert_eq!(capability(0x2342), Some(Capability::Firmware));
         assert_eq!(capability(0x2941), Some(Capability::Firmware));
@@ -256,5 +297,25 @@ mod tests {
         // A GeForce RTX 5090.
         assert_eq!(capability(0x2b85), Some(Capability::NotOffered));
         assert_eq!(capability(0x20b0), None);
+        assert_eq!(capability(0x3000), Some(Capability::Yes));
+    }
+
+    #[test]
+    fn boards_of_one_device_id_are_told_by_their_subsystem() {
+        for (id, subsystem, joined) in [
+            (0x29bc, 0x1985, false),
+            (0x29bc, 0x1997, false),
+            (0x29bc, 0x1998, false),
+            (0x29bc, 0x2045, true),
+            (0x29bc, 0x0000, true),
+            (0x31c2, 0x20e5, false),
+            (0x31c2, 0x20e6, false),
+            (0x31c2, 0x21f1, true),
+            (0x2941, 0x1985, true),
+            (0x2342, 0x16eb, true),
+        ] {
+            let capability = DeviceId(id).capability(subsystem);
+            assert_eq!(capability == Some(Capability::Firmware), joined, "{id:04x} {subsystem:04x}");
+        }
     }
 }

@@ -102,8 +102,11 @@ pub enum Cause {
         /// `PMC_BOOT_0`.
         boot0: u32,
     },
-    /// A device id outside all ranges.
-    #[error("device id {0} is no chip that Coffer knows; confidential computing needs Hopper or newer")]
+    /// A device id outside all ranges, and a mode other than off.
+    #[error(
+        "device id {0} is no chip that Coffer knows, so that it goes to a plain VM only; confidential computing needs \
+         Hopper or newer"
+    )]
     UnknownChip(DeviceId),
     /// The firmware's answer to a request.
     #[error("its firmware processor (FSP) did not do what it was asked for")]
@@ -166,7 +169,11 @@ impl Cause {
     pub const fn is_refusal(&self) -> bool {
         matches!(
             self,
-            Self::Locked { .. } | Self::Unsupported { .. } | Self::WrongMode { .. } | Self::Pending { .. }
+            Self::Locked { .. }
+                | Self::Unsupported { .. }
+                | Self::UnknownChip(_)
+                | Self::WrongMode { .. }
+                | Self::Pending { .. }
         )
     }
 }

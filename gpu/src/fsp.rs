@@ -14,6 +14,8 @@ mod packet;
 use std::fmt;
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::chip::Family;
 use crate::knob::Knob;
 use crate::registers::{At, Registers, Word};
@@ -48,6 +50,17 @@ pub enum Error {
         /// The transport's registers.
         state: String,
     },
+    /// Each answer came in time, all together did not.
+    #[error("its answers took {limit:?} together, and {request} was still to come; reset the GPU")]
+    TooSlow {
+        /// How long all may take.
+        limit: Duration,
+        /// What was not asked any more.
+        request: Request,
+    },
+    /// A chip that is not known.
+    #[error("no firmware processor is known on this chip")]
+    NoProcessor,
     /// The mailbox's error bit.
     #[error("the mailbox reports an error ({info:#010x})")]
     Mailbox {
@@ -188,7 +201,12 @@ enum Transport {
 pub struct Fsp<'a> {
     registers: &'a mut dyn Registers,
     transport: Transport,
+    begun: Instant,
 }
+
+/// How long a conversation may last: no request is made after. Hardware answers all that is asked within 150 ms; a firmware
+/// that takes seconds for each answer would hold up a pod for minutes, since every single one is in time.
+const CONVERSATION: Duration = Duration::from_secs(20);
 
 impl<'a> Fsp<'a> {
     /// Empties the queues and begins. The firmware must have booted.
@@ -198,9 +216,10 @@ impl<'a> Fsp<'a> {
     pub async fn open(registers: &'a mut dyn Registers, family: Family) -> Result<Self, Error> {
         let transport = match family {
             Family::Hopper | Family::NvSwitch => Transport::Emem,
-            Family::Blackwell1 | Family::Blackwell2 => Transport::Mnoc,
+            Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => Transport::Mnoc,
+            Family::Other => return Err(Error::NoProcessor),
         };
-        let mut fsp = Self { registers, transport };
+        let mut fsp = Self { registers, transport, begun: Instant::now() };
         fsp.clear().await?;
         Ok(fsp)
     }
@@ -226,6 +245,9 @@ impl<'a> Fsp<'a> {
     }
 
     async fn request(&mut self, request: Request, due: usize) -> Result<Vec<u32>, Error> {
+        if self.begun.elapsed() >= CONVERSATION {
+            return Err(Error::TooSlow { limit: CONVERSATION, request });
+        }
         let reply = self.exchange(&packet::encode(&request.words())).await;
         if matches!(reply, Err(Error::NoReply { .. } | Error::NotTaken { .. })) {
             // A late reply must not be taken for the answer to the next request.

@@ -3,12 +3,16 @@
 use crate::boot::{self, Scrubbed};
 use crate::chip::{Chip, DeviceId, Family};
 use crate::error::PendingMode;
-use crate::fsp::Fsp;
+use crate::fsp::{self, Fsp};
 use crate::mode::{self, Active};
 use crate::progress::{Phase, Progress};
 use crate::registers::{At, Registers, ResetKind, Word};
 use crate::switch::{self, Plan};
 use crate::{Cause, Failure, Mode, PciAddress, thread};
+
+/// It is awake; its firmware may not have booted, and may never.
+#[derive(Debug)]
+pub struct Attached(());
 
 /// Its mode has not been read since its last reset, or its settings have been written since.
 #[derive(Debug)]
@@ -69,7 +73,7 @@ impl Assignable {
 impl Assignable {
     /// As if it had been verified.
     pub(crate) fn for_test(address: PciAddress, id: DeviceId, mode: Mode) -> Self {
-        let chip = Chip::of(id).unwrap();
+        let chip = Chip::of(id).unwrap_or(Chip::Other);
         Self { address, id, chip, mode }
     }
 }
@@ -122,7 +126,7 @@ impl<S> Gpu<S> {
         Ok(Gpu { address, id, chip, reset, registers, progress, state: Unverified(()) })
     }
 
-    /// Reads the active mode, which may be wrong; it can always be read.
+    /// Reads the active mode, which may be wrong; it can always be read. A chip that is not known is taken for off.
     ///
     /// # Errors
     /// [`Cause::Unreadable`], [`Cause::InvalidMode`].
@@ -139,10 +143,7 @@ impl<S> Gpu<S> {
     pub async fn pending(&mut self) -> Result<PendingMode, Failure> {
         let span = self.progress.begin(self.address, Phase::Inspect);
         let family = self.family();
-        let work = async {
-            let mut fsp = Fsp::open(&mut *self.registers, family).await?;
-            switch::pending(&mut fsp, family).await
-        };
+        let work = pending(&mut *self.registers, family);
         work.await.map_err(|error| span.fail(error))
     }
 
@@ -161,24 +162,51 @@ impl<S> Gpu<S> {
     }
 }
 
-impl Gpu<Unverified> {
-    /// Takes an open function, to be reset by `reset` from now on, wakes it and waits until its firmware has
-    /// booted.
+impl Gpu<Attached> {
+    /// Takes an open function, to be reset by `reset` from now on, and wakes it. Its firmware is not asked for: what a
+    /// reset may mend must not stand in its way.
     ///
     /// # Errors
-    /// [`Cause::UnknownChip`]; [`Cause::Asleep`], [`Cause::Gone`]; the firmware does not boot or is not well.
-    pub async fn open(
+    /// [`Cause::Asleep`], [`Cause::Gone`].
+    pub async fn attach(
         address: PciAddress,
         id: DeviceId,
         reset: ResetKind,
         mut registers: Box<dyn Registers>,
         progress: &Progress,
     ) -> Result<Self, Failure> {
-        let span = progress.begin(address, Phase::Open);
-        let chip = Chip::of(id).ok_or_else(|| span.fail(Cause::UnknownChip(id)))?;
-        come_up(&mut *registers, address, chip, progress).await?;
+        let mut span = progress.begin(address, Phase::Open);
+        boot::wake(&mut *registers, &mut span).await.map_err(|cause| span.fail(cause))?;
+        let chip = Chip::of(id).unwrap_or(Chip::Other);
         let progress = progress.clone();
-        Ok(Self { address, id, chip, reset, registers, progress, state: Unverified(()) })
+        Ok(Self { address, id, chip, reset, registers, progress, state: Attached(()) })
+    }
+
+    /// Waits until its firmware has booted.
+    ///
+    /// # Errors
+    /// The firmware does not boot or is not well. It is closed then.
+    pub async fn boot(self) -> Result<Gpu<Unverified>, Failure> {
+        let Self { address, id, chip, reset, mut registers, progress, state: _ } = self;
+        boot::wait(&mut *registers, address, chip, &progress).await?;
+        Ok(Gpu { address, id, chip, reset, registers, progress, state: Unverified(()) })
+    }
+}
+
+impl Gpu<Unverified> {
+    /// Takes an open function, to be reset by `reset` from now on, wakes it and waits until its firmware has
+    /// booted.
+    ///
+    /// # Errors
+    /// [`Cause::Asleep`], [`Cause::Gone`]; the firmware does not boot or is not well.
+    pub async fn open(
+        address: PciAddress,
+        id: DeviceId,
+        reset: ResetKind,
+        registers: Box<dyn Registers>,
+        progress: &Progress,
+    ) -> Result<Self, Failure> {
+        Gpu::attach(address, id, reset, registers, progress).await?.boot().await
     }
 
     /// Reads what would have to be written for a mode. Writes nothing, and finds every reason why a write
@@ -190,7 +218,11 @@ impl Gpu<Unverified> {
         let span = self.progress.begin(self.address, Phase::Inspect);
         let family = self.family();
         let work = async {
-            switch::supported(self.id, family, mode)?;
+            let subsystem = boot::subsystem(&mut *self.registers)?;
+            switch::supported(self.id, subsystem, family, mode)?;
+            if family == Family::Other {
+                return Ok(Plan::nothing(mode));
+            }
             let mut fsp = Fsp::open(&mut *self.registers, family).await?;
             Plan::make(&mut fsp, family, mode).await
         };
@@ -221,15 +253,15 @@ impl Gpu<Unverified> {
     pub async fn verify(mut self, wanted: Mode) -> Result<Gpu<Verified>, Failure> {
         let span = self.progress.begin(self.address, Phase::Verify);
         let family = self.family();
+        if family == Family::Other && wanted != Mode::Off {
+            return Err(span.fail(Cause::UnknownChip(self.id)));
+        }
         let active = active(&mut *self.registers, family).map_err(|cause| span.fail(cause))?;
         if active.mode != wanted {
             let cause = Cause::WrongMode { wanted, active: active.mode, word: active.word };
             return Err(span.fail(cause));
         }
-        let work = async {
-            let mut fsp = Fsp::open(&mut *self.registers, family).await?;
-            switch::pending(&mut fsp, family).await
-        };
+        let work = pending(&mut *self.registers, family);
         let pending = work.await.map_err(|error| span.fail(error))?;
         if pending != PendingMode::Mode(wanted) {
             return Err(span.fail(Cause::Pending { active: wanted, pending }));
@@ -265,7 +297,7 @@ async fn come_up(
 }
 
 fn active(registers: &mut dyn Registers, family: Family) -> Result<Active, Cause> {
-    let at = mode::register(family);
+    let Some(at) = mode::register(family) else { return Ok(Active { mode: Mode::Off, word: 0 }) };
     let word = registers.read32(at)?;
     let word = match word {
         Word::Data(word) => word,
@@ -273,4 +305,12 @@ fn active(registers: &mut dyn Registers, family: Family) -> Result<Active, Cause
         word => return Err(Cause::Unreadable { at, word }),
     };
     Ok(Active::decode(family, word)?)
+}
+
+async fn pending(registers: &mut dyn Registers, family: Family) -> Result<PendingMode, fsp::Error> {
+    if family == Family::Other {
+        return Ok(PendingMode::Mode(Mode::Off));
+    }
+    let mut fsp = Fsp::open(registers, family).await?;
+    switch::pending(&mut fsp, family).await
 }

@@ -10,11 +10,11 @@ use std::fmt;
 pub struct Knob(pub u16);
 
 impl Knob {
-    /// A feature that NVIDIA's tool does not name; excludes confidential computing.
+    /// A feature that NVIDIA's tool does not name; excludes confidential computing. Hopper and NVSwitch only.
     pub const FEATURE_2: Self = Self(2);
     /// As [`Self::FEATURE_2`].
     pub const FEATURE_4: Self = Self(4);
-    /// As [`Self::FEATURE_2`]; Hopper and NVSwitch only.
+    /// As [`Self::FEATURE_2`].
     pub const FEATURE_34: Self = Self(34);
     /// Devtools mode: confidential computing with debugging.
     pub const CCD: Self = Self(6);

@@ -39,7 +39,7 @@ mod wait;
 pub use address::{BadAddress, PciAddress};
 pub use chip::{Chip, DeviceId};
 pub use error::{Cause, Failure, PendingMode};
-pub use gpu::{Assignable, Gpu, Unverified, Verified};
+pub use gpu::{Assignable, Attached, Gpu, Unverified, Verified};
 pub use mode::{InvalidMode, Mode};
 pub use progress::{Phase, Progress};
 pub use switch::Plan;

@@ -1,15 +1,19 @@
 //! One lock per GPU, shared by all shims and the operator's command.
 //!
 //! The lock is flock(2) on a file of its own: it goes with the process that holds it, however it ends. The
-//! file stays (removing it would let two processes hold locks on two files of one name) and says who has it.
+//! file stays (removing it would let two processes hold locks on two files of one name) and says who has it. Who has
+//! the GPU locks it exclusively; who only looks, shared. What the file says counts only while it is locked exclusively: a
+//! holder that was killed leaves its name.
 
-use std::fs::{File, OpenOptions};
+use std::fs::{File, OpenOptions, Permissions};
 use std::io::{self, Read, Seek, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tokio::time::{Instant, sleep};
 
 use crate::PciAddress;
 
@@ -23,6 +27,16 @@ pub enum Error {
         gpu: PciAddress,
         /// As the holder calls itself.
         holder: String,
+    },
+    /// Somebody looks at it and does not end.
+    #[error(
+        "GPU {gpu} is being looked at by another process (`coffer gpu list`), for {limit:?} by now; end that process"
+    )]
+    Looked {
+        /// The GPU.
+        gpu: PciAddress,
+        /// How long it was waited for.
+        limit: Duration,
     },
     /// The file is unusable.
     #[error("Cannot lock GPU {gpu} by {path:?}")]
@@ -40,9 +54,14 @@ pub enum Error {
 /// A holder's name is cut here when it is shown: the file could hold anything.
 const LONGEST: u64 = 256;
 
-/// A lock without a name is one of a moment: its holder is about to sign, or only looks who has it. Long enough
-/// for such a process to get its turn on a busy host.
-const PATIENCE: Duration = Duration::from_millis(250);
+/// How long a claim waits for somebody who only looks: longer than a look at a GPU that boots or does not.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 2 } else { 40 });
+/// Between two tries.
+const STEP: Duration = Duration::from_millis(5);
+/// How long a holder has to sign. Before that the file has the name of one before, who may have died.
+const SIGNED: Duration = Duration::from_millis(50);
+/// When a holder without a name is told of as such.
+const UNSIGNED: Duration = Duration::from_millis(500);
 /// Who does not sign in that time.
 const NAMELESS: &str = "a process that has not given its name";
 
@@ -54,24 +73,18 @@ pub struct GpuLock {
 }
 
 impl GpuLock {
-    /// Takes the lock for `holder`, a sandbox's id or what the operator's command calls itself. Never waits.
+    /// Takes the lock for `holder`, a sandbox's id or what the operator's command calls itself. Waits for those who look
+    /// ([`Look`]), and for nobody else.
     ///
     /// # Errors
-    /// [`Error::Held`] with the holder's name.
-    pub fn take(folder: &Path, gpu: PciAddress, holder: &str) -> Result<Self, Error> {
+    /// [`Error::Held`] with the holder's name; [`Error::Looked`] when a look does not end.
+    pub async fn take(folder: &Path, gpu: PciAddress, holder: &str) -> Result<Self, Error> {
         let path = path(folder, gpu);
         let fail = |source| Error::File { gpu, path: path.clone(), source };
-        std::fs::create_dir_all(folder).map_err(fail)?;
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(fail)?;
-        let mut file = file;
+        let mut file = open(folder, &path).map_err(fail)?;
         let start = Instant::now();
-        while start.elapsed() < PATIENCE {
+        let mut held = None;
+        loop {
             file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
                 Ok(file) => {
                     let mut lock = Self { gpu, file };
@@ -81,12 +94,30 @@ impl GpuLock {
                 Err((file, Errno::EWOULDBLOCK)) => file,
                 Err((_, errno)) => return Err(fail(errno.into())),
             };
-            if let Some(holder) = read_holder(&mut file).map_err(fail)? {
-                return Err(Error::Held { gpu, holder });
+            file = match Flock::lock(file, FlockArg::LockSharedNonblock) {
+                // Whoever has it only looks.
+                Ok(shared) => {
+                    held = None;
+                    shared.unlock().map_err(|(_, errno)| fail(errno.into()))?
+                }
+                Err((mut file, Errno::EWOULDBLOCK)) => {
+                    let since = held.get_or_insert_with(Instant::now).elapsed();
+                    let name = read_holder(&mut file).map_err(fail)?;
+                    match name {
+                        Some(holder) if since >= SIGNED => return Err(Error::Held { gpu, holder }),
+                        None if since >= UNSIGNED => {
+                            return Err(Error::Held { gpu, holder: NAMELESS.to_owned() });
+                        }
+                        _ => file,
+                    }
+                }
+                Err((_, errno)) => return Err(fail(errno.into())),
+            };
+            if start.elapsed() >= PATIENCE {
+                return Err(Error::Looked { gpu, limit: PATIENCE });
             }
-            std::thread::yield_now();
+            sleep(STEP).await;
         }
-        Err(Error::Held { gpu, holder: NAMELESS.to_owned() })
     }
 
     /// Which GPU.
@@ -109,7 +140,63 @@ impl Drop for GpuLock {
     }
 }
 
-/// Who has the GPU; `None` when nobody has.
+/// A GPU that nobody has and that is looked at. Claims wait until it is dropped.
+#[derive(Debug)]
+pub struct Look {
+    _file: Flock<File>,
+    _turn: Flock<File>,
+}
+
+impl Look {
+    /// Begins a look. Two look one after the other, since one GPU can be opened by one process only.
+    ///
+    /// # Errors
+    /// [`Error::Held`] with the name of who has the GPU; [`Error::Looked`] when another look does not end.
+    pub async fn begin(folder: &Path, gpu: PciAddress) -> Result<Self, Error> {
+        let (path, turn) = (path(folder, gpu), folder.join(format!("{gpu}.look")));
+        let fail = |source| Error::File { gpu, path: path.clone(), source };
+        let mut file = open(folder, &turn).map_err(fail)?;
+        let start = Instant::now();
+        let turn = loop {
+            file = match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(turn) => break turn,
+                Err((file, Errno::EWOULDBLOCK)) if start.elapsed() < PATIENCE => file,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(Error::Looked { gpu, limit: PATIENCE }),
+                Err((_, errno)) => return Err(fail(errno.into())),
+            };
+            sleep(STEP).await;
+        };
+        let file = open(folder, &path).map_err(fail)?;
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(file) => Ok(Self { _file: file, _turn: turn }),
+            Err((mut file, Errno::EWOULDBLOCK)) => {
+                let name = read_holder(&mut file).map_err(fail)?;
+                Err(Error::Held { gpu, holder: name.unwrap_or_else(|| NAMELESS.to_owned()) })
+            }
+            Err((_, errno)) => Err(fail(errno.into())),
+        }
+    }
+}
+
+/// Opens a lock's file, which is root's alone, as its folder is: who can open it can lock it.
+fn open(folder: &Path, path: &Path) -> io::Result<File> {
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder)?;
+    private(&File::open(folder)?, 0o700)?;
+    let file =
+        OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+    private(&file, 0o600)?;
+    Ok(file)
+}
+
+/// Takes away what an older version, or somebody's mask, gave to others.
+fn private(file: &File, mode: u32) -> io::Result<()> {
+    if file.metadata()?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    file.set_permissions(Permissions::from_mode(mode))
+}
+
+/// Who has the GPU; `None` when nobody has, or somebody only looks.
 ///
 /// # Errors
 /// [`Error::File`].
@@ -139,6 +226,7 @@ fn path(folder: &Path, gpu: PciAddress) -> PathBuf {
 /// `None` in the moment between taking the lock and signing it.
 fn read_holder(file: &mut File) -> io::Result<Option<String>> {
     let mut bytes = Vec::new();
+    file.rewind()?;
     file.take(LONGEST).read_to_end(&mut bytes)?;
     let name = String::from_utf8_lossy(&bytes).chars().filter(|c| !c.is_control()).collect::<String>();
     Ok((!name.is_empty()).then_some(name))
@@ -148,42 +236,117 @@ fn read_holder(file: &mut File) -> io::Result<Option<String>> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn the_second_is_told_who_the_first_is() {
+    fn gpu() -> PciAddress {
+        "0000:41:00.0".parse().unwrap()
+    }
+
+    #[tokio::test]
+    async fn the_second_is_told_who_the_first_is() {
         let folder = tempfile::tempdir().unwrap();
-        let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
         let other: PciAddress = "0000:42:00.0".parse().unwrap();
-        assert_eq!(holder(folder.path(), gpu).unwrap(), None);
-        let lock = GpuLock::take(folder.path(), gpu, "a-longer-name").unwrap();
-        assert_eq!(holder(folder.path(), gpu).unwrap().as_deref(), Some("a-longer-name"));
-        let error = GpuLock::take(folder.path(), gpu, "second").unwrap_err();
+        assert_eq!(holder(folder.path(), gpu()).unwrap(), None);
+        let lock = GpuLock::take(folder.path(), gpu(), "a-longer-name").await.unwrap();
+        assert_eq!(holder(folder.path(), gpu()).unwrap().as_deref(), Some("a-longer-name"));
+        let error = GpuLock::take(folder.path(), gpu(), "second").await.unwrap_err();
         assert!(matches!(&error, Error::Held { holder, .. } if holder == "a-longer-name"), "{error}");
-        GpuLock::take(folder.path(), other, "second").unwrap();
+        let error = Look::begin(folder.path(), gpu()).await.unwrap_err();
+        assert!(matches!(&error, Error::Held { holder, .. } if holder == "a-longer-name"), "{error}");
+        GpuLock::take(folder.path(), other, "second").await.unwrap();
         drop(lock);
-        assert_eq!(holder(folder.path(), gpu).unwrap(), None);
-        let _lock = GpuLock::take(folder.path(), gpu, "short").unwrap();
-        assert_eq!(holder(folder.path(), gpu).unwrap().as_deref(), Some("short"));
+        assert_eq!(holder(folder.path(), gpu()).unwrap(), None);
+        let _lock = GpuLock::take(folder.path(), gpu(), "short").await.unwrap();
+        assert_eq!(holder(folder.path(), gpu()).unwrap().as_deref(), Some("short"));
     }
 
-    #[test]
-    fn one_who_looks_does_not_keep_anybody_out() {
+    /// On a runtime with one thread, as the shim's: a claim that spun would never see the look end.
+    #[tokio::test]
+    async fn a_claim_waits_for_a_look_and_a_look_for_a_look() {
         let folder = tempfile::tempdir().unwrap();
-        let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
-        drop(GpuLock::take(folder.path(), gpu, "first").unwrap());
-        let looks = || (0..2_000).for_each(|_| drop(holder(folder.path(), gpu).unwrap()));
-        std::thread::scope(|scope| {
-            scope.spawn(looks);
-            for _ in 0..200 {
-                drop(GpuLock::take(folder.path(), gpu, "again").unwrap());
-            }
-        });
+        let look = Look::begin(folder.path(), gpu()).await.unwrap();
+        assert_eq!(holder(folder.path(), gpu()).unwrap(), None, "a look is no holder");
+        let ended = async {
+            sleep(Duration::from_millis(300)).await;
+            drop(look);
+            Instant::now()
+        };
+        let (lock, ended) = tokio::join!(GpuLock::take(folder.path(), gpu(), "pod"), ended);
+        assert!(ended.elapsed() < Duration::from_secs(1));
+        drop(lock.unwrap());
+        let look = Look::begin(folder.path(), gpu()).await.unwrap();
+        let second = Look::begin(folder.path(), gpu());
+        let ended = async {
+            sleep(Duration::from_millis(100)).await;
+            drop(look);
+        };
+        let (second, ()) = tokio::join!(second, ended);
+        second.unwrap();
     }
 
-    #[test]
-    fn a_holders_name_is_shown_without_control_characters() {
+    #[tokio::test]
+    async fn a_look_that_does_not_end_is_not_waited_for_without_a_limit() {
         let folder = tempfile::tempdir().unwrap();
-        let gpu: PciAddress = "0000:41:00.0".parse().unwrap();
-        let _lock = GpuLock::take(folder.path(), gpu, "a\u{1b}[2Jb\n").unwrap();
-        assert_eq!(holder(folder.path(), gpu).unwrap().as_deref(), Some("a[2Jb"));
+        let _look = Look::begin(folder.path(), gpu()).await.unwrap();
+        let error = GpuLock::take(folder.path(), gpu(), "pod").await.unwrap_err();
+        assert!(matches!(error, Error::Looked { .. }), "{error}");
+        let error = Look::begin(folder.path(), gpu()).await.unwrap_err();
+        assert!(matches!(error, Error::Looked { .. }), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_name_of_a_dead_holder_keeps_nobody_out_and_is_not_told() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::write(path(folder.path(), gpu()), "killed long ago").unwrap();
+        assert_eq!(holder(folder.path(), gpu()).unwrap(), None);
+        let look = Look::begin(folder.path(), gpu()).await.unwrap();
+        let ended = async {
+            sleep(Duration::from_millis(200)).await;
+            drop(look);
+        };
+        let (lock, ()) = tokio::join!(GpuLock::take(folder.path(), gpu(), "pod"), ended);
+        drop(lock.unwrap());
+        // A holder that has the lock and has not signed yet.
+        std::fs::write(path(folder.path(), gpu()), "killed long ago").unwrap();
+        let file = open(folder.path(), &path(folder.path(), gpu())).unwrap();
+        let mut lock = GpuLock { gpu: gpu(), file: Flock::lock(file, FlockArg::LockExclusive).unwrap() };
+        let signed = async {
+            sleep(Duration::from_millis(15)).await;
+            lock.sign("alive").unwrap();
+        };
+        let (error, ()) = tokio::join!(GpuLock::take(folder.path(), gpu(), "pod"), signed);
+        let error = error.unwrap_err();
+        assert!(matches!(&error, Error::Held { holder, .. } if holder == "alive"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn nobody_but_root_can_lock() {
+        let folder = tempfile::tempdir().unwrap();
+        let below = folder.path().join("lib/gpu");
+        drop(GpuLock::take(&below, gpu(), "pod").await.unwrap());
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        assert_eq!((mode(&below), mode(&path(&below, gpu()))), (0o700, 0o600));
+        // As an older version has left them.
+        std::fs::set_permissions(&below, Permissions::from_mode(0o755)).unwrap();
+        std::fs::set_permissions(path(&below, gpu()), Permissions::from_mode(0o644)).unwrap();
+        drop(Look::begin(&below, gpu()).await.unwrap());
+        assert_eq!((mode(&below), mode(&path(&below, gpu()))), (0o700, 0o600));
+    }
+
+    #[tokio::test]
+    async fn one_who_asks_for_the_holder_does_not_keep_anybody_out() {
+        let folder = tempfile::tempdir().unwrap();
+        drop(GpuLock::take(folder.path(), gpu(), "first").await.unwrap());
+        let at = folder.path().to_owned();
+        let looks = std::thread::spawn(move || (0..2_000).for_each(|_| drop(holder(&at, gpu()).unwrap())));
+        for _ in 0..200 {
+            drop(GpuLock::take(folder.path(), gpu(), "again").await.unwrap());
+        }
+        looks.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_holders_name_is_shown_without_control_characters() {
+        let folder = tempfile::tempdir().unwrap();
+        let _lock = GpuLock::take(folder.path(), gpu(), "a\u{1b}[2Jb\n").await.unwrap();
+        assert_eq!(holder(folder.path(), gpu()).unwrap().as_deref(), Some("a[2Jb"));
     }
 }

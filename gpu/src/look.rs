@@ -57,7 +57,8 @@ pub fn mode(function: &Function) -> Result<Mode, Unseen> {
         Word::Data(_) => return Err(Unseen::Disabled),
         word => return Err(Unseen::Word(word)),
     }
-    match registers.read32(mode::register(chip.family()))? {
+    let register = mode::register(chip.family()).ok_or(Unseen::UnknownChip)?;
+    match registers.read32(register)? {
         Word::Data(word) => Ok(Active::decode(chip.family(), word)?.mode),
         word => Err(Unseen::Word(word)),
     }

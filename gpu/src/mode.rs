@@ -32,14 +32,19 @@ impl fmt::Display for Mode {
     }
 }
 
-/// Where the active mode is: Hopper's secure scratch group 20, Blackwell's reset scratch, the switch's own.
-pub(crate) const fn register(family: Family) -> At {
-    At::Bar0(match family {
+/// Where the active mode is: Hopper's secure scratch group 20, the reset scratch of Blackwell and Rubin, the switch's own.
+/// `None` for a chip that is not known.
+pub(crate) const fn register(family: Family) -> Option<At> {
+    Some(At::Bar0(match family {
         Family::Hopper => 0x11_82cc,
-        Family::Blackwell1 | Family::Blackwell2 => 0x590,
+        Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => 0x590,
         Family::NvSwitch => 0x2_8c50,
-    })
+        Family::Other => return None,
+    }))
 }
+
+/// Bit 8 of the register of Blackwell and Rubin. Hopper's bit 8 says something else, and nothing of the mode.
+const BARE_METAL: u32 = 1 << 8;
 
 /// The active mode's register, decoded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +69,9 @@ pub enum InvalidMode {
     /// A multi-GPU mode that is not protected PCIe.
     #[error("its active multi-GPU mode is not known ({0:#x})")]
     MultiGpu(u32),
+    /// A mode of Blackwell and Rubin for machines without VMs.
+    #[error("its active mode is confidential computing on bare metal ({0:#x}), which no VM can use")]
+    BareMetal(u32),
 }
 
 impl Active {
@@ -82,7 +90,13 @@ impl Active {
                 let mode = if word & 1 == 1 { Mode::Ppcie } else { Mode::Off };
                 return Ok(Self { mode, word });
             }
-            Family::Blackwell1 | Family::Blackwell2 => false,
+            Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => {
+                if word & (BARE_METAL | 1) == BARE_METAL | 1 {
+                    return Err(InvalidMode::BareMetal(word));
+                }
+                false
+            }
+            Family::Other => return Ok(Self { mode: Mode::Off, word }),
         };
         let mode = match (word & 0b11, ppcie) {
             (2, _) => return Err(InvalidMode::DevtoolsAlone(word)),
@@ -124,6 +138,10 @@ mod tests {
         assert_eq!(mode(0x45), Ok(Mode::On));
         assert_eq!(mode(3), Ok(Mode::Devtools));
         assert_eq!(mode(2), Err(InvalidMode::DevtoolsAlone(2)));
+        assert_eq!(mode(0x101), Err(InvalidMode::BareMetal(0x101)));
+        assert_eq!(mode(0x103), Err(InvalidMode::BareMetal(0x103)));
+        assert_eq!(Active::decode(Family::Rubin, 0x145), Err(InvalidMode::BareMetal(0x145)));
+        assert_eq!(Active::decode(Family::Rubin, 0x45).map(|active| active.mode), Ok(Mode::On));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use std::fs::File;
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -103,7 +104,7 @@ impl Quarantine {
     }
 
     fn write(&self, gpu: PciAddress, path: &Path, entry: &Entry) -> io::Result<()> {
-        std::fs::create_dir_all(&self.folder)?;
+        std::fs::DirBuilder::new().recursive(true).mode(0o700).create(&self.folder)?;
         let draft = self.folder.join(format!(".{gpu}.draft"));
         let mut file = File::create(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(entry)?)?;

@@ -4,7 +4,7 @@ use futures_util::future::join_all;
 
 use crate::chip::{Chip, Family};
 use crate::error::with_causes;
-use crate::{Assignable, Failure, Gpu, Mode, PciAddress, Unverified, Verified};
+use crate::{Assignable, Attached, Failure, Gpu, Mode, PciAddress, Unverified, Verified};
 
 /// A Hopper board: what protected PCIe takes.
 const BOARD_GPUS: usize = 8;
@@ -59,6 +59,16 @@ pub enum BadSet {
         /// What is possible.
         instead: &'static str,
     },
+    /// A chip whose mode cannot be read.
+    #[error(
+        "the chip of GPU {gpu} is not known, so that it goes to a plain VM only, not to one in mode {mode}"
+    )]
+    UnknownChip {
+        /// Which.
+        gpu: PciAddress,
+        /// The mode that was wanted.
+        mode: Mode,
+    },
     /// A switch beside GPUs that must not use it.
     #[error("NVSwitch {switch} cannot go to a VM whose GPUs are in mode {mode}")]
     Switch {
@@ -105,6 +115,9 @@ pub fn possible(devices: &[(PciAddress, Chip)], mode: Mode) -> Result<(), BadSet
         Mode::Ppcie => return board(devices.iter().map(|(_, chip)| *chip)),
         Mode::On | Mode::Devtools => {}
     }
+    if let Some((gpu, _)) = gpus.iter().copied().find(|(_, chip)| *chip == Chip::Other) {
+        return Err(BadSet::UnknownChip { gpu, mode });
+    }
     if let Some((_, other)) = gpus.iter().copied().find(|(_, other)| *other != chip) {
         return Err(BadSet::MixedChips { first: chip, other });
     }
@@ -113,9 +126,10 @@ pub fn possible(devices: &[(PciAddress, Chip)], mode: Mode) -> Result<(), BadSet
     }
     let several = |instead| Err(BadSet::Several { gpus: gpus.len(), chip, mode, instead });
     match (chip.family(), gpus.len()) {
-        (_, 1) | (Family::Blackwell1, _) => Ok(()),
+        (_, 1) | (Family::Blackwell1 | Family::Rubin, 2 | 4 | 8) => Ok(()),
+        (Family::Blackwell1 | Family::Rubin, _) => several("the board's partitions have 1, 2, 4 or 8 GPUs"),
         (Family::Hopper, _) => several("a whole board in mode ppcie is, or one GPU"),
-        (Family::Blackwell2 | Family::NvSwitch, _) => several("one GPU is"),
+        (Family::Blackwell2 | Family::NvSwitch | Family::Other, _) => several("one GPU is"),
     }
 }
 
@@ -135,7 +149,9 @@ fn board(chips: impl Iterator<Item = Chip>) -> Result<(), BadSet> {
         match chip.family() {
             Family::Hopper => gpus += 1,
             Family::NvSwitch => switches += 1,
-            Family::Blackwell1 | Family::Blackwell2 => return Err(BadSet::NoPpcie { chip }),
+            Family::Blackwell1 | Family::Blackwell2 | Family::Rubin | Family::Other => {
+                return Err(BadSet::NoPpcie { chip });
+            }
         }
     }
     let whole = (gpus, switches) == (BOARD_GPUS, BOARD_SWITCHES);
@@ -207,6 +223,14 @@ pub async fn switch(gpus: Vec<Gpu<Unverified>>, mode: Mode) -> Result<Vec<Gpu<Ve
 /// [`Error::Devices`], all GPUs are closed then.
 pub async fn verify(gpus: Vec<Gpu<Unverified>>, mode: Mode) -> Result<Vec<Gpu<Verified>>, Error> {
     all(join_all(gpus.into_iter().map(|gpu| gpu.verify(mode))).await, &[])
+}
+
+/// Waits until the firmware of all has booted.
+///
+/// # Errors
+/// [`Error::Devices`], all GPUs are closed then.
+pub async fn boot(gpus: Vec<Gpu<Attached>>) -> Result<Vec<Gpu<Unverified>>, Error> {
+    all(join_all(gpus.into_iter().map(Gpu::boot)).await, &[])
 }
 
 /// Resets all at once: before and after every VM.

@@ -1,6 +1,6 @@
 //! Which settings make a mode, and in which order they are written.
 //!
-//! The order follows gpu-admin-tools (2025.11.21): devtools never stands without confidential computing, so
+//! The order follows gpu-admin-tools (2025.11.21, and 2026.09 on Blackwell): devtools never stands without confidential computing, so
 //! that an interruption at any write leaves settings that make a mode.
 
 use std::collections::BTreeMap;
@@ -33,17 +33,17 @@ enum Ppcie {
 const DECOUPLED: u16 = 2;
 
 /// Whether the mode exists on this device at all.
-pub(crate) fn supported(id: DeviceId, family: Family, mode: Mode) -> Result<(), Cause> {
+pub(crate) fn supported(id: DeviceId, subsystem: u16, family: Family, mode: Mode) -> Result<(), Cause> {
     let unsupported = |reason| Err(Cause::Unsupported { mode, reason });
     if mode == Mode::Off {
         return Ok(());
     }
-    match (family, mode, id.capability()) {
+    match (family, mode, id.capability(subsystem)) {
         (Family::NvSwitch, Mode::On | Mode::Devtools, _) => {
             unsupported("an NVSwitch knows off and ppcie; its GPUs have the mode")
         }
-        (Family::Blackwell1 | Family::Blackwell2, Mode::Ppcie, _) => {
-            unsupported("Blackwell encrypts NVLink, mode on is what it takes")
+        (Family::Blackwell1 | Family::Blackwell2 | Family::Rubin, Mode::Ppcie, _) => {
+            unsupported("it is Hopper's; newer ones encrypt NVLink in mode on")
         }
         (_, _, Some(Capability::Firmware)) => {
             unsupported("the GPU is joined to its CPU, the system's firmware owns the mode")
@@ -78,11 +78,9 @@ fn steps(family: Family, mode: Mode, ppcie: Ppcie) -> Vec<Step> {
         steps.push(Look(Knob::PPCIE));
     }
     let on = matches!(mode, Mode::On | Mode::Devtools);
-    if on {
-        steps.extend([Set(Knob::FEATURE_2, 0), Set(Knob::FEATURE_4, 0)]);
-        if two_queues {
-            steps.push(Set(Knob::FEATURE_34, 0));
-        }
+    if on && two_queues {
+        // Firmware from Blackwell on need not know them.
+        steps.extend([Knob::FEATURE_2, Knob::FEATURE_4, Knob::FEATURE_34].map(|knob| Set(knob, 0)));
     }
     // The tool leaves protected PCIe alone when it switches confidential computing off. Our mode off means
     // that nothing is on.
@@ -109,6 +107,11 @@ pub struct Plan {
 }
 
 impl Plan {
+    /// Nothing to change: a chip whose settings are not known is left as it is.
+    pub(crate) const fn nothing(mode: Mode) -> Self {
+        Self { mode, steps: Vec::new(), changes: Vec::new() }
+    }
+
     /// Reads what there is to change and whether the host may.
     pub(crate) async fn make(fsp: &mut Fsp<'_>, family: Family, mode: Mode) -> Result<Self, Cause> {
         let ppcie = ppcie(fsp, family).await?;
@@ -177,7 +180,7 @@ async fn permitted(fsp: &mut Fsp<'_>, changes: &[(Knob, u16)]) -> Result<(), Cau
 }
 
 async fn ppcie(fsp: &mut Fsp<'_>, family: Family) -> Result<Ppcie, Error> {
-    if matches!(family, Family::Blackwell1 | Family::Blackwell2) {
+    if !matches!(family, Family::Hopper | Family::NvSwitch) {
         return Ok(Ppcie::Unknown);
     }
     Ok(match known(fsp.read_knob(Knob::PPCIE).await)? {
@@ -275,10 +278,10 @@ mod tests {
 
     #[test]
     fn the_tools_order_on_blackwell() {
-        for family in [Family::Blackwell1, Family::Blackwell2] {
+        for family in [Family::Blackwell1, Family::Blackwell2, Family::Rubin] {
             let sent = |mode| payloads(family, mode, Ppcie::Unknown, &[]);
-            assert_eq!(sent(Mode::On), "0002020C 0004020C 0008020C 0008020D+1 0006020C");
-            assert_eq!(sent(Mode::Devtools), "0002020C 0004020C 0008020C 0008020D+1 0006020C 0006020D+1");
+            assert_eq!(sent(Mode::On), "0008020C 0008020D+1 0006020C");
+            assert_eq!(sent(Mode::Devtools), "0008020C 0008020D+1 0006020C 0006020D+1");
             assert_eq!(sent(Mode::Off), "0006020C 0008020C");
         }
     }
@@ -306,13 +309,15 @@ mod tests {
     fn modes_that_a_device_does_not_have() {
         let check = |id, mode| {
             let id = DeviceId(id);
-            supported(id, crate::Chip::of(id).unwrap().family(), mode)
+            supported(id, 0, crate::Chip::of(id).unwrap().family(), mode)
         };
         assert!(check(0x2330, Mode::Ppcie).is_ok());
         assert!(check(0x22a3, Mode::Ppcie).is_ok());
+        assert!(check(0x3000, Mode::On).is_ok());
         for (id, mode) in [
             (0x22a3, Mode::On),
             (0x2901, Mode::Ppcie),
+            (0x3000, Mode::Ppcie),
             // GH200, GB200: joined to their CPUs.
             (0x2342, Mode::On),
             (0x2941, Mode::Devtools),

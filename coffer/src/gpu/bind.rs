@@ -13,8 +13,8 @@ use super::Host;
 use super::claim::locks;
 
 /// Binds functions that no driver has.
-pub(super) fn bind(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
-    let _locks = locks(host, functions)?;
+pub(super) async fn bind(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
+    let _locks = locks(host, functions).await?;
     for function in functions {
         let gpu = function.address;
         match function.driver.as_deref() {
@@ -49,8 +49,8 @@ pub(super) fn bind(host: &Host, functions: &[Function], out: &mut impl Write) ->
 }
 
 /// Takes functions from vfio-pci and the override away.
-pub(super) fn unbind(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
-    let _locks = locks(host, functions)?;
+pub(super) async fn unbind(host: &Host, functions: &[Function], out: &mut impl Write) -> Result<()> {
+    let _locks = locks(host, functions).await?;
     for function in functions {
         let gpu = function.address;
         match function.driver.as_deref() {

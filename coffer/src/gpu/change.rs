@@ -30,7 +30,8 @@ pub(super) async fn mode(
     );
     let switched = shown(async |progress| {
         let (held, gpus) = claim(host, functions, Quarantined::Refuse, progress).await?;
-        let done = set::switch(gpus, mode).await.map_err(|error| lost(host, error));
+        let done = async { set::switch(set::boot(gpus).await?, mode).await };
+        let done = done.await.map_err(|error| lost(host, error));
         drop(held);
         done.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
     });

@@ -10,7 +10,7 @@ use gpu::power::{Awake, PowerPlan};
 use gpu::quarantine::Quarantine;
 use gpu::registers::{Registers, ResetKind};
 use gpu::sysfs::Function;
-use gpu::{Gpu, Progress, Unverified, open};
+use gpu::{Attached, Gpu, Progress, open};
 
 use super::Host;
 
@@ -27,19 +27,23 @@ pub(super) enum Quarantined {
     Allow,
 }
 
-pub(super) fn locks(host: &Host, functions: &[Function]) -> Result<Vec<GpuLock>> {
+pub(super) async fn locks(host: &Host, functions: &[Function]) -> Result<Vec<GpuLock>> {
     let name = format!("coffer gpu (pid {})", std::process::id());
-    functions.iter().map(|f| Ok(GpuLock::take(&host.state(), f.address, &name)?)).collect()
+    let mut locks = Vec::new();
+    for function in functions {
+        locks.push(GpuLock::take(&host.state(), function.address, &name).await?);
+    }
+    Ok(locks)
 }
 
-/// Locks all, then opens all.
+/// Locks all, then opens all, whether or not their firmware runs.
 pub(super) async fn claim(
     host: &Host,
     functions: &[Function],
     quarantined: Quarantined,
     progress: &Progress,
-) -> Result<(Held, Vec<Gpu<Unverified>>)> {
-    let locks = locks(host, functions)?;
+) -> Result<(Held, Vec<Gpu<Attached>>)> {
+    let locks = locks(host, functions).await?;
     let quarantine = Quarantine::new(&host.state());
     if quarantined == Quarantined::Refuse {
         for function in functions {
@@ -58,17 +62,13 @@ pub(super) async fn claim(
     }
     let mut gpus = Vec::new();
     for function in functions {
-        gpus.push(open_one(host, function, progress).await?);
+        gpus.push(attach(host, function, progress).await?);
     }
     Ok((Held { _locks: locks, _awake: awake }, gpus))
 }
 
 /// Opens one GPU, which the caller has locked.
-pub(super) async fn open_one(
-    host: &Host,
-    function: &Function,
-    progress: &Progress,
-) -> Result<Gpu<Unverified>> {
+pub(super) async fn attach(host: &Host, function: &Function, progress: &Progress) -> Result<Gpu<Attached>> {
     if let Some(driver) = function.driver.as_deref().filter(|driver| !open::is_vfio(driver)) {
         // Also for one that is played: the rule is the same.
         return Err(open::Error::Driver { gpu: function.address, driver: driver.to_owned() }.into());
@@ -78,7 +78,7 @@ pub(super) async fn open_one(
         None => open::open(function, &host.root.join("dev")).await?,
     };
     let reset = function.reset_kind().unwrap_or(ResetKind::Function);
-    let opened = Gpu::open(function.address, function.id, reset, registers, progress).await;
+    let opened = Gpu::attach(function.address, function.id, reset, registers, progress).await;
     opened.with_context(|| format!("GPU {} is not usable", function.address))
 }
 

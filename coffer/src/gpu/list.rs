@@ -2,9 +2,9 @@
 
 use std::io::Write;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use gpu::chip::Capability;
-use gpu::lock::{self, GpuLock};
+use gpu::lock::{self, Look};
 use gpu::quarantine::Quarantine;
 use gpu::sysfs::{Function, Inventory, Kind};
 use gpu::{Mode, Progress};
@@ -41,14 +41,20 @@ pub(super) async fn run(host: &Host, output: Output, out: &mut impl Write) -> Re
     for function in &functions {
         rows.push(row(host, function).await);
     }
-    for error in &unreadable {
-        eprintln!("{:#}", anyhow::anyhow!("{error}"));
-    }
     match output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,
+        Output::Table if rows.is_empty() && !unreadable.is_empty() => {}
         Output::Table if rows.is_empty() => writeln!(out, "No NVIDIA GPU or NVSwitch on this host.")?,
         Output::Table => table(&rows, out)?,
     }
+    // Those that can be read are shown; that these are all would be wrong.
+    let unreadable: Vec<_> =
+        unreadable.into_iter().map(|error| format!("{:#}", anyhow::Error::new(error))).collect();
+    ensure!(
+        unreadable.is_empty(),
+        "there are more, of which sysfs cannot be read: {}",
+        unreadable.join("; ")
+    );
     Ok(())
 }
 
@@ -87,22 +93,24 @@ async fn row(host: &Host, function: &Function) -> Row {
     }
 }
 
-/// Under its lock, so that nobody is disturbed.
+/// Claims wait meanwhile.
 async fn mode(host: &Host, function: &Function) -> Result<Mode> {
-    let _lock = GpuLock::take(&host.state(), function.address, "coffer gpu list")?;
-    let mut gpu = claim::open_one(host, function, &Progress::silent()).await?;
+    let _look = Look::begin(&host.state(), function.address).await?;
+    let mut gpu = claim::attach(host, function, &Progress::silent()).await?.boot().await?;
     Ok(gpu.query().await?.mode)
 }
 
 fn capable(function: &Function) -> (bool, Option<&'static str>) {
-    match (function.kind, function.id.capability()) {
+    match (function.kind, function.id.capability(function.subsystem)) {
         (Kind::NvSwitch, Some(_)) => (false, Some("an NVSwitch has protected PCIe only")),
         (Kind::Gpu, Some(Capability::Yes)) => (true, None),
         (_, Some(Capability::Firmware)) => {
             (false, Some("joined to its CPU, the system's firmware owns the mode"))
         }
         (_, Some(_)) => (false, Some("NVIDIA does not offer it for this product")),
-        (_, None) => (false, Some("the chip is not known; it takes Hopper or newer")),
+        (_, None) => {
+            (false, Some("the chip is not known; it can go to plain VMs, as its mode cannot be read"))
+        }
     }
 }
 

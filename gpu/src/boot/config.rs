@@ -32,8 +32,8 @@ pub(super) enum Capability {
 /// The capability, the offset in it and the bit that is 1 while the firewall is up.
 pub(super) const fn firewall(family: Family) -> Option<(Capability, u16, u32)> {
     match family {
-        Family::Hopper | Family::NvSwitch => None,
-        Family::Blackwell1 => Some((Capability::Designated, 0x8, 1 << 20)),
+        Family::Hopper | Family::NvSwitch | Family::Other => None,
+        Family::Blackwell1 | Family::Rubin => Some((Capability::Designated, 0x8, 1 << 20)),
         Family::Blackwell2 => Some((Capability::VendorSpecific, 0x14, 1 << 24)),
     }
 }
@@ -41,8 +41,10 @@ pub(super) const fn firewall(family: Family) -> Option<(Capability, u16, u32)> {
 /// The capability and the offset of the word that tells why a GPU has locked itself down.
 pub(super) const fn fault_reason(family: Family) -> (Capability, u16) {
     match family {
-        Family::Hopper | Family::Blackwell2 | Family::NvSwitch => (Capability::VendorSpecific, 0x10),
-        Family::Blackwell1 => (Capability::Designated, 0x14),
+        Family::Hopper | Family::Blackwell2 | Family::NvSwitch | Family::Other => {
+            (Capability::VendorSpecific, 0x10)
+        }
+        Family::Blackwell1 | Family::Rubin => (Capability::Designated, 0x14),
     }
 }
 
@@ -83,6 +85,11 @@ pub(super) fn find(registers: &mut dyn Registers, wanted: Capability) -> Result<
 #[expect(clippy::cast_possible_truncation, reason = "the lower half is wanted")]
 const fn lower(word: u32) -> u16 {
     word as u16
+}
+
+/// The subsystem's device id, which tells boards of one product apart.
+pub(crate) fn subsystem(registers: &mut dyn Registers) -> Result<u16, Cause> {
+    Ok(lower(read(registers, At::Config(0x2c))? >> 16))
 }
 
 /// Brings the function to D0 and lets it answer on its BARs.

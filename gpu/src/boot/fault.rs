@@ -5,9 +5,9 @@ use crate::Cause;
 use crate::chip::Family;
 use crate::registers::{At, Registers, Word};
 
-/// The identity register, or what it says instead of an identity.
-pub(super) fn identity(registers: &mut dyn Registers, family: Family) -> Result<u32, Cause> {
-    match registers.read32(BOOT_0)? {
+/// The identity of the identity register, or what it says instead of one.
+pub(super) fn identity(boot0: Word, registers: &mut dyn Registers, family: Family) -> Result<u32, Cause> {
+    match boot0 {
         // Hopper's way to say that it recovers.
         Word::Data(0) => Err(Cause::Recovery { at: BOOT_0, word: 0 }),
         Word::Data(boot0) => Ok(boot0),
@@ -27,7 +27,8 @@ pub(super) fn recovery(registers: &mut dyn Registers, family: Family) -> Result<
     let at = At::Bar0(match family {
         Family::Hopper => 0x2_0120,
         Family::NvSwitch => 0x6_6120,
-        Family::Blackwell1 | Family::Blackwell2 => 0x8a_a128,
+        Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => 0x8a_a128,
+        Family::Other => return Ok(()),
     });
     let Some(word) = registers.read32(at)?.data() else {
         // Blocked: the boot register has said that the firmware is well.
@@ -35,7 +36,8 @@ pub(super) fn recovery(registers: &mut dyn Registers, family: Family) -> Result<
     };
     let recovers = match family {
         Family::Hopper | Family::NvSwitch => word & 1 << 30 != 0,
-        Family::Blackwell1 | Family::Blackwell2 => word & 0xff > 1,
+        Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => word & 0xff > 1,
+        Family::Other => false,
     };
     if recovers { Err(Cause::Recovery { at, word }) } else { Ok(()) }
 }

@@ -16,6 +16,38 @@ async fn hopper_boots() {
     run("R 0 180000A1; R 200BC 0; R 200BC 7; R 200BC FF; R 20120 0", Chip::Gh100).await.unwrap();
 }
 
+/// All-ones means that nothing answers yet, as long as configuration space answers and a boot may take.
+#[tokio::test(start_paused = true)]
+async fn all_ones_on_bar0_are_a_boot_that_is_not_over() {
+    let yet = |at| format!("R {at} FFFFFFFF; R c0 233010DE;");
+    let script =
+        format!("{}R 0 180000A1; R 200BC 0; {}{}R 200BC FF; R 20120 0", yet("0"), yet("200BC"), yet("200BC"));
+    run(&script, Chip::Gh100).await.unwrap();
+    let script = format!("R 0 180000A1; {}", yet("200BC").repeat(501));
+    let cause = run(&script, Chip::Gh100).await.unwrap_err();
+    assert!(matches!(cause, Cause::Gone { at: At::Bar0(0x2_00bc) }), "{cause}");
+    let cause = run(&yet("0").repeat(501), Chip::Gh100).await.unwrap_err();
+    assert!(matches!(cause, Cause::Gone { at: BOOT_0 }), "{cause}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn rubin_has_the_firewall_of_one_blackwell_and_the_boot_register_of_the_other() {
+    let script = "R c100 10023; R c104 10DE; R c108 0; R c108 100000; R c108 0
+        R 0 1C0000A1; R AD00BC BADF1100; R AD00BC FF; R 8AA128 0";
+    run(script, Chip::Rubin).await.unwrap();
+    assert!(matches!(
+        run("R c100 0; R 0 180000A1; R 0 180000A1", Chip::Rubin).await,
+        Err(Cause::OtherChip { .. })
+    ));
+}
+
+/// It has booted when it answers: no register of another chip's is asked.
+#[tokio::test(start_paused = true)]
+async fn of_a_chip_that_is_not_known_nothing_is_asked_but_whether_it_answers() {
+    run("R 0 FFFFFFFF; R c0 20B010DE; R 0 170000A1", Chip::Other).await.unwrap();
+    assert!(matches!(run("R 0 BADF0200; R c100 0", Chip::Other).await, Err(Cause::SecurityFault { .. })));
+}
+
 #[tokio::test(start_paused = true)]
 async fn blackwell_boots_behind_its_firewall() {
     // A chain of capabilities with the wanted one third; the unit of the boot register comes up late.
@@ -46,7 +78,10 @@ async fn a_hidden_firewall_is_guessed_from_bar0() {
 #[tokio::test(start_paused = true)]
 async fn states_that_do_not_go_away() {
     let cause = async |script| run(script, Chip::Gh100).await.unwrap_err();
-    assert!(matches!(cause("R 0 FFFFFFFF").await, Cause::Gone { .. }));
+    let gone = cause("R 0 FFFFFFFF; R c0 233010DE; R 0 FFFFFFFF; R c0 FFFFFFFF").await;
+    assert!(matches!(gone, Cause::Gone { at: At::Config(0) }));
+    let gone = cause("R 0 180000A1; R 200BC FFFFFFFF; R c0 FFFFFFFF").await;
+    assert!(matches!(gone, Cause::Gone { at: At::Config(0) }));
     assert!(matches!(cause("R 0 0").await, Cause::Recovery { .. }));
     assert!(matches!(cause("R 0 BADF1234").await, Cause::Unreadable { .. }));
     assert!(matches!(cause("R 0 1A0000A1").await, Cause::OtherChip { boot0: 0x1a00_00a1, .. }));

@@ -152,3 +152,29 @@ async fn blackwell_reports_the_mailboxs_error_bit() {
     let error = run(script, Family::Blackwell1, Request::Read(Knob::CCM)).await.unwrap_err();
     assert!(matches!(error, Error::Mailbox { info: 0x0700_0000 }), "{error:?}");
 }
+
+/// Each answer comes in time, and a pod would wait for minutes.
+#[tokio::test(start_paused = true)]
+async fn a_conversation_has_a_limit_of_its_own() {
+    let slow = format!(
+        "R 8F2C10 0; R 8F2C14 0
+        W 8F2AD0 03000800; W 8F2AD4 C0000000; W 8F2AD4 1310DE7E; W 8F2AD4 0008020C
+        W 8F2C14 00000808; W 8F2C10 00000800
+        {}
+        R 8F2C90 800; R 8F2C94 814
+        W 8F2AD0 03000800
+        R 8F2AD4 C0000000; R 8F2AD4 1510DE7E; R 8F2AD4 3; R 8F2AD4 13; R 8F2AD4 0; R 8F2AD4 1
+        W 8F2C94 800\n",
+        "R 8F2C90 800; R 8F2C94 800\n".repeat(4_900)
+    );
+    let mut script = Script::new(&format!("{CLEAN}{}", slow.repeat(5)));
+    let begun = Instant::now();
+    let mut fsp = Fsp::open(&mut script, Family::Hopper).await.unwrap();
+    for _ in 0..5 {
+        fsp.read_knob(Knob::CCM).await.unwrap();
+    }
+    let error = fsp.read_knob(Knob::CCM).await.unwrap_err();
+    assert!(matches!(error, Error::TooSlow { request: Request::Read(Knob::CCM), .. }), "{error:?}");
+    assert!(begun.elapsed() < CONVERSATION + Duration::from_secs(6), "{:?}", begun.elapsed());
+    script.finish();
+}

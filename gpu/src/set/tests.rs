@@ -4,6 +4,8 @@ use crate::DeviceId;
 const H100: u16 = 0x2330;
 const B200: u16 = 0x2901;
 const RTX: u16 = 0x2bb5;
+const RUBIN: u16 = 0x3000;
+const A100: u16 = 0x20b0;
 const SWITCH: u16 = 0x22a3;
 
 /// So many of each, in a mode, at addresses of their own.
@@ -24,6 +26,10 @@ fn sets_that_can_be() {
         &[(8, H100, Mode::Off), (4, SWITCH, Mode::Off)],
         &[(8, B200, Mode::On)],
         &[(2, B200, Mode::On)],
+        &[(4, B200, Mode::Devtools)],
+        &[(3, B200, Mode::Off)],
+        &[(8, RUBIN, Mode::On)],
+        &[(3, A100, Mode::Off)],
         &[(1, RTX, Mode::On)],
     ] {
         assert_eq!(one_vm(&set(parts)), Ok(parts[0].2), "{parts:?}");
@@ -38,6 +44,13 @@ fn sets_that_cannot_be() {
     assert!(matches!(error(&[(1, B200, Mode::On), (1, B200, Mode::Off)]), BadSet::MixedModes { .. }));
     assert!(matches!(error(&[(2, H100, Mode::On)]), BadSet::Several { gpus: 2, .. }));
     assert!(matches!(error(&[(2, RTX, Mode::On)]), BadSet::Several { .. }));
+    for gpus in [3, 5, 6, 7, 9, 16] {
+        let several = error(&[(gpus, B200, Mode::On)]);
+        assert!(several.to_string().contains("1, 2, 4 or 8"), "{several}");
+        assert!(matches!(error(&[(gpus, RUBIN, Mode::Devtools)]), BadSet::Several { .. }));
+    }
+    assert!(matches!(error(&[(1, A100, Mode::On)]), BadSet::UnknownChip { mode: Mode::On, .. }));
+    assert!(matches!(error(&[(1, B200, Mode::On), (1, A100, Mode::On)]), BadSet::UnknownChip { .. }));
     assert!(matches!(error(&[(1, H100, Mode::On), (1, B200, Mode::On)]), BadSet::MixedChips { .. }));
     assert!(matches!(
         error(&[(8, H100, Mode::Ppcie), (3, SWITCH, Mode::Ppcie)]),

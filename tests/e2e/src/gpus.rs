@@ -125,8 +125,8 @@ impl Gpus {
     }
 
     /// Takes one as another sandbox would.
-    pub fn take(&self, index: usize, holder: &str) -> GpuLock {
-        GpuLock::take(Path::new(STATE), address(index), holder).or_fail("lock of a GPU")
+    pub async fn take(&self, index: usize, holder: &str) -> GpuLock {
+        GpuLock::take(Path::new(STATE), address(index), holder).await.or_fail("lock of a GPU")
     }
 
     /// Who has one.

@@ -161,6 +161,9 @@ impl Device {
     /// Resets the function: settings become the mode, the firmware boots anew.
     pub fn reset(&mut self, now: Instant) {
         self.resets += 1;
+        if self.faults.boot == Some(BootFault::UntilReset) {
+            self.faults.boot = None;
+        }
         self.config.reset();
         self.queues = Queues::new();
         self.mailbox = Mailbox::default();
@@ -236,7 +239,8 @@ impl Device {
     }
 
     fn booted(&self, now: Instant) -> bool {
-        self.faults.boot != Some(BootFault::Never) && now >= self.reset_at + self.timing.boot
+        !matches!(self.faults.boot, Some(BootFault::Never | BootFault::UntilReset))
+            && now >= self.reset_at + self.timing.boot
     }
 
     fn firewall_up(&self, now: Instant) -> bool {

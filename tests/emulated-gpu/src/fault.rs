@@ -77,6 +77,8 @@ pub enum MailboxFault {
 pub enum BootFault {
     /// It never ends.
     Never,
+    /// As [`Self::Never`], until the next reset.
+    UntilReset,
     /// The boot register is not reachable meanwhile (0xBADFxxxx), as it is for a while on Blackwell.
     Blocked,
 }

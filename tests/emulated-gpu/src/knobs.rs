@@ -51,12 +51,15 @@ impl Knobs {
         let computing = self.is(COMPUTING, 1);
         let devtools = self.is(DEVTOOLS, 1) << 1;
         match product {
+            Product::A100 => 0,
             Product::H100 | Product::H200 => computing | devtools | self.is(PPCIE, 1) << 5,
             Product::Nvswitch => self.is(PPCIE, 1),
             // Whether hardware sets the decoupler's bit without confidential computing is not documented.
             Product::RtxPro6000 => computing | devtools | self.is(DECOUPLER, 2) << 2,
             // Encrypted NVLink follows.
-            Product::B200 => computing | devtools | self.is(DECOUPLER, 2) << 2 | computing << 6,
+            Product::B200 | Product::Rubin => {
+                computing | devtools | self.is(DECOUPLER, 2) << 2 | computing << 6
+            }
         }
     }
 }

@@ -14,6 +14,10 @@ pub enum Product {
     B200,
     /// RTX PRO 6000 Blackwell Server Edition, GB202.
     RtxPro6000,
+    /// Rubin. Its architecture number is not published; here it is the next one.
+    Rubin,
+    /// A100, GA100: before confidential computing. Nothing of its firmware is played.
+    A100,
     /// The NVSwitch of Hopper boards, LS10.
     Nvswitch,
 }
@@ -45,6 +49,8 @@ impl Product {
             Self::H200 => 0x2335,
             Self::B200 => 0x2901,
             Self::RtxPro6000 => 0x2bb5,
+            Self::Rubin => 0x3000,
+            Self::A100 => 0x20b0,
             Self::Nvswitch => 0x22a3,
         }
     }
@@ -55,14 +61,17 @@ impl Product {
             Self::H200 => 0x18be,
             Self::B200 => 0x1999,
             Self::RtxPro6000 => 0x204e,
+            // Not known.
+            Self::Rubin => 0x0001,
+            Self::A100 => 0x134f,
             Self::Nvswitch => 0x1796,
         }
     }
 
     pub(crate) const fn class(self) -> u32 {
         match self {
-            Self::H100 | Self::H200 | Self::B200 | Self::RtxPro6000 => 0x03_0200,
             Self::Nvswitch => 0x06_8000,
+            _ => 0x03_0200,
         }
     }
 
@@ -72,6 +81,8 @@ impl Product {
             Self::H100 | Self::H200 => 0x1800_00a1,
             Self::B200 => 0x1a00_00a1,
             Self::RtxPro6000 => 0x1b20_00a1,
+            Self::Rubin => 0x1c00_00a1,
+            Self::A100 => 0x1700_00a1,
             Self::Nvswitch => 0x0070_00a1,
         }
     }
@@ -82,6 +93,8 @@ impl Product {
             Self::H100 | Self::H200 => 0x180,
             Self::B200 => 0x1a0,
             Self::RtxPro6000 => 0x1b2,
+            Self::Rubin => 0x1c0,
+            Self::A100 => 0x170,
             Self::Nvswitch => 0x007,
         };
         chip << 20 | 0xa_1000
@@ -90,47 +103,47 @@ impl Product {
     /// BAR sizes in bytes by their index; 0 for none. BAR 0 has registers, BAR 2 memory.
     pub(crate) const fn bars(self) -> [u64; 3] {
         match self {
-            Self::H100 | Self::RtxPro6000 => [16 * MIB, 128 * GIB, 32 * MIB],
-            Self::H200 | Self::B200 => [16 * MIB, 256 * GIB, 32 * MIB],
+            Self::H100 | Self::RtxPro6000 | Self::A100 => [16 * MIB, 128 * GIB, 32 * MIB],
+            Self::H200 | Self::B200 | Self::Rubin => [16 * MIB, 256 * GIB, 32 * MIB],
             Self::Nvswitch => [32 * MIB, 0, 0],
         }
     }
 
     pub(crate) const fn transport(self) -> Transport {
         match self {
-            Self::H100 | Self::H200 | Self::Nvswitch => Transport::Queues,
-            Self::B200 | Self::RtxPro6000 => Transport::Mailbox,
+            Self::H100 | Self::H200 | Self::Nvswitch | Self::A100 => Transport::Queues,
+            Self::B200 | Self::RtxPro6000 | Self::Rubin => Transport::Mailbox,
         }
     }
 
     pub(crate) const fn firewall(self) -> Firewall {
         match self {
-            Self::H100 | Self::H200 | Self::Nvswitch => Firewall::None,
-            Self::B200 => Firewall::Designated,
+            Self::H100 | Self::H200 | Self::Nvswitch | Self::A100 => Firewall::None,
+            Self::B200 | Self::Rubin => Firewall::Designated,
             Self::RtxPro6000 => Firewall::VendorSpecific,
         }
     }
 
     pub(crate) const fn boot_register(self) -> u32 {
         match self {
-            Self::H100 | Self::H200 | Self::B200 => 0x2_00bc,
-            Self::RtxPro6000 => 0xad_00bc,
+            Self::H100 | Self::H200 | Self::B200 | Self::A100 => 0x2_00bc,
+            Self::RtxPro6000 | Self::Rubin => 0xad_00bc,
             Self::Nvswitch => 0x6_60bc,
         }
     }
 
     pub(crate) const fn mode_register(self) -> u32 {
         match self {
-            Self::H100 | Self::H200 => 0x11_82cc,
-            Self::B200 | Self::RtxPro6000 => 0x590,
+            Self::H100 | Self::H200 | Self::A100 => 0x11_82cc,
+            Self::B200 | Self::RtxPro6000 | Self::Rubin => 0x590,
             Self::Nvswitch => 0x2_8c50,
         }
     }
 
     pub(crate) const fn recovery_register(self) -> u32 {
         match self {
-            Self::H100 | Self::H200 => 0x2_0120,
-            Self::B200 | Self::RtxPro6000 => 0x8a_a128,
+            Self::H100 | Self::H200 | Self::A100 => 0x2_0120,
+            Self::B200 | Self::RtxPro6000 | Self::Rubin => 0x8a_a128,
             Self::Nvswitch => 0x6_6120,
         }
     }
@@ -139,12 +152,13 @@ impl Product {
     pub(crate) const fn scrub_register(self) -> Option<u32> {
         match self {
             Self::H100 | Self::H200 => Some(0x10_0b20),
-            Self::B200 | Self::RtxPro6000 => Some(0x8a_004c),
-            Self::Nvswitch => None,
+            Self::B200 | Self::RtxPro6000 | Self::Rubin => Some(0x8a_004c),
+            Self::Nvswitch | Self::A100 => None,
         }
     }
 
+    /// Whether it is Blackwell or newer.
     pub(crate) const fn is_blackwell(self) -> bool {
-        matches!(self, Self::B200 | Self::RtxPro6000)
+        matches!(self, Self::B200 | Self::RtxPro6000 | Self::Rubin)
     }
 }

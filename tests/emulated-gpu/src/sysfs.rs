@@ -1,9 +1,9 @@
-//! An H100 as the kernel shows it, for the files of a sysfs in a folder.
+//! A GPU as the kernel shows it, for the files of a sysfs in a folder.
 
 use std::path::Path;
 use std::{fs, io};
 
-use crate::{Faults, IdentityFault};
+use crate::{Faults, IdentityFault, Product};
 
 /// Three 64-bit BARs, each followed by the line of its upper half.
 const RESOURCE: &str = "\
@@ -20,9 +20,18 @@ const RESOURCE: &str = "\
 /// # Errors
 /// The file system's.
 pub fn write_h100(folder: &Path) -> io::Result<()> {
+    write(folder, Product::H100)
+}
+
+/// Writes the files of a GPU's function into its folder, which must exist; the BARs are an H100's.
+///
+/// # Errors
+/// The file system's.
+pub fn write(folder: &Path, product: Product) -> io::Result<()> {
+    let device = format!("{:#06x}\n", product.device_id());
     for (name, text) in [
         ("vendor", "0x10de\n"),
-        ("device", "0x2330\n"),
+        ("device", device.as_str()),
         ("class", "0x030200\n"),
         ("subsystem_device", "0x16c1\n"),
         ("resource", RESOURCE),
@@ -34,7 +43,7 @@ pub fn write_h100(folder: &Path) -> io::Result<()> {
 }
 
 /// Writes what the kernel reads from the device itself when somebody asks, which a file of a folder cannot: `config`, here
-/// only the ids. A device off its bus reads as all-ones there.
+/// only the ids, an H100's. A device off its bus reads as all-ones there.
 ///
 /// # Errors
 /// The file system's.

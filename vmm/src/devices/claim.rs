@@ -10,7 +10,7 @@ use gpu::power::{Awake, PowerPlan};
 use gpu::progress::Event;
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
-use gpu::{Assignable, Failure, PciAddress, Phase, Progress, set};
+use gpu::{Assignable, Chip, Failure, PciAddress, Phase, Progress, set};
 use slog::{Logger, error, info};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
@@ -56,13 +56,15 @@ impl DevicesPlan {
     }
 
     /// Locks all, or none.
-    pub(crate) fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
+    pub(crate) async fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
         let DevicesRecord { sandbox, host, devices, .. } = self.record;
-        let locks: Result<Vec<_>, _> =
-            devices.iter().map(|gpu| GpuLock::take(&host.state, *gpu, &sandbox)).collect();
+        let mut locks = Vec::new();
+        for gpu in &devices {
+            locks.push(GpuLock::take(&host.state, *gpu, &sandbox).await?);
+        }
         let quarantine = Quarantine::new(&host.state);
         let devices = Devices {
-            locks: locks?,
+            locks,
             awake: Vec::new(),
             functions: self.functions,
             plans: self.power,
@@ -143,11 +145,9 @@ impl Devices {
         progress: &Progress,
     ) -> Result<Vec<Assignable>, DevicesError> {
         let mode = mode::wanted(config, &self.functions);
-        // A set that no VM can have is refused before anything is done to it. An unknown chip is refused by opening it.
-        let chips = self.functions.iter().map(|function| Some((function.address, function.chip?)));
-        if let Some(chips) = chips.collect::<Option<Vec<_>>>() {
-            set::possible(&chips, mode)?;
-        }
+        // A set that no VM can have is refused before anything is done to it.
+        let chip = |function: &Function| (function.address, function.chip.unwrap_or(Chip::Other));
+        set::possible(&self.functions.iter().map(chip).collect::<Vec<_>>(), mode)?;
         let opening = self.functions.iter().map(|function| open(&self.host, function, progress));
         // All, even if one fails: each is either closed or known to be lost when this ends.
         let mut gpus = Vec::new();
@@ -168,7 +168,7 @@ impl Devices {
         };
         let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
         let (lost, others): (Vec<_>, Vec<_>) =
-            failures.iter().partition(|failure| back.contains(&failure.phase));
+            failures.iter().partition(|failure| back.contains(&failure.phase) && !failure.cause.is_refusal());
         for failure in &lost {
             let entry = Entry::now(*failure, &self.sandbox);
             error!(self.log, "GPU is in quarantine"; "gpu" => %failure.gpu, "error" => &entry.reason);

@@ -28,7 +28,7 @@ impl DevicesRecord {
     pub async fn release(&self) -> Result<(), DevicesError> {
         let mut locks = Vec::new();
         for device in &self.devices {
-            match GpuLock::take(&self.host.state, *device, &self.sandbox) {
+            match GpuLock::take(&self.host.state, *device, &self.sandbox).await {
                 Ok(lock) => locks.push(lock),
                 Err(lock::Error::Held { .. }) => {}
                 Err(error) => return Err(error.into()),

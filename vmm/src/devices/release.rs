@@ -6,7 +6,7 @@ use gpu::quarantine::{self, Entry, Quarantine};
 use gpu::registers::{Registers, ResetKind};
 use gpu::release::{Released, give_back as clean};
 use gpu::sysfs::Function;
-use gpu::{Gpu, PciAddress, Progress, Unverified};
+use gpu::{Attached, Gpu, PciAddress, Progress, Unverified};
 use slog::{Logger, error, info};
 use tokio::time::{Instant, sleep};
 
@@ -52,9 +52,18 @@ pub(super) async fn open(
     function: &Function,
     progress: &Progress,
 ) -> Result<Gpu<Unverified>, DevicesError> {
+    Ok(attach(host, function, progress).await?.boot().await?)
+}
+
+/// Opens a device, whether or not its firmware runs.
+async fn attach(
+    host: &GpuHost,
+    function: &Function,
+    progress: &Progress,
+) -> Result<Gpu<Attached>, DevicesError> {
     let registers = registers(host, function).await?;
     let reset = function.reset_kind().unwrap_or(ResetKind::Function);
-    Ok(Gpu::open(function.address, function.id, reset, registers, progress).await?)
+    Ok(Gpu::attach(function.address, function.id, reset, registers, progress).await?)
 }
 
 /// Resets the device, waits until its memory is wiped, and tells what became of it.
@@ -100,13 +109,9 @@ pub(super) async fn give_back(
     }
 }
 
-async fn reopen(
-    host: &GpuHost,
-    gpu: PciAddress,
-    progress: &Progress,
-) -> Result<Gpu<Unverified>, DevicesError> {
+async fn reopen(host: &GpuHost, gpu: PciAddress, progress: &Progress) -> Result<Gpu<Attached>, DevicesError> {
     let function = host.sysfs().function(gpu)?.ok_or(DevicesError::NotNvidia(gpu))?;
-    open(host, &function, progress).await
+    attach(host, &function, progress).await
 }
 
 pub(super) fn ms(start: Instant) -> u64 {

@@ -40,6 +40,13 @@ impl Rig {
         Self { root, emulators }
     }
 
+    fn of(product: Product) -> Self {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::create_dir_all(root.path().join("sys/bus/pci/devices")).unwrap();
+        let emulators = vec![emulate_product(&root, 0, Timing::FAST, product)];
+        Self { root, emulators }
+    }
+
     fn host(&self) -> GpuHost {
         GpuHost {
             sysfs: self.root.path().join("sys"),
@@ -63,7 +70,7 @@ impl Rig {
         let log = Logger::root(Discard, o!());
         let planned = DevicesPlan::new(&self.request(), "pod-1").map_err(|error| one_line(&error))?;
         let record = planned.record();
-        let mut devices = planned.lock(&log).map_err(|error| one_line(&error))?;
+        let mut devices = planned.lock(&log).await.map_err(|error| one_line(&error))?;
         match devices.verify(config).await {
             Ok(facts) => Ok((devices, record, facts)),
             Err(error) => {
@@ -93,12 +100,16 @@ impl Rig {
 }
 
 fn emulate(root: &TempDir, index: usize, timing: Timing) -> Emulator {
+    emulate_product(root, index, timing, Product::H100)
+}
+
+fn emulate_product(root: &TempDir, index: usize, timing: Timing, product: Product) -> Emulator {
     let folder = root.path().join("sys/devices").join(address(index).to_string());
     std::fs::create_dir_all(&folder).unwrap();
-    emulated_gpu::sysfs::write_h100(&folder).unwrap();
+    emulated_gpu::sysfs::write(&folder, product).unwrap();
     symlink(&folder, root.path().join("sys/bus/pci/devices").join(address(index).to_string())).unwrap();
     let options = Options {
-        product: Product::H100,
+        product,
         socket: root.path().join(format!("{}.sock", address(index))),
         control: root.path().join(format!("{index}.control")),
         timing,
@@ -166,7 +177,7 @@ async fn two_hopper_gpus_are_no_set_for_a_confidential_vm() {
 async fn a_gpu_of_somebody_else_or_in_quarantine_is_refused() {
     let rig = Rig::new(1, Timing::FAST);
     let config = config(CcMode::Verify, GpuMode::Off);
-    let lock = GpuLock::take(&rig.state(), address(0), "pod-0").unwrap();
+    let lock = GpuLock::take(&rig.state(), address(0), "pod-0").await.unwrap();
     let error = rig.claim(&config).await.map(drop).unwrap_err();
     assert!(error.contains("0000:40:00.0 is in use by pod-0"), "{error}");
     drop(lock);
@@ -204,7 +215,7 @@ async fn the_record_alone_gives_gpus_back_and_leaves_those_of_others() {
     let text = serde_json::to_string(&record).unwrap();
     // As when the shim is killed: nothing of it runs, and its locks are gone.
     drop(devices);
-    let _other = GpuLock::take(&rig.state(), address(1), "pod-2").unwrap();
+    let _other = GpuLock::take(&rig.state(), address(1), "pod-2").await.unwrap();
     let before = (rig.resets(0), rig.resets(1));
     let record: DevicesRecord = serde_json::from_str(&text).unwrap();
     record.release().await.unwrap();
@@ -221,6 +232,37 @@ async fn what_is_not_there_or_no_gpu_is_named() {
     rig.emulators.push(emulate(&rig.root, 1, Timing::FAST));
     std::fs::remove_file(rig.root.path().join("sys/bus/pci/devices/0000:40:00.0")).unwrap();
     assert!(rig.refusal(&off).await.contains("no PCI device 0000:40:00.0"));
+}
+
+/// An A100, an L40, or whatever comes next: a plain VM gets it, a confidential one does not, and it is well in both cases.
+#[tokio::test]
+async fn a_chip_that_is_not_known_goes_to_a_plain_vm() {
+    let rig = Rig::of(Product::A100);
+    for cc_mode in [CcMode::Verify, CcMode::Manage] {
+        for gpu_mode in [GpuMode::Auto, GpuMode::Off] {
+            let (mut devices, _, facts) = rig.claim(&config(cc_mode, gpu_mode)).await.unwrap();
+            assert_eq!(facts.devices[0].description().id.to_string(), "10de:20b0");
+            devices.hand_over();
+            assert_eq!(devices.release().await, Vec::<String>::new());
+        }
+        let error = rig.refusal(&config(cc_mode, GpuMode::On)).await;
+        assert!(error.contains("0000:40:00.0 is not known") && error.contains("plain VM"), "{error}");
+    }
+    // Before and after each of four VMs, and not once for those that were refused.
+    assert_eq!((rig.resets(0), rig.quarantined(0)), (8, None));
+    assert_eq!(rig.emulators[0].state().requests, vec![]);
+}
+
+/// A firmware that hangs after a VM, until it is reset.
+#[tokio::test]
+async fn a_gpu_that_does_not_boot_after_a_vm_is_reset_before_it_is_given_up() {
+    let rig = Rig::new(1, Timing::FAST);
+    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    devices.hand_over();
+    let before = rig.resets(0);
+    rig.emulators[0].set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
+    assert_eq!(devices.release().await, Vec::<String>::new());
+    assert_eq!((rig.resets(0), rig.quarantined(0)), (before + 1, None));
 }
 
 /// All that is documented to go wrong with a GPU: told with its cause, and then it is free if it comes back from a reset, or

@@ -110,7 +110,7 @@ fn a_gpu_in_the_wrong_mode_stops_the_start_where_somebody_else_sets_it() {
 fn a_gpu_of_another_sandbox_is_not_shared() {
     e2e_with_gpus(async |rig| {
         let gpus = Gpus::h100(1);
-        let lock = gpus.take(0, "other-pod");
+        let lock = gpus.take(0, "other-pod").await;
         let run = run(rig, "second", 1, "verify", "off");
         run.refused().await.failed_with(&["0000:40:00.0", "in use by other-pod"]);
         assert_eq!(gpus.state(0).resets, 0);

@@ -39,6 +39,24 @@ async fn all_ones_on_bar0() {
         let failure = opening(product, faults.clone()).await;
         assert!(matches!(failure.cause, Cause::Gone { .. }), "{failure:?}");
         assert_eq!(failure.phase, Phase::Boot);
+        assert!(failure.elapsed >= Duration::from_secs(5), "not before a boot can be over: {failure:?}");
+    }
+}
+
+/// Only a reset helps, so it must not wait for what it is to mend.
+#[tokio::test]
+async fn one_that_boots_only_after_a_reset_can_be_reset() {
+    for product in GPUS {
+        let rig = Rig::one(product);
+        rig.only().set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
+        let registers = Box::new(rig.registers(0).await.unwrap());
+        let progress = Progress::silent();
+        let gpu =
+            Gpu::attach(address(0), id(product), ResetKind::Function, registers, &progress).await.unwrap();
+        let mut gpu = gpu.reset().await.unwrap();
+        assert_eq!(gpu.query().await.unwrap().mode, Mode::Off);
+        assert_eq!(rig.only().state().resets, 1);
+        rig.assert_clean();
     }
 }
 

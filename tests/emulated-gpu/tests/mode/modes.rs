@@ -1,6 +1,6 @@
 //! Every mode of every product, back and forth.
 
-use emulated_gpu::{Device, Product};
+use emulated_gpu::{Device, Faults, Product};
 use gpu::{Cause, Mode, set};
 
 use crate::rig::{GPUS, Rig, requests};
@@ -60,8 +60,9 @@ async fn writes_in_the_tools_order() {
             Mode::Devtools,
             "002D020C 0002020C 0004020C 0022020C 002D020C 000A020C 0008020C 0008020D+1 0006020C 0006020D+1",
         ),
-        (Product::B200, Mode::On, "0002020C 0004020C 0008020C 0008020D+1 0006020C"),
-        (Product::RtxPro6000, Mode::Devtools, "0002020C 0004020C 0008020C 0008020D+1 0006020C 0006020D+1"),
+        (Product::B200, Mode::On, "0008020C 0008020D+1 0006020C"),
+        (Product::Rubin, Mode::On, "0008020C 0008020D+1 0006020C"),
+        (Product::RtxPro6000, Mode::Devtools, "0008020C 0008020D+1 0006020C 0006020D+1"),
     ] {
         let rig = Rig::one(product);
         let mut gpu = rig.open(0).await.unwrap();
@@ -79,9 +80,9 @@ async fn writes_in_the_tools_order() {
 
 #[tokio::test]
 async fn conflicting_features_are_switched_off() {
-    for product in GPUS {
+    for product in [Product::H100, Product::H200] {
         let rig = Rig::one(product);
-        for knob in [2, 4] {
+        for knob in [2, 4, 34] {
             rig.only().with(|device| device.set_knob(knob, 1));
         }
         let gpu = rig.open(0).await.unwrap();
@@ -91,10 +92,49 @@ async fn conflicting_features_are_switched_off() {
     }
 }
 
+/// Blackwell's firmware need not have the features of Hopper's that exclude the mode.
+#[tokio::test]
+async fn firmware_without_hoppers_features_is_set_all_the_same() {
+    for product in [Product::B200, Product::RtxPro6000, Product::Rubin] {
+        let rig = Rig::one(product);
+        let knob_errors = [1, 2, 3, 4, 33, 34, 45].map(|knob| (knob, 0x1e3)).into();
+        rig.only().set_faults(Faults { knob_errors, ..Faults::default() });
+        for mode in [Mode::On, Mode::Devtools, Mode::Off] {
+            let gpu = rig.open(0).await.unwrap();
+            set::switch(vec![gpu], mode).await.unwrap();
+        }
+        rig.assert_clean();
+    }
+}
+
+/// A chip that is not known goes to a plain VM: it is reset, and nothing is asked of a firmware that it may not have.
+#[tokio::test]
+async fn a_chip_that_is_not_known_is_off_and_has_no_other_mode() {
+    let rig = Rig::one(Product::A100);
+    let gpu = rig.open(0).await.unwrap();
+    let verified = set::switch(vec![gpu], Mode::Off).await.unwrap();
+    let gpus: Vec<_> = set::reset(verified).await.unwrap();
+    let verified: Vec<_> =
+        set::verify(gpus, Mode::Off).await.unwrap().into_iter().map(gpu::Gpu::close).collect();
+    assert_eq!(set::one_vm(&verified), Ok(Mode::Off));
+    assert_eq!(rig.only().state().resets, 1);
+    for mode in [Mode::On, Mode::Devtools, Mode::Ppcie] {
+        let mut gpu = rig.open(0).await.unwrap();
+        let planned = gpu.plan(mode).await.unwrap_err();
+        let verified = gpu.verify(mode).await.unwrap_err();
+        for failure in [planned, verified] {
+            assert!(matches!(failure.cause, Cause::UnknownChip(_)), "{failure:?}");
+            assert!(failure.cause.is_refusal());
+        }
+    }
+    assert!(rig.only().state().requests.is_empty());
+    rig.assert_clean();
+}
+
 #[tokio::test]
 async fn modes_that_a_product_does_not_have_are_refused_before_anything_is_asked() {
     for (product, mode) in
-        [(Product::Nvswitch, Mode::On), (Product::B200, Mode::Ppcie), (Product::RtxPro6000, Mode::Ppcie)]
+        [(Product::Nvswitch, Mode::On), (Product::B200, Mode::Ppcie), (Product::Rubin, Mode::Ppcie)]
     {
         let rig = Rig::one(product);
         let mut gpu = rig.open(0).await.unwrap();

@@ -16,7 +16,8 @@ pub(crate) struct Rig {
     products: Vec<Product>,
 }
 
-pub(crate) const GPUS: [Product; 4] = [Product::H100, Product::H200, Product::B200, Product::RtxPro6000];
+pub(crate) const GPUS: [Product; 5] =
+    [Product::H100, Product::H200, Product::B200, Product::RtxPro6000, Product::Rubin];
 
 pub(crate) fn id(product: Product) -> DeviceId {
     DeviceId(match product {
@@ -24,6 +25,8 @@ pub(crate) fn id(product: Product) -> DeviceId {
         Product::H200 => 0x2335,
         Product::B200 => 0x2901,
         Product::RtxPro6000 => 0x2bb5,
+        Product::Rubin => 0x3000,
+        Product::A100 => 0x20b0,
         Product::Nvswitch => 0x22a3,
     })
 }
@@ -78,7 +81,7 @@ impl Rig {
             &Progress::silent(),
         )
         .await?;
-        assert_eq!(Some(gpu.chip()), Chip::of(id(self.products[index])));
+        assert_eq!(gpu.chip(), Chip::of(id(self.products[index])).unwrap_or(Chip::Other));
         Ok(gpu)
     }
 

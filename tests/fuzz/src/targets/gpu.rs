@@ -101,7 +101,7 @@ pub(super) fn quarantine(input: &[u8]) {
 pub(super) fn lock(input: &[u8]) {
     let Ok(dir) = tempfile::tempdir() else { return };
     let gpu = some_gpu();
-    let Ok(_lock) = GpuLock::take(dir.path(), gpu, "sandbox") else { return };
+    let Ok(_lock) = runtime().block_on(GpuLock::take(dir.path(), gpu, "sandbox")) else { return };
     let Ok(mut entries) = std::fs::read_dir(dir.path()) else { return };
     if let Some(Ok(entry)) = entries.next()
         && std::fs::write(entry.path(), input).is_ok()
