@@ -41,7 +41,7 @@ const KEYS: [&str; 26] = [
 
 /// Those of them that a release image's PID 1 accepts (`guest-image/init`): none that lets the host look inside, by the agent's
 /// debug console, its log on a port, or tracing.
-const RELEASE_KEYS: [&str; 10] = [
+pub const RELEASE_KEYS: [&str; 10] = [
     "agent.cdi_timeout",
     "agent.hotplug_timeout",
     "agent.log",

@@ -172,6 +172,11 @@ mod tests {
     }
 
     #[test]
+    fn the_shim_gives_a_release_image_the_same_keys() {
+        assert_eq!(ALWAYS, vmm_config::cmdline::RELEASE_KEYS);
+    }
+
+    #[test]
     fn the_stand_ins_faults_are_for_dev_images() {
         let asked = line("console=ttyS0", " coffer.standin=die-at=CreateSandbox");
         assert_eq!(check_line(&asked, Profile::Dev), Ok(()));

@@ -30,6 +30,10 @@ mod mounts;
 mod power;
 mod private;
 mod profile;
+#[cfg_attr(
+    all(feature = "fake-report", not(test)),
+    allow(dead_code, reason = "the made-up report is read instead")
+)]
 mod report;
 mod settings;
 mod supervise;

@@ -31,8 +31,7 @@ pub async fn import_busybox() {
 pub async fn import() {
     import_busybox().await;
     import_one(PAUSE, vec![busybox()], &["/bin/sleep", "2147483647"]).await;
-    let layers = iter::once(busybox()).chain((1..LAYERS).map(small_layer)).collect();
-    import_one(LAYERED, layers, &["/bin/sh"]).await;
+    import_one(LAYERED, layered(), &["/bin/sh"]).await;
 }
 
 /// An unpacked busybox root file system in `directory`, for callers that bring their own.
@@ -59,7 +58,17 @@ pub fn busybox_archive() -> Vec<u8> {
     archive(BUSYBOX, vec![busybox()], &["/bin/sh"])
 }
 
-fn busybox() -> Layer {
+/// [`LAYERED`] as an OCI archive.
+pub fn layered_archive() -> Vec<u8> {
+    archive(LAYERED, layered(), &["/bin/sh"])
+}
+
+fn layered() -> Vec<Layer> {
+    iter::once(busybox()).chain((1..LAYERS).map(small_layer)).collect()
+}
+
+/// busybox as a layer.
+pub fn busybox() -> Layer {
     let program = fs::read(PROGRAM).or_fail("busybox-static, of tools/forky-root.packages");
     let mut layer = Layer::default()
         .directory("bin", 0o755)

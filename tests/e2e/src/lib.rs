@@ -50,12 +50,16 @@ pub use faults::{FullDirectory, PHASES, Victim};
 pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
-pub use images::{BUSYBOX, LAYERED, LAYERS, PAUSE, import as import_images, unpack_busybox};
+pub use images::{
+    BUSYBOX, LAYERED, LAYERS, PAUSE, busybox as busybox_layer, import as import_images, layered_archive,
+    unpack_busybox,
+};
 pub use kubelet::PodDirectory;
 pub use leaks::Machine;
 pub use monitor::Monitor;
 pub use netns::Netns;
 pub use node_config::NodeConfig;
+pub use oci_archive::{Layer, archive as oci_archive};
 pub use or_fail::OrFail;
 pub use pod::{Pod, PodContainer, PodRequest};
 pub use process::{Process, processes};
@@ -64,5 +68,5 @@ pub use random::Random;
 pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_with_gpus};
 pub use shim_start::{ShimProcess, StartReply, shim};
 pub use task_client::{Api, Refusal, Task};
-pub use tenant::{Tenant, converted_layer_with, flip};
+pub use tenant::{Flipped, Tenant, converted_layer_with};
 pub use wait::{until, within};

@@ -69,7 +69,9 @@ impl Layer {
         self
     }
 
-    fn finish(mut self) -> Vec<u8> {
+    /// The tar.
+    #[must_use]
+    pub fn finish(mut self) -> Vec<u8> {
         self.tar.resize(self.tar.len() + 1024, 0);
         self.tar
     }

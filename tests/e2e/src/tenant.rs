@@ -1,6 +1,7 @@
 //! The tenant's side: what a pod's owner makes with `coffer` before the pod meets a host.
 
 use std::fs::{self, File};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -147,14 +148,29 @@ fn output(mut command: Command) -> Vec<u8> {
     output.stdout
 }
 
-/// Changes one byte of a file that somebody has open.
-pub fn flip(path: &Path, at: u64) {
-    use std::os::unix::fs::FileExt;
+/// One byte of a file that is another for as long as this lives: the file may be the next test's, too.
+#[derive(Debug)]
+pub struct Flipped {
+    file: File,
+    at: u64,
+    byte: u8,
+}
 
-    let file = File::options().read(true).write(true).open(path).or_fail(path.display());
-    let mut byte = [0];
-    file.read_exact_at(&mut byte, at).or_fail(path.display());
-    file.write_all_at(&[byte[0] ^ 1], at).or_fail(path.display());
+impl Flipped {
+    /// Changes the byte at an offset of a file that somebody has open.
+    pub fn new(path: &Path, at: u64) -> Self {
+        let file = File::options().read(true).write(true).open(path).or_fail(path.display());
+        let mut byte = [0];
+        file.read_exact_at(&mut byte, at).or_fail(path.display());
+        file.write_all_at(&[byte[0] ^ 1], at).or_fail(path.display());
+        Self { file, at, byte: byte[0] }
+    }
+}
+
+impl Drop for Flipped {
+    fn drop(&mut self) {
+        let _ = self.file.write_all_at(&[self.byte], self.at);
+    }
 }
 
 /// The file of the converted layer on this node that holds these bytes, and where in it.

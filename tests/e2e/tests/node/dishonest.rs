@@ -12,8 +12,8 @@ use std::process::Command;
 use agent::proto::agent::{CreateContainerRequest, Storage};
 use agent::{AGENT_PORT, Agent, Endpoint, connect};
 use e2e::{
-    Artefacts, BUSYBOX, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant, Victim,
-    converted_layer_with, e2e, flip, workspace,
+    Artefacts, BUSYBOX, Flipped, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant,
+    Victim, converted_layer_with, e2e, workspace,
 };
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
@@ -243,10 +243,10 @@ fn one_byte_of_a_layer_costs_its_reader_an_error_and_is_told_outside() {
         let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
         let root = tenant.layers()[0].to_string();
         let (file, at) = converted_layer_with(b"user:x:1000:\n");
-        flip(&file, at);
+        let flipped = Flipped::new(&file, at);
         let code = container.exec_code(&["cat", "/etc/group"]).await;
         rig.logged(&["level=error", &root, "block", &pod.id]).await;
-        flip(&file, at);
+        drop(flipped);
         assert_ne!(code, 0, "a changed file was read");
         assert_eq!(container.exec_code(&["cat", "/etc/passwd"]).await, 0, "another file of the layer");
         pod.remove().await;

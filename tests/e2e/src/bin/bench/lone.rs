@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use containerd_shim_protos::types::mount::Mount;
 use e2e::{Api, Artefacts, Bundle, OrFail, Process, ShimProcess, Task, Victim, within};
@@ -29,31 +29,39 @@ pub struct Lone {
     /// CPU time of the `start` action, which is over.
     pub start_cpu: Duration,
     shim: ShimProcess,
-    image: PathBuf,
+    root: Vec<Mount>,
 }
 
 impl Lone {
     /// Starts the shim; there is no VM yet.
     pub async fn new(artefacts: &Artefacts, id: &str) -> Self {
         let bundle = Bundle::new(id, &FOREVER);
-        let image = layer(&bundle);
+        let layer = Mount {
+            type_: "erofs".to_owned(),
+            source: layer(&bundle).display().to_string(),
+            options: vec!["ro".to_owned()],
+            ..Mount::default()
+        };
+        Self::start_shim(artefacts, bundle, vec![layer]).await
+    }
+
+    /// The same for a container with another root file system: the mounts that containerd names.
+    pub async fn with_root(artefacts: &Artefacts, id: &str, root: Vec<Mount>) -> Self {
+        Self::start_shim(artefacts, Bundle::new(id, &FOREVER), root).await
+    }
+
+    async fn start_shim(artefacts: &Artefacts, bundle: Bundle, root: Vec<Mount>) -> Self {
         let shim = ShimProcess::new(artefacts, e2e::NAMESPACE, &bundle);
         let before = children();
         let address = shim.start().await.bare_address();
         let start_cpu = children().saturating_sub(before);
         let task = Task::connect(&address, Api::V3).await;
-        Self { id: id.to_owned(), bundle, task, start_cpu, shim, image }
+        Self { id: bundle.id.clone(), bundle, task, start_cpu, shim, root }
     }
 
     /// Create: returns when the container exists in the guest.
     pub async fn create(&self) {
-        let layer = Mount {
-            type_: "erofs".to_owned(),
-            source: self.image.display().to_string(),
-            options: vec!["ro".to_owned()],
-            ..Mount::default()
-        };
-        self.task.create_with(&self.bundle, vec![layer], None).await.or_fail("Create");
+        self.task.create_with(&self.bundle, self.root.clone(), None).await.or_fail("Create");
     }
 
     /// Start.
@@ -93,18 +101,23 @@ impl Lone {
         self.shim.delete().await;
     }
 
-    /// Reads the shim's log until a line has `words`.
-    pub async fn logged(&self, words: &str) {
+    /// Reads the shim's log until it has had each of these words, in their order; returns when each was there.
+    pub async fn logged<const N: usize>(&self, words: [&str; N]) -> [Instant; N] {
         let log = pipe::OpenOptions::new().open_receiver(self.bundle.path.join("log")).or_fail("the log");
         let mut lines = BufReader::new(log).lines();
-        within(words, Duration::from_secs(60), async {
-            while let Some(line) = lines.next_line().await.or_fail("the log") {
-                if line.contains(words) {
-                    return;
+        let mut times = [Instant::now(); N];
+        for (words, time) in words.into_iter().zip(&mut times) {
+            *time = within(words, Duration::from_secs(60), async {
+                while let Some(line) = lines.next_line().await.or_fail("the log") {
+                    if line.contains(words) {
+                        break;
+                    }
                 }
-            }
-        })
-        .await;
+                Instant::now()
+            })
+            .await;
+        }
+        times
     }
 }
 

@@ -1,10 +1,11 @@
-//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, GPUs,
-//! measurements. Run by `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure;
+//! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, image
+//! layers, GPUs, measurements. Run by `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure;
 //! none: all.
 
 mod boot;
 mod crowd;
 mod gpu;
+mod layers;
 mod lone;
 mod measure;
 mod report;
@@ -43,6 +44,9 @@ async fn main() {
     }
     if wanted("crowd") {
         crowd::measure(&mut report).await;
+    }
+    if wanted("layers") {
+        layers::measure(&artefacts, &mut report).await;
     }
     if wanted("gpu") {
         gpu::measure(&containerd, &mut report).await;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use e2e::{BUSYBOX, Containerd, Cri, OrFail, PodRequest, Tenant, converted_layer_with, flip, until};
+use e2e::{BUSYBOX, Containerd, Cri, Flipped, OrFail, PodRequest, Tenant, converted_layer_with, until};
 
 use crate::steps::Steps;
 
@@ -44,11 +44,11 @@ pub async fn demo(containerd: &Containerd, steps: &mut Steps) {
 
     let mark = containerd.log_mark();
     let (file, at) = converted_layer_with(LINE);
-    flip(&file, at);
+    let flipped = Flipped::new(&file, at);
     println!("\nThe host changes byte {at} of {}", file.display());
     println!("$ crictl exec app cat /etc/group");
     let code = container.exec_code(&["cat", "/etc/group"]).await;
-    flip(&file, at);
+    drop(flipped);
     assert_ne!(code, 0, "a changed file was read");
     println!("  exit code {code}");
     let told = until("the shim's word of the layer", Duration::from_secs(10), async || {
