@@ -1,10 +1,10 @@
 //! `coffer doctor`: whether this host can run pods.
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::ValueEnum;
 use readiness::{Check, Class, Host, Outcome, Real, Report, Root, Verdict, examine};
 
@@ -27,9 +27,9 @@ pub(crate) struct Args {
     /// Runtime class that the exit code is about [default: of the configured tee, else the most that the CPU can]
     #[arg(long, value_enum)]
     class: Option<Wanted>,
-    /// Configuration file
-    #[arg(long, value_name = "FILE", default_value = vmm_config::config::FILE)]
-    config: PathBuf,
+    /// Configuration file; one that is named must be there [default: /etc/coffer/config.toml]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -61,8 +61,11 @@ enum Output {
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     let root = Root::host();
     let probe = Real::new(&root);
-    let config = args.config.to_str().context("the configuration file's path is not UTF-8")?;
-    let host = Host::new(&root, &probe, config, &std::env::var_os("PATH").unwrap_or_default());
+    let config = match &args.config {
+        Some(path) => named(path)?,
+        None => vmm_config::config::FILE.to_owned(),
+    };
+    let host = Host::new(&root, &probe, &config, &std::env::var_os("PATH").unwrap_or_default());
     let mut report = examine(&host);
     if let Some(class) = args.class {
         report.class = class.into();
@@ -72,6 +75,15 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
         Output::Json => json(&report, out)?,
     }
     Ok(exit_code(report.verdict(report.class)))
+}
+
+/// The absolute path of a configuration file that somebody has named. It must be there: without it the node's defaults
+/// would be examined under its name.
+fn named(path: &Path) -> Result<String> {
+    let unusable = || format!("cannot use the configuration file {}", path.display());
+    let path = std::path::absolute(path).with_context(unusable)?;
+    ensure!(path.metadata().with_context(unusable)?.is_file(), "{}: it is no file", unusable());
+    Ok(path.to_str().context("the configuration file's path is not UTF-8")?.to_owned())
 }
 
 impl From<Wanted> for Class {

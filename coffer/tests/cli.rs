@@ -96,6 +96,26 @@ fn doctor_reports_a_mistake_in_the_configuration_and_goes_on() {
     assert!(text.contains("-> correct the file") && text.contains("AMD SEV-SNP: CPU"), "{text}");
 }
 
+/// What was not read is not called good.
+#[test]
+fn doctor_reads_the_configuration_that_is_named_or_says_why_not() {
+    let dir = tempfile::tempdir().unwrap();
+    fs::write(dir.path().join("config.toml"), "quemu = \"q\"\n").unwrap();
+    let run = |config: &str| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
+        command.args(["doctor", "--config", config]).current_dir(dir.path()).output().unwrap()
+    };
+    // Relative to where it is run.
+    let text = String::from_utf8(run("config.toml").stdout).unwrap();
+    assert!(text.contains("unknown key `quemu`"), "{text}");
+    for (missing, said) in [("conf.toml", "No such file"), (".", "it is no file")] {
+        let output = run(missing);
+        assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{missing}");
+        let error = stderr(&output);
+        assert!(error.contains(missing) && error.contains(said), "{error}");
+    }
+}
+
 #[test]
 fn doctors_help_names_the_exit_codes() {
     let output = coffer(&["doctor", "--help"]);

@@ -13,6 +13,7 @@ use std::fs::File;
 use std::io;
 use std::path::PathBuf;
 use std::process::ExitStatus;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -114,6 +115,16 @@ pub enum Error {
         /// The last of what it wrote.
         stderr: String,
     },
+    /// Somebody has a lock for too long.
+    #[error("{path:?} is locked by {holder} for {limit:?} by now; end that process (`fuser -v` shows it)")]
+    Locked {
+        /// The file.
+        path: PathBuf,
+        /// As the holder calls itself.
+        holder: String,
+        /// How long it was waited for.
+        limit: Duration,
+    },
     /// No room for the image.
     #[error("No space left for an EROFS image in {dir:?}; free some, or make the cache smaller")]
     DiskFull {
@@ -178,14 +189,13 @@ pub struct ImagePlan {
 }
 
 impl ImagePlan {
-    /// Decides by the mounts alone and builds nothing. `id` is the container's, unique on the host together with
-    /// `sandbox`.
+    /// Decides by the mounts alone and builds nothing.
     ///
     /// # Errors
     /// [`Error::Untrusted`], [`Error::Unsupported`], [`Error::File`].
-    pub fn new(mounts: &[Mount], cache: Cache, sandbox: &str, id: &str) -> Result<Self, Error> {
+    pub fn new(mounts: &[Mount], cache: Cache) -> Result<Self, Error> {
         let tree = tree::Tree::new(mounts)?;
-        let place = cache.place(&tree, sandbox, id)?;
+        let place = cache.place(&tree)?;
         Ok(Self { tree, cache, place })
     }
 
@@ -198,7 +208,7 @@ impl ImagePlan {
     /// Builds the image where there is none yet. `search` is where mkfs.erofs is looked for.
     ///
     /// # Errors
-    /// [`Error::NoMkfs`], [`Error::Mkfs`], [`Error::DiskFull`], [`Error::File`].
+    /// [`Error::NoMkfs`], [`Error::Mkfs`], [`Error::DiskFull`], [`Error::Locked`], [`Error::File`].
     pub async fn claim(self, search: &[PathBuf]) -> Result<Rootfs, Error> {
         let mut rootfs =
             Rootfs { layers: Vec::new(), _in_use: None, held: Vec::new(), record: self.record() };

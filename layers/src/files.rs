@@ -2,7 +2,7 @@
 
 use std::fs::{self, File, TryLockError};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -55,6 +55,28 @@ impl Temporary {
 impl Drop for Temporary {
     fn drop(&mut self) {
         let _ = fs::remove_file(&self.path);
+    }
+}
+
+/// Makes a directory that is root's alone, and takes from others what an older version has given them: who can open a file
+/// can lock it.
+pub(crate) fn make_private(dir: &Path) -> io::Result<()> {
+    fs::DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
+    if fs::metadata(dir)?.permissions().mode() & 0o077 == 0 {
+        return Ok(());
+    }
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700))
+}
+
+/// Waits for a shared lock; `None` when that took longer than the limit, or cannot be had.
+pub(crate) fn lock_shared(file: &File, limit: Duration) -> Option<()> {
+    let start = Instant::now();
+    loop {
+        match file.try_lock_shared() {
+            Ok(()) => return Some(()),
+            Err(TryLockError::WouldBlock) if start.elapsed() < limit => thread::park_timeout(STEP),
+            Err(_) => return None,
+        }
     }
 }
 
@@ -155,6 +177,25 @@ mod tests {
             assert!(second.join().unwrap());
         });
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_shared_lock_is_bounded_and_the_directory_is_roots_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = dir.path().join("lib/layers");
+        make_private(&cache).unwrap();
+        let mode = || fs::metadata(&cache).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o700);
+        fs::set_permissions(&cache, fs::Permissions::from_mode(0o755)).unwrap();
+        make_private(&cache).unwrap();
+        assert_eq!(mode(), 0o700);
+        let path = cache.join("a");
+        let stranger = File::create(&path).unwrap();
+        stranger.lock().unwrap();
+        let file = File::open(&path).unwrap();
+        assert_eq!(lock_shared(&file, Duration::from_millis(120)), None);
+        drop(stranger);
+        assert_eq!(lock_shared(&file, Duration::ZERO), Some(()));
     }
 
     #[test]

@@ -21,6 +21,9 @@ use crate::source::{Store, resolve};
 use crate::tenant::{Progress, megabytes};
 use crate::{Digest, Layer, pool};
 
+/// How long a layer is waited for that somebody is about to remove. After that it is converted anew.
+const IN_USE: Duration = Duration::from_secs(10);
+
 /// A node's layers.
 #[derive(Debug)]
 pub struct Node {
@@ -82,7 +85,7 @@ impl Node {
         wanted: Option<&[RootHash]>,
         progress: Progress,
     ) -> Result<(Vec<NodeLayer>, Held), Error> {
-        fs::create_dir_all(&self.cache).map_err(Error::file("make", &self.cache))?;
+        files::make_private(&self.cache).map_err(Error::file("make", &self.cache))?;
         let image = resolve(store)?;
         let total = image.layers.len();
         if let Some(wanted) = wanted
@@ -178,7 +181,7 @@ impl Node {
         let digest = layer.blob.digest;
         let note: Converted = files::read_note(&self.place(digest, "json"))?;
         let file = File::open(self.place(digest, "erofs")).ok()?;
-        file.lock_shared().ok()?;
+        files::lock_shared(&file, IN_USE)?;
         let (root_hash, _) = verity::read_root(&file).ok()?;
         let is_this = (note.digest, note.diff_id, note.root_hash) == (digest, layer.diff_id, root_hash);
         // What was used last is kept longest; a read-only directory only makes that worse.

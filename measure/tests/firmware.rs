@@ -51,6 +51,9 @@ fn kinds_are_told_apart() {
         Kind::Snp(KernelHashSupport::Absent)
     );
     assert_eq!(kind(Image::inteltdx()), Kind::Tdx);
+    assert_eq!(kind(Image { variables: true, ..Image::inteltdx() }), Kind::TdxSecureBoot);
+    let both = Image { tdvf: Image::inteltdx().tdvf, variables: true, ..Image::amdsev() };
+    assert_eq!(kind(both), Kind::Snp(KernelHashSupport::Present));
     let both = Image { tdvf: Image::inteltdx().tdvf, ..Image::amdsev() };
     assert_eq!(kind(both.clone()), Kind::SnpAndTdx(KernelHashSupport::Present));
     let no_hashes = Image { sev: without_hashes(), hash_table: Some((0, 0)), ..both };
@@ -59,13 +62,19 @@ fn kinds_are_told_apart() {
 
 #[test]
 fn debians_firmware_is_what_its_package_says() {
-    for (firmware, hashes) in
-        [(Debian::AmdSev, KernelHashSupport::Present), (Debian::IntelTdx, KernelHashSupport::Absent)]
-    {
-        let Some(path) = firmware.find() else { continue };
-        let image = fs::read(path).unwrap();
+    // The one for TDX has Microsoft's keys, and measures SMBIOS tables; ours does neither.
+    for (path, kind, smbios) in [
+        (Debian::AmdSev.find(), Kind::SnpAndTdx(KernelHashSupport::Present), None),
+        (Debian::IntelTdx.find(), Kind::TdxSecureBoot, Some(true)),
+        (real::built().map(|directory| directory.join("OVMF.fd")), Kind::Tdx, Some(false)),
+    ] {
+        let Some(path) = path else { continue };
+        let image = fs::read(&path).unwrap();
         let parsed = Firmware::parse(&image).unwrap();
-        assert_eq!(parsed.kind().unwrap(), Kind::SnpAndTdx(hashes), "{firmware:?}");
+        assert_eq!(parsed.kind().unwrap(), kind, "{}", path.display());
+        if let Some(smbios) = smbios {
+            assert_eq!(parsed.measures_smbios(), smbios, "{}", path.display());
+        }
         assert_eq!(parsed.base() + image.len() as u64, 1 << 32);
     }
 }

@@ -4,12 +4,13 @@
 
 mod image;
 mod real;
+mod volume;
 
 use std::fs;
 
 use image::{Image, Tdvf};
 use measure::ovmf::Firmware;
-use measure::tdx::{PageOrder, TdxError, mrtd};
+use measure::tdx::{FwCfgFiles, PageOrder, Rtmr0Error, TdxError, mrtd, rtmr0};
 use measure::{Digest, Sha384Digest};
 use real::Debian;
 
@@ -99,4 +100,19 @@ fn debians_firmware_has_a_digest_that_only_measured_parts_change() {
     let middle = image.len() / 2;
     image[middle] ^= 1;
     assert_ne!(digest(&image), before);
+}
+
+#[test]
+fn rtmr0_of_builds_that_measure_something_else_is_refused() {
+    let error = |image: Image| {
+        rtmr0(&Firmware::parse(&image.build()).unwrap(), 512 << 20, &FwCfgFiles::new()).unwrap_err()
+    };
+    let newer = volume::section(&[volume::TDX[0], volume::SMBIOS_MEASUREMENT]);
+    let error_of_newer = error(Image { volumes: newer, ..Image::inteltdx() });
+    assert_eq!(error_of_newer, Rtmr0Error::MeasuresMore);
+    assert!(error_of_newer.to_string().contains("edk2-stable202505"));
+    assert_eq!(error(Image { variables: true, ..Image::inteltdx() }), Rtmr0Error::Variables);
+    // What is expected of the rest: ACPI files.
+    let known = volume::section(&volume::TDX);
+    assert!(matches!(error(Image { volumes: known, ..Image::inteltdx() }), Rtmr0Error::NoFile(_)));
 }

@@ -69,7 +69,7 @@ pub fn expectation(
         Some(ConfidentialGuest::Tdx(_)) => Ok(Some(Expectation::Tdx {
             mrtd: mrtd(&parse().map_err(TdxError::from)?, PageOrder::SinglePass)?,
             rtmr1: rtmr1(kernel)?.value(),
-            rtmr2: rtmr2(cmdline, None, InitrdOption::Before).value(),
+            rtmr2: rtmr2(cmdline, None, InitrdOption::default()).value(),
         })),
         Some(ConfidentialGuest::Snp(guest)) => {
             let guest = Guest {

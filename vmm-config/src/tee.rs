@@ -198,7 +198,7 @@ fn check_firmware(
 }
 
 fn tdx(inputs: &Inputs<'_>) -> Result<TdxGuest, TeeError> {
-    check_firmware(inputs, "tdx", "a build of OVMF for TDX", Kind::starts_tdx)?;
+    check_firmware(inputs, "tdx", "a build of OVMF for TDX without Secure Boot", Kind::starts_tdx)?;
     let quotes = match &inputs.config.quote_service {
         QuoteService::None => None,
         QuoteService::At(address) => Some(address.clone()),

@@ -87,15 +87,27 @@ pub enum NotReady {
 enum Line<'a> {
     Ready(RootHash),
     Gone(RootHash),
-    Damaged { root: RootHash, kind: &'a str, block: u64 },
-    Refused { lun: u16, reason: &'a str },
+    Damaged {
+        root: RootHash,
+        kind: &'a str,
+        block: u64,
+    },
+    Refused {
+        lun: u16,
+        reason: &'a str,
+    },
     Fatal(&'a str),
+    /// The agent ended, and PID 1 powers off for it.
+    AgentEnded(&'a str),
 }
 
 impl<'a> Line<'a> {
     fn parse(line: &'a str) -> Option<Self> {
         if let Some(reason) = line.strip_prefix("fatal: ") {
             return Some(Self::Fatal(reason.strip_suffix("; powering off").unwrap_or(reason)));
+        }
+        if let Some(rest) = line.strip_prefix("the agent ") {
+            return rest.strip_suffix("; powering off").map(Self::AgentEnded);
         }
         if let Some(rest) = line.strip_prefix("disk 0:") {
             let (lun, reason) = rest.split_once(" refused: ")?;
@@ -145,7 +157,13 @@ impl Heard {
                 }
             }
             Some(Line::Fatal(reason)) if self.fatal.is_none() => self.fatal = Some(reason.to_owned()),
-            Some(Line::Fatal(_)) | None => {}
+            Some(Line::AgentEnded(how)) if self.fatal.is_none() => {
+                self.fatal = Some(format!(
+                    "its agent {how}, and the VM ended for it; an agent that ends at its start cannot read the policy in the \
+                     pod's initdata: `coffer initdata build` checks it"
+                ));
+            }
+            Some(Line::Fatal(_) | Line::AgentEnded(_)) | None => {}
         }
     }
 

@@ -27,16 +27,79 @@ struct Declaration {
 pub(super) fn check(name: &str, text: &str) -> Result<()> {
     match name {
         POLICY => policy(text),
-        "aa.toml" | "cdh.toml" => {
-            toml::from_str::<toml::Table>(text).with_context(|| format!("{name} is no TOML"))?;
-            Ok(())
-        }
+        "aa.toml" => component(name, text, AA),
+        "cdh.toml" => component(name, text, CDH),
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
             read.context("coffer.toml may have `gpus = N` and `switches = M` and nothing else")?;
             Ok(())
         }
         _ => Ok(()),
+    }
+}
+
+/// Keys of the attestation agent's configuration; one that ends with a dot stands for all below it. Sources of both: the
+/// guest components of the Confidential Containers project, v0.21.0, `attestation-agent/attestation-agent/src/config` and
+/// `confidential-data-hub/hub/src/config.rs`.
+const AA: &[&str] = &[
+    "token_configs.kbs.url",
+    "token_configs.kbs.cert",
+    "token_configs.kbs.tee_key_algorithm",
+    "token_configs.coco_as.url",
+    "eventlog_config.init_pcr",
+    "eventlog_config.enable_eventlog",
+    "eventlog_config.eventlog_algorithm",
+    "log.level",
+];
+/// Keys of the confidential data hub's configuration.
+const CDH: &[&str] = &[
+    "socket",
+    "kbc.name",
+    "kbc.url",
+    "kbc.kbs_cert",
+    "aa.aa_socket",
+    "credentials.path",
+    "credentials.resource_uri",
+    "image.",
+    "skip_sealed_secret_verification",
+    "log.level",
+];
+
+/// The configuration of a program in the guest. Those programs pass over what they do not know, so that a misspelt key
+/// would be found out by what is missing.
+fn component(name: &str, text: &str, known: &[&str]) -> Result<()> {
+    let table = toml::from_str::<toml::Table>(text).with_context(|| format!("{name} is no TOML"))?;
+    let mut keys = Vec::new();
+    collect("", &toml::Value::Table(table), &mut keys);
+    let is_known = |key: &String| {
+        known.iter().any(|known| match known.strip_suffix('.') {
+            Some(all) => key == all || key.starts_with(known),
+            // A table without keys is fine where one with keys is.
+            None => {
+                key == known || known.strip_prefix(key.as_str()).is_some_and(|rest| rest.starts_with('.'))
+            }
+        })
+    };
+    match keys.iter().find(|key| !is_known(key)) {
+        None => Ok(()),
+        Some(key) => bail!("{name} has the key `{key}`, which nobody reads; known are {}", known.join(", ")),
+    }
+}
+
+/// The paths of all values that are no tables, and of empty tables; of a list's tables without their places in it.
+fn collect(path: &str, value: &toml::Value, keys: &mut Vec<String>) {
+    match value {
+        toml::Value::Table(table) if !table.is_empty() => {
+            for (name, value) in table {
+                let below = if path.is_empty() { name.clone() } else { format!("{path}.{name}") };
+                collect(&below, value, keys);
+            }
+        }
+        toml::Value::Array(items) if items.iter().any(toml::Value::is_table) => {
+            items.iter().for_each(|item| collect(path, item, keys));
+        }
+        _ if path.is_empty() => {}
+        _ => keys.push(path.to_owned()),
     }
 }
 
@@ -86,6 +149,15 @@ mod tests {
             (POLICY, "", "it is no policy in Rego"),
             ("aa.toml", "[token_configs", "aa.toml is no TOML"),
             ("cdh.toml", "a = ", "cdh.toml is no TOML"),
+            ("aa.toml", "[token_config.kbs]\nurl = \"u\"\n", "the key `token_config.kbs.url`"),
+            ("aa.toml", "[token_configs.kbs]\nkbs_cert = \"c\"\n", "the key `token_configs.kbs.kbs_cert`"),
+            ("aa.toml", "[kbs]\n", "the key `kbs`"),
+            ("cdh.toml", "[kbc]\ncert = \"c\"\n", "the key `kbc.cert`"),
+            (
+                "cdh.toml",
+                "[[credentials]]\npath = \"/a\"\nuri = \"kbs:///a/b/c\"\n",
+                "the key `credentials.uri`",
+            ),
             (DECLARATION, "gpus = 1\ngpu = 2\n", "nothing else"),
             (DECLARATION, "gpus = 70000\n", "nothing else"),
             (DECLARATION, "gpus = \"1\"\n", "nothing else"),
@@ -99,7 +171,14 @@ mod tests {
     fn what_the_guest_reads_and_what_is_anybodys_own_is_taken() {
         for (name, text) in [
             (POLICY, "package agent_policy\n\nimport rego.v1\n\ndefault CreateContainerRequest := false\n"),
+            ("aa.toml", ""),
             ("aa.toml", "[token_configs]\n"),
+            ("aa.toml", "[token_configs.kbs]\nurl = \"u\"\ncert = \"c\"\n[eventlog_config]\ninit_pcr = 17\n"),
+            ("cdh.toml", "socket = \"s\"\n[kbc]\nname = \"cc_kbc\"\nurl = \"u\"\nkbs_cert = \"c\"\n"),
+            (
+                "cdh.toml",
+                "[[credentials]]\npath = \"/a\"\nresource_uri = \"kbs:///a/b/c\"\n[image.proxy]\nhttps = \"p\"\n",
+            ),
             (DECLARATION, ""),
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
             ("notes", "{"),

@@ -31,7 +31,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     let line = image.cmdline.to_string();
     let cmdline = Cmdline::new(&line).context("the image's command line cannot be measured")?;
     let rtmr1 = rtmr1(&kernel).with_context(|| Kind::KERNEL.unusable(&path))?.value().to_string();
-    let rtmr2 = rtmr2(cmdline, None, InitrdOption::Before).value().to_string();
+    let rtmr2 = rtmr2(cmdline, None, InitrdOption::default()).value().to_string();
     let values = [
         ("name", image.name.clone()),
         ("profile", image.profile.name().to_owned()),

@@ -54,7 +54,7 @@ pub(super) struct Args {
     #[arg(long, value_name = "FILE", conflicts_with_all = ["firmware", "rtmr1"])]
     initrd: Option<PathBuf>,
     /// Where the firmware puts its own `initrd=initrd` on the command line
-    #[arg(long, value_enum, default_value_t = Place::Before, requires = "initrd")]
+    #[arg(long, value_enum, default_value_t = Place::After, requires = "initrd")]
     initrd_option: Place,
 
     /// Print the events that make up the register, too

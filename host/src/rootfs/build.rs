@@ -27,14 +27,20 @@ const KEPT: u64 = 2048;
 
 /// Opens the image, and builds it first where needed.
 pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Error> {
-    if let Some(image) = plan.cache.open(&plan.place)? {
+    if let Some(image) = plan.cache.open(&plan.place).await? {
         return Ok(image);
     }
     let program = search.iter().map(|dir| dir.join(PROGRAM)).find(|path| path.is_file());
     let program = program.ok_or_else(|| Error::NoMkfs { searched: search.to_vec() })?;
+    let lock = plan.cache.build_lock(&plan.place).await?;
+    // Another builder of it was waited for.
+    if let Some(image) = plan.cache.open(&plan.place).await? {
+        return Ok(image);
+    }
     let (done, result) = oneshot::channel();
+    let (cache, place) = (plan.cache.clone(), plan.place.clone());
     let spawned = std::thread::Builder::new().name("mkfs.erofs".into()).spawn(move || {
-        let built = build(&plan, &program);
+        let built = build(&plan, &program).map(|()| lock);
         if done.send(built).is_err()
             && let Some(image) = plan.place.own()
         {
@@ -44,26 +50,22 @@ pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Er
     });
     spawned.map_err(Error::file("start a thread for", PROGRAM))?;
     let lost = |_| Error::file("learn the result of", PROGRAM)(io::ErrorKind::BrokenPipe.into());
-    result.await.map_err(lost)?
+    // Until it is open nobody else may take it for left behind.
+    let _lock = result.await.map_err(lost)??;
+    let image = cache.open(&place).await?;
+    cache.clean();
+    image.ok_or_else(|| Error::file("find the new image", place.path())(io::ErrorKind::NotFound.into()))
 }
 
-/// The thread's work. Waiting for another builder of the same image happens here, too.
-fn build(plan: &ImagePlan, program: &Path) -> Result<Image, Error> {
+/// The thread's work.
+fn build(plan: &ImagePlan, program: &Path) -> Result<(), Error> {
     let path = plan.place.path();
-    let _lock = plan.cache.build_lock(&plan.place)?;
-    if let Some(image) = plan.cache.open(&plan.place)? {
-        return Ok(image);
-    }
     plan.cache.clean();
     let temporary =
         Temporary::new(path.with_extension(format!("{}.tmp", std::process::id())), plan.cache.dir())?;
     mkfs(plan, program, &temporary.path)?;
     append_tree(&temporary.path).map_err(|e| cache::full(plan.cache.dir(), &temporary.path, e))?;
-    std::fs::rename(&temporary.path, path).map_err(Error::file("rename", &temporary.path))?;
-    drop(temporary);
-    let image = plan.cache.open(&plan.place)?;
-    plan.cache.clean();
-    image.ok_or_else(|| Error::file("find the new image", path)(io::ErrorKind::NotFound.into()))
+    std::fs::rename(&temporary.path, path).map_err(Error::file("rename", &temporary.path))
 }
 
 fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {

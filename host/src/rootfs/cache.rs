@@ -1,21 +1,36 @@
 //! Where built images are kept, who may use them and which have to go.
 //!
-//! Every user of an image holds a shared lock on it. What is removed, because the cache is too large or
-//! because a builder died, is locked exclusively first, so nothing in use is ever taken away.
+//! Every user of an image holds a shared lock on it. What is removed, because the cache is too large, because a builder
+//! died, or because its container has gone, is locked exclusively first, so nothing in use is ever taken away. The directory
+//! is root's alone: who can open a file of it can lock it. No lock is waited for without a limit, or on a thread that
+//! others need.
 
-use std::fs::File;
-use std::io;
+use std::fs::{DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
+use tokio::time::{Instant, sleep};
 
 use super::tree::Tree;
 use super::{Error, Layer};
 
 /// How large a cache may grow before images that nobody uses go, those first that were not used for longest.
 pub const DEFAULT_CACHE_BYTES: u64 = 16 << 30;
+
+/// How long an image is waited for that somebody is about to remove: a moment.
+const IN_USE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// How long another builder of the same image is waited for.
+const BUILDING: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 15 * 60 });
+/// Between two tries.
+const STEP: Duration = Duration::from_millis(20);
+/// A holder's name is cut here when it is shown: the file could hold anything.
+const LONGEST: u64 = 256;
+/// What the names of images begin with that are one container's.
+const OWN: &str = "own-";
 
 /// A directory of images.
 #[derive(Debug, Clone)]
@@ -67,64 +82,97 @@ impl Cache {
         &self.dir
     }
 
-    pub(super) fn place(&self, tree: &Tree, sandbox: &str, id: &str) -> Result<Place, Error> {
+    /// One container's own image has a name that no other has, ever: what a dead shim has left is nobody's root file
+    /// system, and the end of one container takes nothing from another.
+    pub(super) fn place(&self, tree: &Tree) -> Result<Place, Error> {
         Ok(match tree.key()? {
             Some(key) => Place::Shared(self.dir.join(format!("{key}.erofs"))),
-            None => Place::Own(self.dir.join(format!("own-{sandbox}-{id}.erofs"))),
+            None => Place::Own(self.dir.join(format!("{OWN}{}.erofs", random_name()?))),
         })
     }
 
+    /// Makes the directory, and takes from others what an older version or somebody's mask has given them.
+    fn make(&self) -> Result<(), Error> {
+        let made = DirBuilder::new().recursive(true).mode(0o700).create(&self.dir).and_then(|()| {
+            let meta = std::fs::metadata(&self.dir)?;
+            match meta.permissions().mode() & 0o077 {
+                0 => Ok(()),
+                _ => std::fs::set_permissions(&self.dir, Permissions::from_mode(0o700)),
+            }
+        });
+        made.map_err(Error::file("make", &self.dir))
+    }
+
     /// Opens an image for use; `None` when there is none.
-    pub(super) fn open(&self, place: &Place) -> Result<Option<Image>, Error> {
+    pub(super) async fn open(&self, place: &Place) -> Result<Option<Image>, Error> {
         let path = place.path();
+        let start = Instant::now();
         loop {
             let file = match File::open(path) {
                 Ok(file) => file,
                 Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
                 Err(e) => return Err(Error::file("open image", path)(e)),
             };
-            let lock = Flock::lock(file, FlockArg::LockShared);
-            let lock = lock.map_err(|(_, e)| Error::file("lock image", path)(e.into()))?;
-            if is_linked(&lock) {
-                // What was used last is kept longest; a read-only directory only makes that worse.
-                let _ = lock.set_modified(SystemTime::now());
-                return Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }));
+            match Flock::lock(file, FlockArg::LockSharedNonblock) {
+                Ok(lock) if is_linked(&lock) => {
+                    // What was used last is kept longest; a read-only directory only makes that worse.
+                    let _ = lock.set_modified(SystemTime::now());
+                    return Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }));
+                }
+                Ok(_) => continue,
+                Err((_, Errno::EWOULDBLOCK)) if start.elapsed() < IN_USE => sleep(STEP).await,
+                Err((_, Errno::EWOULDBLOCK)) => return Err(locked(path, None, IN_USE)),
+                Err((_, e)) => return Err(Error::file("lock image", path)(e.into())),
             }
         }
     }
 
     /// The exclusive right to build an image; waits for who has it. Its file goes when it is dropped.
-    pub(super) fn build_lock(&self, place: &Place) -> Result<BuildLock, Error> {
-        std::fs::create_dir_all(&self.dir).map_err(Error::file("make", &self.dir))?;
+    pub(super) async fn build_lock(&self, place: &Place) -> Result<BuildLock, Error> {
+        self.make()?;
         let path = place.path().with_extension("lock");
+        let start = Instant::now();
         loop {
-            let file = File::create(&path).map_err(|e| full(&self.dir, &path, e))?;
-            let lock = Flock::lock(file, FlockArg::LockExclusive);
-            let lock = lock.map_err(|(_, e)| Error::file("lock", &path)(e.into()))?;
-            if is_linked(&lock) {
-                return Ok(BuildLock { path, _lock: lock });
+            let mut options = OpenOptions::new();
+            let opened = options.read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
+            let file = opened.map_err(|e| full(&self.dir, &path, e))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(mut lock) if is_linked(&lock) => {
+                    // For people; that it cannot be written says nothing of the lock.
+                    let _ = lock.set_len(0).and_then(|()| write!(lock, "process {}", std::process::id()));
+                    return Ok(BuildLock { path, _lock: lock });
+                }
+                Ok(_) => continue,
+                Err((_, Errno::EWOULDBLOCK)) if start.elapsed() < BUILDING => sleep(STEP).await,
+                Err((file, Errno::EWOULDBLOCK)) => return Err(locked(&path, Some(file), BUILDING)),
+                Err((_, e)) => return Err(Error::file("lock", &path)(e.into())),
             }
         }
     }
 
-    /// Removes what dead builders left, then images that nobody uses until the rest fits.
+    /// Removes what dead builders and shims left, then images that nobody uses until the rest fits.
     /// Best effort: a cache that is too large is no reason to refuse a container.
     pub(super) fn clean(&self) {
-        let mut images = Vec::new();
+        let (mut images, mut total) = (Vec::new(), 0);
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("tmp") => {
                     let _ = remove_unused(&path);
                 }
-                Some("erofs") if !entry.file_name().to_string_lossy().starts_with("own-") => {
+                // In use, or about to be: its builder has it. It counts, and cannot go.
+                Some("erofs") if entry.file_name().to_string_lossy().starts_with(OWN) => {
+                    let stays = is_building(&path) || remove_unused(&path).is_err();
+                    total += if stays { meta.len() } else { 0 };
+                }
+                Some("erofs") => {
+                    total += meta.len();
                     images.push((meta.modified().unwrap_or(SystemTime::UNIX_EPOCH), meta.len(), path));
                 }
                 _ => {}
             }
         }
         images.sort();
-        let mut total: u64 = images.iter().map(|(_, bytes, _)| bytes).sum();
         for (_, bytes, path) in images {
             if total <= self.bytes {
                 break;
@@ -148,6 +196,32 @@ impl Drop for BuildLock {
         // Whoever waits for the lock finds it unlinked and makes a new one.
         let _ = std::fs::remove_file(&self.path);
     }
+}
+
+/// 128 bits that nobody has had before, as hexadecimal digits.
+fn random_name() -> Result<String, Error> {
+    let source = Path::new("/dev/urandom");
+    let mut bytes = [0; 16];
+    File::open(source)
+        .and_then(|mut file| file.read_exact(&mut bytes))
+        .map_err(Error::file("read", source))?;
+    Ok(bytes.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// Whether somebody has the right to build this image, and with it what is built.
+fn is_building(image: &Path) -> bool {
+    let Ok(file) = File::open(image.with_extension("lock")) else { return false };
+    matches!(Flock::lock(file, FlockArg::LockSharedNonblock), Err((_, Errno::EWOULDBLOCK)))
+}
+
+fn locked(path: &Path, file: Option<File>, limit: Duration) -> Error {
+    let mut name = Vec::new();
+    if let Some(file) = file {
+        let _ = file.take(LONGEST).read_to_end(&mut name);
+    }
+    let name: String = String::from_utf8_lossy(&name).chars().filter(|c| !c.is_control()).collect();
+    let holder = if name.is_empty() { "another process".to_owned() } else { name };
+    Error::Locked { path: path.to_owned(), holder, limit }
 }
 
 /// A lock on a file that has been removed meanwhile protects nothing.
@@ -186,22 +260,80 @@ mod tests {
         path
     }
 
-    #[test]
-    fn the_oldest_unused_image_goes_first_and_a_used_one_never() {
+    #[tokio::test]
+    async fn the_oldest_unused_image_goes_first_and_a_used_one_never() {
         let dir = tempfile::tempdir().unwrap();
-        let cache = Cache::new(dir.path(), 60_000);
+        let cache = Cache::new(dir.path(), 90_000);
         let used = put(dir.path(), "a.erofs", 30_000, 300);
         let old = put(dir.path(), "b.erofs", 30_000, 200);
         let new = put(dir.path(), "c.erofs", 30_000, 100);
-        let own = put(dir.path(), "own-s-c.erofs", 30_000, 900);
-        let image = cache.open(&Place::Shared(used.clone())).unwrap().unwrap();
+        let own = Place::Own(put(dir.path(), "own-0.erofs", 30_000, 900));
+        let _own = cache.open(&own).await.unwrap().unwrap();
+        let own = own.path();
+        let image = cache.open(&Place::Shared(used.clone())).await.unwrap().unwrap();
         // Opening makes it the youngest; make it the oldest again, so that only the lock protects it.
         File::options().write(true).open(&used).unwrap().set_modified(SystemTime::UNIX_EPOCH).unwrap();
         cache.clean();
-        assert_eq!([&used, &old, &new, &own].map(|path| path.exists()), [true, false, true, true]);
+        // One container's image counts, too.
+        assert_eq!([&used, &old, &new].map(|path| path.exists()), [true, false, true]);
         drop(image);
-        Cache::new(dir.path(), 30_000).clean();
-        assert_eq!([&used, &new, &own].map(|path| path.exists()), [false, true, true]);
+        Cache::new(dir.path(), 60_000).clean();
+        assert_eq!([&used, &new].map(|path| path.exists()), [false, true]);
+        assert!(own.exists());
+    }
+
+    #[tokio::test]
+    async fn one_containers_image_goes_with_who_used_it_and_its_name_is_never_another_ones() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), u64::MAX);
+        let names: std::collections::BTreeSet<_> = (0..100).map(|_| random_name().unwrap()).collect();
+        assert_eq!(names.len(), 100);
+        let left = put(dir.path(), "own-1.erofs", 30_000, 0);
+        let used = Place::Own(put(dir.path(), "own-2.erofs", 30_000, 900));
+        let image = cache.open(&used).await.unwrap().unwrap();
+        // Built, and its builder has not opened it yet.
+        let built = Place::Own(put(dir.path(), "own-3.erofs", 30_000, 0));
+        let building = cache.build_lock(&built).await.unwrap();
+        cache.clean();
+        assert_eq!([&left, used.path(), built.path()].map(Path::exists), [false, true, true]);
+        drop((image, building));
+        cache.clean();
+        assert_eq!([used.path(), built.path()].map(Path::exists), [false, false]);
+    }
+
+    /// On one thread, as the shim's: while it waits, others go on.
+    #[tokio::test]
+    async fn no_lock_is_waited_for_without_a_limit_or_in_others_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = Cache::new(dir.path(), 0);
+        let place = Place::Shared(put(dir.path(), "a.erofs", 30_000, 0));
+        let stranger = Flock::lock(File::open(place.path()).unwrap(), FlockArg::LockExclusive).unwrap();
+        let error = cache.open(&place).await.unwrap_err().to_string();
+        assert!(error.contains("a.erofs") && error.contains("locked by another process for 1s"), "{error}");
+        let waited = async {
+            sleep(Duration::from_millis(200)).await;
+            drop(stranger);
+        };
+        let (image, ()) = tokio::join!(cache.open(&place), waited);
+        image.unwrap().unwrap();
+        let _lock = cache.build_lock(&place).await.unwrap();
+        let error = cache.build_lock(&place).await.unwrap_err().to_string();
+        assert!(error.contains(&format!("locked by process {} for 1s", std::process::id())), "{error}");
+    }
+
+    #[tokio::test]
+    async fn the_directory_is_roots_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+        let made = dir.path().join("lib/erofs");
+        let place = Place::Shared(made.join("a.erofs"));
+        let lock = Cache::new(&made, 0).build_lock(&place).await.unwrap();
+        assert_eq!((mode(&made), mode(&made.join("a.lock"))), (0o700, 0o600));
+        drop(lock);
+        // As an older version has left it.
+        std::fs::set_permissions(&made, Permissions::from_mode(0o755)).unwrap();
+        Cache::new(&made, 0).build_lock(&place).await.unwrap();
+        assert_eq!(mode(&made), 0o700);
     }
 
     #[test]
@@ -214,22 +346,22 @@ mod tests {
         assert_eq!([dead.exists(), living.exists()], [false, true]);
     }
 
-    #[test]
-    fn opening_what_is_not_there_or_no_image() {
+    #[tokio::test]
+    async fn opening_what_is_not_there_or_no_image() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path(), 0);
         let place = Place::Shared(dir.path().join("a.erofs"));
-        assert!(cache.open(&place).unwrap().is_none());
+        assert!(cache.open(&place).await.unwrap().is_none());
         std::fs::write(place.path(), "truncated").unwrap();
-        assert!(matches!(cache.open(&place), Err(Error::Untrusted { .. })));
+        assert!(matches!(cache.open(&place).await, Err(Error::Untrusted { .. })));
     }
 
-    #[test]
-    fn a_build_lock_is_exclusive_and_leaves_no_file() {
+    #[tokio::test]
+    async fn a_build_lock_is_exclusive_and_leaves_no_file() {
         let dir = tempfile::tempdir().unwrap();
         let cache = Cache::new(dir.path().join("new"), 0);
         let place = Place::Shared(dir.path().join("new/a.erofs"));
-        let lock = cache.build_lock(&place).unwrap();
+        let lock = cache.build_lock(&place).await.unwrap();
         let second = File::open(dir.path().join("new/a.lock")).unwrap();
         assert!(Flock::lock(second, FlockArg::LockExclusiveNonblock).is_err());
         drop(lock);

@@ -43,7 +43,7 @@ impl Host {
 
     fn plan(&self, mounts: &[Mount]) -> ImagePlan {
         let cache = Cache::new(self.root.path().join("cache"), u64::MAX);
-        ImagePlan::new(mounts, cache, "sandbox", "container").unwrap()
+        ImagePlan::new(mounts, cache).unwrap()
     }
 
     async fn build(&self, mounts: &[Mount]) -> Rootfs {

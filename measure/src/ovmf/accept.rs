@@ -45,6 +45,15 @@ pub(super) const SNP: Driver = Driver {
     protocol: Guid::new(0xc5a0_10fe, 0x38a7, 0x4531, [0x8a, 0x4a, 0x05, 0x00, 0xd2, 0xfd, 0x16, 0x49]),
 };
 
+/// edk2's SmbiosMeasurementDxe (`MdeModulePkg/Universal/SmbiosMeasurementDxe`), in OVMF since edk2-stable202505.
+const SMBIOS_MEASUREMENT: Guid =
+    Guid::new(0xd27f_ed59, 0xabb4, 0x4fed, [0xbe, 0xad, 0x2a, 0x87, 0x8c, 0x7e, 0x4a, 0x7e]);
+
+/// Whether the image has the driver that measures SMBIOS tables.
+pub(super) fn measures_smbios(image: &[u8]) -> bool {
+    volumes(image).any(|volume| memmem::find(&volume, SMBIOS_MEASUREMENT.as_bytes()).is_some())
+}
+
 /// Who accepts the guest's memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Acceptance {

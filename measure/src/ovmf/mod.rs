@@ -55,6 +55,9 @@ pub enum Kind {
     Tdx,
     /// Both.
     SnpAndTdx(KernelHashSupport),
+    /// TDX, with variables of its own, as builds with Secure Boot have them: a kernel that no key in them has signed is
+    /// not started. It is for nothing else.
+    TdxSecureBoot,
 }
 
 /// Whether the firmware has a page for the hashes of kernel, initrd and command line.
@@ -116,11 +119,21 @@ impl<'a> Firmware<'a> {
             None => KernelHashSupport::Absent,
         };
         Ok(match (self.sev()?.map(hashes), self.tdvf()?) {
+            (sev, Some(tdvf)) if tdvf.has_variables() => match sev {
+                Some(KernelHashSupport::Present) => Kind::Snp(KernelHashSupport::Present),
+                _ => Kind::TdxSecureBoot,
+            },
             (None, None) => Kind::Plain,
             (Some(hashes), None) => Kind::Snp(hashes),
             (None, Some(_)) => Kind::Tdx,
             (Some(hashes), Some(_)) => Kind::SnpAndTdx(hashes),
         })
+    }
+
+    /// Whether it measures the machine's SMBIOS tables, too, as edk2 does from edk2-stable202505 on. Unpacks the firmware,
+    /// which takes a while.
+    pub fn measures_smbios(&self) -> bool {
+        accept::measures_smbios(self.image)
     }
 
     /// Who accepts an SNP guest's memory. Unpacks the firmware, which takes a while.
@@ -155,6 +168,7 @@ impl fmt::Display for Kind {
             Self::Tdx => "TDX",
             Self::SnpAndTdx(KernelHashSupport::Present) => "SNP with kernel hashes, and TDX",
             Self::SnpAndTdx(KernelHashSupport::Absent) => "SNP without kernel hashes, and TDX",
+            Self::TdxSecureBoot => "TDX with Secure Boot, which refuses the guest's kernel",
         })
     }
 }

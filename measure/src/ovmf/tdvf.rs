@@ -10,7 +10,7 @@ use super::list::List;
 use super::range::PageRange;
 use super::table::Table;
 use crate::Guid;
-use crate::bytes::{range_at, u32_at, u64_at};
+use crate::bytes::{range_at, u16_at, u32_at, u64_at};
 
 /// Entry of the table: offset of the metadata from the image's end.
 const METADATA: Guid =
@@ -80,6 +80,12 @@ impl<'a> TdvfMetadata<'a> {
         &self.sections
     }
 
+    /// Whether a variable store comes with variables.
+    pub fn has_variables(&self) -> bool {
+        let mut stores = self.sections.iter().filter(|s| s.kind == TdvfSectionKind::ConfigurationVolume);
+        stores.any(|store| !is_empty(store.data))
+    }
+
     pub(super) fn parse(image: &'a [u8], table: &Table<'_>) -> Result<Option<Self>, FirmwareError> {
         let Some(offset) = table.number(METADATA)? else { return Ok(None) };
         let wrong = |problem| FirmwareError::Metadata { metadata: Metadata::Tdvf, problem };
@@ -89,6 +95,14 @@ impl<'a> TdvfMetadata<'a> {
         check(&sections).map_err(wrong)?;
         Ok(Some(Self { sections }))
     }
+}
+
+/// Whether a variable store holds no variable: where the first would start (edk2,
+/// `MdeModulePkg/Include/Guid/VariableFormat.h`) there is erased flash.
+fn is_empty(volume: &[u8]) -> bool {
+    // The volume's header gives its own length; the store's header of 28 bytes follows.
+    let first = u16_at(volume, 48).map(|length| usize::from(length) + 28);
+    first.and_then(|at| u32_at(volume, at)) == Some(u32::MAX)
 }
 
 fn section<'a>(image: &'a [u8], section: usize, raw: &[u8]) -> Result<TdvfSection<'a>, MetadataProblem> {

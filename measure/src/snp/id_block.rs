@@ -49,11 +49,13 @@ impl Policy {
     /// Checks that a policy is one that a guest with secrets can have.
     ///
     /// # Errors
-    /// [`IdBlockError::Policy`] without the bit that is always one, or with the one that allows debugging.
+    /// [`IdBlockError::Policy`] without the bit that is always one, or with one that lets others in: debugging, or a
+    /// migration agent, which is given the guest's memory.
     pub const fn new(bits: u64) -> Result<Self, IdBlockError> {
         const ALWAYS_ONE: u64 = 1 << 17;
+        const MIGRATION_AGENT: u64 = 1 << 18;
         const DEBUG: u64 = 1 << 19;
-        if bits & ALWAYS_ONE == 0 || bits & DEBUG != 0 {
+        if bits & ALWAYS_ONE == 0 || bits & (MIGRATION_AGENT | DEBUG) != 0 {
             return Err(IdBlockError::Policy(bits));
         }
         Ok(Self(bits))
@@ -85,7 +87,8 @@ pub struct IdBlock {
 pub enum IdBlockError {
     /// A policy that no guest with secrets can have.
     #[error(
-        "the policy {0:#x} is none for a guest with secrets: bit 17 must be set, and bit 19 (debugging) not"
+        "the policy {0:#x} is none for a guest with secrets: bit 17 must be set, bit 18 (migration agent) and bit 19 \
+         (debugging) not"
     )]
     Policy(u64),
     /// A key that is no unencrypted PKCS#8 PEM with a P-384 key.
@@ -366,8 +369,8 @@ mod tests {
     }
 
     #[test]
-    fn policies_for_debugging_are_refused() {
-        for bits in [0, 0x1_0000, 0xb_0000] {
+    fn policies_that_let_others_in_are_refused() {
+        for bits in [0, 0x1_0000, 0xb_0000, 0x7_0000] {
             assert_eq!(Policy::new(bits), Err(IdBlockError::Policy(bits)));
         }
         let debugging = IdBlock { policy: Policy(0xb_0000), ..block() };

@@ -12,9 +12,9 @@ use crate::Cmdline;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum InitrdOption {
     /// In front: edk2 since it knows QEMU's `-shim`, Debian's 2026.08 for one.
-    #[default]
     Before,
-    /// Behind: earlier edk2, Debian's 2022.11 and 2025.02 for two.
+    /// Behind: earlier edk2, Debian's 2022.11 and 2025.02 for two, and so what `guest-image/build firmware` makes.
+    #[default]
     After,
 }
 

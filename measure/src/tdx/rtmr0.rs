@@ -8,7 +8,6 @@ use super::hob;
 use super::log::{Event, EventLog};
 use super::mrtd::TdxError;
 use crate::Guid;
-use crate::bytes::{u16_at, u32_at};
 use crate::ovmf::{Firmware, FirmwareError, PageRange, TdvfSectionKind};
 
 /// EFI_GLOBAL_VARIABLE (UEFI specification, 3.3).
@@ -46,6 +45,12 @@ pub enum Rtmr0Error {
          predicted. `guest-image/build firmware` makes one without"
     )]
     Variables,
+    /// A newer edk2.
+    #[error(
+        "the firmware measures the machine's SMBIOS tables, too, as edk2-stable202505 and newer do; what it measures of \
+         them is not predicted. `guest-image/build firmware` makes one that does not"
+    )]
+    MeasuresMore,
     /// No size that a machine has.
     #[error("{0} bytes of memory are not whole pages, or none, or more than addresses reach")]
     Memory(u64),
@@ -82,8 +87,11 @@ pub fn rtmr0(firmware: &Firmware<'_>, memory: u64, files: &FwCfgFiles) -> Result
     let stores: Vec<_> =
         metadata.sections().iter().filter(|s| s.kind == TdvfSectionKind::ConfigurationVolume).collect();
     let [store] = stores[..] else { return Err(Rtmr0Error::VariableStores(stores.len())) };
-    if !is_empty(store.data) {
+    if metadata.has_variables() {
         return Err(Rtmr0Error::Variables);
+    }
+    if firmware.measures_smbios() {
+        return Err(Rtmr0Error::MeasuresMore);
     }
     let mut events = vec![
         Event::of("hand-off block (memory map)", &hob::hand_off_block(&metadata, memory)?),
@@ -99,14 +107,6 @@ pub fn rtmr0(firmware: &Firmware<'_>, memory: u64, files: &FwCfgFiles) -> Result
     events.push(Event::of("variable BootOrder", &[0, 0]));
     events.push(Event::of("variable Boot0000", &boot_manager_menu()));
     Ok(EventLog::new(events))
-}
-
-/// Whether a variable store holds no variable: where the first would start (edk2,
-/// `MdeModulePkg/Include/Guid/VariableFormat.h`) there is erased flash.
-fn is_empty(volume: &[u8]) -> bool {
-    // The volume's header gives its own length; the store's header of 28 bytes follows.
-    let first = u16_at(volume, 48).map(|length| usize::from(length) + 28);
-    first.and_then(|at| u32_at(volume, at)) == Some(u32::MAX)
 }
 
 /// UEFI_VARIABLE_DATA (TCG PC Client Platform Firmware Profile, 10.2.6) of a variable that does not exist.

@@ -37,12 +37,22 @@ pub struct Image {
     pub reset_eip: Option<u32>,
     /// What is put 4 KiB behind the image's start.
     pub volumes: Vec<u8>,
+    /// Whether the variable store of the TDVF metadata holds a variable.
+    pub variables: bool,
 }
 
 impl Image {
     /// No metadata at all.
     pub fn plain() -> Self {
-        Self { size: 0x20000, sev: None, tdvf: None, hash_table: None, reset_eip: None, volumes: vec![] }
+        Self {
+            size: 0x20000,
+            sev: None,
+            tdvf: None,
+            hash_table: None,
+            reset_eip: None,
+            volumes: vec![],
+            variables: false,
+        }
     }
 
     /// The SEV metadata of edk2's AmdSev build, in an image of 128 KiB.
@@ -97,6 +107,18 @@ impl Image {
             })
             .collect();
         image[0x1000..0x1000 + self.volumes.len()].copy_from_slice(&self.volumes);
+        for store in self.tdvf.iter().flatten().filter(|section| section.kind == 1 && section.size > 0) {
+            let Ok(at) = usize::try_from(store.offset) else { continue };
+            // A volume's header of 72 bytes, the store's of 28, then a variable's start or erased flash.
+            if let Some(store) = image.get_mut(at..at + 104) {
+                store[48..50].copy_from_slice(&[72, 0]);
+                store[100..104].copy_from_slice(if self.variables {
+                    &[0xaa, 0x55, 0x3f, 0]
+                } else {
+                    &[0xff; 4]
+                });
+            }
+        }
 
         let mut table = Vec::new();
         if let Some(eip) = self.reset_eip {

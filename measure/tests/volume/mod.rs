@@ -11,6 +11,9 @@ pub const TDX: [&str; 2] = ["e750224e-7bce-40af-b5bb-47e3611eb5c2", "38c74800-55
 /// edk2's AmdSevDxe: its file, and `OVMF_SEV_MEMORY_ACCEPTANCE_PROTOCOL`.
 pub const SNP: [&str; 2] = ["2ec9da37-ee35-4de9-86c5-6d9a81dc38a7", "c5a010fe-38a7-4531-8a4a-0500d2fd1649"];
 
+/// edk2's SmbiosMeasurementDxe.
+pub const SMBIOS_MEASUREMENT: &str = "d27fed59-abb4-4fed-bead-2a878c7e4a7e";
+
 const LZMA: &str = "ee4e5898-3914-4259-9d6e-dc7bd79403cf";
 
 /// A section that holds these GUIDs among zeros.

@@ -19,6 +19,8 @@ const KERNEL: (u32, u32) = (6, 11);
 /// `KVM_X86_SNP_VM` of asm/kvm.h.
 const VM_TYPE: u32 = 4;
 
+/// Family, model and stepping.
+const SIGNATURE: u32 = 1;
 const ENCRYPTION: u32 = 0x8000_001f;
 const SYSCFG: u32 = 0xc001_0010;
 const RMP_BASE: u32 = 0xc001_0132;
@@ -109,8 +111,19 @@ pub(crate) fn cpu(host: &Host<'_>) -> Finding {
     if cpu.vendor != "AuthenticAMD" {
         return Finding::NotApplicable(format!("the CPU is not AMD's ({})", cpu.vendor));
     }
-    let fix = "use a server with EPYC 7003 (Milan) or newer";
+    let fix = "use a server with EPYC 9004 (Genoa) or newer";
     match host.probe.cpuid(ENCRYPTION) {
+        Some([eax, ..]) if eax >> 4 & 1 == 1 && host.probe.cpuid(SIGNATURE).is_some_and(is_milan) => {
+            Finding::warning(
+                Fault::Cpu,
+                format!(
+                    "{}: SNP, but a published attack by software has its processors' root seed (arXiv 2605.12990), so \
+                     that anybody may sign reports of this generation",
+                    cpu.model
+                ),
+                "use a server with EPYC 9004 (Genoa) or newer, and take no report of EPYC 7003 at the verifier",
+            )
+        }
         Some([eax, ebx, ecx, _]) if eax >> 4 & 1 == 1 => {
             let (cbit, reduced) = (ebx & 0x3f, ebx >> 6 & 0x3f);
             Finding::Ok(format!("{}: C-bit {cbit}, {reduced} address bits less, {ecx} keys", cpu.model))
@@ -123,6 +136,13 @@ pub(crate) fn cpu(host: &Host<'_>) -> Finding {
         Some(_) => Finding::failed(Fault::Cpu, format!("{} has SEV, and not SEV-SNP", cpu.model), fix),
         None => Finding::failed(Fault::Cpu, format!("{} does not encrypt memory", cpu.model), fix),
     }
+}
+
+/// Family 0x19, models 0 to 15 (AMD, "Processor Programming Reference", CPUID leaf 1 EAX): EPYC 7003.
+fn is_milan([eax, ..]: [u32; 4]) -> bool {
+    let (base, extended) = (eax >> 8 & 0xf, eax >> 20 & 0xff);
+    let model = eax >> 4 & 0xf | eax >> 12 & 0xf0;
+    base + extended == 0x19 && model < 0x10
 }
 
 fn firmware(host: &Host<'_>) -> Finding {

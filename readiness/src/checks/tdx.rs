@@ -268,19 +268,7 @@ pub(super) fn offers(host: &Host<'_>, vm_type: u32, tee: &str) -> Finding {
 
 fn ovmf(host: &Host<'_>) -> Finding {
     let wanted = "an OVMF build for TDX without Secure Boot (edk2's IntelTdxX64.dsc)";
-    let found = vm_firmware(host, wanted, Kind::starts_tdx);
-    let path = host.config().firmware.as_ref().map_or("", |path| path.as_str());
-    match found {
-        // Nothing in the image tells; the name is Debian's for its build with Microsoft's keys.
-        Finding::Ok(seen) if path.ends_with(".ms.fd") => Finding::failed(
-            Fault::Setup,
-            format!(
-                "{seen}, with Secure Boot and Microsoft's keys by its name: it refuses the guest's kernel"
-            ),
-            format!("set `firmware` in the node's configuration to {wanted}"),
-        ),
-        other => other,
-    }
+    vm_firmware(host, wanted, Kind::starts_tdx)
 }
 
 /// Whether the configured firmware leaves a large guest's memory to its kernel, as edk2 does from release `since` on.

@@ -1,13 +1,15 @@
 //! The socket of a sandbox: where it lies, and who may bind it.
 
 use std::fmt;
-use std::fs::{self, File};
-use std::io;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+use std::{process, thread};
 
 use containerd_shim::StartOpts;
-use nix::fcntl::{Flock, FlockArg};
 
 use crate::sandbox::api::{ContainerId, Namespace};
 
@@ -61,9 +63,8 @@ impl Address {
         let dir = self.0.parent().unwrap_or_else(|| Path::new("/"));
         fs::create_dir_all(dir).map_err(fail("make directory", dir))?;
         // Two starts of one pod must not both take the socket for dead and bind it.
-        let lock = File::open(dir).map_err(fail("open directory", dir))?;
-        let _lock = Flock::lock(lock, FlockArg::LockExclusive)
-            .map_err(|(_, errno)| fail("lock directory", dir)(errno.into()))?;
+        let lock = self.0.with_extension("lock");
+        let _lock = StartLock::take(&lock).map_err(fail("lock", &lock))?;
         if UnixStream::connect(&self.0).is_ok() {
             return Ok(None);
         }
@@ -78,6 +79,55 @@ impl Address {
     /// Removes the socket, if it is there.
     pub fn remove(&self) {
         let _ = fs::remove_file(&self.0);
+    }
+}
+
+/// How long another start of the same pod is waited for; it makes a socket, and is done.
+const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+/// Between two tries.
+const STEP: Duration = Duration::from_millis(10);
+
+/// The right to look at a socket and to replace it. Its file goes when it is dropped, and is root's alone meanwhile: who can
+/// open it can lock it, as the directory of the sockets.
+#[derive(Debug)]
+struct StartLock {
+    path: PathBuf,
+    _file: File,
+}
+
+impl StartLock {
+    fn take(path: &Path) -> io::Result<Self> {
+        let start = Instant::now();
+        loop {
+            let mut options = OpenOptions::new();
+            let mut file =
+                options.read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+            match file.try_lock() {
+                // Whoever had it has removed it meanwhile: a lock on that file protects nothing.
+                Ok(()) if file.metadata()?.nlink() == 0 => continue,
+                Ok(()) => {
+                    file.set_len(0)?;
+                    write!(file, "process {}", process::id())?;
+                    return Ok(Self { path: path.to_owned(), _file: file });
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) if start.elapsed() < PATIENCE => {}
+                Err(TryLockError::WouldBlock) => {
+                    let mut holder = String::new();
+                    let _ = file.take(64).read_to_string(&mut holder);
+                    let waited = PATIENCE.as_secs();
+                    return Err(io::Error::other(format!("{holder:?} has had it for {waited} s: end it")));
+                }
+            }
+            // Nobody unparks this thread; a sleep that ends early does no harm.
+            thread::park_timeout(STEP);
+        }
+    }
+}
+
+impl Drop for StartLock {
+    fn drop(&mut self) {
+        let _ = fs::remove_file(&self.path);
     }
 }
 
@@ -97,6 +147,27 @@ mod tests {
 
     fn params(dir: &Path) -> StartOpts {
         StartOpts { socket_dir: Some(dir.display().to_string()), ..StartOpts::default() }
+    }
+
+    #[test]
+    fn a_start_waits_for_another_one_no_longer_than_it_may_take() {
+        let dir = tempfile::tempdir().unwrap();
+        let (namespace, id) = ids();
+        let address = Address::of(&params(dir.path()), &namespace, &id);
+        // Locks on the directory, which anybody can open, are nobody's business.
+        let sockets = address.0.parent().unwrap();
+        fs::create_dir_all(sockets).unwrap();
+        let opened = File::open(sockets).unwrap();
+        opened.lock().unwrap();
+        let listener = address.claim().unwrap().expect("free");
+        drop(listener);
+        let lock = StartLock::take(&address.0.with_extension("lock")).unwrap();
+        let error = address.claim().unwrap_err();
+        let source = error.source.to_string();
+        assert!(source.contains(&format!("process {}", process::id())), "{source}");
+        drop(lock);
+        drop(address.claim().unwrap().expect("free again"));
+        assert!(!address.0.with_extension("lock").exists());
     }
 
     #[test]

@@ -77,7 +77,7 @@ async fn find_or_make(
         return Ok(rootfs);
     }
     let cache = Cache::new(IMAGES, DEFAULT_CACHE_BYTES);
-    let plan = ImagePlan::new(mounts, cache, pod.context.id.as_str(), container)?;
+    let plan = ImagePlan::new(mounts, cache)?;
     record_rootfs(&pod.state_dir(), container, &plan.record())?;
     Ok(plan.claim(&search()).await?)
 }

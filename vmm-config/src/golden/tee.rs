@@ -243,6 +243,8 @@ fn the_wrong_firmware_is_refused() {
     let wrong = [
         (Tee::Tdx, Kind::Plain),
         (Tee::Tdx, Kind::Snp(KernelHashSupport::Present)),
+        (Tee::Tdx, Kind::TdxSecureBoot),
+        (Tee::Snp, Kind::TdxSecureBoot),
         (Tee::Snp, Kind::Plain),
         (Tee::Snp, Kind::Tdx),
         (Tee::Snp, Kind::Snp(KernelHashSupport::Absent)),

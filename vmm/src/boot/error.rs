@@ -121,7 +121,7 @@ pub enum Failure {
     #[error("GPU {0} {1}")]
     DeviceLost(HostAddress, Loss),
     /// PID 1 of the guest has checked what it was given, and powers off.
-    #[error("the guest refused to start: {0}")]
+    #[error("the guest gave up: {0}")]
     Refused(String),
     /// QEMU ended.
     #[error("QEMU ended with {0}")]

@@ -61,7 +61,10 @@ fn only_pid_1s_own_lines_mean_something() {
     assert!(parsed("layer @: metadata block 0 is not what its hash says").contains("\"metadata\", block: 0"));
     assert_eq!(Line::parse("disk 0:17 refused: a salt"), Some(Line::Refused { lun: 17, reason: "a salt" }));
     assert_eq!(Line::parse("fatal: no policy; powering off"), Some(Line::Fatal("no policy")));
+    let ended = Line::parse("the agent exited with status 0; powering off");
+    assert_eq!(ended, Some(Line::AgentEnded("exited with status 0")));
     for nothing in [
+        "the agent exited with status 0",
         "",
         "layer",
         "layer @",
@@ -163,6 +166,15 @@ async fn the_first_word_and_the_last_are_heard() {
     say(&gate, "fatal: two initdata disks; powering off");
     say(&gate, "fatal: something else; powering off");
     assert_eq!(gate.refuses().await, "two initdata disks");
+}
+
+/// QEMU then ends with status 0, as after any shutdown: the agent's end is the cause.
+#[tokio::test]
+async fn an_agent_that_ends_is_told_from_a_vm_that_ends() {
+    let gate = gate();
+    say(&gate, "the agent exited with status 101; powering off");
+    let refusal = gate.refuses().await;
+    assert!(refusal.contains("its agent exited with status 101") && refusal.contains("policy"), "{refusal}");
 }
 
 proptest! {

@@ -5,7 +5,6 @@ mod gpu;
 mod steps;
 
 use std::env;
-use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -89,9 +88,11 @@ async fn demo() {
 /// A shell with everything in place.
 async fn shell() {
     let mut containerd = set_up(&Artefacts::find()).await;
-    let shim = Artefacts::find().shim;
-    let programs = shim.parent().unwrap_or_else(|| Path::new("/")).display().to_string();
-    let path = format!("{programs}:{}", env::var("PATH").unwrap_or_default());
+    // The shim as it is released comes first; `coffer` is built for the rigs only, elsewhere.
+    let programs = [Artefacts::find().shim, Artefacts::coffer()];
+    let folders =
+        programs.iter().filter_map(|program| program.parent()).map(|folder| folder.display().to_string());
+    let path = folders.chain([env::var("PATH").unwrap_or_default()]).collect::<Vec<_>>().join(":");
     println!("{SHELL_HELP}");
     let status = Command::new("bash").arg("--norc").env("PATH", path).env("PS1", "coffer# ").status();
     status.or_fail("bash");
