@@ -12,10 +12,10 @@ use nix::errno::Errno;
 use nix::mount::{MntFlags, umount2};
 use protobuf::Message;
 
+use crate::api::{ContainerId, Namespace};
 use crate::bootstrap;
-use crate::sandbox::api::{ContainerId, Namespace};
 use crate::sandbox::state;
-use crate::service::timestamp;
+use crate::wire::timestamp;
 
 /// 128 + SIGKILL.
 const KILLED: u32 = 137;
@@ -27,7 +27,7 @@ const MAX_STACKED: usize = 64;
 pub enum Error {
     /// A malformed identifier, or a resource that could not be released.
     #[error(transparent)]
-    Sandbox(#[from] crate::sandbox::Error),
+    Sandbox(#[from] crate::api::Error),
     /// No bundle.
     #[error("cannot find the bundle")]
     Bundle(#[source] io::Error),

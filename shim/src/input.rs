@@ -8,8 +8,8 @@ use containerd_shim::{Flags, StartOpts};
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 
+use crate::api::{Mount, VirtualVolume};
 use crate::bootstrap;
-use crate::sandbox::api::Mount;
 use crate::service;
 
 type Outcome = Result<(), Box<dyn Error>>;
@@ -59,6 +59,6 @@ pub fn guest_pull(json: &[u8]) -> Outcome {
         options: vec![format!("io.katacontainers.volume={}", STANDARD.encode(json))],
         ..Mount::default()
     };
-    service::VirtualVolume::find(&[mount])?;
+    VirtualVolume::find(&[mount])?;
     Ok(())
 }

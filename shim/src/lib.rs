@@ -2,13 +2,16 @@
 //!
 //! Engines run this binary with an action ([`bootstrap`], [`delete`]); `start` runs it once more as the
 //! pod's server ([`server`]), which stays. `service` translates the server's requests into calls on the
-//! one [`sandbox`].
+//! one [`sandbox`]. What those lead to is decided in [`core`] and carried out by `sandbox`.
 
+mod api;
 mod args;
 mod bootstrap;
+mod core;
 mod delete;
 pub mod input;
 mod logging;
+mod machine;
 mod metrics;
 mod publisher;
 mod resident;
@@ -16,6 +19,7 @@ mod sandbox;
 mod server;
 mod service;
 mod stdio;
+mod wire;
 
 use std::error::Error;
 use std::io::{self, Write};
@@ -29,8 +33,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // containerd shows this line in the pod's event.
-            let _ =
-                writeln!(io::stderr(), "containerd-shim-coffer-v2: {}", sandbox::one_line(error.as_ref()));
+            let _ = writeln!(io::stderr(), "containerd-shim-coffer-v2: {}", api::one_line(error.as_ref()));
             ExitCode::FAILURE
         }
     }

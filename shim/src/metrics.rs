@@ -7,7 +7,7 @@ use containerd_shim::protos::cgroups_v2::metrics as v2;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
 
-use crate::sandbox::{Error, Result};
+use crate::api::{Error, Result};
 
 /// What the agent measured.
 pub type ContainerStats = guest::StatsContainerResponse;

@@ -26,7 +26,7 @@ use ttrpc::context::with_duration;
 
 pub use event::Event;
 
-use crate::sandbox::api::Namespace;
+use crate::api::Namespace;
 
 /// Most events that wait for containerd.
 const MAX_QUEUED: usize = 32 << 10;

@@ -19,10 +19,11 @@ use tokio::time::{sleep, timeout};
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::Listener;
 
+use crate::api::{self, one_line};
+use crate::api::{ContainerId, Namespace};
 use crate::bootstrap::{READY, inherited_options};
 use crate::publisher::Events;
-use crate::sandbox::api::{ContainerId, Namespace};
-use crate::sandbox::{self, Context, Handle, one_line};
+use crate::sandbox::{Context, Handle, Outward};
 use crate::{logging, service};
 
 /// How long the last events may take to reach containerd when the shim ends.
@@ -37,7 +38,7 @@ const LAST_CALLS: Duration = Duration::from_secs(2);
 pub enum Error {
     /// A malformed identifier.
     #[error(transparent)]
-    Id(#[from] sandbox::Error),
+    Id(#[from] api::Error),
     /// Not started by `start`.
     #[error("standard input is no listening socket: engines call `start`")]
     Socket(#[source] io::Error),
@@ -118,8 +119,8 @@ async fn run(
     let mut terminate = signal(SignalKind::terminate()).map_err(system("watch for SIGTERM"))?;
     let options = inherited_options();
     let engine = engine.to_owned();
-    let context = Context { namespace, id, options, engine, events: events.clone(), log: log.clone(), end };
-    let sandbox = Handle::new(context);
+    let context = Context { namespace, id, options, engine, log: log.clone() };
+    let sandbox = Handle::new(context, Outward { events: events.clone(), end });
 
     listener.set_nonblocking(true).map_err(system("set up the socket"))?;
     let listener = Listener::try_from(listener).map_err(system("set up the socket"))?;

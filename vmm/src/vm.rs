@@ -54,6 +54,13 @@ pub struct Vm {
     qemu_pid: u32,
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Arc<Ended>>>,
+    released: watch::Receiver<Option<Arc<[String]>>>,
+}
+
+/// Where a VM's end is told, and after it that nothing is left.
+struct Farewell {
+    ended: watch::Sender<Option<Arc<Ended>>>,
+    released: watch::Sender<Option<Arc<[String]>>>,
 }
 
 /// All that a running VM consists of, as the last boot stage hands it over.
@@ -75,9 +82,11 @@ impl Vm {
     pub(crate) fn drive(parts: Parts) -> Self {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
+        let (all, released) = watch::channel(None);
         let (agent, gate) = (parts.agent.clone(), parts.gate.clone());
-        let vm = Self { agent, gate, qemu_pid: parts.qemu.pid(), commands, ended };
-        tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, end));
+        let vm = Self { agent, gate, qemu_pid: parts.qemu.pid(), commands, ended, released };
+        let farewell = Farewell { ended: end, released: all };
+        tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, farewell));
         vm
     }
 
@@ -170,13 +179,12 @@ impl Vm {
         Ok(held)
     }
 
-    /// Stops the VM and waits until nothing of it is left. Stopping it twice, or when it is gone, is fine.
-    pub async fn stop(&self) -> Arc<Ended> {
+    /// Has the VM stopped; [`Self::ended`] says when it is. Stopping it twice, or when it is gone, is fine.
+    pub async fn stop(&self) {
         let _ = self.commands.send(Command::Stop).await;
-        self.ended().await
     }
 
-    /// Waits for the end; everything the VM had on the host is released by then.
+    /// Waits for the end of QEMU. What the VM had on the host is given back after it.
     pub async fn ended(&self) -> Arc<Ended> {
         let mut ended = self.ended.clone();
         match ended.wait_for(Option::is_some).await.as_deref() {
@@ -187,6 +195,15 @@ impl Vm {
                 exit: Exit::Unknown("the shim is ending".to_owned()),
                 last_words: LastWords::default(),
             }),
+        }
+    }
+
+    /// Waits until all that the VM had on the host is given back; returns what could not be, one line each.
+    pub async fn released(&self) -> Arc<[String]> {
+        let mut released = self.released.clone();
+        match released.wait_for(Option::is_some).await.as_deref() {
+            Ok(Some(failures)) => Arc::clone(failures),
+            _ => Arc::default(),
         }
     }
 
@@ -212,7 +229,7 @@ struct Driver {
 }
 
 impl Driver {
-    async fn run(mut self, mut commands: mpsc::Receiver<Command>, end: watch::Sender<Option<Arc<Ended>>>) {
+    async fn run(mut self, mut commands: mpsc::Receiver<Command>, farewell: Farewell) {
         let agent = self.parts.agent.clone();
         let stderr = self.parts.qemu.stderr().clone();
         let exit = loop {
@@ -259,10 +276,10 @@ impl Driver {
             Cause::Stopped => info!(log, "VM stopped"; "exit" => %ended.exit),
             _ => error!(log, "VM failed"; "error" => %ended),
         }
-        for failure in self.parts.claims.release().await {
-            error!(log, "could not release a claim on the host"; "error" => failure);
-        }
-        end.send_replace(Some(Arc::new(ended)));
+        // Told before anything is given back: a GPU's reset takes longer than anybody should take a dead pod for a living one.
+        farewell.ended.send_replace(Some(Arc::new(ended)));
+        drop(commands);
+        farewell.released.send_replace(Some(self.parts.claims.release().await.into()));
     }
 
     /// Ends the VM in three tries, each harder than the one before.

@@ -11,7 +11,7 @@ use std::{process, thread};
 
 use containerd_shim::StartOpts;
 
-use crate::sandbox::api::{ContainerId, Namespace};
+use crate::api::{ContainerId, Namespace};
 
 const SCHEME: &str = "unix://";
 

@@ -11,8 +11,8 @@ use std::io::{self, IsTerminal, Read};
 use containerd_shim::{Flags, StartOpts};
 use protobuf::well_known_types::any::Any;
 
-use crate::sandbox;
-use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
+use crate::api;
+use crate::api::{ContainerId, Namespace, RuntimeOptions};
 
 pub use info::{info, version};
 pub use protocol::{Environment, detect, runtime_options};
@@ -27,7 +27,7 @@ const MAX_INPUT: u64 = 10 << 20;
 pub enum Error {
     /// A malformed identifier.
     #[error(transparent)]
-    Id(#[from] sandbox::Error),
+    Id(#[from] api::Error),
     /// Parameters that contradict the command line.
     #[error(transparent)]
     Protocol(#[from] protocol::Error),

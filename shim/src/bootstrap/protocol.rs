@@ -19,7 +19,7 @@ use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Message};
 
 use super::type_name;
-use crate::sandbox::api::RuntimeOptions;
+use crate::api::RuntimeOptions;
 
 /// First OCI spec version that containerd 2 writes.
 const CONTAINERD_2_SPEC: (u32, u32) = (1, 2);

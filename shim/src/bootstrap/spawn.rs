@@ -14,7 +14,7 @@ use std::process::{Command, Stdio};
 
 use containerd_shim::StartOpts;
 
-use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
+use crate::api::{ContainerId, Namespace, RuntimeOptions};
 
 /// What the server writes when it serves.
 pub const READY: &str = "ready";

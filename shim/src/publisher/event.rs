@@ -10,8 +10,9 @@ use protobuf::well_known_types::any::Any;
 use protobuf::well_known_types::timestamp::Timestamp;
 use protobuf::{MessageField, MessageFull};
 
-use crate::sandbox::api::{CreateRequest, Deleted, Exit, ProcessId, Rootfs};
-use crate::service::timestamp;
+use crate::api::{CreateRequest, Deleted, Exit, ProcessId, Rootfs};
+use crate::core;
+use crate::wire::timestamp;
 
 /// Something that happened to a container or to one of its processes.
 #[derive(Debug, Clone)]
@@ -36,9 +37,24 @@ pub enum Event {
     Resumed(wire::TaskResumed),
 }
 
+impl From<core::Event> for Event {
+    fn from(event: core::Event) -> Self {
+        match event {
+            core::Event::Created(new, pid) => Self::create(&new.request, pid),
+            core::Event::Started(process, pid) => Self::started(&process, pid),
+            core::Event::ExecAdded(process) => Self::exec_added(&process),
+            core::Event::Exited(process, pid, exit) => Self::exit(&process, pid, exit),
+            core::Event::Deleted(id, deleted) => Self::delete(id.as_str(), deleted),
+            core::Event::Oom(id) => Self::oom(id.as_str()),
+            core::Event::Paused(id) => Self::paused(id.as_str()),
+            core::Event::Resumed(id) => Self::resumed(id.as_str()),
+        }
+    }
+}
+
 impl Event {
     /// The container of `request` was created, with `pid`.
-    pub fn create(request: &CreateRequest, pid: u32) -> Self {
+    fn create(request: &CreateRequest, pid: u32) -> Self {
         let mounts: &[_] = match &request.rootfs {
             Rootfs::Mounts(mounts) => mounts,
             Rootfs::GuestPull(_) => &[],
@@ -67,7 +83,7 @@ impl Event {
     }
 
     /// `process` was started, with `pid`.
-    pub fn started(process: &ProcessId, pid: u32) -> Self {
+    fn started(process: &ProcessId, pid: u32) -> Self {
         let container_id = process.container.to_string();
         match &process.exec {
             None => Self::Start(wire::TaskStart { container_id, pid, ..Default::default() }),
@@ -81,7 +97,7 @@ impl Event {
     }
 
     /// The exec `process` was added.
-    pub fn exec_added(process: &ProcessId) -> Self {
+    fn exec_added(process: &ProcessId) -> Self {
         Self::ExecAdded(wire::TaskExecAdded {
             container_id: process.container.to_string(),
             exec_id: process.exec_str().to_owned(),
@@ -90,7 +106,7 @@ impl Event {
     }
 
     /// `process`, which had `pid`, ended. A container's first process has the container's name.
-    pub fn exit(process: &ProcessId, pid: u32, exit: Exit) -> Self {
+    fn exit(process: &ProcessId, pid: u32, exit: Exit) -> Self {
         let name = process.exec.as_ref().map_or_else(|| process.container.to_string(), ToString::to_string);
         Self::Exit(wire::TaskExit {
             container_id: process.container.to_string(),
@@ -103,7 +119,7 @@ impl Event {
     }
 
     /// The container with name `id` was deleted.
-    pub fn delete(id: &str, deleted: Deleted) -> Self {
+    fn delete(id: &str, deleted: Deleted) -> Self {
         Self::Delete(wire::TaskDelete {
             container_id: id.to_owned(),
             pid: deleted.pid,
@@ -114,17 +130,17 @@ impl Event {
     }
 
     /// The container with name `id` ran out of memory.
-    pub fn oom(id: &str) -> Self {
+    fn oom(id: &str) -> Self {
         Self::Oom(wire::TaskOOM { container_id: id.to_owned(), ..Default::default() })
     }
 
     /// The container with name `id` was paused.
-    pub fn paused(id: &str) -> Self {
+    fn paused(id: &str) -> Self {
         Self::Paused(wire::TaskPaused { container_id: id.to_owned(), ..Default::default() })
     }
 
     /// The container with name `id` was resumed.
-    pub fn resumed(id: &str) -> Self {
+    fn resumed(id: &str) -> Self {
         Self::Resumed(wire::TaskResumed { container_id: id.to_owned(), ..Default::default() })
     }
 
@@ -180,7 +196,7 @@ fn pack<M: MessageFull>(message: &M) -> Any {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sandbox::api::{ContainerId, ExecId};
+    use crate::api::{ContainerId, ExecId};
     use protobuf::Message;
 
     fn processes() -> (ProcessId, ProcessId) {

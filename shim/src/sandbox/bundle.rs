@@ -8,7 +8,7 @@ use nix::sys::statvfs::statvfs;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use vmm_config::request::OciLimits;
 
-use super::{Error, Result};
+use crate::api::{Error, Result};
 
 /// Largest `config.json` that is read, in bytes. Kubernetes' objects end at 1.5 MiB, and a spec is not much more.
 const MAX_SPEC: u64 = 4 << 20;
@@ -113,7 +113,7 @@ mod tests {
     fn a_malformed_spec_is_named() {
         let bundle = tempfile::tempdir().unwrap();
         let error = read_spec(bundle.path()).unwrap_err();
-        assert!(super::super::error::one_line(&error).contains("config.json: No such file"), "{error}");
+        assert!(crate::api::one_line(&error).contains("config.json: No such file"), "{error}");
         std::fs::write(bundle.path().join("config.json"), "{\"ociVersion\": 7}").unwrap();
         let text = read_spec(bundle.path()).unwrap_err().to_string();
         assert!(text.contains("is not an OCI runtime spec"), "{text}");

@@ -14,7 +14,8 @@ use vmm_config::passthrough::{HostAddress, Kind};
 use vmm_config::pci::GuestPciPath;
 use vmm_config::spec::VmSpec;
 
-use super::{Error, Result, bundle};
+use super::bundle;
+use crate::api::{Error, Result};
 
 /// A device of the VM, as its containers need it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent::AgentError;
@@ -15,11 +16,10 @@ use vmm_config::config::{FILE, NodeConfig};
 use vmm_config::image::ImageManifest;
 use vmm_config::request::{OciLimits, PodRequest};
 
-use super::api::{CreateSandboxRequest, PodFacts, RuntimeOptions};
-use super::handle::Context;
 use super::pinned::Pinned;
-use super::pod::Up;
-use super::{Error, Result, bundle, gpus, guest};
+use super::pod_vm::{Context, PodVm};
+use super::{bundle, gpus, guest};
+use crate::api::{CreateSandboxRequest, Error, PodFacts, Result, RuntimeOptions, one_line};
 
 /// Largest configuration file or manifest that is read, in bytes.
 const MAX_FILE: u64 = 1 << 20;
@@ -93,14 +93,14 @@ fn cgroup_below(parent: &str, id: &str) -> Option<String> {
 ///
 /// # Errors
 /// Anything that is missing or fails; whatever was taken is released.
-pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
+pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let log = &context.log;
     let config = read_config(&launch.options)?;
     let tee = readiness::tee(&Root::host(), &config)?;
     let image = read_image(&config)?;
     let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)
-        .map_err(|error| Error::InvalidRequest { field: "pod", reason: super::error::one_line(&error) })?;
+        .map_err(|error| Error::InvalidRequest { field: "pod", reason: one_line(&error) })?;
     for ignored in &pod.ignored {
         warn!(log, "annotation ignored"; "annotation" => &ignored.name, "reason" => ignored.reason.text());
     }
@@ -138,7 +138,8 @@ pub async fn launch(launch: Launch, context: &Context) -> Result<Up> {
             Ok::<_, AgentError>(())
         })
         .await?;
-    Ok(Up { vm, seccomp, pinned, devices: devices.into(), since: SystemTime::now() })
+    let (devices, context) = (devices.into(), Arc::clone(context));
+    Ok(PodVm { vm, seccomp, pinned, devices, since: SystemTime::now(), context })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or
@@ -157,10 +158,8 @@ fn read_config(options: &RuntimeOptions) -> Result<NodeConfig> {
         },
     };
     let path = path.display().to_string();
-    NodeConfig::parse(&text, &path).map_err(|error| Error::InvalidRequest {
-        field: "configuration",
-        reason: super::error::one_line(&error),
-    })
+    NodeConfig::parse(&text, &path)
+        .map_err(|error| Error::InvalidRequest { field: "configuration", reason: one_line(&error) })
 }
 
 /// The guest image's manifest, and that its files are there.
@@ -197,7 +196,6 @@ fn read(path: &Path) -> io::Result<String> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::error::one_line;
     use super::*;
 
     fn with_body(body: &str) -> RuntimeOptions {

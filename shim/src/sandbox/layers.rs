@@ -13,10 +13,10 @@ use slog::{Logger, info};
 use verity::RootHash;
 use vmm::state::record_rootfs;
 
-use super::api::{CreateRequest, Mount};
+use super::bundle;
 use super::pinned::Pinned;
-use super::pod::Pod;
-use super::{Error, Result, bundle};
+use super::pod_vm::Context;
+use crate::api::{CreateRequest, Error, Mount, Result};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
@@ -34,7 +34,7 @@ const PATIENCE: Duration = Duration::from_secs(3600);
 /// # Errors
 /// It cannot be prepared, or is not what the pod's policy demands.
 pub async fn prepare(
-    pod: &Pod,
+    context: &Context,
     request: &CreateRequest,
     spec: &Spec,
     mounts: &[Mount],
@@ -51,7 +51,7 @@ pub async fn prepare(
         mounts => mounts.iter().map(host_mount).collect(),
     };
     let wanted = pinned.layers(spec);
-    let rootfs = find_or_make(pod, request.id.as_str(), &mounts, wanted, log).await.map_err(|error| {
+    let rootfs = find_or_make(context, request.id.as_str(), &mounts, wanted, log).await.map_err(|error| {
         Error::failed(format!("prepare the root file system of container {}", request.id), error)
     })?;
     let made: Vec<RootHash> = rootfs.layers().iter().map(|layer| layer.root).collect();
@@ -64,7 +64,7 @@ pub async fn prepare(
 }
 
 async fn find_or_make(
-    pod: &Pod,
+    context: &Context,
     container: &str,
     mounts: &[HostMount],
     wanted: Option<&[RootHash]>,
@@ -73,25 +73,25 @@ async fn find_or_make(
     if let Some(layers) = containerds_layers(mounts)? {
         return Ok(Rootfs::of_layers(layers));
     }
-    if let Some(rootfs) = converted(pod, container, mounts, wanted, log).await? {
+    if let Some(rootfs) = converted(context, container, mounts, wanted, log).await? {
         return Ok(rootfs);
     }
     let cache = Cache::new(IMAGES, DEFAULT_CACHE_BYTES);
     let plan = ImagePlan::new(mounts, cache)?;
-    record_rootfs(&pod.state_dir(), container, &plan.record())?;
+    record_rootfs(&context.state_dir(), container, &plan.record())?;
     Ok(plan.claim(&search()).await?)
 }
 
 /// The layers of the container's image, converted where they are not yet. `None` where nobody has an image: CRI-O's
 /// containers, those of a given root file system, and those that have changed theirs.
 async fn converted(
-    pod: &Pod,
+    context: &Context,
     container: &str,
     mounts: &[HostMount],
     wanted: Option<&[RootHash]>,
     log: &Logger,
 ) -> std::result::Result<Option<Rootfs>, Cause> {
-    let engine = pod.context.engine.as_str();
+    let engine = context.engine.as_str();
     if engine.is_empty() || has_changes(mounts)? {
         return Ok(None);
     }
@@ -103,7 +103,7 @@ async fn converted(
     let conversion = Conversion {
         program: &program,
         socket: engine,
-        namespace: pod.context.namespace.as_str(),
+        namespace: context.namespace.as_str(),
         container,
         cache: Path::new(LAYERS),
         wanted,

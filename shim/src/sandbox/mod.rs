@@ -1,31 +1,30 @@
-//! One sandbox: the pod VM, its containers and their processes.
+//! One sandbox: what the pod's state ([`crate::core`]) decides is carried out here.
 //!
 //! ```text
-//! Handle ── Pod ── Machine (absent, up, down)         vmm::Vm
-//!            └──── Container ── Process (init, execs)  lifecycle, stdio
+//! Handle ── calls ──► driver ── owns ──► Core
+//!                       │ carries out
+//!                       ├── machine   boots (`launch`), containers (`create`, `layers`, `gpus`, `volumes`), its end
+//!                       └── guest     processes (`follow`), their streams (`stdio`)
 //! ```
 //!
-//! `launch` boots the VM, `create` makes and removes containers, `process` follows them to their exits.
+//! `crate::machine` has the traits, `real` what stands behind them outside of tests.
 
-pub mod api;
 mod bundle;
-mod container;
 mod create;
-mod error;
+mod driver;
+mod follow;
 mod gpus;
 mod guest;
 mod handle;
 mod launch;
 mod layers;
-mod lifecycle;
 mod pinned;
-mod pod;
-mod process;
+mod pod_vm;
+mod real;
 pub mod state;
+#[cfg(test)]
+mod tests;
 mod volumes;
 
-pub use error::{Error, one_line};
-pub use handle::{Context, Handle};
-
-/// Result of an operation on a sandbox.
-pub type Result<T> = std::result::Result<T, Error>;
+pub use handle::{Handle, Outward};
+pub use pod_vm::Context;

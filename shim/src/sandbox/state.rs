@@ -4,8 +4,8 @@ use std::path::Path;
 
 use vmm::state::{ROOT, StateDir, living_owner, release as release_recorded};
 
-use super::api::{ContainerId, Namespace};
-use super::{Error, Result};
+use crate::api::{ContainerId, Namespace};
+use crate::api::{Error, Result};
 
 /// Stops and releases what sandbox `id` recorded. Nothing recorded is success, and so is a sandbox whose shim lives:
 /// that one looks after it.

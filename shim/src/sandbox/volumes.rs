@@ -5,8 +5,7 @@ use guest_spec::{Copy, CopyKind};
 use slog::{Logger, info, warn};
 use tokio::task::JoinHandle;
 
-use super::error::one_line;
-use super::{Error, Result};
+use crate::api::{Error, Result, one_line};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 

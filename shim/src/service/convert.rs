@@ -1,21 +1,19 @@
 //! From wire messages to the sandbox's types and back; every field that comes in is checked here.
 
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use containerd_shim::protos::protobuf::MessageField;
 use containerd_shim::protos::{api, types::mount};
 use protobuf::well_known_types::any::Any;
-use protobuf::well_known_types::timestamp::Timestamp;
 
-use super::VirtualVolume;
-use crate::sandbox::api::{
-    ContainerId, CreateRequest, ExecId, ExecRequest, Exit, KillRequest, Mount, ProcessId, ProcessState,
-    Rootfs, RuntimeOptions, Status, TerminalSize, UpdateRequest,
+use crate::api::{
+    ContainerId, CreateRequest, Error, ExecId, ExecRequest, Exit, KillRequest, Mount, ProcessId,
+    ProcessState, Rootfs, RuntimeOptions, Status, StdioPaths, TerminalSize, UpdateRequest, VirtualVolume,
+    one_line,
 };
-use crate::sandbox::{Error, one_line};
-use crate::stdio::StdioPaths;
-use crate::{bootstrap, sandbox};
+
+use crate::wire::timestamp;
+use crate::{api as plain, bootstrap};
 
 /// Most mounts of one root file system; images have tens of layers.
 const MAX_MOUNTS: usize = 512;
@@ -34,13 +32,13 @@ fn invalid(field: &'static str, reason: impl Into<String>) -> Error {
 }
 
 /// The process that `id` and `exec_id` name.
-pub fn process(id: String, exec_id: String) -> sandbox::Result<ProcessId> {
+pub fn process(id: String, exec_id: String) -> plain::Result<ProcessId> {
     let exec = if exec_id.is_empty() { None } else { Some(ExecId::new(exec_id)?) };
     Ok(ProcessId { container: ContainerId::new(id)?, exec })
 }
 
 /// An absolute path without NUL and `..`.
-pub fn path(field: &'static str, text: String) -> sandbox::Result<PathBuf> {
+pub fn path(field: &'static str, text: String) -> plain::Result<PathBuf> {
     if text.len() > MAX_TEXT
         || text.contains('\0')
         || !text.starts_with('/')
@@ -55,7 +53,7 @@ fn shorten(text: &str) -> String {
     text.chars().take(120).collect()
 }
 
-fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> sandbox::Result<StdioPaths> {
+fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> plain::Result<StdioPaths> {
     for (field, text) in [("stdin", &stdin), ("stdout", &stdout), ("stderr", &stderr)] {
         if text.len() > MAX_TEXT || text.contains('\0') {
             return Err(invalid(field, format!("{:?} is not a path or a URI", shorten(text))));
@@ -64,7 +62,7 @@ fn stdio(stdin: String, stdout: String, stderr: String, terminal: bool) -> sandb
     Ok(StdioPaths { stdin, stdout, stderr, terminal })
 }
 
-fn mounts(from: Vec<mount::Mount>) -> sandbox::Result<Rootfs> {
+fn mounts(from: Vec<mount::Mount>) -> plain::Result<Rootfs> {
     if from.len() > MAX_MOUNTS {
         return Err(invalid("rootfs", format!("{} mounts, at most {MAX_MOUNTS} are taken", from.len())));
     }
@@ -89,13 +87,13 @@ fn mounts(from: Vec<mount::Mount>) -> sandbox::Result<Rootfs> {
     }
 }
 
-fn options(from: MessageField<Any>) -> sandbox::Result<RuntimeOptions> {
+fn options(from: MessageField<Any>) -> plain::Result<RuntimeOptions> {
     let read = from.as_ref().map(bootstrap::runtime_options).transpose();
     Ok(read.map_err(|error| invalid("options", error.to_string()))?.unwrap_or_default())
 }
 
 /// Create.
-pub fn create(from: api::CreateTaskRequest) -> sandbox::Result<CreateRequest> {
+pub fn create(from: api::CreateTaskRequest) -> plain::Result<CreateRequest> {
     if !from.checkpoint.is_empty() || !from.parent_checkpoint.is_empty() {
         return Err(Error::Unsupported("restoring a container from a checkpoint is".to_owned()));
     }
@@ -109,7 +107,7 @@ pub fn create(from: api::CreateTaskRequest) -> sandbox::Result<CreateRequest> {
 }
 
 /// The JSON in an `Any` whose type must end in `name`.
-fn json(field: &'static str, from: MessageField<Any>, name: &str) -> sandbox::Result<Vec<u8>> {
+fn json(field: &'static str, from: MessageField<Any>, name: &str) -> plain::Result<Vec<u8>> {
     let any = from.into_option().ok_or_else(|| invalid(field, "it is missing"))?;
     if bootstrap::type_name(&any) != name {
         return Err(invalid(field, format!("type {:?}, not an OCI {name}", shorten(&any.type_url))));
@@ -118,7 +116,7 @@ fn json(field: &'static str, from: MessageField<Any>, name: &str) -> sandbox::Re
 }
 
 /// Exec.
-pub fn exec(from: api::ExecProcessRequest) -> sandbox::Result<ExecRequest> {
+pub fn exec(from: api::ExecProcessRequest) -> plain::Result<ExecRequest> {
     Ok(ExecRequest {
         container: ContainerId::new(from.id)?,
         exec: ExecId::new(from.exec_id)?,
@@ -128,7 +126,7 @@ pub fn exec(from: api::ExecProcessRequest) -> sandbox::Result<ExecRequest> {
 }
 
 /// Kill.
-pub fn kill(from: api::KillRequest) -> sandbox::Result<KillRequest> {
+pub fn kill(from: api::KillRequest) -> plain::Result<KillRequest> {
     if !(1..=MAX_SIGNAL).contains(&from.signal) {
         return Err(invalid("signal", format!("{} is not a signal of Linux", from.signal)));
     }
@@ -136,7 +134,7 @@ pub fn kill(from: api::KillRequest) -> sandbox::Result<KillRequest> {
 }
 
 /// Update.
-pub fn update(from: api::UpdateTaskRequest) -> sandbox::Result<UpdateRequest> {
+pub fn update(from: api::UpdateTaskRequest) -> plain::Result<UpdateRequest> {
     Ok(UpdateRequest {
         id: ContainerId::new(from.id)?,
         resources: json("resources", from.resources, "LinuxResources")?,
@@ -145,21 +143,11 @@ pub fn update(from: api::UpdateTaskRequest) -> sandbox::Result<UpdateRequest> {
 }
 
 /// A terminal's size; the kernel holds 16 bits of each.
-pub fn size(from: &api::ResizePtyRequest) -> sandbox::Result<TerminalSize> {
+pub fn size(from: &api::ResizePtyRequest) -> plain::Result<TerminalSize> {
     if from.width.max(from.height) > u16::MAX.into() {
         return Err(invalid("size", format!("{}x{} is no terminal", from.width, from.height)));
     }
     Ok(TerminalSize { width: from.width, height: from.height })
-}
-
-/// A point in time on the wire.
-pub fn timestamp(at: SystemTime) -> MessageField<Timestamp> {
-    let since = at.duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
-    MessageField::some(Timestamp {
-        seconds: i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
-        nanos: i32::try_from(since.subsec_nanos()).unwrap_or(0),
-        ..Timestamp::default()
-    })
 }
 
 /// State.
@@ -192,6 +180,8 @@ pub fn state(from: ProcessState) -> api::StateResponse {
 
 #[cfg(test)]
 mod tests {
+    use std::time::{Duration, UNIX_EPOCH};
+
     use super::*;
     use ttrpc::Code;
 

@@ -4,7 +4,6 @@ mod convert;
 mod pod_config;
 mod sandbox;
 mod task;
-mod volume;
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -13,11 +12,9 @@ use containerd_shim::protos::sandbox_async::create_sandbox;
 use containerd_shim::protos::shim_async::create_task;
 use ttrpc::r#async::Service;
 
-use crate::sandbox::{Error, Handle};
+use crate::sandbox::Handle;
 
-pub use convert::timestamp;
 pub use pod_config::pod_facts;
-pub use volume::VirtualVolume;
 
 /// Name under which CRI-O and containerd 1.7 call the task service. Its messages are those of version 3.
 const TASK_V2: &str = "containerd.task.v2.Task";
@@ -31,36 +28,24 @@ pub fn all(sandbox: &Handle) -> HashMap<String, Service> {
     services
 }
 
-/// Runs `call` to its end even when the caller hangs up or its deadline passes: a half-made container is
-/// worse than one that nobody waits for, which the engine deletes.
-async fn to_its_end<T: Send + 'static>(
-    call: impl Future<Output = Result<T, Error>> + Send + 'static,
-) -> ttrpc::Result<T> {
-    match tokio::spawn(call).await {
-        Ok(result) => result.map_err(convert::status),
-        Err(error) => Err(convert::status(Error::failed("finish the call", error))),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tokio::sync::{oneshot, watch};
+    use tokio::sync::watch;
 
+    use crate::api::{ContainerId, Namespace, RuntimeOptions};
     use crate::publisher::Events;
-    use crate::sandbox::Context;
-    use crate::sandbox::api::{ContainerId, Namespace, RuntimeOptions};
+    use crate::sandbox::{Context, Outward};
 
-    pub(super) fn handle() -> Handle {
-        Handle::new(Context {
+    fn handle() -> Handle {
+        let context = Context {
             namespace: Namespace::new("default").unwrap(),
             id: ContainerId::new("web").unwrap(),
             options: RuntimeOptions::default(),
             engine: String::new(),
-            events: Events::none(),
             log: slog::Logger::root(slog::Discard, slog::o!()),
-            end: watch::channel(false).0,
-        })
+        };
+        Handle::new(context, Outward { events: Events::none(), end: watch::channel(false).0 })
     }
 
     #[tokio::test]
@@ -79,22 +64,5 @@ mod tests {
         };
         assert_eq!(methods("containerd.task.v2.Task"), methods("containerd.task.v3.Task"));
         assert_eq!(methods("containerd.task.v3.Task").len(), 17);
-    }
-
-    #[tokio::test]
-    async fn a_call_outlives_its_caller() {
-        let (done, check) = oneshot::channel();
-        let (go, wait) = oneshot::channel::<()>();
-        let call = to_its_end(async move {
-            let _ = wait.await;
-            let _ = done.send(());
-            Ok(())
-        });
-        let caller = tokio::spawn(call);
-        tokio::task::yield_now().await;
-        caller.abort();
-        let _ = caller.await;
-        go.send(()).unwrap();
-        check.await.expect("the call was cut short");
     }
 }

@@ -6,8 +6,8 @@ use protobuf::rt::skip_field_for_tag;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Result};
 
+use crate::api::PodFacts;
 use crate::bootstrap::type_name;
-use crate::sandbox::api::PodFacts;
 
 /// The message's name; containerd writes it without a host.
 const NAME: &str = "runtime.v1.PodSandboxConfig";

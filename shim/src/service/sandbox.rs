@@ -10,12 +10,13 @@ use protobuf::MessageField;
 use ttrpc::Result;
 use ttrpc::r#async::TtrpcContext;
 
-use super::convert::{self, status, timestamp};
+use super::convert::{self, status};
 use super::pod_config::pod_facts;
-use super::to_its_end;
+use crate::api::Error;
+use crate::api::{ContainerId, CreateSandboxRequest, SandboxState};
 use crate::metrics;
-use crate::sandbox::api::{ContainerId, CreateSandboxRequest, SandboxState};
-use crate::sandbox::{Error, Handle};
+use crate::sandbox::Handle;
+use crate::wire::timestamp;
 
 /// The sandbox service of one sandbox.
 #[derive(Debug)]
@@ -28,14 +29,14 @@ impl SandboxService {
     pub fn new(sandbox: Handle) -> Self {
         Self { sandbox }
     }
-
-    /// The sandbox, and the id that a request gave for it.
-    fn named(&self, id: String) -> Result<(Handle, ContainerId)> {
-        Ok((self.sandbox.clone(), ContainerId::new(id).map_err(status)?))
-    }
 }
 
-fn create(from: wire::CreateSandboxRequest) -> crate::sandbox::Result<CreateSandboxRequest> {
+/// The id that a request gave for the sandbox.
+fn named(id: String) -> Result<ContainerId> {
+    ContainerId::new(id).map_err(status)
+}
+
+fn create(from: wire::CreateSandboxRequest) -> crate::api::Result<CreateSandboxRequest> {
     let netns = from.netns_path;
     let facts = from.options.as_ref().map(pod_facts).transpose();
     let facts =
@@ -57,8 +58,7 @@ impl Sandbox for SandboxService {
         request: wire::CreateSandboxRequest,
     ) -> Result<wire::CreateSandboxResponse> {
         let request = create(request).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        to_its_end(async move { sandbox.create_sandbox(request).await }).await?;
+        self.sandbox.create_sandbox(request).await.map_err(status)?;
         Ok(wire::CreateSandboxResponse::default())
     }
 
@@ -67,8 +67,8 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::StartSandboxRequest,
     ) -> Result<wire::StartSandboxResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
-        let started = to_its_end(async move { sandbox.start_sandbox(id).await }).await?;
+        let id = named(request.sandbox_id)?;
+        let started = self.sandbox.start_sandbox(id).await.map_err(status)?;
         Ok(wire::StartSandboxResponse {
             pid: started.pid,
             created_at: timestamp(started.created_at),
@@ -81,7 +81,7 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::PlatformRequest,
     ) -> Result<wire::PlatformResponse> {
-        self.named(request.sandbox_id)?;
+        named(request.sandbox_id)?;
         let platform =
             Platform { os: "linux".to_owned(), architecture: "amd64".to_owned(), ..Default::default() };
         Ok(wire::PlatformResponse { platform: MessageField::some(platform), ..Default::default() })
@@ -93,8 +93,8 @@ impl Sandbox for SandboxService {
         request: wire::StopSandboxRequest,
     ) -> Result<wire::StopSandboxResponse> {
         let grace = Duration::from_secs(request.timeout_secs.into());
-        let (sandbox, id) = self.named(request.sandbox_id)?;
-        to_its_end(async move { sandbox.stop_sandbox(id, grace).await }).await?;
+        let id = named(request.sandbox_id)?;
+        self.sandbox.stop_sandbox(id, grace).await.map_err(status)?;
         Ok(wire::StopSandboxResponse::default())
     }
 
@@ -103,8 +103,8 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::WaitSandboxRequest,
     ) -> Result<wire::WaitSandboxResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
-        let exit = sandbox.wait_sandbox(id).await.map_err(status)?;
+        let id = named(request.sandbox_id)?;
+        let exit = self.sandbox.wait_sandbox(id).await.map_err(status)?;
         Ok(wire::WaitSandboxResponse {
             exit_status: exit.status,
             exited_at: timestamp(exit.at),
@@ -117,9 +117,9 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::SandboxStatusRequest,
     ) -> Result<wire::SandboxStatusResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let id = named(request.sandbox_id)?;
         let name = id.to_string();
-        let now = sandbox.sandbox_status(id, request.verbose).await.map_err(status)?;
+        let now = self.sandbox.sandbox_status(id, request.verbose).await.map_err(status)?;
         let state = match now.state {
             SandboxState::Ready => "SANDBOX_READY",
             SandboxState::NotReady => "SANDBOX_NOTREADY",
@@ -136,8 +136,8 @@ impl Sandbox for SandboxService {
     }
 
     async fn ping_sandbox(&self, _: &TtrpcContext, request: wire::PingRequest) -> Result<wire::PingResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
-        sandbox.ping(id).await.map_err(status)?;
+        let id = named(request.sandbox_id)?;
+        self.sandbox.ping(id).await.map_err(status)?;
         Ok(wire::PingResponse::default())
     }
 
@@ -146,8 +146,8 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::ShutdownSandboxRequest,
     ) -> Result<wire::ShutdownSandboxResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
-        to_its_end(async move { sandbox.shutdown_sandbox(id).await }).await?;
+        let id = named(request.sandbox_id)?;
+        self.sandbox.shutdown_sandbox(id).await.map_err(status)?;
         Ok(wire::ShutdownSandboxResponse::default())
     }
 
@@ -156,9 +156,9 @@ impl Sandbox for SandboxService {
         _: &TtrpcContext,
         request: wire::SandboxMetricsRequest,
     ) -> Result<wire::SandboxMetricsResponse> {
-        let (sandbox, id) = self.named(request.sandbox_id)?;
+        let id = named(request.sandbox_id)?;
         let name = id.to_string();
-        let stats = sandbox.sandbox_metrics(id).await.map_err(status)?;
+        let stats = self.sandbox.sandbox_metrics(id).await.map_err(status)?;
         let mut response = wire::SandboxMetricsResponse::default();
         let metric = response.metrics.mut_or_insert_default();
         metric.id = name;

@@ -8,16 +8,17 @@ use protobuf::well_known_types::any::Any;
 use ttrpc::Result;
 use ttrpc::r#async::TtrpcContext;
 
-use super::convert::{self, status, timestamp};
-use super::to_its_end;
+use super::convert::{self, status};
+use crate::api::Error;
+use crate::api::{ContainerId, Rootfs};
 use crate::metrics;
-use crate::sandbox::api::{ContainerId, Rootfs};
-use crate::sandbox::{Error, Handle};
+use crate::sandbox::Handle;
+use crate::wire::timestamp;
 
 /// Version that Connect reports.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// The task service of one sandbox.
+/// The task service of one self.sandbox.
 #[derive(Debug)]
 pub struct TaskService {
     sandbox: Handle,
@@ -28,11 +29,11 @@ impl TaskService {
     pub fn new(sandbox: Handle) -> Self {
         Self { sandbox }
     }
+}
 
-    /// The sandbox, and the container that `id` names.
-    fn container(&self, id: String) -> Result<(Handle, ContainerId)> {
-        Ok((self.sandbox.clone(), ContainerId::new(id).map_err(status)?))
-    }
+/// The container that `id` names.
+fn container(id: String) -> Result<ContainerId> {
+    ContainerId::new(id).map_err(status)
 }
 
 fn empty<T>(_: T) -> api::Empty {
@@ -48,17 +49,16 @@ impl Task for TaskService {
     ) -> Result<api::CreateTaskResponse> {
         let request = convert::create(request).map_err(status)?;
         if let Rootfs::GuestPull(volume) = &request.rootfs {
+            // Refused before its bundle is read.
             return Err(status(Error::GuestPull(volume.image.clone())));
         }
-        let sandbox = self.sandbox.clone();
-        let pid = to_its_end(async move { sandbox.create(request).await }).await?;
+        let pid = self.sandbox.create(request).await.map_err(status)?;
         Ok(api::CreateTaskResponse { pid, ..Default::default() })
     }
 
     async fn start(&self, _: &TtrpcContext, request: api::StartRequest) -> Result<api::StartResponse> {
         let process = convert::process(request.id, request.exec_id).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        let pid = to_its_end(async move { sandbox.start(process).await }).await?;
+        let pid = self.sandbox.start(process).await.map_err(status)?;
         Ok(api::StartResponse { pid, ..Default::default() })
     }
 
@@ -68,8 +68,8 @@ impl Task for TaskService {
     }
 
     async fn pids(&self, _: &TtrpcContext, request: api::PidsRequest) -> Result<api::PidsResponse> {
-        let (sandbox, id) = self.container(request.id)?;
-        let processes = sandbox.pids(id).await.map_err(status)?;
+        let id = container(request.id)?;
+        let processes = self.sandbox.pids(id).await.map_err(status)?;
         let processes =
             processes.into_iter().map(|info| api::ProcessInfo { pid: info.pid, ..Default::default() });
         Ok(api::PidsResponse { processes: processes.collect(), ..Default::default() })
@@ -77,14 +77,12 @@ impl Task for TaskService {
 
     async fn kill(&self, _: &TtrpcContext, request: api::KillRequest) -> Result<api::Empty> {
         let request = convert::kill(request).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        to_its_end(async move { sandbox.kill(request).await }).await.map(empty)
+        self.sandbox.kill(request).await.map(empty).map_err(status)
     }
 
     async fn exec(&self, _: &TtrpcContext, request: api::ExecProcessRequest) -> Result<api::Empty> {
         let request = convert::exec(request).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        to_its_end(async move { sandbox.exec(request).await }).await.map(empty)
+        self.sandbox.exec(request).await.map(empty).map_err(status)
     }
 
     async fn resize_pty(&self, _: &TtrpcContext, request: api::ResizePtyRequest) -> Result<api::Empty> {
@@ -102,13 +100,13 @@ impl Task for TaskService {
     }
 
     async fn pause(&self, _: &TtrpcContext, request: api::PauseRequest) -> Result<api::Empty> {
-        let (sandbox, id) = self.container(request.id)?;
-        to_its_end(async move { sandbox.pause(id).await }).await.map(empty)
+        let id = container(request.id)?;
+        self.sandbox.pause(id).await.map(empty).map_err(status)
     }
 
     async fn resume(&self, _: &TtrpcContext, request: api::ResumeRequest) -> Result<api::Empty> {
-        let (sandbox, id) = self.container(request.id)?;
-        to_its_end(async move { sandbox.resume(id).await }).await.map(empty)
+        let id = container(request.id)?;
+        self.sandbox.resume(id).await.map(empty).map_err(status)
     }
 
     async fn checkpoint(&self, _: &TtrpcContext, _: api::CheckpointTaskRequest) -> Result<api::Empty> {
@@ -117,8 +115,7 @@ impl Task for TaskService {
 
     async fn update(&self, _: &TtrpcContext, request: api::UpdateTaskRequest) -> Result<api::Empty> {
         let request = convert::update(request).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        to_its_end(async move { sandbox.update(request).await }).await.map(empty)
+        self.sandbox.update(request).await.map(empty).map_err(status)
     }
 
     async fn wait(&self, _: &TtrpcContext, request: api::WaitRequest) -> Result<api::WaitResponse> {
@@ -132,14 +129,14 @@ impl Task for TaskService {
     }
 
     async fn stats(&self, _: &TtrpcContext, request: api::StatsRequest) -> Result<api::StatsResponse> {
-        let (sandbox, id) = self.container(request.id)?;
-        let stats: Any = metrics::encode(&sandbox.stats(id).await.map_err(status)?).map_err(status)?;
+        let id = container(request.id)?;
+        let stats: Any = metrics::encode(&self.sandbox.stats(id).await.map_err(status)?).map_err(status)?;
         Ok(api::StatsResponse { stats: MessageField::some(stats), ..Default::default() })
     }
 
     async fn connect(&self, _: &TtrpcContext, request: api::ConnectRequest) -> Result<api::ConnectResponse> {
-        let (sandbox, id) = self.container(request.id)?;
-        let connected = sandbox.connect(id).await.map_err(status)?;
+        let id = container(request.id)?;
+        let connected = self.sandbox.connect(id).await.map_err(status)?;
         Ok(api::ConnectResponse {
             shim_pid: connected.shim_pid,
             task_pid: connected.task_pid,
@@ -150,8 +147,7 @@ impl Task for TaskService {
 
     async fn delete(&self, _: &TtrpcContext, request: api::DeleteRequest) -> Result<api::DeleteResponse> {
         let process = convert::process(request.id, request.exec_id).map_err(status)?;
-        let sandbox = self.sandbox.clone();
-        let deleted = to_its_end(async move { sandbox.delete(process).await }).await?;
+        let deleted = self.sandbox.delete(process).await.map_err(status)?;
         Ok(api::DeleteResponse {
             pid: deleted.pid,
             exit_status: deleted.exit.status,
@@ -161,7 +157,6 @@ impl Task for TaskService {
     }
 
     async fn shutdown(&self, _: &TtrpcContext, request: api::ShutdownRequest) -> Result<api::Empty> {
-        let sandbox = self.sandbox.clone();
-        to_its_end(async move { sandbox.shutdown(request.now).await }).await.map(empty)
+        self.sandbox.shutdown(request.now).await.map(empty).map_err(status)
     }
 }

@@ -7,31 +7,25 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use agent::{Agent, AgentError, ProcessRef};
+use agent::{AgentError, ProcessRef};
 use slog::{Logger, debug, warn};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
-use super::StdioPaths;
 use super::sink::{OpenError, Sink};
+use crate::api::StdioPaths;
+use crate::machine::{Guest, Output};
 
 /// How much is asked of the guest at once, in bytes. A pipe in the guest holds four times as much, but vhost-device-vsock
 /// 0.3.0 loses what the guest sends in one piece of more than about 32,400 bytes, and the connection with it.
-const CHUNK: usize = 16 * 1024;
+pub const CHUNK: usize = 16 * 1024;
 /// How much is sent to the guest at once, in bytes: all that the engine's fifo holds. What comes from the host may have any
 /// size, and a call costs an emulated guest more than its bytes do.
 const INPUT: usize = 64 * 1024;
 /// How many chunks wait for the engine while the next is fetched.
 const QUEUED: usize = 4;
-
-/// An output stream.
-#[derive(Debug, Clone, Copy)]
-enum Output {
-    Stdout,
-    Stderr,
-}
 
 /// How an output stream stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,45 +40,56 @@ enum Flow {
 
 /// The guest's side of a process: its names and the way to them.
 #[derive(Debug, Clone)]
-struct Guest {
-    agent: Agent,
+struct Remote<G> {
+    guest: G,
     container: String,
     exec: String,
 }
 
-impl Guest {
+impl<G: Guest> Remote<G> {
     fn process(&self) -> ProcessRef<'_> {
         ProcessRef { container: &self.container, exec: &self.exec }
     }
 
     async fn read(&self, output: Output) -> Result<Vec<u8>, AgentError> {
-        match output {
-            Output::Stdout => self.agent.read_stdout(self.process(), CHUNK).await,
-            Output::Stderr => self.agent.read_stderr(self.process(), CHUNK).await,
-        }
+        self.guest.read(self.process(), output, CHUNK).await
     }
+}
+
+/// How often each output stream was read.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reads([u64; 2]);
+
+/// One output stream: where it goes, and what is told of it.
+#[derive(Debug)]
+struct Flowing {
+    output: Output,
+    sink: Sink,
+    flow: watch::Sender<Flow>,
+    activity: watch::Sender<Reads>,
 }
 
 /// What [`Stdio::pump`] sets in motion.
 #[derive(Debug)]
 struct Ends {
     stdin: Option<pipe::Receiver>,
-    outputs: Vec<(Output, Sink, watch::Sender<Flow>)>,
+    outputs: Vec<Flowing>,
     close_stdin: oneshot::Receiver<()>,
     terminal: bool,
 }
 
 /// The streams of one process. Dropping it closes the engine's fifos once the output that is there is written.
 #[derive(Debug)]
-pub struct Stdio {
-    guest: Guest,
+pub struct Stdio<G> {
+    remote: Remote<G>,
     ends: Mutex<Option<Ends>>,
     flows: Vec<watch::Receiver<Flow>>,
+    activity: watch::Receiver<Reads>,
     stdin_closer: Mutex<Option<oneshot::Sender<()>>>,
     log: Logger,
 }
 
-impl Stdio {
+impl<G: Guest> Stdio<G> {
     /// Opens the engine's ends; nothing moves yet.
     ///
     /// # Errors
@@ -92,7 +97,7 @@ impl Stdio {
     pub fn open(
         paths: &StdioPaths,
         process: ProcessRef<'_>,
-        agent: Agent,
+        guest: G,
         log: &Logger,
     ) -> Result<Self, OpenError> {
         let stdin = match paths.stdin.as_str() {
@@ -108,20 +113,22 @@ impl Stdio {
             outputs.push((Output::Stderr, Sink::open(&paths.stderr)?));
         }
         let mut flows = Vec::new();
+        let (active, activity) = watch::channel(Reads::default());
         let outputs = outputs
             .into_iter()
             .map(|(output, sink)| {
                 let (flow, watched) = watch::channel(Flow::Moving);
                 flows.push(watched);
-                (output, sink, flow)
+                Flowing { output, sink, flow, activity: active.clone() }
             })
             .collect();
         let (closer, close_stdin) = oneshot::channel();
-        let guest = Guest { agent, container: process.container.to_owned(), exec: process.exec.to_owned() };
+        let remote = Remote { guest, container: process.container.to_owned(), exec: process.exec.to_owned() };
         Ok(Self {
-            guest,
+            remote,
             ends: Mutex::new(Some(Ends { stdin, outputs, close_stdin, terminal: paths.terminal })),
             flows,
+            activity,
             stdin_closer: Mutex::new(Some(closer)),
             log: log.clone(),
         })
@@ -130,12 +137,12 @@ impl Stdio {
     /// Sets the streams in motion; once the guest knows the process. A second call does nothing.
     pub fn pump(&self) {
         let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
-        for (output, sink, flow) in ends.outputs {
-            tokio::spawn(pump_out(self.guest.clone(), output, sink, flow, self.log.clone()));
+        for flowing in ends.outputs {
+            tokio::spawn(pump_out(self.remote.clone(), flowing, self.log.clone()));
         }
         if let Some(stdin) = ends.stdin {
-            let (guest, log) = (self.guest.clone(), self.log.clone());
-            tokio::spawn(pump_in(guest, stdin, ends.close_stdin, ends.terminal, log));
+            let (remote, log) = (self.remote.clone(), self.log.clone());
+            tokio::spawn(pump_in(remote, stdin, ends.close_stdin, ends.terminal, log));
         }
     }
 
@@ -144,6 +151,37 @@ impl Stdio {
         if let Some(closer) = self.stdin_closer.lock().unwrap_or_else(PoisonError::into_inner).take() {
             let _ = closer.send(());
         }
+    }
+
+    /// Waits until all output is written, for as long as that takes.
+    pub async fn ended(&self) {
+        for flow in &self.flows {
+            let _ = flow.clone().wait_for(|flow| *flow == Flow::Ended).await;
+        }
+    }
+
+    /// Changes with each piece of output; closes with the last stream.
+    pub fn activity(&self) -> watch::Receiver<Reads> {
+        self.activity.clone()
+    }
+
+    /// How often each stream was read by now.
+    pub fn reads(&self) -> Reads {
+        *self.activity.borrow()
+    }
+
+    /// Whether each stream has ended, was read so `often` since `start`, or not at all since `looked`.
+    pub fn has_read(&self, start: Reads, often: u64, looked: Reads) -> bool {
+        let now = self.reads();
+        self.flows.iter().enumerate().all(|(stream, flow)| {
+            let (start, looked, now) = (start.0[stream], looked.0[stream], now.0[stream]);
+            *flow.borrow() == Flow::Ended || now - start >= often || now == looked
+        })
+    }
+
+    /// Whether the engine leaves output lying.
+    pub fn is_stuck(&self) -> bool {
+        self.flows.iter().any(|flow| *flow.borrow() == Flow::Stuck)
     }
 
     /// Waits until all output is written. Gives up when the engine has not taken any for `patience`.
@@ -165,7 +203,8 @@ impl Stdio {
 }
 
 /// Moves one output stream until the guest says it ended.
-async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<Flow>, log: Logger) {
+async fn pump_out<G: Guest>(guest: Remote<G>, flowing: Flowing, log: Logger) {
+    let Flowing { output, sink, flow, activity } = flowing;
     let (queue, chunks) = mpsc::channel(QUEUED);
     let writing = tokio::spawn(write_all(sink, chunks, flow, log.clone()));
     let mut answer = guest.read(output).await;
@@ -177,6 +216,7 @@ async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<
                 break;
             }
             Ok(chunk) => {
+                activity.send_modify(|reads| reads.0[output as usize] += 1);
                 // In this order, so that the guest works on the next chunk while this one is written.
                 let (next, sent) = tokio::join!(biased; guest.read(output), queue.send(chunk));
                 if sent.is_err() {
@@ -191,7 +231,7 @@ async fn pump_out(guest: Guest, output: Output, sink: Sink, flow: watch::Sender<
             }
         }
     }
-    drop(queue);
+    drop((queue, activity));
     if let Ok(flow) = writing.await
         && withheld
     {
@@ -264,8 +304,8 @@ async fn write_all(
 }
 
 /// Moves stdin until it is closed, or the process no longer takes it.
-async fn pump_in(
-    guest: Guest,
+async fn pump_in<G: Guest>(
+    remote: Remote<G>,
     mut stdin: pipe::Receiver,
     mut close: oneshot::Receiver<()>,
     terminal: bool,
@@ -282,7 +322,7 @@ async fn pump_in(
             },
         };
         let sent = match read {
-            Ok(length) => guest.agent.write_stdin(guest.process(), buffer[..length].to_vec()).await,
+            Ok(length) => remote.guest.write(remote.process(), buffer[..length].to_vec()).await,
             Err(error) => return warn!(log, "input is lost: its fifo cannot be read"; "error" => %error),
         };
         if let Err(error) = sent {
@@ -293,7 +333,7 @@ async fn pump_in(
         return; // closing a terminal's input closes its output, too
     }
     // What was written before CloseIO was read first: the select prefers it.
-    if let Err(error) = guest.agent.close_stdin(guest.process()).await {
+    if let Err(error) = remote.guest.close_stdin(remote.process()).await {
         debug!(log, "stdin could not be closed"; "error" => %error);
     }
 }

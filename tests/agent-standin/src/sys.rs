@@ -8,7 +8,7 @@ use std::os::fd::{AsRawFd, FromRawFd, IntoRawFd, OwnedFd, RawFd};
 use nix::errno::Errno;
 use nix::libc::{self, TIOCSWINSZ, winsize};
 use nix::sys::memfd::{MFdFlags, memfd_create};
-use nix::unistd::{Whence, lseek, write};
+use nix::unistd::{Pid, Whence, lseek, write};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
@@ -28,6 +28,12 @@ pub fn reseed(random: &File) -> io::Result<()> {
     // SAFETY: the descriptor is open for the whole call; the request takes no argument.
     unsafe { reseed_crng(random.as_raw_fd()) }?;
     Ok(())
+}
+
+/// Sends a signal, or what is none: the kernel looks for the process first, and refuses the number then.
+pub fn kill(pid: Pid, signal: c_int) -> nix::Result<()> {
+    // SAFETY: the call takes two numbers and touches no memory of ours.
+    Errno::result(unsafe { libc::kill(pid.as_raw(), signal) }).map(drop)
 }
 
 /// Takes over a descriptor that the parent process left open for this one under a known number.

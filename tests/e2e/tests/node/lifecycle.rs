@@ -1,6 +1,7 @@
 //! Containers by `ctr`, the way a user types it.
 
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use e2e::{BUSYBOX, LAYERED, LAYERS, Netns, OrFail, Run, Victim, ctr, e2e, shim, unpack_busybox};
 
@@ -72,6 +73,21 @@ fn an_exec_has_its_own_output_input_and_exit_code() {
         assert!(run.stderr.contains("err\n"), "{}", run.stderr);
         assert_eq!(container.exec_with_stdin(&["cat"], b"in and out").await.succeeded(), "in and out");
         assert!(container.exec(&["ps"]).await.succeeded().contains("sleep 100000"));
+        container.remove().await;
+    });
+}
+
+#[test]
+fn an_exec_is_over_when_it_ends_though_a_child_of_it_holds_its_output() {
+    e2e(async |_| {
+        let container = Run::new("parents", BUSYBOX, &FOREVER).start().await;
+        for child in ["sleep 600", "while :; do echo noise; sleep 0.1; done"] {
+            let started = Instant::now();
+            let run = container.exec(&["sh", "-c", &format!("{{ {child}; }} & echo out; exit 4")]).await;
+            assert_eq!(run.code, 4, "{child}: {}", run.stderr);
+            assert!(run.stdout.contains("out\n"), "{child}: {}", run.stdout);
+            assert!(started.elapsed() < Duration::from_secs(30), "{child}: {:?}", started.elapsed());
+        }
         container.remove().await;
     });
 }

@@ -11,7 +11,7 @@ pub use vmm::one_line;
 use vmm::state::StateError;
 use vmm_config::plan::PlanError;
 
-use super::api::{ContainerId, ProcessId};
+use super::{ContainerId, ProcessId};
 
 /// A failed operation on a sandbox.
 #[derive(Debug, thiserror::Error)]

@@ -3,13 +3,21 @@
 //! Nothing here knows a wire format: `service` translates the Task and the Sandbox API into these types
 //! and back, so that the state machine and its tests need neither.
 
+mod error;
+mod volume;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use super::Error;
-use crate::stdio::StdioPaths;
+use oci_spec::runtime::Spec;
+
+pub use error::{Error, one_line};
+pub use volume::VirtualVolume;
+
+/// Result of an operation on a sandbox.
+pub type Result<T> = std::result::Result<T, Error>;
 
 /// Longest identifier containerd gives to a container, an exec or a namespace.
 const MAX_ID: usize = 76;
@@ -41,7 +49,7 @@ macro_rules! identifier {
             ///
             /// # Errors
             /// [`Error::InvalidRequest`] when it breaks them.
-            pub fn new(id: impl Into<String>) -> Result<Self, Error> {
+            pub fn new(id: impl Into<String>) -> Result<Self> {
                 let id = id.into();
                 if is_identifier(&id) {
                     return Ok(Self(id));
@@ -115,6 +123,19 @@ impl fmt::Display for ProcessId {
     }
 }
 
+/// Where an engine wants a process's streams; empty means nowhere.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct StdioPaths {
+    /// Fifo that is read.
+    pub stdin: String,
+    /// Fifo or URI that is written.
+    pub stdout: String,
+    /// Fifo or URI that is written; empty with a terminal.
+    pub stderr: String,
+    /// Whether the process has a terminal.
+    pub terminal: bool,
+}
+
 /// `containerd.types.Mount`: how containerd's snapshotter says to mount a layer.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Mount {
@@ -134,7 +155,7 @@ pub enum Rootfs {
     /// Mounts of the host's snapshotter; none means that `rootfs` of the bundle is it.
     Mounts(Vec<Mount>),
     /// An image that is pulled inside the guest.
-    GuestPull(crate::service::VirtualVolume),
+    GuestPull(VirtualVolume),
 }
 
 /// The options of the runtime, as the engine's configuration has them.
@@ -159,6 +180,15 @@ pub struct CreateRequest {
     pub stdio: StdioPaths,
     /// Runtime options, where the engine sent any.
     pub options: RuntimeOptions,
+}
+
+/// A container that is to be created: what the engine asked for, and what its bundle says.
+#[derive(Debug, Clone)]
+pub struct NewContainer {
+    /// What was asked for.
+    pub request: CreateRequest,
+    /// The bundle's `config.json`.
+    pub spec: Spec,
 }
 
 /// Add a process to a container.
@@ -234,7 +264,7 @@ pub struct ProcessState {
     pub process: ProcessId,
     /// The container's bundle.
     pub bundle: PathBuf,
-    /// The process id that stands for it on the host; see [`Handle::create`](super::Handle::create).
+    /// The process id that stands for it on the host; QEMU's, which is the one process that the host sees.
     pub pid: u32,
     /// Where it is in its life.
     pub status: Status,

@@ -9,8 +9,7 @@ use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
 
-use crate::sandbox::api::Mount;
-use crate::sandbox::{Error, Result};
+use super::{Error, Mount, Result};
 
 /// Type of the mount.
 const MOUNT_TYPE: &str = "fuse.nydus-overlayfs";

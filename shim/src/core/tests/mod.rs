@@ -1,0 +1,69 @@
+//! The core as a table of states and inputs, and under inputs in any order.
+
+mod play;
+mod random;
+mod table;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use agent::proto::oci::Process as OciProcess;
+use guest_spec::Role;
+use oci_spec::runtime::Spec;
+
+use crate::api::{
+    ContainerId, CreateRequest, CreateSandboxRequest, ExecId, KillRequest, NewContainer, PodFacts, ProcessId,
+    Rootfs, RuntimeOptions, StdioPaths,
+};
+
+use super::{Call, Made};
+
+const EPOCH: SystemTime = SystemTime::UNIX_EPOCH;
+
+fn id(name: &str) -> ContainerId {
+    ContainerId::new(name).unwrap()
+}
+
+fn init(name: &str) -> ProcessId {
+    ProcessId::init(id(name))
+}
+
+fn exec(name: &str, exec: &str) -> ProcessId {
+    ProcessId { container: id(name), exec: Some(ExecId::new(exec).unwrap()) }
+}
+
+fn create(name: &str) -> Call {
+    let request = CreateRequest {
+        id: id(name),
+        bundle: PathBuf::from("/b"),
+        rootfs: Rootfs::Mounts(Vec::new()),
+        stdio: StdioPaths::default(),
+        options: RuntimeOptions::default(),
+    };
+    Call::Create(Arc::new(NewContainer { request, spec: Spec::default() }))
+}
+
+fn add(process: ProcessId) -> Call {
+    Call::Exec(process, StdioPaths::default(), Arc::new(OciProcess::default()))
+}
+
+fn kill(process: ProcessId, signal: u32) -> Call {
+    Call::Kill(KillRequest { process, signal, all: false })
+}
+
+fn sandbox(name: &str) -> Call {
+    Call::CreateSandbox(Arc::new(CreateSandboxRequest {
+        id: id(name),
+        bundle: PathBuf::from("/b"),
+        netns: None,
+        annotations: std::collections::BTreeMap::new(),
+        facts: PodFacts::default(),
+    }))
+}
+
+/// A container whose name is the pod's is its sandbox container.
+fn made(name: &ContainerId) -> Made {
+    let role = if name.as_str() == "pod" { Role::Sandbox } else { Role::PodContainer };
+    Made { role, shares_pids: name.as_str() == "c" }
+}

@@ -1,0 +1,294 @@
+//! One container in each of its states, and what each call does there.
+
+use super::super::{Call, Input, Reply, Step, Ticket};
+use super::play::{Pending, World};
+use super::{EPOCH, add, create, exec, id, init, kill, sandbox};
+use crate::api::{Exit, Status};
+
+/// A world with container `b` in the state of this name.
+fn in_state(state: &str) -> World {
+    let mut world = World::new();
+    if state == "absent" {
+        return world;
+    }
+    world.call(create("b"));
+    if state == "booting" {
+        return world;
+    }
+    world.finish(0, true);
+    if state == "making" {
+        return world;
+    }
+    world.settle();
+    if state == "created" {
+        return world;
+    }
+    world.call(Call::Start(init("b")));
+    if state == "starting" {
+        return world;
+    }
+    world.settle();
+    match state {
+        "running" => {}
+        "paused" => drop(world.done(Call::Freeze(id("b"), Step::Pause))),
+        "stopped" => end_process(&mut world),
+        "leaving" => {
+            end_process(&mut world);
+            world.call(Call::Delete(init("b")));
+        }
+        "vm ended" => world.die(),
+        other => panic!("{other}"),
+    }
+    world
+}
+
+/// The process of `b` ends by itself.
+fn end_process(world: &mut World) {
+    let at = world.pending.iter().position(|pending| matches!(pending, Pending::Exit(_))).unwrap();
+    world.finish(at, true);
+}
+
+const STATES: [&str; 10] = [
+    "absent", "booting", "making", "created", "starting", "running", "paused", "stopped", "leaving",
+    "vm ended",
+];
+
+fn row(call: &Call) -> String {
+    let cells = STATES.map(|state| {
+        let mut world = in_state(state);
+        world.call(call.clone());
+        world.said.retain(|word| word != "Say");
+        let said = world.said.join("+").replace("already_exists", "exists").replace("not_found", "none");
+        said.replace("failed_precondition", "no").replace("unavailable", "gone")
+    });
+    cells.join(" | ")
+}
+
+#[test]
+fn every_call_in_every_state() {
+    let rows = [
+        ("create", create("b"), CREATE),
+        ("create another", create("c"), CREATE_ANOTHER),
+        ("start", Call::Start(init("b")), START),
+        ("state", Call::State(init("b")), STATE),
+        ("kill 9", kill(init("b"), 9), KILL),
+        ("exec", add(exec("b", "x")), EXEC),
+        ("pause", Call::Freeze(id("b"), Step::Pause), PAUSE),
+        ("resume", Call::Freeze(id("b"), Step::Resume), RESUME),
+        ("wait", Call::Wait(init("b")), WAIT),
+        ("delete", Call::Delete(init("b")), DELETE),
+        ("shutdown", Call::Shutdown { now: false }, SHUTDOWN),
+        ("shutdown now", Call::Shutdown { now: true }, SHUTDOWN_NOW),
+        ("wait for the sandbox", Call::WaitSandbox(id("pod")), WAIT_SANDBOX),
+    ];
+    let found: Vec<String> = rows.iter().map(|(name, call, _)| format!("{name}: {}", row(call))).collect();
+    let expected: Vec<String> = rows.iter().map(|(name, _, row)| format!("{name}: {row}")).collect();
+    assert_eq!(found, expected, "{found:#?}");
+}
+
+const CREATE: &str = "Boot | exists | exists | exists | exists | exists | exists | exists | exists | exists";
+const CREATE_ANOTHER: &str = "Boot |  | Make | Make | Make | Make | Make | Make | Make | gone";
+const START: &str = "none | none | none | Start | no | no | no | no | no | no";
+const STATE: &str = "none | none | none | ok | ok | ok | ok | ok | ok | ok";
+const KILL: &str = "none | none | none | Signal | Signal | Signal | Signal | none | none | none";
+const EXEC: &str = "none | none | none | no | no | added!+ok | no | no | no | no";
+const PAUSE: &str = "none | none | none | no | no | Freeze | no | no | no | no";
+const RESUME: &str = "none | none | none | no | no | no | Freeze | no | no | no";
+const WAIT: &str = "none | none | none |  |  |  |  | ok | ok | ok";
+const DELETE: &str = "none | none | none | LastWords | no | no | no | LastWords |  | ";
+const SHUTDOWN: &str = "ok+End | ok | ok | ok | ok | ok | ok | ok | ok | ok";
+const SHUTDOWN_NOW: &str = "ok+End | CancelBoot | Stop | Stop | Stop | Stop | Stop | Stop | Stop | ";
+const WAIT_SANDBOX: &str = "gone |  |  |  |  |  |  |  |  | ok";
+
+/// What follows from each outcome; the world has one container, `b`, in the state that the effect came from.
+#[test]
+fn every_outcome_well_and_not() {
+    let outcome = |state: &str, call: Option<Call>, well: bool| {
+        let mut world = in_state(state);
+        if let Some(call) = call {
+            world.call(call);
+        }
+        let at = world.pending.iter().position(|pending| !matches!(pending, Pending::Exit(_))).unwrap();
+        world.finish(at, well);
+        world.said.retain(|word| word != "Say");
+        world.said.join("+")
+    };
+    let cases = [
+        ("booting", None, "Make", "internal"),
+        ("making", None, "created!+ok", "Stop"),
+        ("starting", None, "started!+Follow+Settle+ok", "internal"),
+        ("running", Some(Call::Freeze(id("b"), Step::Pause)), "paused!+ok", "internal"),
+        ("paused", Some(Call::Freeze(id("b"), Step::Resume)), "resumed!+ok", "internal"),
+        ("running", Some(kill(init("b"), 10)), "ok", "internal"),
+        // A guest that does not kill its only container is stopped.
+        ("running", Some(kill(init("b"), 9)), "ok", "Stop"),
+        // The guest tells of no end before a start.
+        ("created", Some(kill(init("b"), 9)), "exited!+CloseStreams+ok", "Stop"),
+        ("leaving", None, "Stop", "Stop"),
+        ("vm ended", None, "", ""),
+    ];
+    for (state, call, well, badly) in cases {
+        let found = (outcome(state, call.clone(), true), outcome(state, call.clone(), false));
+        assert_eq!(found, (well.to_owned(), badly.to_owned()), "{state}: {call:?}");
+    }
+}
+
+/// Whether the answer is there, and is this one.
+fn is_exit(world: &World, ticket: Ticket, status: u32) -> bool {
+    matches!(world.answer(ticket), Some(Ok(Reply::Exit(exit))) if exit.status == status)
+}
+
+#[test]
+fn the_end_is_told_before_anything_is_given_back() {
+    let mut world = in_state("running");
+    let waits = world.call(Call::Wait(init("b")));
+    let watches = world.call(Call::WaitSandbox(id("pod")));
+    world.die();
+    assert!(world.vm, "given back already");
+    assert!(is_exit(&world, waits, Exit::KILLED) && is_exit(&world, watches, Exit::KILLED));
+    // The deletion is answered when nothing is left.
+    let deletes = world.call(Call::Delete(init("b")));
+    assert!(world.answer(deletes).is_none());
+    world.settle();
+    assert!(!world.vm && world.holding.is_empty());
+    assert!(matches!(world.answer(deletes), Some(Ok(Reply::Deleted(_)))));
+}
+
+#[test]
+fn of_two_deletions_at_once_one_is_the_last() {
+    let mut world = in_state("running");
+    world.done(create("c"));
+    world.done(Call::Start(init("c")));
+    for name in ["b", "c"] {
+        world.done(kill(init(name), 9));
+        let is_its = |pending: &Pending| matches!(pending, Pending::Exit(process) if *process == init(name));
+        let at = world.pending.iter().position(is_its).unwrap();
+        world.finish(at, false);
+    }
+    let (one, two) = (world.call(Call::Delete(init("b"))), world.call(Call::Delete(init("c"))));
+    let again = world.call(Call::Delete(init("b")));
+    world.settle();
+    for ticket in [one, two, again] {
+        assert!(matches!(world.answer(ticket), Some(Ok(Reply::Deleted(_)))), "{ticket:?}");
+    }
+    assert!(!world.vm && world.holding.is_empty());
+}
+
+#[test]
+fn an_exec_that_outlives_its_container_ends_before_the_deletion() {
+    let mut world = in_state("running");
+    world.done(create("c"));
+    world.done(add(exec("b", "x")));
+    world.done(Call::Start(exec("b", "x")));
+    let waits = world.call(Call::Wait(exec("b", "x")));
+    end_process(&mut world); // the first one that was started
+    world.call(Call::Delete(init("b")));
+    assert_eq!(world.said, ["exited!", "CloseStreams", "ok", "Say", "Remove"]);
+    assert!(is_exit(&world, waits, Exit::KILLED));
+}
+
+#[test]
+fn the_sandbox_containers_end_is_told_before_its_vm_is_stopped() {
+    let mut world = World::new();
+    world.done(create("pod"));
+    world.done(Call::Start(init("pod")));
+    let killed = world.call(kill(init("pod"), 15));
+    assert_eq!(world.said, ["exited!", "CloseStreams", "Say", "Say", "Stop"]);
+    assert!(world.answer(killed).is_none());
+    world.settle();
+    assert!(matches!(world.answer(killed), Some(Ok(Reply::Done))));
+    let stopped = world.call(Call::State(init("pod")));
+    let Some(Ok(Reply::State(state))) = world.answer(stopped) else { panic!() };
+    assert_eq!(state.status, Status::Stopped(Exit { status: 143, at: EPOCH }));
+}
+
+#[test]
+fn sigkill_of_a_first_process_reaches_all_and_other_signals_one() {
+    let mut world = in_state("running");
+    world.done(add(exec("b", "x")));
+    world.done(Call::Start(exec("b", "x")));
+    for (process, signal, expected) in
+        [(init("b"), 9, true), (init("b"), 10, false), (exec("b", "x"), 9, false)]
+    {
+        world.call(kill(process, signal));
+        let Some(Pending::Signal(_, request)) = world.pending.last() else { panic!() };
+        assert_eq!(request.all, expected, "signal {signal}");
+    }
+}
+
+#[test]
+fn what_shares_a_pid_namespace_is_killed_with_the_first_process() {
+    for (name, expected) in [("c", true), ("b", false)] {
+        let mut world = World::new();
+        world.done(create(name));
+        world.done(Call::Start(init(name)));
+        end_process(&mut world);
+        assert_eq!(world.said.contains(&"KillRest".to_owned()), expected, "{name}");
+    }
+}
+
+#[test]
+fn want_of_memory_is_told_before_the_end_that_it_is_the_reason_of() {
+    let mut world = in_state("running");
+    let at = world.pending.iter().position(|pending| matches!(pending, Pending::Exit(_))).unwrap();
+    world.finish(at, false); // killed, and not by us
+    assert_eq!(world.said, ["Wake"]);
+    world.apply(Input::Oom("b".to_owned()));
+    assert_eq!(world.said, ["Say", "oom!"]);
+    world.settle();
+    world.apply(Input::Oom("b".to_owned()));
+    assert!(world.said.is_empty(), "told after the end");
+}
+
+#[test]
+fn a_guest_that_cries_for_memory_without_end_is_told_of_so_often() {
+    let mut world = in_state("running");
+    for name in ["b", "nobody", "../b"] {
+        let mut told = 0;
+        for _ in 0..1000 {
+            world.apply(Input::Oom(name.to_owned()));
+            told += world.said.len();
+        }
+        assert!(told <= 200, "{name}: {told}");
+    }
+}
+
+#[test]
+fn a_boot_that_fails_is_tried_again_for_the_next_who_waits() {
+    let mut world = World::new();
+    let (one, two) = (world.call(create("b")), world.call(create("c")));
+    world.finish(0, false);
+    assert!(matches!(world.answer(one), Some(Err(_))) && world.answer(two).is_none());
+    world.settle();
+    assert!(matches!(world.answer(two), Some(Ok(Reply::Pid(7)))));
+}
+
+#[test]
+fn a_boot_that_is_given_up_leaves_nobody_waiting() {
+    for well in [true, false] {
+        let mut world = World::new();
+        world.call(sandbox("pod"));
+        let tickets = [
+            world.call(Call::StartSandbox(id("pod"))),
+            world.call(create("b")),
+            world.call(Call::WaitSandbox(id("pod"))),
+        ];
+        let ends = world.call(Call::Shutdown { now: true });
+        world.finish(0, well);
+        world.settle();
+        for ticket in tickets {
+            assert!(world.answer(ticket).is_some(), "{ticket:?}");
+        }
+        assert!(matches!(world.answer(ends), Some(Ok(Reply::Done))) && world.ended && !world.vm);
+    }
+}
+
+#[test]
+fn a_process_that_was_started_as_its_vm_ended_is_not_told_of() {
+    let mut world = in_state("starting");
+    world.die();
+    let at = world.pending.iter().position(|pending| matches!(pending, Pending::Start(..))).unwrap();
+    world.finish(at, true);
+    assert_eq!(world.said, ["unavailable"]);
+    assert_eq!(world.open_processes(), 0);
+}

@@ -1,0 +1,132 @@
+//! A started process to its end.
+//!
+//! kata-agent forgets a process, and closes its streams, when it answers WaitProcess, so the output has to be read before
+//! that call. But the end of the output is not the process's: a child may hold the streams. What says that the process
+//! itself is gone is (kata-agent 4.1.0, `src/agent/src/rpc.rs`):
+//!
+//! - a read that waits when it ends is answered without data half a second later, as at the end of the stream
+//!   (`do_read_stream`). A read that comes after it waits for the child;
+//! - a signal that does not exist is refused for a process that is there (EINVAL), and passed over for one that is not
+//!   (`do_signal_process`, ESRCH).
+//!
+//! So the guest is asked by such a signal whenever a read may have come too late: a while after output was last read.
+
+use std::time::Duration;
+
+use agent::AgentError;
+use nix::sys::signal::Signal;
+use slog::{Logger, warn};
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::api::{Exit, ProcessId};
+use crate::machine::{Guest, name};
+use crate::stdio::{CHUNK, Stdio};
+
+/// How long after output the guest is asked whether the process lives.
+const FIRST_PROBE: Duration = Duration::from_millis(500);
+/// And how long after an answer it is asked again.
+const NEXT_PROBE: Duration = Duration::from_secs(2);
+/// How often it is asked after the last output.
+const PROBES: u32 = 2;
+/// How much is read of each stream after the end of a process: what its pipe holds, and once more. What comes then is
+/// somebody else's. It may be less, when none comes for [`QUIET`].
+const LAST_READS: u64 = (64 << 10) / CHUNK as u64 + 2;
+const QUIET: Duration = Duration::from_secs(1);
+/// How long output may lie unread on the host before the exit is learned without it. Asking never would hide the exit of
+/// a process whose output nobody reads.
+const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
+/// The exit code for a process whose status nobody knows, as containerd uses it.
+const UNKNOWN: u32 = 255;
+
+/// Waits for the end of a process, reads what it has written, and returns how it ended. `None` when the agent goes away.
+pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>, log: &Logger) -> Option<Exit> {
+    let gone = tokio::select! {
+        () = stdio.ended() => None,
+        gone = watch(guest, id, stdio) => gone,
+    };
+    if gone.is_some() {
+        if id.exec.is_none() {
+            // What a container's first process leaves dies with it; with that its output ends.
+            let _ = guest.signal_all(id.container.as_str(), Signal::SIGKILL as u32).await;
+        }
+        drain(stdio).await;
+    }
+    match guest.wait(name(id)).await {
+        Ok(status) => {
+            stdio.drained(UNREAD_PATIENCE).await;
+            Some(gone.map_or_else(
+                || Exit::now(exit_code(status)),
+                |exit| Exit { status: exit_code(status), ..exit },
+            ))
+        }
+        Err(AgentError::Disconnected { .. } | AgentError::Violation { .. }) => None,
+        Err(error) => {
+            // The agent is there and does not know the process: its exit is lost, not its end.
+            warn!(log, "exit status is lost"; "process" => %id, "error" => %error);
+            Some(gone.map_or_else(|| Exit::now(UNKNOWN), |exit| Exit { status: UNKNOWN, ..exit }))
+        }
+    }
+}
+
+/// Waits until the guest says that the process is gone; returns when that was. Without an answer from the guest: until
+/// the output has ended, or nobody has taken it for too long.
+async fn watch<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Option<Exit> {
+    let mut activity = stdio.activity();
+    let mut probes = PROBES;
+    let mut due = Some(Instant::now() + FIRST_PROBE);
+    loop {
+        let time = async {
+            match due {
+                Some(due) => sleep_until(due).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            moved = activity.changed() => {
+                if moved.is_err() {
+                    std::future::pending::<()>().await; // the streams have ended, which somebody else sees
+                }
+                probes = PROBES;
+                due = due.or_else(|| Some(Instant::now() + FIRST_PROBE));
+            }
+            () = time => {
+                let now = Exit::now(UNKNOWN);
+                match guest.lives(name(id)).await {
+                    Some(false) => return Some(now),
+                    Some(true) => {
+                        probes = probes.saturating_sub(1);
+                        let pause = if stdio.is_stuck() { UNREAD_PATIENCE } else { NEXT_PROBE };
+                        due = (probes > 0 || stdio.is_stuck()).then(|| Instant::now() + pause);
+                    }
+                    None => {
+                        stdio.drained(UNREAD_PATIENCE).await;
+                        return None;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Reads on after a process is gone, within limits: who writes by now is somebody else.
+async fn drain<G: Guest>(stdio: &Stdio<G>) {
+    let rest = async {
+        let before = stdio.reads();
+        loop {
+            let looked = stdio.reads();
+            sleep(QUIET).await;
+            if stdio.has_read(before, LAST_READS, looked) && !stdio.is_stuck() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = stdio.drained(UNREAD_PATIENCE) => {}
+        () = rest => {}
+    }
+}
+
+/// The agent's status as an exit code: what a guest sends is cut to the range that codes have.
+fn exit_code(status: i32) -> u32 {
+    u32::try_from(status).unwrap_or(UNKNOWN) & 0xff
+}

@@ -1,0 +1,52 @@
+//! The pod's VM with what its containers need to know of it.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use slog::Logger;
+use vmm::Vm;
+use vmm::state::{ROOT, StateDir};
+
+use super::gpus::GuestDevice;
+use super::pinned::Pinned;
+use crate::api::{ContainerId, Namespace, RuntimeOptions};
+
+/// What a sandbox is told when its shim starts.
+#[derive(Debug)]
+pub struct Context {
+    /// containerd's namespace.
+    pub namespace: Namespace,
+    /// The sandbox that this shim serves.
+    pub id: ContainerId,
+    /// Runtime options that came with the shim's start; those of a request come before them.
+    pub options: RuntimeOptions,
+    /// containerd's socket; empty for an engine that has none.
+    pub engine: String,
+    /// The shim's log.
+    pub log: Logger,
+}
+
+impl Context {
+    /// The sandbox's state directory.
+    pub fn state_dir(&self) -> PathBuf {
+        StateDir::path_of(Path::new(ROOT), self.namespace.as_str(), self.id.as_str())
+    }
+}
+
+/// A pod's VM.
+#[derive(Debug, Clone)]
+pub struct PodVm {
+    /// The VM.
+    pub vm: Vm,
+    /// Whether the guest's agent filters system calls.
+    pub seccomp: bool,
+    /// The layers that the pod's policy demands.
+    pub pinned: Arc<Pinned>,
+    /// The VM's GPUs and NVSwitches.
+    pub devices: Arc<[GuestDevice]>,
+    /// When the sandbox was up.
+    pub since: SystemTime,
+    /// The pod.
+    pub context: Arc<Context>,
+}
