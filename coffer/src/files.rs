@@ -1,11 +1,16 @@
 //! Reads the files that a command was given, each up to a size.
 
 use std::fs::File;
-use std::io::{ErrorKind, Read};
+use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
 use ::measure::ovmf::MAX_FIRMWARE;
 use anyhow::{Context, Result, ensure};
+
+/// Whether a file's name stands for standard input.
+pub(crate) fn is_stdin(path: &Path) -> bool {
+    path.as_os_str() == "-"
+}
 
 /// A kind of file: its name in messages, and the most that is read.
 #[derive(Debug, Clone, Copy)]
@@ -27,6 +32,8 @@ impl Kind {
     pub(crate) const INITDATA: Self = Self { name: "initdata", max: ::measure::initdata::MAX_PLAIN };
     /// A pod's manifest.
     pub(crate) const MANIFEST: Self = Self { name: "pod's manifest", max: pod_manifest::MAX_MANIFEST };
+    /// A text with manifests.
+    pub(crate) const MANIFESTS: Self = Self { name: "manifests", max: pod_manifest::MAX_FILE };
     /// A guest image's manifest.
     pub(crate) const IMAGE: Self =
         Self { name: "guest image's manifest", max: vmm_config::image::MAX_MANIFEST };
@@ -45,7 +52,7 @@ impl Kind {
         self.max
     }
 
-    /// The file's content.
+    /// The file's content; of `-`, standard input's.
     ///
     /// # Errors
     /// A file that cannot be read, or is larger than its kind may be.
@@ -53,7 +60,12 @@ impl Kind {
         let Self { name, max } = self;
         let read = || {
             let mut content = Vec::new();
-            File::open(path)?.take(max as u64 + 1).read_to_end(&mut content)?;
+            let limit = max as u64 + 1;
+            if is_stdin(path) {
+                io::stdin().lock().take(limit).read_to_end(&mut content)?;
+            } else {
+                File::open(path)?.take(limit).read_to_end(&mut content)?;
+            }
             Ok(content)
         };
         let content = read().map_err(|error: std::io::Error| match error.kind() {

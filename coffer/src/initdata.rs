@@ -1,6 +1,6 @@
 //! `coffer initdata`: write and read initdata.
 
-mod entry;
+pub(crate) mod entry;
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -157,7 +157,11 @@ fn write(args: &BuildArgs, out: &mut impl Write) -> Result<()> {
     Ok(())
 }
 
-fn entries(files: &[String]) -> Result<BTreeMap<String, String>> {
+/// Texts for a document by their names, each checked as far as the guest reads it.
+///
+/// # Errors
+/// A file that cannot be read, that the guest could not read, or a name that is there twice.
+pub(crate) fn entries(files: &[String]) -> Result<BTreeMap<String, String>> {
     let mut entries = BTreeMap::new();
     for file in files {
         let (name, path) = match file.split_once('=') {

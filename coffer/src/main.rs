@@ -2,6 +2,7 @@
 //!
 //! One module per subcommand. A failure prints its cause and what to do, and exits with 1.
 
+mod bind;
 mod config;
 mod doctor;
 mod files;
@@ -27,6 +28,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Bind the pods of manifests to what runs in them: digests, policy and initdata, in the manifests themselves.
+    Bind(Box<bind::Args>),
     /// Print the effective configuration: every key, its value, where it came from and what it means.
     Config(config::Args),
     /// Find out whether this host can run pods, and what to do where it cannot.
@@ -50,7 +53,7 @@ fn main() -> ExitCode {
         // A reader that has seen enough (`coffer config | head`) is no failure.
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("{error:#}");
+            eprintln!("coffer: {error:#}");
             ExitCode::FAILURE
         }
     }
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
 
 fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
     match command {
+        Command::Bind(args) => return bind::run(&args, out),
         Command::Doctor(args) => return doctor::run(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::policy::{Image, ImageConfig, Options, Permission, generate};
+use ::policy::{Image, ImageConfig, Objects, Options, Permission, generate};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use layers::{HashedImage, Source};
@@ -73,7 +73,12 @@ fn write(args: &GenerateArgs, out: &mut impl Write) -> Result<()> {
     let pod = PodSpec::parse(&text).with_context(|| Kind::MANIFEST.unusable(&args.pod))?;
     let images = images(&pod, &args.image, &args.how)?;
     let permission = |granted| if granted { Permission::Granted } else { Permission::Refused };
-    let options = Options { exec: permission(args.allow_exec), logs: permission(args.allow_logs), images };
+    let options = Options {
+        exec: permission(args.allow_exec),
+        logs: permission(args.allow_logs),
+        images,
+        objects: Objects::default(),
+    };
     let policy = generate(&pod, &options)
         .with_context(|| format!("no policy can be made for the pod of {}", args.pod.display()))?;
     out.write_all(policy.as_bytes())?;
@@ -101,7 +106,7 @@ fn images(pod: &PodSpec, given: &[(String, Source)], how: &How) -> Result<BTreeM
         };
         let image = match known.get(&source.to_string()) {
             Some(image) => image.clone(),
-            None => image(&source, how).with_context(|| format!("container {}", container.name))?,
+            None => resolved(&source, how).with_context(|| format!("container {}", container.name))?,
         };
         known.insert(source.to_string(), image.clone());
         images.insert(container.name.clone(), image);
@@ -109,11 +114,20 @@ fn images(pod: &PodSpec, given: &[(String, Source)], how: &How) -> Result<BTreeM
     Ok(images)
 }
 
-fn image(source: &Source, how: &How) -> Result<Image> {
-    let HashedImage { reference, config, layers, passwd, group, .. } = how.image(source)?;
+fn resolved(source: &Source, how: &How) -> Result<Image> {
+    let found = how.image(source)?;
     if matches!(source, Source::Registry(reference) if reference.digest().is_none()) {
-        eprintln!("{source} is now {reference}; only its digest says that it stays so");
+        eprintln!("{source} is now {}; only its digest says that it stays so", found.reference);
     }
-    let config = ImageConfig::parse(&config).with_context(|| format!("cannot use the image {source}"))?;
+    image(found).with_context(|| format!("cannot use the image {source}"))
+}
+
+/// What a policy depends on of an image.
+///
+/// # Errors
+/// A configuration that is none.
+pub(crate) fn image(found: HashedImage) -> Result<Image> {
+    let HashedImage { config, layers, passwd, group, .. } = found;
+    let config = ImageConfig::parse(&config)?;
     Ok(Image { config, layers: layers.into_iter().map(|layer| layer.root_hash).collect(), passwd, group })
 }

@@ -228,7 +228,7 @@ fn what_stops_a_pod_is_said() {
     for (pod, config, expected) in [
         (example, &tdx, "the configuration has tee = \"tdx\", and the class coffer-snp needs \"snp\""),
         (example, &plain, "the class coffer-snp needs a firmware made for it"),
-        (cpu.as_str(), &plain, "spec.containers[0].resources.limits[\"cpu\"] is \"many\""),
+        (cpu.as_str(), &plain, "spec.containers[0].resources.limits.cpu: \"many\""),
         (initdata.as_str(), &plain, "annotation io.katacontainers.config.hypervisor.cc_init_data"),
         ("/no/pod.yaml", &plain, "cannot read the pod's manifest /no/pod.yaml"),
     ] {

@@ -82,7 +82,7 @@ fn what_a_manifest_leaves_open_is_named() {
         ),
         (
             format!("{image}, command: [x], volumeMounts: [{{name: v, mountPath: /v}}]"),
-            "volume v cannot be mounted on /v",
+            "volume v on /v is not among spec.volumes",
         ),
     ] {
         manifest(&container);

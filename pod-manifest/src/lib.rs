@@ -1,19 +1,28 @@
 //! A Kubernetes pod's manifest, and what the pod's runtime is told of it.
 //!
-//! [`Pod`] is what decides the pod's VM: annotations, limits, GPUs. [`spec`] is what its containers are. Everything else
-//! is passed over, as Kubernetes passes over what it does not know. What a cluster adds on admission (limits of a
+//! [`documents`] reads every document of a text, [`Template`] finds the pods in each. [`Pod`] is what decides a pod's VM:
+//! annotations, limits, GPUs. [`spec`] is what its containers are. Everything else is passed over, as Kubernetes passes over
+//! what it does not know. What a cluster adds on admission (limits of a
 //! `LimitRange`, a mutating webhook) is not in the manifest; `kubectl get pod -o yaml` shows it, and its output is read as
 //! well.
 
+mod documents;
+mod gpus;
 mod limits;
+mod names;
 mod quantity;
 pub mod spec;
+mod template;
 mod written;
+pub mod yaml;
 
 use std::collections::BTreeMap;
 
+pub use documents::{Document, Found, MAX_FILE, documents};
 pub use limits::{Limits, ResourceKind};
+pub use names::{Names, escape};
 pub use quantity::{BadQuantity, Quantity};
+pub use template::{Owner, Template};
 
 /// Largest manifest that is read, in bytes; etcd takes no object above 1.5 MiB.
 pub const MAX_MANIFEST: usize = 2 << 20;
@@ -47,70 +56,76 @@ pub enum ManifestError {
         /// Its size.
         bytes: usize,
     },
-    /// Not YAML, or a field of another type.
-    #[error("no pod's manifest: {0}")]
-    Yaml(String),
-    /// None, or several.
-    #[error("the file has {0} documents; it must have one, the pod's")]
-    Documents(usize),
-    /// Another object.
-    #[error(
-        "kind is {0:?}; it must be \"Pod\": of a Deployment or Job take the template as a Pod of its own"
-    )]
-    Kind(String),
+    /// Not YAML.
+    #[error(transparent)]
+    Syntax(#[from] yaml::SyntaxError),
+    /// Not one pod.
+    #[error("{0}")]
+    Pods(String),
+    /// Something in a document.
+    #[error(transparent)]
+    Fault(#[from] Fault),
+}
+
+/// What is wrong in a document, and where.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("line {line}, {path}: {problem}")]
+pub struct Fault {
+    /// The line, from 1 on.
+    pub line: usize,
+    /// The field, from the document on.
+    pub path: yaml::Path,
+    /// What is wrong.
+    pub problem: Problem,
+}
+
+/// What is wrong with a field.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// Of another type than the API's.
+    #[error("{0}")]
+    Type(String),
     /// Another version of the API.
-    #[error("apiVersion is {0:?}; it must be \"v1\"")]
+    #[error("{0:?} is no version of this kind: it must be \"v1\"")]
     ApiVersion(String),
     /// A pod without containers.
-    #[error("spec.containers is empty; a pod has at least one")]
+    #[error("it is empty; a pod has at least one container")]
     NoContainer,
     /// A quantity that is none.
-    #[error("{path} is {value:?}: {source}")]
+    #[error("{value:?}: {source}")]
     Quantity {
-        /// The field.
-        path: String,
         /// Its value, shortened.
         value: String,
         /// What is wrong.
         source: BadQuantity,
     },
     /// Half a GPU.
-    #[error("{path} is {value:?}; it must be a whole number")]
-    Fraction {
-        /// The field.
-        path: String,
-        /// Its value.
-        value: String,
-    },
-    /// A part of a GPU.
-    #[error(
-        "{path} asks for a part of a GPU; a VM gets whole GPUs: ask for nvidia.com/gpu or nvidia.com/pgpu"
-    )]
-    PartOfGpu {
-        /// The field.
-        path: String,
-    },
+    #[error("{0:?} must be a whole number")]
+    Fraction(String),
+    /// A device that no VM can have.
+    #[error("{0}")]
+    Resource(&'static str),
     /// The sum over the containers is beyond everything.
     #[error("the pod's limits for {0} add up to more than can be counted")]
     Overflow(ResourceKind),
     /// Devices by name only.
     #[error(
-        "spec.resourceClaims names devices of which the manifest does not say how many are GPUs: ask for GPUs by \
-         limits, as in nvidia.com/pgpu: \"1\""
+        "it names devices of which the manifest does not say how many are GPUs: ask for GPUs by limits, as in \
+         nvidia.com/pgpu: \"1\""
     )]
     ResourceClaims,
+    /// A namespace of the host.
+    #[error("it is a namespace of the host, which no VM can have: remove it")]
+    HostNamespace,
 }
 
 impl Pod {
-    /// Reads a manifest: one document of YAML or JSON.
+    /// Reads the only pod of a manifest, YAML or JSON: a Pod, or the template of a Deployment and the like.
     ///
     /// # Errors
     /// [`ManifestError`]; it names the field.
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        if text.len() > MAX_MANIFEST {
-            return Err(ManifestError::TooLarge { bytes: text.len() });
-        }
-        written::Pod::read(text)?.try_into()
+        only(text).and_then(|(document, template)| Ok(template.pod(&document)?))
     }
 
     /// The annotations that containerd's CRI gives the runtime with the pod's sandbox, as far as they decide its VM.
@@ -137,6 +152,37 @@ impl Pod {
         all
     }
 }
+
+/// The only pod of a text, with its document.
+pub(crate) fn only(text: &str) -> Result<(Document, Template), ManifestError> {
+    if text.len() > MAX_MANIFEST {
+        return Err(ManifestError::TooLarge { bytes: text.len() });
+    }
+    let mut pods = Vec::new();
+    let mut others = Vec::new();
+    for found in documents(text) {
+        let document = found?;
+        others.push(document.kind.clone());
+        let templates = document.templates();
+        pods.extend(templates.into_iter().map(|template| (document.clone(), template)));
+    }
+    match (pods.len(), pods.pop()) {
+        (1, Some(pod)) => Ok(pod),
+        (0, _) if others.is_empty() => Err(ManifestError::Pods("there is no document in it".to_owned())),
+        (0, _) => Err(ManifestError::Pods(format!(
+            "there is no pod in it: its kinds are {}, and {CAN}",
+            others.join(", ")
+        ))),
+        (count, _) => Err(ManifestError::Pods(format!(
+            "there are {count} pods in it; this takes one: `coffer bind` takes them all"
+        ))),
+    }
+}
+
+/// What a pod is found in.
+pub const CAN: &str = "a pod is found in a Pod, a Deployment, ReplicaSet, ReplicationController, StatefulSet, DaemonSet, Job, \
+                       CronJob, a List of them, and wherever else there is a pod template (`spec.containers` in a field \
+                       called template, as in a LeaderWorkerSet or RayCluster)";
 
 #[cfg(test)]
 mod tests;

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use crate::ManifestError;
+use crate::Problem;
 use crate::quantity::Quantity;
 
 /// The resources that decide a VM.
@@ -53,7 +53,7 @@ impl Limits {
     ///
     /// As `PodLimits` of Kubernetes' `component-helpers/resource`: a container without a limit adds nothing, so a pod
     /// has the limit of those that have one.
-    pub(crate) fn of_pod(containers: &[(Stage, Self)]) -> Result<Self, ManifestError> {
+    pub(crate) fn of_pod(containers: &[(Stage, Self)]) -> Result<Self, Problem> {
         let (mut running, mut peak) = (Self::default(), Self::default());
         for (stage, limits) in containers {
             let now = running.plus(limits)?;
@@ -65,8 +65,8 @@ impl Limits {
         Ok(peak)
     }
 
-    fn plus(&self, other: &Self) -> Result<Self, ManifestError> {
-        let sum = |kind, a: Quantity, b| a.checked_add(b).ok_or(ManifestError::Overflow(kind));
+    fn plus(&self, other: &Self) -> Result<Self, Problem> {
+        let sum = |kind, a: Quantity, b| a.checked_add(b).ok_or(Problem::Overflow(kind));
         Ok(Self {
             cpu: sum(ResourceKind::Cpu, self.cpu, other.cpu)?,
             memory: sum(ResourceKind::Memory, self.memory, other.memory)?,

@@ -4,9 +4,11 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::gpus::Resource;
+use crate::names::Names;
 use crate::quantity::Quantity;
-use crate::written::{Scalar, VENDOR, is_switch};
-use crate::{ManifestError, Pod};
+use crate::written::Scalar;
+use crate::{ManifestError, only};
 
 /// A manifest's containers and volumes, under the names of Kubernetes' API (`core/v1`). What is not here is not read.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
@@ -18,6 +20,9 @@ pub struct PodSpec {
     /// `spec`.
     #[serde(default, deserialize_with = "or_default")]
     pub spec: Spec,
+    /// How the pods are called that are made of it.
+    #[serde(skip)]
+    pub names: Names,
 }
 
 macro_rules! object {
@@ -34,12 +39,14 @@ macro_rules! object {
 object! {
     /// `metadata`.
     Metadata {
-        /// The pod's name.
+        /// The pod's name, where it is its own object.
         name: Option<String>,
-        /// The beginning of its name, where the cluster makes one.
-        generate_name: Option<String>,
-        /// Its namespace.
+        /// The namespace of its owner.
         namespace: Option<String>,
+        /// Labels.
+        labels: BTreeMap<String, String>,
+        /// Annotations.
+        annotations: BTreeMap<String, String>,
     }
 }
 
@@ -69,6 +76,8 @@ object! {
         automount_service_account_token: Option<bool>,
         /// Security settings of all containers.
         security_context: PodSecurity,
+        /// The account of its token; `default` if absent.
+        service_account_name: Option<String>,
         /// Volumes.
         volumes: Vec<Volume>,
         /// Containers that run before the others.
@@ -135,6 +144,18 @@ object! {
         downward_api: Option<Anything>,
         /// A directory that lives as long as the pod.
         empty_dir: Option<EmptyDir>,
+        /// A disk that outlives the pod.
+        persistent_volume_claim: Option<Anything>,
+        /// A disk that goes with the pod.
+        ephemeral: Option<Anything>,
+        /// A file or directory of the node.
+        host_path: Option<Anything>,
+        /// A directory of a file server.
+        nfs: Option<Anything>,
+        /// What a driver makes.
+        csi: Option<Anything>,
+        /// Another image's files.
+        image: Option<Anything>,
     }
 }
 
@@ -163,8 +184,8 @@ object! {
         working_dir: Option<String>,
         /// Environment.
         env: Vec<EnvVar>,
-        /// Environment from ConfigMaps and Secrets, whose names are not in the manifest.
-        env_from: Vec<Anything>,
+        /// Environment from ConfigMaps and Secrets.
+        env_from: Vec<EnvFrom>,
         /// Where volumes are mounted.
         volume_mounts: Vec<VolumeMount>,
         /// Block devices.
@@ -198,7 +219,63 @@ object! {
         /// Its value.
         value: Option<String>,
         /// Where its value comes from.
-        value_from: Option<Anything>,
+        value_from: Option<ValueFrom>,
+    }
+}
+
+object! {
+    /// Where a variable's value comes from.
+    ValueFrom {
+        /// A field of the pod.
+        field_ref: Option<FieldRef>,
+        /// A limit or request.
+        resource_field_ref: Option<Anything>,
+        /// A key of a ConfigMap.
+        config_map_key_ref: Option<KeyRef>,
+        /// A key of a Secret.
+        secret_key_ref: Option<KeyRef>,
+    }
+}
+
+object! {
+    /// A field of the pod.
+    FieldRef {
+        /// Which.
+        field_path: String,
+    }
+}
+
+object! {
+    /// A key of a ConfigMap or Secret.
+    KeyRef {
+        /// The object.
+        name: String,
+        /// The key.
+        key: String,
+        /// Whether the pod runs without it.
+        optional: Option<bool>,
+    }
+}
+
+object! {
+    /// All keys of an object.
+    EnvFrom {
+        /// Goes before each name.
+        prefix: String,
+        /// A ConfigMap.
+        config_map_ref: Option<ObjectRef>,
+        /// A Secret.
+        secret_ref: Option<ObjectRef>,
+    }
+}
+
+object! {
+    /// Another object.
+    ObjectRef {
+        /// Its name.
+        name: String,
+        /// Whether the pod runs without it.
+        optional: Option<bool>,
     }
 }
 
@@ -283,7 +360,7 @@ object! {
 }
 
 /// Devices among a container's limits.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "Limits")]
 pub struct Devices {
     /// GPUs.
@@ -292,6 +369,8 @@ pub struct Devices {
     pub switches: u32,
     /// How much of CPU and memory it is promised.
     pub service: Service,
+    /// Names of other resources.
+    pub others: Vec<String>,
 }
 
 /// What a container is promised of CPU and memory: the pod's quality of service is the least of its containers'.
@@ -341,10 +420,17 @@ impl TryFrom<Limits> for Devices {
     fn try_from(from: Limits) -> Result<Self, String> {
         let mut devices = Self { service: from.service()?, ..Self::default() };
         for (name, Scalar(value)) in &from.limits {
-            let Some(resource) = name.strip_prefix(VENDOR) else { continue };
+            let sum = match Resource::of(name) {
+                Resource::Gpu => &mut devices.gpus,
+                Resource::Switch => &mut devices.switches,
+                // Named where limits are read.
+                Resource::Refused(_) | Resource::Other => {
+                    devices.others.push(name.clone());
+                    continue;
+                }
+            };
             let count: Quantity = value.parse().map_err(|error| format!("{name}: {error}"))?;
             let count = u32::try_from(count.whole()).map_err(|_| format!("{name}: too many"))?;
-            let sum = if is_switch(resource) { &mut devices.switches } else { &mut devices.gpus };
             *sum = sum.checked_add(count).ok_or_else(|| format!("{name}: too many"))?;
         }
         Ok(devices)
@@ -367,14 +453,14 @@ fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D)
 }
 
 impl PodSpec {
-    /// Reads a manifest, as [`Pod::parse`] does.
+    /// Reads the only pod of a manifest, as [`Pod::parse`](crate::Pod::parse) does.
     ///
     /// # Errors
     /// [`ManifestError`].
     pub fn parse(text: &str) -> Result<Self, ManifestError> {
-        // Its size, depth and kind, and that it is one document.
-        Pod::parse(text)?;
-        serde_saphyr::from_str_with_options(text, serde_saphyr::options! { with_snippet: false })
-            .map_err(|error| ManifestError::Yaml(error.to_string()))
+        let (document, template) = only(text)?;
+        // What is wrong with its limits is named here as well.
+        template.pod(&document)?;
+        Ok(template.spec(&document)?)
     }
 }

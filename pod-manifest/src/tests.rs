@@ -93,7 +93,7 @@ fn gpus_by_whatever_name() {
     assert_eq!(gpus("nvidia.com/gpu: 2"), 2);
     assert_eq!(gpus("nvidia.com/pgpu: \"8\""), 8);
     assert_eq!(gpus("nvidia.com/GH100_H100_SXM5_80GB: 4, nvidia.com/GH100_H100_NVSWITCH: 4"), 4);
-    assert_eq!(gpus("nvidia.com.evil.org/gpu: 4, amd.com/gpu: 1"), 0);
+    assert_eq!(gpus("nvidia.com.evil.org/gpu: 4, amd.com/gpu: 0"), 0);
     let two = limits("nvidia.com/pgpu: 1");
     assert_eq!(sizes(&pod(&[&two], &[&two, &two]).unwrap()).2, 2);
 }
@@ -111,33 +111,44 @@ fn small_limits_are_rounded_up() {
 #[test]
 fn errors_name_the_field() {
     for (text, expected) in [
-        ("cpu: two", "spec.containers[0].resources.limits[\"cpu\"] is \"two\": a quantity is a number"),
-        ("memory: 1gb", "spec.containers[0].resources.limits[\"memory\"] is \"1gb\""),
-        ("memory: -1", "limits[\"memory\"] is \"-1\": a limit cannot be negative"),
-        ("nvidia.com/gpu: 500m", "limits[\"nvidia.com/gpu\"] is \"500m\"; it must be a whole number"),
-        ("nvidia.com/mig-1g.10gb: 1", "limits[\"nvidia.com/mig-1g.10gb\"] asks for a part of a GPU"),
-        ("cpu: [1]", "line 7"),
-        ("cpu: 1, cpu: 2", "duplicate"),
+        ("cpu: two", "line 7, spec.containers[0].resources.limits.cpu: \"two\": a quantity is a number"),
+        ("memory: 1gb", "spec.containers[0].resources.limits.memory: \"1gb\""),
+        ("memory: -1", "limits.memory: \"-1\": a limit cannot be negative"),
+        ("nvidia.com/gpu: 500m", "limits[\"nvidia.com/gpu\"]: \"500m\" must be a whole number"),
+        ("nvidia.com/mig-1g.10gb: 1", "limits[\"nvidia.com/mig-1g.10gb\"]: a part of a GPU"),
+        ("nvidia.com/hostdev: 1", "a network device of the host"),
+        ("amd.com/gpu: 1", "only NVIDIA's"),
+        ("cpu: [1]", "line 7, spec.containers[0].resources.limits.cpu: "),
+        ("cpu: 1, cpu: 2", "line 7: the field \"cpu\" is there twice"),
     ] {
         let error = pod(&[], &[&limits(text)]).unwrap_err().to_string();
         assert!(error.contains(expected), "{text}: {error}");
     }
     let huge = limits("cpu: 9E");
     let error = pod(&[], &[&huge, &huge]).unwrap_err();
-    assert_eq!(error, ManifestError::Overflow(ResourceKind::Cpu));
+    assert!(matches!(
+        error,
+        ManifestError::Fault(Fault { problem: Problem::Overflow(ResourceKind::Cpu), .. })
+    ));
 }
 
 #[test]
 fn what_is_no_pod() {
     for (text, expected) in [
-        ("", "0 documents"),
-        ("a: 1\n", "apiVersion"),
-        ("apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod\n", "2 documents"),
-        ("apiVersion: apps/v1\nkind: Deployment\n", "kind is \"Deployment\""),
-        ("apiVersion: v2\nkind: Pod\n", "apiVersion is \"v2\""),
-        ("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n", "spec.containers is empty"),
-        ("apiVersion: v1\nkind: Pod\nspec: {containers: 3}\n", "line 3"),
-        ("{a: [", "no pod's manifest"),
+        ("", "there is no document"),
+        ("---\n# nothing\n---\nnull\n---\n", "there is no document"),
+        ("a: 1\n", "its kinds are (none), and a pod is found in a Pod, a Deployment"),
+        ("apiVersion: v1\nkind: Pod\n---\napiVersion: v1\nkind: Pod\n", "there are 2 pods"),
+        ("apiVersion: v1\nkind: Service\n", "its kinds are Service, and"),
+        ("apiVersion: v2\nkind: Pod\n", "line 1, apiVersion: \"v2\""),
+        ("apiVersion: v1\nkind: Pod\nspec: {containers: []}\n", "line 3, spec.containers: it is empty"),
+        ("apiVersion: v1\nkind: Pod\nspec: {containers: 3}\n", "line 3, spec.containers: it has a number"),
+        (
+            "apiVersion: v1\nkind: Pod\nspec:\n  hostPID: true\n",
+            "line 4, spec.hostPID: it is a namespace of the host",
+        ),
+        ("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: 1}}\n", "write it in quotes"),
+        ("{a: [", "line 1: it is no YAML"),
         (
             "apiVersion: v1\nkind: Pod\nspec: {resourceClaims: [{name: gpu}], containers: [{name: a}]}\n",
             "resourceClaims",
@@ -157,9 +168,9 @@ fn a_bomb_of_aliases_is_refused() {
         let last = vec![format!("*a{}", i - 1); 10].join(", ");
         text.push_str(&format!("a{i}: &a{i} [{last}]\n"));
     }
-    assert!(matches!(Pod::parse(&text), Err(ManifestError::Yaml(_) | ManifestError::NoContainer)));
+    assert!(matches!(Pod::parse(&text), Err(ManifestError::Syntax(_))));
     let deep = format!("apiVersion: v1\nkind: Pod\nspec: {}{}", "[".repeat(100_000), "]".repeat(100_000));
-    assert!(matches!(Pod::parse(&deep), Err(ManifestError::Yaml(_))));
+    assert!(matches!(Pod::parse(&deep), Err(ManifestError::Syntax(_))));
 }
 
 proptest! {
@@ -202,22 +213,26 @@ fn a_pods_containers_are_read() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: ns}\nspec:\n  hostname:\n  volumes:\n\
                 \x20   - {name: tmp, emptyDir: {}}\n    - {name: facts, downwardAPI: {items: []}}\n    - name: disk\n\
                 \x20     persistentVolumeClaim: {claimName: x}\n  containers:\n    - name: a\n      image: i\n      command: [sh, -c]\n\
-                \x20     env: [{name: N, value: \"1\"}, {name: M, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n\
+                \x20     env: [{name: NUM, value: \"1\"}, {name: M, valueFrom: {fieldRef: {fieldPath: metadata.name}}}]\n\
                 \x20     envFrom: [{secretRef: {name: s}}]\n      livenessProbe: {exec: {command: [ok]}, periodSeconds: 3}\n\
                 \x20     resources: {limits: {cpu: 1, nvidia.com/pgpu: 2, nvidia.com/NVSWITCH_H100: \"4\"}}\n";
-    let spec::PodSpec { metadata, spec } = spec::PodSpec::parse(text).unwrap();
-    assert_eq!((metadata.name.as_deref(), metadata.namespace.as_deref()), (Some("p"), Some("ns")));
+    let spec::PodSpec { metadata, spec, names } = spec::PodSpec::parse(text).unwrap();
+    assert_eq!((names, metadata.namespace.as_deref()), (Names::Exact("p".into()), Some("ns")));
     assert_eq!(spec.hostname, None);
     assert!(spec.volumes[0].empty_dir.is_some() && spec.volumes[1].downward_api.is_some());
-    assert_eq!(spec.volumes[2], spec::Volume { name: "disk".into(), ..Default::default() });
+    assert!(spec.volumes[2].persistent_volume_claim.is_some());
     let [container] = &spec.containers[..] else { panic!() };
     assert_eq!(container.command, ["sh", "-c"]);
     assert_eq!(
-        (container.env[0].value.as_deref(), container.env[1].value_from),
-        (Some("1"), Some(spec::Anything))
+        (
+            container.env[0].value.as_deref(),
+            container.env[1].value_from.as_ref().and_then(|from| from.field_ref.clone())
+        ),
+        (Some("1"), Some(spec::FieldRef { field_path: "metadata.name".into() }))
     );
-    let devices = spec::Devices { gpus: 2, switches: 4, service: spec::Service::Burstable };
-    assert_eq!((container.env_from.len(), container.resources), (1, devices));
+    let devices =
+        spec::Devices { gpus: 2, switches: 4, service: spec::Service::Burstable, others: vec!["cpu".into()] };
+    assert_eq!((container.env_from.len(), &container.resources), (1, &devices));
     assert_eq!(container.liveness_probe.as_ref().unwrap().exec.as_ref().unwrap().command, ["ok"]);
 }
 
@@ -225,5 +240,94 @@ fn a_pods_containers_are_read() {
 fn a_field_of_another_type_is_named() {
     let text = "apiVersion: v1\nkind: Pod\nspec: {containers: [{name: a, command: sh}]}";
     let error = spec::PodSpec::parse(text).unwrap_err().to_string();
-    assert!(error.starts_with("no pod's manifest: ") && error.contains("line 3"), "{error}");
+    let expected = "line 3, spec.containers[0].command: it has a text, and must have a list";
+    assert_eq!(error, expected);
+    let text =
+        "apiVersion: v1\nkind: Pod\nspec:\n  securityContext: {runAsUser: -1}\n  containers: [{name: a}]";
+    let error = spec::PodSpec::parse(text).unwrap_err().to_string();
+    assert!(error.starts_with("line 4, spec.securityContext.runAsUser: -1 is not a whole number"), "{error}");
+}
+
+#[test]
+fn a_pod_is_found_in_what_makes_it() {
+    let template = "{metadata: {labels: {a: b}}, spec: {runtimeClassName: coffer, containers: [{name: c, image: i, \
+                    resources: {limits: {cpu: 010}}}]}}";
+    for (object, path) in [
+        (
+            format!("{{kind: Deployment, metadata: {{name: web}}, spec: {{template: {template}}}}}"),
+            "spec.template",
+        ),
+        (
+            format!(
+                "{{kind: CronJob, metadata: {{name: web}}, spec: {{jobTemplate: {{spec: {{template: {template}}}}}}}}}"
+            ),
+            "spec.jobTemplate.spec.template",
+        ),
+        (
+            format!(
+                "{{kind: LeaderWorkerSet, spec: {{leaderWorkerTemplate: {{workerTemplate: {template}}}}}}}"
+            ),
+            "spec.leaderWorkerTemplate.workerTemplate",
+        ),
+        (
+            format!("{{kind: RayCluster, spec: {{workerGroupSpecs: [{{template: {template}}}]}}}}"),
+            "spec.workerGroupSpecs[0].template",
+        ),
+        (
+            format!(
+                "{{kind: List, items: [{{kind: Service}}, {{kind: Job, spec: {{template: {template}}}}}]}}"
+            ),
+            "items[1].spec.template",
+        ),
+    ] {
+        let document = documents(&object).next().unwrap().unwrap();
+        let [found] = &document.templates()[..] else { panic!("{object}") };
+        assert_eq!(found.path.to_string(), path);
+        let pod = found.pod(&document).unwrap();
+        assert_eq!((pod.runtime_class.as_deref(), pod.limits.cpu.whole()), (Some("coffer"), 8));
+        assert_eq!(found.spec(&document).unwrap().spec.containers[0].image, "i");
+    }
+}
+
+#[test]
+fn a_dump_of_a_running_pod_is_its_owners() {
+    let of = |metadata: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {metadata}\nspec: {{containers: [{{name: a}}]}}\nstatus: {{phase: Running}}\n"
+        );
+        spec::PodSpec::parse(&text).unwrap().names
+    };
+    let replica = "{name: web-5d9c7b-x2x9k, generateName: web-5d9c7b-, labels: {pod-template-hash: 5d9c7b}, \
+                   ownerReferences: [{kind: ReplicaSet, name: web-5d9c7b}]}";
+    assert_eq!(of(replica), Names::of("Deployment", "web"));
+    let stateful = "{name: db-3, generateName: db-, ownerReferences: [{kind: StatefulSet, name: db}]}";
+    assert_eq!(of(stateful), Names::of("StatefulSet", "db"));
+    let job = "{name: job-x2x9k, generateName: job-, ownerReferences: [{kind: Job, name: job}]}";
+    assert_eq!(of(job), Names::generated("job-"));
+    assert_eq!(of("{name: p}"), Names::Exact("p".into()));
+    assert_eq!(of("{generateName: p-}"), Names::generated("p-"));
+    assert_eq!(of("{}"), Names::any());
+}
+
+#[test]
+fn each_document_has_its_own_fault_and_place() {
+    let text = "# first\n---\na: [\n---\nkind: Pod\n---\n\n---\nx: {y: z, y: z}\n";
+    let found: Vec<_> =
+        documents(text).map(|found| found.map(|d| (d.kind, d.root.line)).map_err(|e| e.line)).collect();
+    assert_eq!(found.len(), 3, "{found:?}");
+    assert!(matches!(found[0], Err(3 | 4)), "{found:?}");
+    assert_eq!(found[1], Ok(("Pod".to_owned(), 5)));
+    assert_eq!(found[2], Err(9));
+}
+
+#[test]
+fn many_documents_and_aliases_that_repeat_each_other() {
+    let text = "---\nkind: ConfigMap\n".repeat(10_000);
+    assert_eq!(documents(&text).filter(|found| found.is_ok()).count(), 10_000);
+    let shared = "a: &a {x: 1}\nb: *a\nc:\n  <<: *a\n  y: 2\n";
+    let node = documents(shared).next().unwrap().unwrap().root;
+    assert_eq!(
+        (node.get("b").unwrap().style, node.get("c").unwrap().fields().len()),
+        (yaml::Style::Alias, 2)
+    );
 }

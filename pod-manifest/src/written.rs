@@ -6,22 +6,15 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+use crate::gpus::Resource;
 use crate::limits::{Limits, Stage};
 use crate::quantity::Quantity;
-use crate::{ManifestError, Pod as Checked};
-
-/// Above any pod's, and little enough for a parser that recurses.
-const MAX_DEPTH: usize = 64;
-/// Nodes that anchors may keep for aliases to repeat: an alias of aliases costs no text.
-const MAX_REPEATED: usize = 10_000;
-/// Resources of this vendor are GPUs, unless their name says otherwise.
-pub(crate) const VENDOR: &str = "nvidia.com/";
+use crate::yaml::{self, FieldError, Node, Path, Step};
+use crate::{Pod as Checked, Problem};
 
 #[derive(Debug, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub(crate) struct Pod {
-    api_version: String,
-    kind: String,
     metadata: Option<Metadata>,
     spec: Option<Spec>,
 }
@@ -42,6 +35,11 @@ struct Spec {
     init_containers: Option<Vec<Container>>,
     resources: Option<Resources>,
     resource_claims: Option<Vec<de::IgnoredAny>>,
+    host_network: Option<bool>,
+    #[serde(rename = "hostPID")]
+    host_pid: Option<bool>,
+    #[serde(rename = "hostIPC")]
+    host_ipc: Option<bool>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -88,69 +86,56 @@ impl Visitor<'_> for ScalarVisitor {
     }
 
     fn visit_f64<E: de::Error>(self, number: f64) -> Result<Scalar, E> {
-        Ok(Scalar(number.to_string()))
+        Ok(Scalar(yaml::number(number)))
     }
 }
 
 impl Pod {
-    pub(crate) fn read(text: &str) -> Result<Self, ManifestError> {
-        let mut budget = serde_saphyr::Budget::default();
-        budget.max_depth = MAX_DEPTH;
-        budget.max_recorded_anchor_events = MAX_REPEATED;
-        let options = serde_saphyr::options! { budget: Some(budget), with_snippet: false };
-        let mut documents: Vec<Self> = serde_saphyr::from_multiple_with_options(text, options)
-            .map_err(|error| ManifestError::Yaml(error.to_string()))?;
-        match (documents.len(), documents.pop()) {
-            (1, Some(pod)) => Ok(pod),
-            (count, _) => Err(ManifestError::Documents(count)),
-        }
+    /// What decides the VM, from a template: `node` has `metadata` and `spec`.
+    pub(crate) fn read(node: &Node) -> Result<Checked, (Path, Option<usize>, Problem)> {
+        let written: Self = node
+            .read()
+            .map_err(|FieldError { path, line, reason }| (path, Some(line), Problem::Type(reason)))?;
+        written.check().map_err(|(path, problem)| (path, None, problem))
     }
-}
 
-impl TryFrom<Pod> for Checked {
-    type Error = ManifestError;
-
-    fn try_from(written: Pod) -> Result<Self, ManifestError> {
-        if written.kind != "Pod" {
-            return Err(ManifestError::Kind(shorten(&written.kind)));
+    fn check(self) -> Result<Checked, (Path, Problem)> {
+        let metadata = self.metadata.unwrap_or_default();
+        let spec = self.spec.unwrap_or_default();
+        let at = |field: &str| Path::of("spec").then(Step::Field(field.to_owned().into()));
+        let shared =
+            [(spec.host_network, "hostNetwork"), (spec.host_pid, "hostPID"), (spec.host_ipc, "hostIPC")];
+        if let Some((_, field)) = shared.into_iter().find(|(set, _)| *set == Some(true)) {
+            return Err((at(field), Problem::HostNamespace));
         }
-        if written.api_version != "v1" {
-            return Err(ManifestError::ApiVersion(shorten(&written.api_version)));
-        }
-        let metadata = written.metadata.unwrap_or_default();
-        let spec = written.spec.unwrap_or_default();
         if spec.resource_claims.is_some_and(|claims| !claims.is_empty()) {
-            return Err(ManifestError::ResourceClaims);
+            return Err((at("resourceClaims"), Problem::ResourceClaims));
         }
         let containers = spec.containers.unwrap_or_default();
         if containers.is_empty() {
-            return Err(ManifestError::NoContainer);
+            return Err((at("containers"), Problem::NoContainer));
         }
 
         let mut all = Vec::new();
         for (index, container) in spec.init_containers.unwrap_or_default().iter().enumerate() {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             let stage = if sidecar { Stage::Sidecar } else { Stage::Init };
-            all.push((
-                stage,
-                limits(container.resources.as_ref(), &format!("spec.initContainers[{index}]"))?,
-            ));
+            let place = at("initContainers").then(Step::Item(index));
+            all.push((stage, limits(container.resources.as_ref(), &place)?));
         }
         for (index, container) in containers.iter().enumerate() {
-            all.push((
-                Stage::Main,
-                limits(container.resources.as_ref(), &format!("spec.containers[{index}]"))?,
-            ));
+            let place = at("containers").then(Step::Item(index));
+            all.push((Stage::Main, limits(container.resources.as_ref(), &place)?));
         }
-        let mut sum = Limits::of_pod(&all)?;
+        let mut sum = Limits::of_pod(&all).map_err(|problem| (at("containers"), problem))?;
         // Limits of the pod itself (Kubernetes 1.34 and later) are what counts where they are given.
-        let own = limits(spec.resources.as_ref(), "spec")?;
+        let own = limits(spec.resources.as_ref(), &Path::of("spec"))?;
         for (sum, own) in [(&mut sum.cpu, own.cpu), (&mut sum.memory, own.memory)] {
             if own != Quantity::default() {
                 *sum = own;
             }
         }
-        Ok(Self {
+        Ok(Checked {
             name: metadata.name.or(metadata.generate_name).unwrap_or_default(),
             runtime_class: spec.runtime_class_name,
             annotations: metadata.annotations.unwrap_or_default(),
@@ -159,46 +144,41 @@ impl TryFrom<Pod> for Checked {
     }
 }
 
-fn limits(resources: Option<&Resources>, path: &str) -> Result<Limits, ManifestError> {
+fn limits(resources: Option<&Resources>, place: &Path) -> Result<Limits, (Path, Problem)> {
     let mut limits = Limits::default();
     for (name, Scalar(value)) in
         resources.and_then(|resources| resources.limits.as_ref()).into_iter().flatten()
     {
-        let path = || format!("{path}.resources.limits[{:?}]", shorten(name));
+        let fault = |problem| {
+            let at = place.join(&Path::of("resources.limits")).then(Step::Field(name.clone().into()));
+            (at, problem)
+        };
         let quantity = || {
-            value.parse().map_err(|source| ManifestError::Quantity {
-                path: path(),
-                value: shorten(value),
-                source,
-            })
+            let bad = |source| fault(Problem::Quantity { value: shorten(value), source });
+            value.parse::<Quantity>().map_err(bad)
         };
         match name.as_str() {
             "cpu" => limits.cpu = quantity()?,
             "memory" => limits.memory = quantity()?,
-            name => {
-                let Some(resource) = name.strip_prefix(VENDOR) else { continue };
+            name => match Resource::of(name) {
+                Resource::Gpu => {
+                    let count = quantity()?;
+                    if !count.is_whole() {
+                        return Err(fault(Problem::Fraction(shorten(value))));
+                    }
+                    let overflow = Problem::Overflow(crate::ResourceKind::Gpus);
+                    limits.gpus = limits.gpus.checked_add(count).ok_or_else(|| fault(overflow))?;
+                }
+                // None of it is nothing.
+                Resource::Refused(reason) if quantity()? != Quantity::default() => {
+                    return Err(fault(Problem::Resource(reason)));
+                }
                 // The switches of a board of eight come as a resource of their own.
-                if is_switch(resource) {
-                    continue;
-                }
-                if resource.starts_with("mig-") {
-                    return Err(ManifestError::PartOfGpu { path: path() });
-                }
-                let count: Quantity = quantity()?;
-                if !count.is_whole() {
-                    return Err(ManifestError::Fraction { path: path(), value: shorten(value) });
-                }
-                let kind = crate::ResourceKind::Gpus;
-                limits.gpus = limits.gpus.checked_add(count).ok_or(ManifestError::Overflow(kind))?;
-            }
+                Resource::Refused(_) | Resource::Switch | Resource::Other => {}
+            },
         }
     }
     Ok(limits)
-}
-
-/// Whether a resource of the vendor's is a switch.
-pub(crate) fn is_switch(resource: &str) -> bool {
-    resource.to_ascii_lowercase().contains("nvswitch")
 }
 
 fn shorten(text: &str) -> String {

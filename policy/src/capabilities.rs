@@ -4,6 +4,8 @@ use std::collections::BTreeSet;
 
 use pod_manifest::spec::Capabilities;
 
+use crate::PolicyError;
+
 /// What containerd gives a container that asks for nothing (`pkg/oci/spec.go`).
 const CONTAINERD: [&str; 14] = [
     "AUDIT_WRITE",
@@ -104,13 +106,24 @@ const CALLS: [(&str, &[&str]); 14] = [
 ];
 
 /// The sets that the engines come to, each under the kernel's names and sorted.
-pub(crate) fn sets(asked: &Capabilities) -> BTreeSet<Vec<String>> {
-    [set(&CONTAINERD, asked), set(&CRIO, asked)].into()
+///
+/// # Errors
+/// [`PolicyError::Capability`]: engines put `CAP_` before whatever is there, so that a name with it, or one that Linux has
+/// not, would be neither given nor taken away.
+pub(crate) fn sets(container: &str, asked: &Capabilities) -> Result<BTreeSet<Vec<String>>, PolicyError> {
+    let is_known = |name: &&String| {
+        let upper = name.to_ascii_uppercase();
+        upper == "ALL" || CONTAINERD.iter().chain(&EVERY_OTHER).any(|known| *known == upper)
+    };
+    if let Some(name) = asked.add.iter().chain(&asked.drop).find(|name| !is_known(name)) {
+        return Err(PolicyError::Capability { container: container.to_owned(), name: name.clone() });
+    }
+    Ok([set(&CONTAINERD, asked), set(&CRIO, asked)].into())
 }
 
 /// As containerd computes them: `ALL` first, then one by one, dropped after added.
 fn set(usual: &[&str], asked: &Capabilities) -> Vec<String> {
-    let name = |name: &String| name.to_ascii_uppercase().trim_start_matches("CAP_").to_owned();
+    let name = |name: &String| name.to_ascii_uppercase();
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL");
     let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect::<Vec<_>>();
     let mut set: BTreeSet<String> = texts(usual).into_iter().collect();
@@ -140,7 +153,7 @@ mod tests {
 
     fn of(add: &[&str], drop: &[&str]) -> Vec<Vec<String>> {
         let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-        sets(&Capabilities { add: texts(add), drop: texts(drop) }).into_iter().collect()
+        sets("c", &Capabilities { add: texts(add), drop: texts(drop) }).unwrap().into_iter().collect()
     }
 
     #[test]
@@ -149,13 +162,22 @@ mod tests {
         assert_eq!(of(&["NET_BIND_SERVICE"], &["ALL"]), [["CAP_NET_BIND_SERVICE"]]);
         assert_eq!(of(&[], &["all"]), [Vec::<String>::new()]);
         assert_eq!(of(&["ALL"], &[])[0].len(), 41);
-        assert!(of(&["CAP_SYS_PTRACE"], &[])[0].contains(&"CAP_SYS_PTRACE".to_owned()));
+        assert!(of(&["sys_ptrace"], &[])[0].contains(&"CAP_SYS_PTRACE".to_owned()));
+        for name in ["CAP_SYS_PTRACE", "SYS_FOO", ""] {
+            let asked = Capabilities { add: vec![], drop: vec![name.into()] };
+            assert!(
+                matches!(sets("c", &asked), Err(PolicyError::Capability { name: n, .. }) if n == name),
+                "{name}"
+            );
+        }
         assert!(!of(&[], &["KILL"]).iter().flatten().any(|name| name == "CAP_KILL"));
     }
 
     #[test]
     fn system_calls_come_with_them() {
-        let of = |add: &str| calls(&sets(&Capabilities { add: vec![add.into()], drop: vec!["ALL".into()] }));
+        let of = |add: &str| {
+            calls(&sets("c", &Capabilities { add: vec![add.into()], drop: vec!["ALL".into()] }).unwrap())
+        };
         assert_eq!(of("SYS_CHROOT"), ["chroot"].into());
         assert!(of("SYS_ADMIN").contains("mount") && of("CHOWN").is_empty());
     }

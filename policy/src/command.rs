@@ -3,6 +3,7 @@
 use pod_manifest::spec::Container;
 
 use crate::environment::{Environment, Known};
+use crate::text::Text;
 use crate::{ImageConfig, PolicyError};
 
 /// The process's arguments, the program's name first.
@@ -10,26 +11,21 @@ pub(crate) fn command(
     container: &Container,
     image: &ImageConfig,
     environment: &Environment,
-) -> Result<Vec<String>, PolicyError> {
-    let all =
-        |texts: &[String], field: &'static str| -> Result<Vec<String>, PolicyError> {
-            texts
-                .iter()
-                .map(|text| {
-                    expand(text, &|name| environment.lookup(name)).map_err(|variable| {
-                        PolicyError::UnknownValue { container: container.name.clone(), field, variable }
-                    })
-                })
-                .collect()
-        };
+) -> Result<Vec<Text>, PolicyError> {
+    let all = |texts: &[String], field: &'static str| -> Result<Vec<Text>, PolicyError> {
+        let unknown =
+            |variable| PolicyError::UnknownValue { container: container.name.clone(), field, variable };
+        texts.iter().map(|text| expand(text, &|name| environment.lookup(name)).map_err(unknown)).collect()
+    };
+    let plain = |texts: &[String]| texts.iter().map(|text| Text::plain(text)).collect::<Vec<_>>();
     let args = all(&container.args, "args")?;
     if !container.command.is_empty() {
         // The image's arguments go with its own entry point.
         return Ok([all(&container.command, "command")?, args].concat());
     }
     let none = || PolicyError::NoCommand(container.name.clone());
-    let args = if args.is_empty() { image.cmd.clone() } else { args };
-    let command = [image.entrypoint.clone(), args].concat();
+    let args = if args.is_empty() { plain(&image.cmd) } else { args };
+    let command = [plain(&image.entrypoint), args].concat();
     if command.is_empty() { Err(none()) } else { Ok(command) }
 }
 
@@ -39,10 +35,14 @@ pub(crate) fn own_commands(container: &Container, environment: &Environment) -> 
     let probes = probes.into_iter().flatten().filter_map(|probe| probe.exec.as_ref()).map(|exec| {
         // kubelet puts those values in that the manifest has, and leaves the others.
         let known = |name: &str| match environment.lookup(name) {
-            Known::Unknown => Known::Absent,
-            known => known,
+            Known::Text(text) if text.is_plain() => Known::Text(text),
+            _ => Known::Absent,
         };
-        exec.command.iter().map(|text| expand(text, &known).unwrap_or_else(|_| text.clone())).collect()
+        let plain = |text: &String| {
+            let expanded = expand(text, &known).ok();
+            expanded.as_ref().and_then(Text::exact).unwrap_or_else(|| text.clone())
+        };
+        exec.command.iter().map(plain).collect()
     });
     let hooks = [&container.lifecycle.post_start, &container.lifecycle.pre_stop];
     let hooks = hooks.into_iter().flatten().filter_map(|hook| hook.exec.as_ref());
@@ -51,31 +51,27 @@ pub(crate) fn own_commands(container: &Container, environment: &Environment) -> 
 
 /// Puts variables in for `$(NAME)`. `$$` is a dollar sign; a variable that is none stays as it is
 /// (Kubernetes, `third_party/forked/golang/expansion`). Fails with the name of a variable whose value is not known.
-pub(crate) fn expand(text: &str, lookup: &dyn Fn(&str) -> Known) -> Result<String, String> {
-    let mut out = String::new();
+pub(crate) fn expand(text: &str, lookup: &dyn Fn(&str) -> Known) -> Result<Text, String> {
+    let mut out = Text::default();
     let mut rest = text;
     while let Some(dollar) = rest.find('$') {
-        out.push_str(&rest[..dollar]);
+        out.push(&rest[..dollar]);
         rest = &rest[dollar + 1..];
         if let Some(after) = rest.strip_prefix('$') {
-            out.push('$');
+            out.push("$");
             rest = after;
         } else if let Some((name, after)) = rest.strip_prefix('(').and_then(|rest| rest.split_once(')')) {
             match lookup(name) {
-                Known::Value(value) => out.push_str(&value),
-                Known::Absent => {
-                    out.push_str("$(");
-                    out.push_str(name);
-                    out.push(')');
-                }
+                Known::Text(value) => out.append(&value),
+                Known::Absent => out.push(&format!("$({name})")),
                 Known::Unknown => return Err(name.to_owned()),
             }
             rest = after;
         } else {
-            out.push('$');
+            out.push("$");
         }
     }
-    out.push_str(rest);
+    out.push(rest);
     Ok(out)
 }
 
@@ -86,7 +82,8 @@ mod tests {
     #[test]
     fn variables_are_put_in_as_kubelet_does() {
         let lookup = |name: &str| match name {
-            "A" => Known::Value("1".to_owned()),
+            "A" => Known::Text(Text::plain("1")),
+            "IP" => Known::Text(Text::shape("[0-9.]+")),
             "SECRET" => Known::Unknown,
             _ => Known::Absent,
         };
@@ -100,8 +97,9 @@ mod tests {
             ("$(A", "$(A"),
             ("cost: 5$", "cost: 5$"),
         ] {
-            assert_eq!(expand(text, &lookup).unwrap(), expanded, "{text}");
+            assert_eq!(expand(text, &lookup).unwrap(), Text::plain(expanded), "{text}");
         }
         assert_eq!(expand("--key=$(SECRET)", &lookup).unwrap_err(), "SECRET");
+        assert_eq!(expand("$(IP):$(A)", &lookup).unwrap().pattern(), "^[0-9.]+:1$");
     }
 }

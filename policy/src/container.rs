@@ -2,15 +2,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pod_manifest::spec::{Container, Profile, Security, Service, Spec};
+use pod_manifest::spec::{Container, PodSpec, Profile, Security, Service, Spec};
 use serde::Serialize;
 
 use crate::command::{command, own_commands};
 use crate::environment::{Environment, patterns, services};
 use crate::mounts::{Copied, Rule, last_words, mounts};
 use crate::order::Turn;
+use crate::text::Text;
 use crate::user::{Identity, identity};
-use crate::{Image, PolicyError, capabilities, image, signals};
+use crate::{Image, Objects, PolicyError, capabilities, image, signals};
 
 /// The name of the sandbox's own container in the rules; no name of Kubernetes' has these brackets.
 pub(crate) const PAUSE: &str = "(sandbox)";
@@ -36,7 +37,7 @@ pub(crate) struct Expected {
     begun: Vec<String>,
     not_begun: Vec<String>,
     images: BTreeSet<String>,
-    args: Vec<String>,
+    args: Vec<Text>,
     commands: Vec<Vec<String>>,
     cwd: String,
     tty: bool,
@@ -52,6 +53,9 @@ pub(crate) struct Expected {
     calls: BTreeSet<&'static str>,
     seccomp: Vec<&'static str>,
     env: Vec<String>,
+    env_shapes: BTreeMap<String, String>,
+    env_shaped: Vec<String>,
+    env_replaced: Vec<String>,
     env_optional: Vec<String>,
     env_any: Vec<String>,
     env_hostname: bool,
@@ -77,7 +81,7 @@ pub(crate) fn sandbox(spec: &Spec) -> Expected {
     let sysctls = spec.security_context.sysctls.iter().map(|of| (of.name.clone(), of.value.clone()));
     Expected {
         name: PAUSE.to_owned(),
-        args: vec!["/pause".to_owned()],
+        args: vec![Text::plain("/pause")],
         cwd: "/".to_owned(),
         uid: NOBODY,
         gids: [NOBODY].into(),
@@ -103,35 +107,45 @@ pub(crate) fn sandbox(spec: &Spec) -> Expected {
     }
 }
 
-/// One of the manifest's, whose turn it is at a certain time.
+/// The pod of a container, and what is known besides.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Around<'a> {
+    pub(crate) pod: &'a PodSpec,
+    pub(crate) objects: &'a Objects,
+    pub(crate) turn: &'a Turn<'a>,
+}
+
+/// One of the manifest's, whose turn it is at a certain time. What stands in the way goes to the faults.
 pub(crate) fn expected(
     container: &Container,
-    spec: &Spec,
+    around: Around<'_>,
     image: &Image,
-    turn: &Turn<'_>,
     copied: &mut Copied,
-) -> Result<Expected, PolicyError> {
+    faults: &mut Vec<PolicyError>,
+) -> Expected {
+    let Around { pod, objects, turn } = around;
+    let spec = &pod.spec;
     let name = &container.name;
-    confined(container)?;
+    confined(container).unwrap_or_else(|fault| faults.push(fault));
     if image.layers.is_empty() {
-        return Err(PolicyError::NoLayers(name.clone()));
+        faults.push(PolicyError::NoLayers(name.clone()));
     }
-    let environment = Environment::of(container, &image.config)?;
-    let mounts = mounts(container, spec, &image.config, copied)?;
+    let environment = take(Environment::of(container, pod, objects, &image.config), faults);
+    let mounts = mounts(container, spec, &image.config, copied, faults);
     let security = &container.security_context;
-    let Identity { uid, gids, groups } = identity(container, spec, image)?;
+    let Identity { uid, gids, groups } = take(identity(container, spec, image), faults);
     copied.users.insert(uid);
-    let sets = capabilities::sets(&security.capabilities);
+    let sets = take(capabilities::sets(name, &security.capabilities), faults);
     let directory = container.working_dir.as_deref().filter(|directory| !directory.is_empty());
     let of_image = Some(image.config.directory.as_str()).filter(|directory| !directory.is_empty());
     let texts = |names: &[&str]| names.iter().map(ToString::to_string).collect();
-    Ok(Expected {
+    Expected {
         name: name.clone(),
         ended: texts(&turn.ended),
         begun: texts(&turn.begun),
         not_begun: texts(&turn.not_begun),
-        images: image::references(name, &container.image)?,
-        args: command(container, &image.config, &environment)?,
+        images: take(image::references(name, &container.image), faults),
+        args: take(command(container, &image.config, &environment), faults),
         commands: own_commands(container, &environment),
         cwd: directory.or(of_image).unwrap_or("/").to_owned(),
         tty: container.tty.unwrap_or_default(),
@@ -145,8 +159,11 @@ pub(crate) fn expected(
         shares_pids: spec.share_process_namespace.unwrap_or_default(),
         calls: capabilities::calls(&sets),
         capabilities: sets,
-        seccomp: seccomp(name, security, spec)?,
+        seccomp: take(seccomp(name, security, spec), faults),
         env: environment.required(),
+        env_shaped: environment.shapes().into_keys().collect(),
+        env_shapes: environment.shapes(),
+        env_replaced: environment.replaced(),
         env_optional: environment.optional(),
         env_any: environment.any_value(),
         env_hostname: environment.has_hostname(),
@@ -162,8 +179,15 @@ pub(crate) fn expected(
         last_words: Some(last_words(container).to_owned()),
         gpus: container.resources.gpus,
         switches: container.resources.switches,
-        signals: signals(container, image)?,
+        signals: take(signals(container, image), faults),
         ..Expected::default()
+    }
+}
+
+fn take<T: Default>(result: Result<T, PolicyError>, faults: &mut Vec<PolicyError>) -> T {
+    result.unwrap_or_else(|fault| {
+        faults.push(fault);
+        T::default()
     })
 }
 

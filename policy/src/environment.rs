@@ -2,10 +2,12 @@
 
 use std::collections::BTreeMap;
 
-use pod_manifest::spec::{Container, Spec};
+use pod_manifest::escape;
+use pod_manifest::spec::{Container, PodSpec, Spec};
 
 use crate::command::expand;
-use crate::{ImageConfig, PolicyError};
+use crate::text::Text;
+use crate::{ImageConfig, Objects, PolicyError, fields};
 
 /// containerd's, where an image has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -13,8 +15,8 @@ const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/b
 /// What is known of a variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Known {
-    /// The value.
-    Value(String),
+    /// The value, or its shape.
+    Text(Text),
     /// It has one that is not in the manifest.
     Unknown,
     /// No such variable.
@@ -25,20 +27,35 @@ pub(crate) enum Known {
 #[derive(Debug, Default)]
 pub(crate) struct Environment {
     /// The manifest's variables; without a value where it comes from elsewhere.
-    own: BTreeMap<String, Option<String>>,
-    /// The image's that the manifest does not replace, as `NAME=value`.
+    own: BTreeMap<String, Option<Text>>,
+    /// The image's, as `NAME=value`, in its order.
     image: Vec<String>,
+    /// Whether the image takes containerd's usual PATH away: an entry without a value does so.
+    no_path: bool,
+    /// Whether kubelet tells of all services.
+    services: bool,
 }
 
 impl Environment {
-    pub(crate) fn of(container: &Container, image: &ImageConfig) -> Result<Self, PolicyError> {
-        if !container.env_from.is_empty() {
-            return Err(PolicyError::EnvFrom(container.name.clone()));
+    pub(crate) fn of(
+        container: &Container,
+        pod: &PodSpec,
+        objects: &Objects,
+        image: &ImageConfig,
+    ) -> Result<Self, PolicyError> {
+        let services = pod.spec.enable_service_links != Some(false);
+        let mut environment = Self { services, ..Self::default() };
+        for from in &container.env_from {
+            let keys = objects.keys(from).ok_or_else(|| {
+                let refs = [&from.config_map_ref, &from.secret_ref];
+                let object = refs.into_iter().flatten().map(|of| of.name.clone()).next();
+                PolicyError::EnvFrom { container: container.name.clone(), object: object.unwrap_or_default() }
+            })?;
+            environment.own.extend(keys);
         }
-        let mut environment = Self::default();
         for variable in &container.env {
-            let value = match (&variable.value, variable.value_from) {
-                (_, Some(_)) => None,
+            let value = match (&variable.value, &variable.value_from) {
+                (_, Some(from)) => fields::value(from, pod, objects),
                 (value, None) => {
                     let value = value.as_deref().unwrap_or_default();
                     // Those before it, as kubelet does.
@@ -52,32 +69,52 @@ impl Environment {
             };
             environment.own.insert(variable.name.clone(), value);
         }
-        environment.image =
-            image.env.iter().filter(|entry| !environment.own.contains_key(name(entry))).cloned().collect();
+        environment.no_path = image.env.iter().any(|entry| entry == "PATH");
+        environment.image = image.env.iter().filter(|entry| entry.contains('=')).cloned().collect();
         Ok(environment)
     }
 
     /// The image's variables are no part of what kubelet puts in.
     pub(crate) fn lookup(&self, name: &str) -> Known {
         match self.own.get(name) {
-            Some(Some(value)) => Known::Value(value.clone()),
+            Some(Some(value)) => Known::Text(value.clone()),
             Some(None) => Known::Unknown,
-            None if is_service(name) => Known::Unknown,
-            None => Known::Absent,
+            None => match service(name) {
+                // kubelet leaves the words as they are where there is no such service.
+                Some(shape) if self.services || name.starts_with("KUBERNETES_") => {
+                    Known::Text(Text::shape(&format!("({shape}|{})", escape(&format!("$({name})")))))
+                }
+                _ => Known::Absent,
+            },
         }
     }
 
     /// Entries that must be there.
     pub(crate) fn required(&self) -> Vec<String> {
-        let own = self.own.iter().filter_map(|(name, value)| Some(format!("{name}={}", value.as_ref()?)));
-        own.chain(self.image.iter().cloned()).collect()
+        let own = self.own.iter().filter_map(|(name, value)| Some((name, value.as_ref()?.exact()?)));
+        own.map(|(name, value)| format!("{name}={value}")).chain(self.of_image()).collect()
+    }
+
+    /// Patterns of values by their names, which must be there.
+    pub(crate) fn shapes(&self) -> BTreeMap<String, String> {
+        let own = self.own.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
+        own.filter(|(_, value)| !value.is_plain())
+            .map(|(name, value)| (name.clone(), value.pattern()))
+            .collect()
+    }
+
+    /// Entries of the image that an entry after them replaces: containerd leaves both.
+    pub(crate) fn replaced(&self) -> Vec<String> {
+        let all = self.image.iter().enumerate();
+        let replaced = all.filter(|(at, entry)| self.own.contains_key(name(entry)) || !self.is_last(*at));
+        replaced.map(|(_, entry)| entry.clone()).collect()
     }
 
     /// Entries that may be there.
     pub(crate) fn optional(&self) -> Vec<String> {
         let set =
             |wanted: &str| self.own.contains_key(wanted) || self.image.iter().any(|e| name(e) == wanted);
-        if set("PATH") { Vec::new() } else { vec![DEFAULT_PATH.to_owned()] }
+        if self.no_path || set("PATH") { Vec::new() } else { vec![DEFAULT_PATH.to_owned()] }
     }
 
     /// Names of variables with any value: from a ConfigMap, a Secret, a field.
@@ -89,6 +126,16 @@ impl Environment {
     pub(crate) fn has_hostname(&self) -> bool {
         !self.own.contains_key("HOSTNAME") && !self.image.iter().any(|entry| name(entry) == "HOSTNAME")
     }
+
+    fn of_image(&self) -> impl Iterator<Item = String> + '_ {
+        let all = self.image.iter().enumerate();
+        let kept = all.filter(|(at, entry)| !self.own.contains_key(name(entry)) && self.is_last(*at));
+        kept.map(|(_, entry)| entry.clone())
+    }
+
+    fn is_last(&self, at: usize) -> bool {
+        self.image[at + 1..].iter().all(|other| name(other) != name(&self.image[at]))
+    }
 }
 
 /// A variable's name in `NAME=value`.
@@ -96,12 +143,22 @@ fn name(entry: &str) -> &str {
     entry.split_once('=').map_or(entry, |(name, _)| name)
 }
 
-/// Whether kubelet may set the variable to tell of a service.
-fn is_service(name: &str) -> bool {
-    name.ends_with("_SERVICE_HOST")
-        || name.contains("_SERVICE_PORT")
-        || name.contains("_PORT_")
-        || name.ends_with("_PORT")
+/// The shape of a variable by which kubelet tells of a service.
+fn service(name: &str) -> Option<&'static str> {
+    let ends = |end: &str| name.ends_with(end);
+    if ends("_SERVICE_HOST") || ends("_ADDR") && name.contains("_PORT_") {
+        Some("[0-9A-Fa-f.:]+")
+    } else if name.contains("_SERVICE_PORT") || ends("_PORT") && name.contains("_PORT_") {
+        Some("[0-9]{1,5}")
+    } else if ends("_PROTO") && name.contains("_PORT_") {
+        Some("(tcp|udp|sctp)")
+    } else if ends("_PORT")
+        || ["_TCP", "_UDP", "_SCTP"].iter().any(|end| ends(end)) && name.contains("_PORT_")
+    {
+        Some(r"(tcp|udp|sctp)://[0-9A-Fa-f.:\[\]]+")
+    } else {
+        None
+    }
 }
 
 /// The names of services in variables, as a pattern: kubelet tells of all of a namespace, and of the cluster's own in any
@@ -119,46 +176,93 @@ pub(crate) fn patterns(container: &Container) -> Vec<&'static str> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pod_manifest::spec::{Anything, EnvVar};
+    use pod_manifest::Names;
+    use pod_manifest::spec::{EnvFrom, EnvVar, FieldRef, KeyRef, ObjectRef, ValueFrom};
 
     fn variable(name: &str, value: &str) -> EnvVar {
         EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
+    }
+
+    fn from(name: &str, from: ValueFrom) -> EnvVar {
+        EnvVar { name: name.into(), value: None, value_from: Some(from) }
+    }
+
+    fn field(path: &str) -> ValueFrom {
+        ValueFrom { field_ref: Some(FieldRef { field_path: path.into() }), ..ValueFrom::default() }
+    }
+
+    fn secret() -> ValueFrom {
+        ValueFrom { secret_key_ref: Some(KeyRef::default()), ..ValueFrom::default() }
     }
 
     fn container(env: Vec<EnvVar>) -> Container {
         Container { name: "c".into(), env, ..Container::default() }
     }
 
+    fn of(container: &Container, image: &[&str]) -> Result<Environment, PolicyError> {
+        let pod = PodSpec { names: Names::Exact("web-0".into()), ..PodSpec::default() };
+        let objects = Objects {
+            config_maps: [("cm".to_owned(), [("MODE".to_owned(), "fast".to_owned())].into())].into(),
+            secrets: [("s".to_owned(), ["TOKEN".to_owned()].into())].into(),
+        };
+        let image =
+            ImageConfig { env: image.iter().map(ToString::to_string).collect(), ..ImageConfig::default() };
+        Environment::of(container, &pod, &objects, &image)
+    }
+
     #[test]
     fn the_manifest_comes_before_the_image() {
-        let image = ImageConfig { env: vec!["A=image".into(), "B=image".into()], ..ImageConfig::default() };
         let own = vec![variable("A", "own"), variable("C", "$(A)/$(D)"), variable("D", "late")];
-        let environment = Environment::of(&container(own), &image).unwrap();
+        let environment = of(&container(own), &["A=image", "B=first", "B=image", "odd"]).unwrap();
         assert_eq!(environment.required(), ["A=own", "C=own/$(D)", "D=late", "B=image"]);
+        assert_eq!(environment.replaced(), ["A=image", "B=first"]);
         assert_eq!(environment.optional(), [DEFAULT_PATH]);
         assert!(environment.has_hostname());
+        assert!(
+            of(&container(vec![]), &["PATH"]).unwrap().optional().is_empty(),
+            "it takes the usual one away"
+        );
     }
 
     #[test]
     fn values_from_elsewhere_are_any_but_cannot_be_put_in() {
-        let secret = EnvVar { name: "KEY".into(), value: None, value_from: Some(Anything) };
-        let environment = Environment::of(&container(vec![secret.clone()]), &ImageConfig::default()).unwrap();
+        let environment = of(&container(vec![from("KEY", secret())]), &[]).unwrap();
         assert_eq!(environment.any_value(), ["KEY"]);
-        let error =
-            Environment::of(&container(vec![secret, variable("URL", "x$(KEY)")]), &ImageConfig::default())
-                .unwrap_err();
+        let error = of(&container(vec![from("KEY", secret()), variable("URL", "x$(KEY)")]), &[]).unwrap_err();
         assert!(matches!(error, PolicyError::UnknownValue { variable, .. } if variable == "KEY"));
-        let error =
-            Environment::of(&container(vec![variable("URL", "$(DB_SERVICE_HOST)")]), &ImageConfig::default())
-                .unwrap_err();
-        assert!(matches!(error, PolicyError::UnknownValue { .. }));
     }
 
     #[test]
-    fn names_that_are_not_in_the_manifest_are_refused() {
-        let container = Container { env_from: vec![Anything], ..container(vec![]) };
+    fn fields_of_the_pod_and_services_are_known_by_their_shape() {
+        let env = vec![
+            from("NAME", field("metadata.name")),
+            from("IP", field("status.podIP")),
+            variable("URL", "http://$(IP):80/$(NAME)"),
+            variable("DB", "$(DB_SERVICE_HOST)"),
+        ];
+        let environment = of(&container(env), &[]).unwrap();
+        assert_eq!(environment.required(), ["NAME=web-0"]);
+        let shapes = environment.shapes();
+        assert_eq!(shapes["URL"], r"^http://[0-9A-Fa-f.:]+:80/web-0$");
+        assert_eq!(shapes["DB"], r"^([0-9A-Fa-f.:]+|\$\(DB_SERVICE_HOST\))$");
+        assert_eq!(shapes.len(), 3);
+    }
+
+    #[test]
+    fn objects_beside_the_pod_give_names_and_a_config_maps_values() {
+        let object = |name: &str| Some(ObjectRef { name: name.into(), optional: None });
+        let all = vec![
+            EnvFrom { config_map_ref: object("cm"), prefix: "X_".into(), ..EnvFrom::default() },
+            EnvFrom { secret_ref: object("s"), ..EnvFrom::default() },
+        ];
+        let with = |env_from| Container { env_from, ..container(vec![variable("Y", "$(X_MODE)")]) };
+        let environment = of(&with(all), &[]).unwrap();
+        assert_eq!(environment.required(), ["X_MODE=fast", "Y=fast"]);
+        assert_eq!(environment.any_value(), ["TOKEN"]);
+        let other = vec![EnvFrom { secret_ref: object("other"), ..EnvFrom::default() }];
+        let error = of(&with(other), &[]).unwrap_err();
         assert!(
-            matches!(Environment::of(&container, &ImageConfig::default()), Err(PolicyError::EnvFrom(name)) if name == "c")
+            matches!(error, PolicyError::EnvFrom { container, object } if (&*container, &*object) == ("c", "other"))
         );
     }
 }

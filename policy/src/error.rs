@@ -36,14 +36,19 @@ pub enum PolicyError {
     NoCommand(String),
     /// Variables with any names.
     #[error(
-        "container {0}: the names that `envFrom` brings are not in the manifest, and LD_PRELOAD may be one of them: list \
-         them in `env` with valueFrom"
+        "container {container}: the names that `envFrom` brings from {object} are not in the manifest, and LD_PRELOAD may \
+         be one of them: put the object beside the pod, or list its keys in `env` with valueFrom"
     )]
-    EnvFrom(String),
+    EnvFrom {
+        /// The container.
+        container: String,
+        /// The ConfigMap or Secret.
+        object: String,
+    },
     /// A reference to a variable whose value is not known.
     #[error(
-        "container {container}: {field} has $({variable}), whose value is not in the manifest: write the value, or have the \
-         program read the variable"
+        "container {container}: {field} has $({variable}), whose value is not in the manifest: write the value, put its \
+         ConfigMap beside the pod, or have the program read the variable"
     )]
     UnknownValue {
         /// The container.
@@ -114,10 +119,7 @@ pub enum PolicyError {
         path: String,
     },
     /// A volume of a kind that does not reach a VM.
-    #[error(
-        "container {container}: volume {volume} cannot be mounted on {path}: only configMap, secret, projected, downwardAPI \
-         and emptyDir volumes reach the VM"
-    )]
+    #[error("container {container}: volume {volume} on {path} {why}")]
     Volume {
         /// The container.
         container: String,
@@ -125,6 +127,30 @@ pub enum PolicyError {
         volume: String,
         /// Where it is mounted.
         path: String,
+        /// What it is, and what can be had instead.
+        why: &'static str,
+    },
+    /// A user by name, where only a number can be checked.
+    #[error(
+        "container {container}: the image's user is the name {user:?}, and kubelet starts no container with runAsNonRoot \
+         whose user is no number: set securityContext.runAsUser"
+    )]
+    NamedUser {
+        /// The container.
+        container: String,
+        /// The name.
+        user: String,
+    },
+    /// A capability that Linux has not.
+    #[error(
+        "container {container}: {name:?} is no capability: engines put CAP_ before the name themselves, so write \
+         NET_ADMIN for CAP_NET_ADMIN"
+    )]
+    Capability {
+        /// The container.
+        container: String,
+        /// The name.
+        name: String,
     },
     /// A mount that the shim refuses.
     #[error("container {container}: the mount on {path} has {what}, which the VM cannot have: remove it")]
@@ -142,12 +168,63 @@ pub enum PolicyError {
     /// An image's configuration for nobody.
     #[error("an image's configuration is given for container {0:?}, which the pod has not")]
     NoSuchContainer(String),
-    /// No configuration of an image.
+    /// Not even JSON.
     #[error(
-        "no OCI image configuration: take the output of `skopeo inspect --config --raw` or `crane config`"
+        "it is no JSON, and no OCI image configuration: take the output of `skopeo inspect --config --raw`"
     )]
-    ImageConfig(#[source] serde_json::Error),
+    NotJson,
+    /// Something else of an image.
+    #[error(
+        "it is {0}, and no OCI image configuration: take the output of `skopeo inspect --config --raw` or `crane config`"
+    )]
+    NotImageConfig(&'static str),
     /// Too much to be one.
     #[error("the image's configuration has {0} bytes; at most {max} are read", max = crate::MAX_IMAGE_CONFIG)]
     ImageConfigSize(usize),
+}
+
+/// Everything that stands in the way of a policy.
+#[derive(Debug)]
+pub struct Faults(pub Vec<PolicyError>);
+
+impl std::error::Error for Faults {}
+
+impl std::fmt::Display for Faults {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for (rank, fault) in self.0.iter().enumerate() {
+            if rank > 0 {
+                f.write_str("\n")?;
+            }
+            fault.fmt(f)?;
+        }
+        Ok(())
+    }
+}
+
+impl PolicyError {
+    /// The container that it is about, and the field: of the container, or of the pod's `spec` without one.
+    pub fn place(&self) -> (Option<&str>, &'static str) {
+        match self {
+            Self::NoDigest { container, .. } | Self::BadImage { container, .. } => (Some(container), "image"),
+            Self::NoImage(container) | Self::NoLayers(container) => (Some(container), "image"),
+            Self::NoCommand(container) => (Some(container), "command"),
+            Self::EnvFrom { container, .. } => (Some(container), "envFrom"),
+            Self::UnknownValue { container, field, .. } => (Some(container), field),
+            Self::Unconfined { container, .. }
+            | Self::UserName { container, .. }
+            | Self::NamedUser { container, .. }
+            | Self::Root(container) => (Some(container), "securityContext"),
+            Self::Capability { container, .. } => (Some(container), "securityContext.capabilities"),
+            Self::Seccomp { container, .. } => (Some(container), "securityContext.seccompProfile"),
+            Self::Signal { container, .. } => (Some(container), "lifecycle.stopSignal"),
+            Self::HostNamespace(field) => (None, field),
+            Self::ImageVolume { container, .. }
+            | Self::Volume { container, .. }
+            | Self::Mount { container, .. } => (Some(container), "volumeMounts"),
+            Self::Name(container) => (Some(container), "name"),
+            Self::NoSuchContainer(_) | Self::NotJson | Self::NotImageConfig(_) | Self::ImageConfigSize(_) => {
+                (None, "")
+            }
+        }
+    }
 }

@@ -39,8 +39,20 @@ pub struct ImageConfig {
 
 #[derive(Deserialize)]
 struct Written {
+    architecture: Option<String>,
+    os: Option<String>,
+    rootfs: Option<IgnoredAny>,
     config: Option<Config>,
 }
+
+/// What JSON is that is no image's configuration, by a field that only it has.
+const OTHERS: [(&str, &str); 5] = [
+    ("layers", "an image's manifest"),
+    ("manifests", "an index of several images"),
+    ("RepoTags", "what `docker inspect` prints"),
+    ("imageSpec", "what `crictl inspecti` prints"),
+    ("status", "what `crictl inspecti` prints"),
+];
 
 #[derive(Default, Deserialize)]
 #[serde(rename_all = "PascalCase", default)]
@@ -58,12 +70,21 @@ impl ImageConfig {
     /// Reads an image's configuration.
     ///
     /// # Errors
-    /// [`PolicyError::ImageConfig`], [`PolicyError::ImageConfigSize`].
+    /// [`PolicyError::NotJson`], [`PolicyError::NotImageConfig`], [`PolicyError::ImageConfigSize`].
     pub fn parse(json: &[u8]) -> Result<Self, PolicyError> {
         if json.len() > MAX_IMAGE_CONFIG {
             return Err(PolicyError::ImageConfigSize(json.len()));
         }
-        let written: Written = serde_json::from_slice(json).map_err(PolicyError::ImageConfig)?;
+        let value: serde_json::Value = serde_json::from_slice(json).map_err(|_| PolicyError::NotJson)?;
+        let one = value.as_array().filter(|list| list.len() == 1).map_or(&value, |list| &list[0]);
+        if let Some((_, what)) = OTHERS.iter().find(|(field, _)| one.get(field).is_some()) {
+            return Err(PolicyError::NotImageConfig(what));
+        }
+        let written: Written =
+            serde_json::from_value(value).map_err(|_| PolicyError::NotImageConfig("of another form"))?;
+        if written.architecture.is_none() || written.os.is_none() || written.rootfs.is_none() {
+            return Err(PolicyError::NotImageConfig("an object without architecture, os and rootfs"));
+        }
         let config = written.config.unwrap_or_default();
         Ok(Self {
             entrypoint: config.entrypoint.unwrap_or_default(),
@@ -100,6 +121,9 @@ fn reference(container: &str, image: &str) -> Result<String, PolicyError> {
         return Err(bad());
     }
     let name = match name.split_once('/') {
+        // The same registry by its other name, and its images without a folder.
+        Some(("docker.io" | "index.docker.io", rest)) if rest.contains('/') => format!("docker.io/{rest}"),
+        Some(("docker.io" | "index.docker.io", rest)) => format!("docker.io/library/{rest}"),
         Some((host, _)) if host.contains(['.', ':']) || host == "localhost" => name.to_owned(),
         Some(_) => format!("docker.io/{name}"),
         None => format!("docker.io/library/{name}"),
@@ -117,6 +141,9 @@ mod tests {
         for (written, kept) in [
             ("busybox", "docker.io/library/busybox"),
             ("busybox:1.36", "docker.io/library/busybox"),
+            ("docker.io/busybox", "docker.io/library/busybox"),
+            ("index.docker.io/busybox:1", "docker.io/library/busybox"),
+            ("docker.io/org/app", "docker.io/org/app"),
             ("org/app", "docker.io/org/app"),
             ("localhost/app:v1", "localhost/app"),
             ("registry.example.com:5000/a/b:v1", "registry.example.com:5000/a/b"),
@@ -141,21 +168,37 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_may_leave_everything_out() {
-        assert_eq!(
-            ImageConfig::parse(br#"{"architecture": "amd64", "os": "linux"}"#).unwrap(),
-            ImageConfig::default()
+    fn a_configuration_may_leave_its_own_part_out() {
+        let with =
+            |config: &str| format!(r#"{{"architecture": "amd64", "os": "linux", "rootfs": {{}}{config}}}"#);
+        assert_eq!(ImageConfig::parse(with("").as_bytes()).unwrap(), ImageConfig::default());
+        let json = with(
+            r#", "config": {"Entrypoint": null, "Cmd": ["sh"], "Env": ["A=b"], "User": "7:8", "Volumes": {"/v": {}}}"#,
         );
-        let json = br#"{"config": {"Entrypoint": null, "Cmd": ["sh"], "Env": ["A=b"], "User": "7:8", "Volumes": {"/v": {}}}}"#;
-        let config = ImageConfig::parse(json).unwrap();
+        let config = ImageConfig::parse(json.as_bytes()).unwrap();
         assert_eq!(
             (config.cmd, config.user.as_str(), config.volumes),
             (vec!["sh".to_owned()], "7:8", vec!["/v".to_owned()])
         );
-        assert!(matches!(ImageConfig::parse(b"[]"), Err(PolicyError::ImageConfig(_))));
         assert!(matches!(
             ImageConfig::parse(&vec![b' '; MAX_IMAGE_CONFIG + 1]),
             Err(PolicyError::ImageConfigSize(_))
         ));
+    }
+
+    #[test]
+    fn what_is_no_configuration_is_called_by_its_name() {
+        for (json, said) in [
+            ("{}", "an object without architecture"),
+            ("[]", "of another form"),
+            ("no", "no JSON"),
+            (r#"{"schemaVersion": 2, "config": {}, "layers": []}"#, "an image's manifest"),
+            (r#"{"schemaVersion": 2, "manifests": []}"#, "an index"),
+            (r#"[{"Id": "x", "RepoTags": [], "Architecture": "amd64"}]"#, "docker inspect"),
+            (r#"{"status": {}, "info": {"imageSpec": {}}}"#, "crictl inspecti"),
+        ] {
+            let error = ImageConfig::parse(json.as_bytes()).unwrap_err().to_string();
+            assert!(error.contains(said) && error.contains("skopeo"), "{json}: {error}");
+        }
     }
 }

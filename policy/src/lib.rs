@@ -12,19 +12,23 @@ mod command;
 mod container;
 mod environment;
 mod error;
+mod fields;
 mod image;
 mod mounts;
 mod order;
 mod rego;
 mod signals;
+mod text;
 mod user;
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pod_manifest::spec::{Metadata, PodSpec, Spec};
+use pod_manifest::spec::PodSpec;
+use pod_manifest::{Names, escape};
 use serde_json::json;
 
-pub use error::PolicyError;
+pub use error::{Faults, PolicyError};
+pub use fields::Objects;
 pub use image::{Image, ImageConfig, MAX_IMAGE_CONFIG};
 
 /// The rules, the same for every pod, one idea each.
@@ -64,42 +68,49 @@ pub struct Options {
     pub logs: Permission,
     /// Each container's image, by the container's name: what runs is in the image, and no policy without it.
     pub images: BTreeMap<String, Image>,
+    /// ConfigMaps and Secrets that are known.
+    pub objects: Objects,
 }
 
 /// Writes the policy of a pod.
 ///
 /// # Errors
-/// [`PolicyError`]: the manifest does not say what would run, or asks for what the shim refuses.
-pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, PolicyError> {
-    let (metadata, spec) = (&pod.metadata, &pod.spec);
+/// [`Faults`]: all that the manifest does not say of what would run, and all that it asks for and the shim refuses.
+pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
+    let spec = &pod.spec;
+    let mut faults = Vec::new();
     let all = || spec.init_containers.iter().chain(&spec.containers);
-    if let Some(name) = options.images.keys().find(|name| all().all(|container| container.name != **name)) {
-        return Err(PolicyError::NoSuchContainer(name.clone()));
-    }
+    let is_foreign = |name: &&String| all().all(|container| container.name != **name);
+    faults.extend(options.images.keys().filter(is_foreign).cloned().map(PolicyError::NoSuchContainer));
     let shared = [(spec.host_network, "hostNetwork"), (spec.host_pid, "hostPID"), (spec.host_ipc, "hostIPC")];
-    if let Some((_, field)) = shared.into_iter().find(|(set, _)| *set == Some(true)) {
-        return Err(PolicyError::HostNamespace(field));
-    }
+    let shared = shared.into_iter().filter(|(set, _)| *set == Some(true));
+    faults.extend(shared.map(|(_, field)| PolicyError::HostNamespace(field)));
     let mut expected = BTreeMap::new();
     expected.insert(container::PAUSE.to_owned(), container::sandbox(spec));
     let mut copied = mounts::Copied::default();
     for (container, turn) in order::turns(spec) {
         let name = &container.name;
         if !is_label(name) || expected.contains_key(name) {
-            return Err(PolicyError::Name(name.clone()));
+            faults.push(PolicyError::Name(name.clone()));
+            continue;
         }
-        let image = options.images.get(name).ok_or_else(|| PolicyError::NoImage(name.clone()))?;
-        expected.insert(name.clone(), container::expected(container, spec, image, &turn, &mut copied)?);
+        let Some(image) = options.images.get(name) else {
+            faults.push(PolicyError::NoImage(name.clone()));
+            continue;
+        };
+        let around = container::Around { pod, objects: &options.objects, turn: &turn };
+        let one = container::expected(container, around, image, &mut copied, &mut faults);
+        expected.insert(name.clone(), one);
+    }
+    if !faults.is_empty() {
+        return Err(Faults(faults));
     }
 
     let fs_group = spec.security_context.fs_group.filter(|group| *group != 0);
-    let (hostname, hostname_pattern) = hostname(&pod.metadata, spec);
     let named = json!({
-        "name": metadata.name,
-        "name_prefix": metadata.generate_name.as_deref().unwrap_or_default(),
-        "namespace": metadata.namespace,
-        "hostname": hostname,
-        "hostname_pattern": hostname_pattern,
+        "name_pattern": pod.names.pattern(),
+        "namespace": pod.metadata.namespace,
+        "hostname_pattern": hostname(pod),
         "exec": options.exec == Permission::Granted,
         "logs": options.logs == Permission::Granted,
         "empty_dir_options": fs_group.map(|group| format!("fsgid={group}")).into_iter().collect::<Vec<_>>(),
@@ -130,20 +141,44 @@ fn is_label(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-/// The host name where it is known, and a pattern where only its beginning is: the cluster makes up the pod's name, or
-/// its domain (kubelet, `GeneratePodHostNameAndDomain`, which cuts a name at 63 letters).
-fn hostname(metadata: &Metadata, spec: &Spec) -> (Option<String>, String) {
-    let escaped = |text: &str| text.replace('.', r"\.");
-    let own = spec.hostname.as_ref().filter(|name| !name.is_empty()).or(metadata.name.as_ref());
-    let Some(name) = own else {
-        let prefix = metadata.generate_name.as_deref().unwrap_or_default();
-        return (None, format!("^{}[a-z0-9.-]{{1,63}}$", escaped(prefix)));
+/// A pattern of the host name: the manifest's, or the pod's name, as kubelet cuts it at 63 letters, and with the name of its
+/// domain where the manifest wants that (`GeneratePodHostNameAndDomain`).
+fn hostname(pod: &PodSpec) -> String {
+    let spec = &pod.spec;
+    let domain = if spec.set_hostname_as_fqdn == Some(true) { r"(\.[a-z0-9-]+)+" } else { "" };
+    let cut = |name: &str| {
+        let name: String = name.chars().take(63).collect();
+        escape(name.trim_end_matches(['-', '.']))
     };
-    let name: String = name.chars().take(63).collect();
-    let name = name.trim_end_matches(['-', '.']);
-    let pattern = match spec.set_hostname_as_fqdn {
-        Some(true) => format!(r"^{}(\.[a-z0-9-]+)+$", escaped(name)),
-        _ => String::new(),
-    };
-    (Some(name.to_owned()), pattern)
+    // A StatefulSet gives each of its pods the pod's name as its host name.
+    let own =
+        spec.hostname.as_deref().filter(|own| !own.is_empty() && pod.metadata.name.as_deref() != Some(*own));
+    match (own, &pod.names) {
+        (Some(name), _) => format!("^{}{domain}$", cut(name)),
+        (None, Names::Exact(name)) => format!("^{}{domain}$", cut(name)),
+        (None, Names::Pattern(pattern)) => format!("{}{domain}$", pattern.trim_end_matches('$')),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_is_called_as_its_pod_unless_the_manifest_says_otherwise() {
+        let pod = |names: Names, own: Option<&str>, fqdn| {
+            let mut pod = PodSpec { names, ..PodSpec::default() };
+            pod.spec.hostname = own.map(str::to_owned);
+            pod.spec.set_hostname_as_fqdn = fqdn;
+            hostname(&pod)
+        };
+        let exact = |name: &str| Names::Exact(name.to_owned());
+        let pattern = || Names::Pattern("^web-[0-9]+$".to_owned());
+        assert_eq!(pod(exact("web-0"), None, None), "^web-0$");
+        assert_eq!(pod(exact("a.b"), None, None), r"^a\.b$");
+        assert_eq!(pod(exact(&"a".repeat(80)), None, None), format!("^{}$", "a".repeat(63)));
+        assert_eq!(pod(pattern(), None, None), "^web-[0-9]+$");
+        assert_eq!(pod(pattern(), Some("own"), Some(true)), r"^own(\.[a-z0-9-]+)+$");
+        assert_eq!(pod(pattern(), None, Some(true)), r"^web-[0-9]+(\.[a-z0-9-]+)+$");
+    }
 }

@@ -103,9 +103,10 @@ pub(crate) fn mounts(
     spec: &Spec,
     image: &ImageConfig,
     copied: &mut Copied,
-) -> Result<Mounts, PolicyError> {
+    faults: &mut Vec<PolicyError>,
+) -> Mounts {
     if !container.volume_devices.is_empty() {
-        return Err(PolicyError::Mount {
+        faults.push(PolicyError::Mount {
             container: container.name.clone(),
             path: "volumeDevices".to_owned(),
             what: "a block device",
@@ -113,10 +114,13 @@ pub(crate) fn mounts(
     }
     let mut mounts = Mounts { propagations: ["", PRIVATE[0], PRIVATE[1]].into(), ..Mounts::default() };
     for mount in &container.volume_mounts {
-        volume_mount(&mut mounts, container, spec, mount, copied)?;
+        if let Err(fault) = volume_mount(&mut mounts, container, spec, mount, copied) {
+            faults.push(fault);
+        }
     }
-    if let Some(path) = image.volumes.iter().find(|path| !mounts.has(&clean(path))) {
-        return Err(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
+    let asked: Vec<_> = container.volume_mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
+    for path in image.volumes.iter().filter(|path| !asked.contains(&clean(path))) {
+        faults.push(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
     }
     for place in KERNEL.into_iter().filter(|place| !mounts.has(place)).collect::<Vec<_>>() {
         mounts.add(place, Rule::kernel(place), true);
@@ -138,7 +142,7 @@ pub(crate) fn mounts(
         mounts.add(SERVICE_ACCOUNT, rule, false);
     }
     mounts.nested = nested(&mounts.all_places());
-    Ok(mounts)
+    mounts
 }
 
 fn volume_mount(
@@ -148,15 +152,18 @@ fn volume_mount(
     of: &VolumeMount,
     copied: &mut Copied,
 ) -> Result<(), PolicyError> {
-    let path = of.mount_path.as_str();
+    // kubelet puts the slash before a path that has none, and leaves the rest as it is.
+    let absolute = format!("/{}", of.mount_path);
+    let path = if of.mount_path.starts_with('/') { of.mount_path.as_str() } else { absolute.as_str() };
     let wrong = |what| PolicyError::Mount { container: container.name.clone(), path: path.to_owned(), what };
-    let unusable = || PolicyError::Volume {
+    let unusable = |why| PolicyError::Volume {
         container: container.name.clone(),
         volume: of.name.clone(),
         path: path.to_owned(),
+        why,
     };
-    if !path.starts_with('/') || path.split('/').any(|part| part == "..") || clean(path) == "/" {
-        return Err(wrong("a path that is not absolute and plain"));
+    if path.split('/').any(|part| part == "..") || clean(path) == "/" {
+        return Err(wrong("a path with .., or one that is all of the file system"));
     }
     if mounts.has(&clean(path)) {
         return Err(wrong("another mount at the same place"));
@@ -173,7 +180,11 @@ fn volume_mount(
         mounts.propagations.extend(SLAVE);
     }
     let sub_path = of.sub_path.as_deref().is_some_and(|text| !text.is_empty());
-    let volume = spec.volumes.iter().find(|volume| volume.name == of.name).ok_or_else(unusable)?;
+    let volume = spec
+        .volumes
+        .iter()
+        .find(|volume| volume.name == of.name)
+        .ok_or_else(|| unusable("is not among spec.volumes: declare it there"))?;
     let rule = match kind(volume) {
         Some(Kind::Memory) if sub_path => return Err(wrong("a subPath of an emptyDir")),
         Some(Kind::Memory) => {
@@ -184,7 +195,7 @@ fn volume_mount(
         // One file of it; kubelet mounts these volumes read-only in any case.
         Some(Kind::Written) if sub_path => file(path, READ_ONLY, copied),
         Some(Kind::Written) => tree(path, follows, copied, &mut mounts.trees),
-        None => return Err(unusable()),
+        None => return Err(unusable(why_not(volume))),
     };
     mounts.add(path, rule, true);
     Ok(())
@@ -203,6 +214,43 @@ fn kind(volume: &Volume) -> Option<Kind> {
     }
     let written = [volume.config_map, volume.secret, volume.projected, volume.downward_api];
     written.iter().any(Option::is_some).then_some(Kind::Written)
+}
+
+/// What the volume is, why the VM cannot have it, and what can be had instead.
+fn why_not(volume: &Volume) -> &'static str {
+    let kinds = [
+        (
+            volume.empty_dir.is_some(),
+            "is an emptyDir of huge pages, which the guest has not: leave its medium out",
+        ),
+        (
+            volume.persistent_volume_claim.is_some(),
+            "is a persistentVolumeClaim, a disk whose content the host knows and changes, which does not reach the VM: \
+             mount an emptyDir, and fetch into it what the pod needs, or put it into the image",
+        ),
+        (
+            volume.ephemeral.is_some(),
+            "is an ephemeral volume of a storage class, a disk of the host, which does not reach the VM: mount an emptyDir",
+        ),
+        (
+            volume.host_path.is_some(),
+            "is a hostPath; the VM sees no file of the host: mount an emptyDir or a configMap, or put it into the image",
+        ),
+        (
+            volume.nfs.is_some(),
+            "is of NFS, which the host would mount and read: have the program fetch the files",
+        ),
+        (
+            volume.csi.is_some(),
+            "is a CSI driver's, which works on the host: mount an emptyDir, a secret or a configMap",
+        ),
+        (
+            volume.image.is_some(),
+            "is another image, which does not reach the VM: copy its files into the container's",
+        ),
+    ];
+    let other = "is of a kind that does not reach the VM: only configMap, secret, projected, downwardAPI and emptyDir do";
+    kinds.iter().find(|(is, _)| *is).map_or(other, |(_, why)| why)
 }
 
 fn file(path: &str, modes: &'static [&'static str], copied: &mut Copied) -> Rule {

@@ -11,7 +11,7 @@ use pod_manifest::spec::{Container, PodSecurity, Spec};
 use crate::{Image, PolicyError};
 
 /// User and groups.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Identity {
     pub(crate) uid: u32,
     /// The first group: the one that kubelet comes to, and that of another client of the engine, which may differ.
@@ -36,7 +36,12 @@ pub(crate) fn identity(container: &Container, spec: &Spec, image: &Image) -> Res
         (Err(_), Some(entry)) => entry.uid,
         (Err(_), None) => return Err(unknown(&user)),
     };
-    if uid == 0 && own.run_as_non_root.or(pods.run_as_non_root) == Some(true) {
+    let must_not = own.run_as_non_root.or(pods.run_as_non_root) == Some(true);
+    // kubelet looks at the image's word, and not who that is.
+    if must_not && user.parse::<u32>().is_err() {
+        return Err(PolicyError::NamedUser { container: container.name.clone(), user });
+    }
+    if uid == 0 && must_not {
         return Err(PolicyError::Root(container.name.clone()));
     }
     let mut gids = BTreeSet::new();
@@ -170,8 +175,11 @@ mod tests {
             assert!(matches!(error, PolicyError::UserName { user, .. } if user == name), "{name}");
         }
         let strict = || PodSecurity { run_as_non_root: Some(true), ..PodSecurity::default() };
-        assert!(matches!(of(none(), strict(), &image("root")), Err(PolicyError::Root(_))));
+        assert!(matches!(of(none(), strict(), &image("0:0")), Err(PolicyError::Root(_))));
         assert!(matches!(of(none(), strict(), &image("")), Err(PolicyError::Root(_))));
-        assert_eq!(of(none(), strict(), &image("app")).unwrap().0, 1000);
+        assert!(
+            matches!(of(none(), strict(), &image("app")), Err(PolicyError::NamedUser { user, .. }) if user == "app")
+        );
+        assert_eq!(of(none(), strict(), &image("1000")).unwrap().0, 1000);
     }
 }

@@ -4,13 +4,13 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 use pod_manifest::Pod;
-use pod_manifest::spec::PodSpec;
+use pod_manifest::spec::{PodSpec, Spec};
 use serde::Deserialize;
 
 use crate::files::Kind;
 
 /// How many GPUs and NVSwitches the guest accepts: PID 1 compares it with the devices that are there.
-pub(super) const DECLARATION: &str = "coffer.toml";
+pub(crate) const DECLARATION: &str = "coffer.toml";
 const POLICY: &str = "policy.rego";
 /// What kata-agent asks, in this package.
 const PACKAGE: &str = "data.agent_policy";
@@ -123,14 +123,21 @@ pub(super) fn declaration(path: &Path) -> Result<String> {
         .with_context(|| Kind::MANIFEST.unusable(path))?;
     let pod = Pod::parse(&text).with_context(|| Kind::MANIFEST.unusable(path))?;
     let spec = PodSpec::parse(&text).with_context(|| Kind::MANIFEST.unusable(path))?.spec;
+    of_pod(&pod, &spec).with_context(|| Kind::MANIFEST.unusable(path))
+}
+
+/// The declaration of a pod's devices.
+///
+/// # Errors
+/// More of them than any machine has.
+pub(crate) fn of_pod(pod: &Pod, spec: &Spec) -> Result<String> {
     // An init container's devices are given to the others when it has ended.
     let own = spec.containers.iter().map(|container| container.resources.switches).sum::<u32>();
     let first = spec.init_containers.iter().map(|container| container.resources.switches).max();
     let (gpus, switches) = (pod.limits.gpus.whole(), own.max(first.unwrap_or_default()));
     ensure!(
         u16::try_from(gpus).is_ok() && u16::try_from(switches).is_ok(),
-        "the pod of {} asks for {gpus} GPUs and {switches} NVSwitches, which no machine has",
-        path.display()
+        "the pod asks for {gpus} GPUs and {switches} NVSwitches, which no machine has"
     );
     Ok(format!("gpus = {gpus}\nswitches = {switches}\n"))
 }

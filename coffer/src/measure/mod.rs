@@ -12,6 +12,9 @@ mod trustee;
 use std::io::Write;
 use std::path::PathBuf;
 
+pub(crate) use pod::{Class, Place, demand};
+pub(crate) use trustee::output as trustee_output;
+
 use anyhow::{Result, bail};
 use clap::{Subcommand, ValueEnum};
 

@@ -53,6 +53,20 @@ pub(super) struct Node {
     firmware: Option<PathBuf>,
 }
 
+/// What a node has, where images of containers are named as well.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Place {
+    /// For --emit: the node's configuration [default: /etc/coffer/config.toml, or the built-in values if that is absent]
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// For --emit: guest image, where it is not at the place that the configuration names
+    #[arg(long, value_name = "DIRECTORY")]
+    guest_image: Option<PathBuf>,
+    /// For --emit: firmware, where it is not at the place that the configuration names
+    #[arg(long, value_name = "FILE")]
+    firmware: Option<PathBuf>,
+}
+
 /// What is known besides, and what is printed.
 #[derive(Debug, clap::Args)]
 pub(super) struct Options {
@@ -65,7 +79,7 @@ pub(super) struct Options {
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub(super) enum Class {
+pub(crate) enum Class {
     /// AMD SEV-SNP
     CofferSnp,
     /// Intel TDX
@@ -83,7 +97,12 @@ enum Output {
 }
 
 impl Class {
-    const fn name(self) -> &'static str {
+    /// By its name.
+    pub(crate) fn of(name: &str) -> Option<Self> {
+        [Self::CofferSnp, Self::CofferTdx].into_iter().find(|class| class.name() == name)
+    }
+
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::CofferSnp => "coffer-snp",
             Self::CofferTdx => "coffer-tdx",
@@ -100,7 +119,7 @@ impl Class {
 
 /// What a verifier should demand of the pod's VM.
 #[derive(Debug)]
-pub(super) struct Demand {
+pub(crate) struct Demand {
     /// Of the pod, in comments.
     pub(super) name: String,
     pub(super) class: Class,
@@ -137,13 +156,18 @@ pub(super) fn read(file: &Path, node: &Node) -> Result<Planned> {
             node.class.name()
         );
     }
+    let name = pod.name.clone();
+    planned(pod, node).with_context(|| format!("the pod {name} of {}", file.display()))
+}
+
+fn planned(pod: Pod, node: &Node) -> Result<Planned> {
     let config = effective(node)?;
     let image = image(config.image.as_path())?;
     let annotations = pod.cri_annotations();
     let annotations = annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     // The sandbox's id is in no measurement.
-    let request = PodRequest::new(&config, "pod", annotations, OciLimits::default())
-        .with_context(|| format!("the pod {} of {} cannot have a VM", pod.name, file.display()))?;
+    let request =
+        PodRequest::new(&config, "pod", annotations, OciLimits::default()).context("it cannot have a VM")?;
     for ignored in &request.ignored {
         eprintln!("note: annotation {} is ignored: {}", ignored.name, ignored.reason.text());
     }
@@ -153,12 +177,31 @@ pub(super) fn read(file: &Path, node: &Node) -> Result<Planned> {
 /// Prints what the report of the VM of the manifest's pod will say.
 pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl Write) -> Result<()> {
     let planned = read(file, node)?;
-    let class = node.class;
-    let registers = registers(&planned, class, options.acpi.as_deref())?;
-    let Planned { pod, image, request, .. } = planned;
-    let demand = Demand {
+    let demand = of_plan(&planned, node.class, options.acpi.as_deref())?;
+    let Planned { image, request, .. } = planned;
+    match options.output {
+        Output::Text => out.write_all(for_people(&demand, &request, &image)?.as_bytes())?,
+        Output::Json => json(&object(&demand, &request, &image), out)?,
+        Output::Trustee => json(&trustee::output(&demand), out)?,
+    }
+    Ok(())
+}
+
+/// What a verifier should demand of a pod's VM.
+///
+/// # Errors
+/// A node's file that cannot be used, or a pod that no VM can be for.
+pub(crate) fn demand(pod: Pod, class: Class, place: &Place) -> Result<Demand> {
+    let Place { config, guest_image, firmware } = place.clone();
+    let node = Node { class, config, image: guest_image, firmware };
+    of_plan(&planned(pod, &node)?, class, None)
+}
+
+fn of_plan(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Demand> {
+    let Planned { pod, request, .. } = planned;
+    Ok(Demand {
         class,
-        registers,
+        registers: registers(planned, class, acpi)?,
         initdata: match (&request.initdata, class) {
             (Some(initdata), Class::CofferSnp) => initdata.host_data().to_string(),
             (None, Class::CofferSnp) => HostData::from_digest(&[]).to_string(),
@@ -166,14 +209,8 @@ pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl 
             (None, Class::CofferTdx) => MrConfigId::from_digest(&[]).to_string(),
         },
         gpus: u32::try_from(pod.limits.gpus.whole()).context("no VM has so many GPUs")?,
-        name: pod.name,
-    };
-    match options.output {
-        Output::Text => out.write_all(for_people(&demand, &request, &image)?.as_bytes())?,
-        Output::Json => json(&object(&demand, &request, &image), out)?,
-        Output::Trustee => json(&trustee::output(&demand), out)?,
-    }
-    Ok(())
+        name: pod.name.clone(),
+    })
 }
 
 /// The configuration of a node that offers the class.

@@ -14,7 +14,7 @@ const SNP_DEBUG: &str =
     "{d | d := evidence.snp.policy_debug_allowed} | {d | d := evidence.snp.evidence.policy.debug_allowed}";
 
 /// What `-o trustee` prints.
-pub(super) fn output(demand: &Demand) -> Value {
+pub(crate) fn output(demand: &Demand) -> Value {
     let values = reference_values(demand);
     json!({
         // A message of RVPS (`rvps/README.md`): the extractor "sample" takes a base64 object of lists.

@@ -51,13 +51,8 @@ is_annotation("io.kubernetes.container.terminationMessagePath", value) if value 
 # devices_right looks at these.
 is_annotation(key, value) if ranks[key] == value
 
-is_pod_name(name) if name == pod.name
-
-is_pod_name(name) if {
-	is_null(pod.name)
-	startswith(name, pod.name_prefix)
-	is_word(name)
-}
+# The manifest's, or by the pattern of those that its controller makes up.
+is_pod_name(name) if regex.match(pod.name_pattern, name)
 
 is_namespace(name) if name == pod.namespace
 

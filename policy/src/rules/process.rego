@@ -63,15 +63,31 @@ capabilities_right if {
 
 environment_right if {
 	every variable in owner.env { variable in process.Env }
-	every variable in process.Env { is_variable(variable) }
+	every name in owner.env_shaped { name in names }
+	every variable in environment { is_variable(variable) }
 
 	# A second value of a variable could be the one that counts.
-	count(process.Env) == count(names)
+	count(environment) == count(names)
+}
+
+# containerd leaves an image's entry where the manifest has another of its name behind it, which is the one that counts.
+environment := [variable | some i, variable in process.Env; not is_replaced(i, variable)]
+
+is_replaced(i, variable) if {
+	variable in owner.env_replaced
+	some j, later in process.Env
+	j > i
+	split(later, "=")[0] == split(variable, "=")[0]
 }
 
 is_variable(variable) if variable in owner.env
 
 is_variable(variable) if variable in owner.env_optional
+
+is_variable(variable) if {
+	[name, value] := split_once(variable)
+	regex.match(owner.env_shapes[name], value)
+}
 
 is_variable("TERM=xterm") if process.Terminal == true
 

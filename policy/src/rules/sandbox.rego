@@ -23,12 +23,7 @@ sandbox_faults contains "guest_hook_path" if not input.guest_hook_path == ""
 
 sandbox_faults contains "kernel_modules" if not input.kernel_modules == []
 
-is_hostname(name) if name == pod.hostname
-
-is_hostname(name) if {
-	pod.hostname_pattern != ""
-	regex.match(pod.hostname_pattern, name)
-}
+is_hostname(name) if regex.match(pod.hostname_pattern, name)
 
 # Gives the shared memory its size; before the first container, which could otherwise lose it.
 UpdateEphemeralMountsRequest if right(remount_faults)

@@ -33,9 +33,16 @@ pub(crate) fn layer(byte: u8) -> RootHash {
     RootHash::from_bytes([byte; 32])
 }
 
+fn configuration(part: &str) -> ImageConfig {
+    let mut config = json!({ "architecture": "amd64", "os": "linux", "rootfs": {} });
+    let part: Value = serde_json::from_str(part).unwrap();
+    config.as_object_mut().unwrap().extend(part.as_object().unwrap().clone());
+    ImageConfig::parse(config.to_string().as_bytes()).unwrap()
+}
+
 pub(crate) fn image(layers: &[u8], config: &str) -> Image {
     Image {
-        config: ImageConfig::parse(config.as_bytes()).unwrap(),
+        config: configuration(config),
         layers: layers.iter().copied().map(layer).collect(),
         passwd: Some("root:x:0:0::/root:/bin/sh\nserve:x:1000:1000::/srv:/bin/sh\n".to_owned()),
         group: Some("root:x:0:\nserve:x:1000:\nmedia:x:44:serve\n".to_owned()),
@@ -50,10 +57,10 @@ impl Agent {
             ("prepare", image(&[1, 2], "{}")),
             ("proxy", image(&[3], r#"{"config": {"Entrypoint": ["/bin/proxy"], "User": "serve"}}"#)),
             ("web", image(&[4, 5, 6], r#"{"config": {"StopSignal": "SIGQUIT"}}"#)),
-            ("gpu", image(&[7], "{}")),
+            ("gpu", image(&[7], r#"{"config": {"Env": ["MODE=image"]}}"#)),
         ];
         let images: BTreeMap<_, _> = images.map(|(name, image)| (name.to_owned(), image)).into();
-        Self::new(&generate(&pod, &Options { exec, logs, images }).unwrap())
+        Self::new(&generate(&pod, &Options { exec, logs, images, ..Options::default() }).unwrap())
     }
 
     /// With the policy of `pods/job.yaml`.

@@ -23,6 +23,7 @@ fn pause() -> Value {
 /// The tests here, for the rules' coverage.
 pub(crate) fn all() {
     another_process();
+    another_value_of_a_shape();
     another_container();
     a_pause_container_that_does_something();
     another_confinement();
@@ -68,6 +69,30 @@ fn assert_refused(honest: &dyn Fn() -> Value, forged: &[(&str, Forge)]) {
         assert!(!agent.allows("CreateContainerRequest", &request), "{what}");
     }
     agent.accept("CreateContainerRequest", &honest);
+}
+
+#[test]
+fn another_value_of_a_shape() {
+    assert_refused(
+        &gpu,
+        &[
+            ("no address", |r| r["OCI"]["Process"]["Args"][2] = "evil.example.com:80".into()),
+            ("an argument in two", |r| r["OCI"]["Process"]["Args"][2] = "10.4.0.5\n:80".into()),
+            ("another port", |r| r["OCI"]["Process"]["Args"][2] = "10.4.0.5:81".into()),
+            ("an argument less", |r| {
+                r["OCI"]["Process"]["Args"].as_array_mut().unwrap().remove(2);
+            }),
+            ("a name for an address", |r| r["OCI"]["Process"]["Env"][4] = "POD_IP=evil.example.com".into()),
+            ("no address at all", |r| {
+                r["OCI"]["Process"]["Env"].as_array_mut().unwrap().remove(4);
+            }),
+            ("the image's value last", |r| r["OCI"]["Process"]["Env"].as_array_mut().unwrap().swap(3, 5)),
+            ("the image's value alone", |r| {
+                r["OCI"]["Process"]["Env"].as_array_mut().unwrap().remove(5);
+            }),
+            ("a third value", |r| push(&mut r["OCI"]["Process"]["Env"], "MODE=image".into())),
+        ],
+    );
 }
 
 #[test]

@@ -381,8 +381,10 @@ impl Engine {
             layers: &[7],
             process: json!({
                 "terminal": true,
-                "args": ["/bin/infer"],
-                "env": [PATH, "TERM=xterm", "HOSTNAME=web-0", "PCIDEVICE_NVIDIA_COM_PGPU=0000:41:00.0,0000:61:00.0"],
+                "args": ["/bin/infer", "--listen", "10.4.0.5:80"],
+                // containerd leaves what the image has of a variable before what the manifest has.
+                "env": [PATH, "TERM=xterm", "HOSTNAME=web-0", "MODE=image", "POD_IP=10.4.0.5", "MODE=own",
+                    "PCIDEVICE_NVIDIA_COM_PGPU=0000:41:00.0,0000:61:00.0"],
             }),
             devices: vec![
                 device(3, "0000:41:00.0", "09/00", Some(0)),

@@ -49,11 +49,27 @@ pub(super) fn pod_request(input: &[u8]) {
     }
 }
 
-/// A pod's manifest, and the annotations that kubelet makes of it.
+/// Manifests: every value is where it is said to be, and of every pod there are the annotations that kubelet makes.
 pub(super) fn pod_manifest(input: &[u8]) {
-    if let Ok(text) = str::from_utf8(input)
-        && let Ok(pod) = pod_manifest::Pod::parse(text)
-    {
-        let _ = pod.cri_annotations();
+    let Ok(text) = str::from_utf8(input) else { return };
+    for document in pod_manifest::documents(text).flatten() {
+        within(text, &document.root);
+        for template in document.templates() {
+            let _ = template.spec(&document);
+            if let Ok(pod) = template.pod(&document) {
+                let _ = pod.cri_annotations();
+            }
+        }
+    }
+    let _ = pod_manifest::Pod::parse(text);
+}
+
+/// A place that is no part of the text would be an edit somewhere else.
+fn within(text: &str, node: &pod_manifest::yaml::Node) {
+    assert!(text.get(node.span.clone()).is_some(), "{:?}", node.span);
+    node.items().iter().for_each(|item| within(text, item));
+    for field in node.fields() {
+        assert!(text.get(field.at.clone()).is_some(), "{:?}", field.at);
+        within(text, &field.value);
     }
 }
