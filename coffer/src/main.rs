@@ -11,6 +11,7 @@ mod image;
 mod initdata;
 mod measure;
 mod policy;
+mod sweep;
 
 use std::io::{self, Write};
 use std::process::ExitCode;
@@ -44,6 +45,8 @@ enum Command {
     Initdata(initdata::Args),
     /// Write a policy by which a pod's guest lets its host run this pod and nothing else.
     Policy(policy::Args),
+    /// Give back what sandboxes left on this host whose shim is dead.
+    Sweep(sweep::Args),
 }
 
 fn main() -> ExitCode {
@@ -63,6 +66,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
     match command {
         Command::Bind(args) => return bind::run(&args, out),
         Command::Doctor(args) => return doctor::run(&args, out),
+        Command::Sweep(args) => return sweep::run(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
         Command::Gpu(args) => gpu::run(&args, out),

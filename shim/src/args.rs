@@ -13,6 +13,8 @@ pub enum Invocation {
     Start(Flags),
     /// `delete`: clean up after a server that is gone.
     Delete(Flags),
+    /// `reap`: give back what a dead server left, for `start` and `delete`.
+    Reap(Flags),
     /// No action: be the server; the listening socket is standard input.
     Serve(Flags),
 }
@@ -46,6 +48,7 @@ pub fn parse(args: &[String]) -> Result<Invocation, Error> {
     let wrap = match flags.action.as_str() {
         "start" => Invocation::Start,
         "delete" => Invocation::Delete,
+        "reap" => Invocation::Reap,
         "" => Invocation::Serve,
         other => return Err(Error::Action(other.to_owned())),
     };
@@ -95,6 +98,7 @@ mod tests {
     fn delete_and_serve_are_told_apart() {
         assert!(matches!(line("-namespace a -id b -bundle /x delete"), Ok(Invocation::Delete(_))));
         assert!(matches!(line("-namespace a -id b"), Ok(Invocation::Serve(_))));
+        assert!(matches!(line("-namespace a -id b reap"), Ok(Invocation::Reap(_))));
     }
 
     #[test]

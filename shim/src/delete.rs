@@ -1,11 +1,11 @@
 //! `delete`: what an engine runs when a container's server is gone, or was never there.
 //!
 //! It may be run at any moment and any number of times, and always has an answer: a container whose server
-//! is gone was killed.
+//! is gone was killed. What takes longer than an engine waits is finished after the answer (`reap`).
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use containerd_shim::{DeleteResponse, Flags};
 use nix::errno::Errno;
@@ -14,20 +14,26 @@ use protobuf::Message;
 
 use crate::api::{ContainerId, Namespace};
 use crate::bootstrap;
-use crate::sandbox::state;
+use crate::reap;
 use crate::wire::timestamp;
 
 /// 128 + SIGKILL.
 const KILLED: u32 = 137;
+/// How long what the sandbox left may take before the answer goes without it: containerd's
+/// `io.containerd.timeout.shim.cleanup` is 5 s, and the process that releases it goes on.
+const PATIENCE: Duration = Duration::from_millis(3500);
 /// Most mounts that may lie on top of each other on a root file system.
 const MAX_STACKED: usize = 64;
 
 /// A failed cleanup.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// A malformed identifier, or a resource that could not be released.
+    /// A malformed identifier.
     #[error(transparent)]
     Sandbox(#[from] crate::api::Error),
+    /// A resource that could not be released.
+    #[error(transparent)]
+    Release(#[from] reap::Error),
     /// No bundle.
     #[error("cannot find the bundle")]
     Bundle(#[source] io::Error),
@@ -70,7 +76,7 @@ pub fn delete(flags: &Flags) -> Result<Vec<u8>, Error> {
 /// Each step is done whatever became of the others; the first failure is reported.
 fn cleanup(namespace: &Namespace, id: &ContainerId, bundle: &Path, engine: &str) -> Result<(), Error> {
     // First what runs, so that nobody is behind the socket or on the mounts any more.
-    let released = state::release(namespace, id);
+    let released = reap::release(namespace, id, PATIENCE);
     bootstrap::remove_socket(bundle, engine, namespace, id);
     unmount(&bundle.join("rootfs"))?;
     Ok(released?)

@@ -14,6 +14,7 @@ mod logging;
 mod machine;
 mod metrics;
 mod publisher;
+mod reap;
 mod resident;
 mod sandbox;
 mod server;
@@ -46,6 +47,7 @@ fn run() -> Result<(), Box<dyn Error>> {
         Invocation::Info => bootstrap::info()?,
         Invocation::Start(flags) => bootstrap::start(&flags)?,
         Invocation::Delete(flags) => delete::delete(&flags)?,
+        Invocation::Reap(flags) => return Ok(reap::reap(&flags)?),
         Invocation::Serve(flags) => return Ok(server::serve(&flags)?),
     };
     let mut stdout = io::stdout();

@@ -17,6 +17,8 @@ use slog::{Drain, KV, Key, Level, Logger, OwnedKVList, Record, Serializer, o};
 
 /// Longest line: `PIPE_BUF`.
 const MAX_LINE: usize = 4096;
+/// How long a log in a file becomes, in bytes.
+const MAX_FILE: u64 = 1 << 20;
 /// What a line that was cut ends in.
 const CUT: &str = "...\"\n";
 
@@ -44,6 +46,15 @@ pub fn open(bundle: &Path, debug: bool) -> Logger {
         Ok(file) => root::<File>(file, level),
         Err(_) => root::<io::Stderr>(io::stderr(), level),
     }
+}
+
+/// A log in a file, for who has no engine that reads. It is begun anew when it is long: the one before it is kept.
+pub fn to_file(path: &Path) -> io::Result<Logger> {
+    if std::fs::metadata(path).is_ok_and(|file| file.len() > MAX_FILE) {
+        std::fs::rename(path, path.with_extension("log.old"))?;
+    }
+    let file = OpenOptions::new().create(true).append(true).mode(0o600).open(path)?;
+    Ok(root::<File>(file, Level::Info))
 }
 
 fn root<W: io::Write + Send + fmt::Debug + 'static>(writer: W, level: Level) -> Logger {

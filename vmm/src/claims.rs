@@ -6,6 +6,7 @@ use host::vsock::Vsock;
 
 use crate::devices::Devices;
 use crate::state::StateDir;
+use crate::state::release::{Steps, step};
 
 /// The claims of one VM. QEMU must be gone before they are released.
 #[derive(Debug)]
@@ -26,27 +27,19 @@ impl Claims {
     /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
     pub async fn release(self) -> Vec<String> {
         let Self { dir, vsock, network, cgroup, devices } = self;
-        let mut failures = Vec::new();
-        // An open vhost descriptor keeps the memory of the QEMU that was its owner, and with that the mapped BARs: until
-        // ours are closed, nobody else can open the devices.
-        if let Some(vsock) = vsock
-            && let Err(error) = vsock.release().await
-        {
-            failures.push(one_line(&error));
-        }
-        if let Some(network) = network
-            && let Err(error) = network.release().await
-        {
-            failures.push(one_line(&error));
-        }
-        if let Some(devices) = devices {
-            failures.extend(devices.release().await);
-        }
-        if let Some(cgroup) = cgroup
-            && let Err(error) = cgroup.release().await
-        {
-            failures.push(one_line(&error));
-        }
+        let steps = Steps {
+            vsock: vsock.and_then(|vsock| step(vsock.release())),
+            network: network.and_then(|network| step(network.release())),
+            devices: devices.and_then(|devices| {
+                step(async move {
+                    let failures = devices.release().await;
+                    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+                })
+            }),
+            cgroup: cgroup.and_then(|cgroup| step(cgroup.release())),
+            ..Steps::default()
+        };
+        let failures: Vec<String> = steps.make().await.iter().map(|failure| one_line(failure)).collect();
         if failures.is_empty() {
             dir.remove();
         }

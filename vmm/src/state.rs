@@ -1,7 +1,11 @@
 //! What a sandbox has on the host, written down before it is taken: `/run/coffer/<namespace>/<sandbox>/`.
 //!
-//! The record is what `delete` works from when the shim is no longer there. It names every process by pid and start
-//! time, so that nothing is done to a stranger that has the same pid by now.
+//! The record is what is worked from when the shim is no longer there. It names every process by pid and start time, so
+//! that nothing is done to a stranger that has the same pid by now.
+
+mod reap;
+mod record;
+pub(crate) mod release;
 
 use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
@@ -11,15 +15,15 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::cgroup::CgroupRecord;
-use host::net::NetRecord;
-use host::process::{Identity, Process, end_recorded};
+use host::process::{Identity, Process};
 use host::rootfs::RootfsRecord;
-use host::vsock::VsockRecord;
-use serde::{Deserialize, Serialize};
+use slog::Logger;
 use tokio::time::timeout;
 
-use crate::devices::DevicesRecord;
+pub use reap::{Orphan, orphans, release};
+use record::Found;
+pub use record::Record;
+pub use release::{Claim, ReleaseError};
 
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
@@ -30,27 +34,8 @@ const ROOTFS: &str = "rootfs-";
 const MAX_RECORD: u64 = 1 << 20;
 /// How long a shim that was killed may take to go before it counts as alive.
 const OWNER_PATIENCE: Duration = Duration::from_secs(2);
-/// How long a killed process may take to go.
-const KILL_PATIENCE: Duration = Duration::from_secs(20);
-
-/// Everything of a sandbox that outlives its shim.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Record {
-    /// The shim that owns the sandbox.
-    pub shim: Identity,
-    /// QEMU. Between its start and this entry only its own `exit-with-parent` ends it.
-    pub qemu: Option<Identity>,
-    /// The agent's transport.
-    pub vsock: Option<VsockRecord>,
-    /// Taps and redirections.
-    pub net: Option<NetRecord>,
-    /// The sandbox's cgroup.
-    pub cgroup: Option<CgroupRecord>,
-    /// GPUs and NVSwitches, to be reset.
-    #[serde(default)]
-    pub devices: Option<DevicesRecord>,
-}
+/// How long somebody who gives a dead sandbox back may take before its name can be used again: a GPU's reset and scrub.
+const REAPER_PATIENCE: Duration = Duration::from_secs(120);
 
 /// The state directory could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -83,9 +68,26 @@ pub enum StateError {
         #[source]
         source: serde_json::Error,
     },
+    /// A newer Coffer wrote the record.
+    #[error(
+        "{} has format {format}, newer than this version knows; released is what it names but for: {}; run the newer \
+         version's `coffer sweep`, or remove the directory when nothing uses these",
+        .path.display(), .foreign.join(", ")
+    )]
+    Newer {
+        /// The file.
+        path: PathBuf,
+        /// Its format.
+        format: u32,
+        /// What it names that is unknown.
+        foreign: Vec<String>,
+    },
     /// The process cannot be looked up.
     #[error("cannot look up a recorded process")]
     Process(#[from] host::process::Error),
+    /// Something is still taken.
+    #[error(transparent)]
+    Release(#[from] ReleaseError),
 }
 
 /// A sandbox's directory and its record.
@@ -106,18 +108,17 @@ impl StateDir {
     ///
     /// # Errors
     /// A living shim has the sandbox, or the directory cannot be written.
-    pub async fn create(root: &Path, namespace: &str, id: &str) -> Result<Self, StateError> {
+    pub async fn create(root: &Path, namespace: &str, id: &str, log: &Logger) -> Result<Self, StateError> {
         let path = Self::path_of(root, namespace, id);
+        reap::wait_for_reaper(&path).await?;
         if let Some(owner) = living_owner(&path).await? {
             return Err(StateError::Taken { sandbox: id.to_owned(), pid: owner.pid });
         }
-        release(&path).await.into_iter().next().map_or(Ok(()), Err)?;
+        release(&path, log).await.into_iter().next().map_or(Ok(()), Err)?;
         let failed =
             |source| StateError::Io { action: "make the state directory", path: path.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&path).map_err(failed)?;
-        let pid = i32::try_from(std::process::id()).unwrap_or(i32::MAX);
-        let shim = Identity::of(pid)?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?;
-        let record = Record { shim, qemu: None, vsock: None, net: None, cgroup: None, devices: None };
+        let record = Record::of(own_identity()?.ok_or_else(|| failed(io::ErrorKind::NotFound.into()))?);
         let handle = File::open(&path).map_err(failed)?;
         let dir = Self { path, handle, record };
         match dir.save() {
@@ -149,26 +150,38 @@ impl StateDir {
     }
 
     fn save(&self) -> Result<(), StateError> {
-        let path = self.path.join(RECORD);
-        let new = self.path.join("state.json.new");
-        let write = || -> io::Result<()> {
-            let text = serde_json::to_vec(&self.record)?;
-            let mut file =
-                OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-            file.write_all(&text)?;
-            // No fsync: /run is memory, and a host that lost its power has no QEMU left either.
-            std::fs::rename(&new, &path)
-        };
-        write().map_err(|source| {
-            let _ = std::fs::remove_file(&new);
-            StateError::Io { action: "write", path, source }
-        })
+        write(&self.path, &self.record)
     }
 
-    /// Removes the directory; the claims must have been released.
-    pub fn remove(self) {
-        remove_dir(&self.path);
+    /// Removes the directory; the claims must have been released. Images that are recorded still keep it, until they are
+    /// forgotten.
+    pub fn remove(mut self) {
+        let none = Record::of(self.record.shim);
+        if rootfs_records(&self.path).is_empty() || self.update(|record| *record = none).is_err() {
+            remove_dir(&self.path);
+        }
     }
+}
+
+fn own_identity() -> Result<Option<Identity>, StateError> {
+    Ok(Identity::of(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?)
+}
+
+/// Writes a sandbox's record, whole or not at all.
+fn write(dir: &Path, record: &Record) -> Result<(), StateError> {
+    let path = dir.join(RECORD);
+    let new = dir.join("state.json.new");
+    let write = || -> io::Result<()> {
+        let text = serde_json::to_vec(record)?;
+        let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        // No fsync: /run is memory, and a host that lost its power has no QEMU left either.
+        std::fs::rename(&new, &path)
+    };
+    write().map_err(|source| {
+        let _ = std::fs::remove_file(&new);
+        StateError::Io { action: "write", path, source }
+    })
 }
 
 /// Removes a sandbox's directory and, where it was the namespace's last, the namespace's.
@@ -179,7 +192,7 @@ fn remove_dir(path: &Path) {
     }
 }
 
-fn read(path: &Path) -> Result<Option<Record>, StateError> {
+fn read(path: &Path) -> Result<Option<Found>, StateError> {
     let path = path.join(RECORD);
     let failed = |source| StateError::Io { action: "read", path: path.clone(), source };
     let file = match File::open(&path) {
@@ -188,9 +201,8 @@ fn read(path: &Path) -> Result<Option<Record>, StateError> {
         Err(error) => return Err(failed(error)),
     };
     let text = io::read_to_string(io::Read::take(file, MAX_RECORD)).map_err(failed)?;
-    let record =
-        serde_json::from_str(&text).map_err(|source| StateError::Malformed { path: path.clone(), source })?;
-    Ok(Some(record))
+    let found = Found::parse(&text).map_err(|source| StateError::Malformed { path: path.clone(), source })?;
+    Ok(Some(found))
 }
 
 /// The shim that owns the sandbox at `path`, where it is alive and not this process. One that was killed a moment ago
@@ -199,7 +211,7 @@ fn read(path: &Path) -> Result<Option<Record>, StateError> {
 /// # Errors
 /// The record cannot be read.
 pub async fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
-    let Some(record) = read(path)? else { return Ok(None) };
+    let Some(Found { record, .. }) = read(path)? else { return Ok(None) };
     if u32::try_from(record.shim.pid).ok() == Some(std::process::id()) {
         return Ok(None);
     }
@@ -224,9 +236,14 @@ pub fn record_rootfs(dir: &Path, container: &str, record: &RootfsRecord) -> Resu
     written.map_err(|source| StateError::Io { action: "write", path, source })
 }
 
-/// Forgets the root file system of `container`, which is released.
+/// Forgets the root file system of `container`, which is released; and the sandbox, where that was the last of it.
 pub fn forget_rootfs(dir: &Path, container: &str) {
     let _ = std::fs::remove_file(dir.join(format!("{ROOTFS}{container}.json")));
+    let is_last = || rootfs_records(dir).is_empty();
+    let names_none = |found: &Found| !found.record.names_claims() && found.foreign.is_empty();
+    if read(dir).is_ok_and(|found| found.as_ref().is_some_and(names_none)) && is_last() {
+        remove_dir(dir);
+    }
 }
 
 /// All recorded root file systems, each with its file. One that cannot be read was being written when the shim died,
@@ -239,64 +256,20 @@ fn rootfs_records(dir: &Path) -> Vec<RootfsRecord> {
         .collect()
 }
 
-/// Ends and releases what the record at `path` names, then removes the directory. A sandbox without a record is
-/// released already. What cannot be released stays recorded, so that the next call tries again.
-pub async fn release(path: &Path) -> Vec<StateError> {
-    let record = match read(path) {
-        Ok(Some(record)) => record,
-        Ok(None) => {
-            remove_dir(path);
-            return Vec::new();
-        }
-        Err(error) => return vec![error],
-    };
-    let failures = release_claims(&record, rootfs_records(path)).await;
-    if failures.is_empty() {
-        remove_dir(path);
-    }
-    failures
-}
-
-/// QEMU first: it holds the taps, the socket of the vsock device and the memory of the cgroup.
-async fn release_claims(record: &Record, images: Vec<RootfsRecord>) -> Vec<StateError> {
-    let mut failures = Vec::new();
-    let mut note = |what: &'static str, result: Result<(), Box<dyn std::error::Error + Send + Sync>>| {
-        if let Err(source) = result {
-            let source = io::Error::other(source);
-            failures.push(StateError::Io { action: "release", path: PathBuf::from(what), source });
-        }
-    };
-    if let Some(qemu) = record.qemu {
-        note("QEMU", end_recorded(qemu, KILL_PATIENCE).await.map_err(Into::into));
-    }
-    if let Some(devices) = &record.devices {
-        note("the pod's GPUs", devices.release().await.map_err(Into::into));
-    }
-    if let Some(vsock) = &record.vsock {
-        note("the vsock device", vsock.release().await.map_err(Into::into));
-    }
-    if let Some(net) = &record.net {
-        note("the pod's network", net.release().await.map_err(Into::into));
-    }
-    if let Some(cgroup) = &record.cgroup {
-        note("the sandbox's cgroup", cgroup.release().await.map_err(Into::into));
-    }
-    for image in images {
-        note("a container's image", image.release().map_err(Into::into));
-    }
-    failures
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    fn log() -> Logger {
+        Logger::root(slog::Discard, slog::o!())
+    }
+
     async fn create(root: &Path) -> StateDir {
-        StateDir::create(root, "k8s.io", "pod").await.unwrap()
+        StateDir::create(root, "k8s.io", "pod", &log()).await.unwrap()
     }
 
     fn alive(root: &Path, start: u64) -> Record {
-        let record = read(&StateDir::path_of(root, "k8s.io", "pod")).unwrap().unwrap();
+        let record = read(&StateDir::path_of(root, "k8s.io", "pod")).unwrap().unwrap().record;
         Record { shim: Identity { pid: 1, start }, ..record }
     }
 
@@ -315,7 +288,7 @@ mod tests {
         let mut dir = create(root.path()).await;
         let init = Identity::of(1).unwrap().unwrap();
         dir.update(|record| *record = alive(root.path(), init.start)).unwrap();
-        let error = StateDir::create(root.path(), "k8s.io", "pod").await.unwrap_err();
+        let error = StateDir::create(root.path(), "k8s.io", "pod", &log()).await.unwrap_err();
         assert!(matches!(error, StateError::Taken { pid: 1, .. }), "{error}");
         dir.update(|record| *record = alive(root.path(), init.start + 1)).unwrap();
         create(root.path()).await.remove();
@@ -334,7 +307,7 @@ mod tests {
         record_rootfs(dir.path(), "c1", &record).unwrap();
         let path = dir.path().to_owned();
         for _ in 0..2 {
-            assert!(release(&path).await.is_empty());
+            assert!(release(&path, &log()).await.is_empty());
         }
         assert!(!qemu.wait().unwrap().success());
         assert!(!image.exists() && !path.exists());
@@ -345,8 +318,41 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let dir = create(root.path()).await;
         std::fs::write(dir.path().join("state.json"), "{").unwrap();
-        let failures = release(dir.path()).await;
+        let failures = release(dir.path(), &log()).await;
         assert!(failures[0].to_string().contains("state.json is not a record"), "{}", failures[0]);
         assert!(dir.path().exists());
+    }
+
+    #[tokio::test]
+    async fn images_keep_the_directory_until_they_are_forgotten() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = create(root.path()).await;
+        let path = dir.path().to_owned();
+        let record = RootfsRecord { own_image: Some(root.path().join("own.erofs")) };
+        for container in ["a", "b"] {
+            record_rootfs(&path, container, &record).unwrap();
+        }
+        dir.remove();
+        forget_rootfs(&path, "a");
+        assert!(path.join("state.json").exists());
+        forget_rootfs(&path, "b");
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn of_a_newer_record_is_released_what_is_known_and_the_rest_is_said_and_kept() {
+        let root = tempfile::tempdir().unwrap();
+        let dir = create(root.path()).await;
+        let mut qemu = std::process::Command::new("sleep").arg("600").spawn().unwrap();
+        let identity = Identity::of(i32::try_from(qemu.id()).unwrap()).unwrap();
+        let newer = serde_json::json!({
+            "format": 9, "shim": { "pid": 1, "start": 1 }, "qemu": identity, "jail": { "uid": 70_001 },
+        });
+        std::fs::write(dir.path().join("state.json"), newer.to_string()).unwrap();
+        let failures = release(dir.path(), &log()).await;
+        assert!(!qemu.wait().unwrap().success());
+        let text = failures[0].to_string();
+        assert!(text.contains("format 9") && text.contains("but for: jail;"), "{text}");
+        assert!(dir.path().join("state.json").exists());
     }
 }

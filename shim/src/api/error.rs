@@ -198,6 +198,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::DeviceLost(..)
         | Failure::Refused(_)
         | Failure::Died(_)
+        | Failure::Host(_)
         | Failure::Guest(_) => Code::INTERNAL,
     }
 }

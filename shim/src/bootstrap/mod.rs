@@ -11,8 +11,8 @@ use std::io::{self, IsTerminal, Read};
 use containerd_shim::{Flags, StartOpts};
 use protobuf::well_known_types::any::Any;
 
-use crate::api;
 use crate::api::{ContainerId, Namespace, RuntimeOptions};
+use crate::{api, reap};
 
 pub use info::{info, version};
 pub use protocol::{Environment, detect, runtime_options};
@@ -100,6 +100,7 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
             address.remove();
             return Err(error.into());
         }
+        reap::sweep(&reap::record_of(&namespace, &group));
     }
     // Read back by `delete`, by CRI-O and by containerd 1.7 after their restarts.
     std::fs::write("address", address.to_string())

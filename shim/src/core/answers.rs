@@ -220,7 +220,7 @@ impl Core {
 
     pub(super) fn removed(&mut self, id: &ContainerId) {
         // One that became the last meanwhile is answered when nothing is left, as every last one is.
-        if self.sandbox.is_none() && self.slots.len() == 1 && matches!(self.machine, Machine::Up { .. }) {
+        if self.sandbox.is_none() && self.slots.len() == 1 && !self.is_gone() {
             return self.stop_then(After::Forget(id.clone()), "its last container is deleted");
         }
         let Some(Slot::Leaving(_, leaving)) = self.slots.remove(id) else { return };
@@ -256,7 +256,8 @@ impl Core {
             }
             return;
         };
-        if container.init.exit().is_some() || container.ooms >= MAX_OOMS {
+        // One that comes after the end is told all the same: CRI makes it the end's reason.
+        if container.ooms >= MAX_OOMS {
             return;
         }
         container.ooms += 1;

@@ -12,7 +12,7 @@ use super::{
 };
 
 /// How long the end of a first process that nobody here killed waits for a reason.
-pub(super) const OOM_GRACE: Duration = Duration::from_millis(100);
+pub(super) const OOM_GRACE: Duration = Duration::from_millis(500);
 
 impl End {
     /// The end as an exit status: 0 where it was asked for.
@@ -146,10 +146,14 @@ impl Core {
         Some(Reply::Done)
     }
 
+    /// Whether nothing of a VM is there.
+    pub(super) fn is_gone(&self) -> bool {
+        matches!(self.machine, Machine::Absent | Machine::Ended { released: true, .. })
+    }
+
     /// Ends the shim when it shall and nothing is left: containers that nobody deleted are removed before.
     pub(super) fn end_if_done(&mut self) {
-        let is_gone = matches!(self.machine, Machine::Absent | Machine::Ended { released: true, .. });
-        if self.shutdown != Shutdown::Now || !is_gone {
+        if self.shutdown != Shutdown::Now || !self.is_gone() {
             return;
         }
         let left: Vec<ContainerId> = self.slots.keys().cloned().collect();

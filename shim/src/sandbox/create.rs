@@ -1,11 +1,14 @@
 //! The creation of a container, from its bundle to the agent's CreateContainer; and its removal.
 
-use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::fs::OpenOptions;
+use std::io::{self, Write};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
 use agent::proto::agent::GetDiagnosticDataRequest;
 use guest_spec::{FileKind, GuestRootfs, HostFile, Role, SandboxFacts, TerminationLog, translate};
+use nix::libc::O_NOFOLLOW;
 use slog::{info, warn};
 use vmm::Layer;
 use vmm::state::forget_rootfs;
@@ -19,6 +22,9 @@ use crate::core::Made;
 
 /// How long the guest may take to remove a container.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(30);
+
+/// How much of a termination message kubelet reads, in bytes.
+const MAX_MESSAGE: usize = 4096;
 
 /// What a container needs given back when it is removed.
 #[derive(Debug, Default)]
@@ -162,10 +168,36 @@ pub async fn fetch_last_words(vm: &PodVm, id: &ContainerId, holdings: &Holdings)
         ..Default::default()
     };
     let written = match vm.vm.agent().get_diagnostic_data(request).await {
-        Ok(answer) => std::fs::write(&termination_log.host, answer.data).map_err(|error| error.to_string()),
+        Ok(answer) => {
+            write_message(&termination_log.host, answer.data.as_bytes()).map_err(|error| error.to_string())
+        }
         Err(error) => Err(one_line(&error)),
     };
     if let Err(error) = written {
         warn!(vm.context.log, "termination message is lost"; "container" => %id, "error" => error);
+    }
+}
+
+/// Writes what the guest says is the message: so much of it as kubelet reads, and through no symbolic link.
+fn write_message(path: &Path, message: &[u8]) -> io::Result<()> {
+    let mut options = OpenOptions::new();
+    let mut file = options.write(true).create(true).truncate(true).custom_flags(O_NOFOLLOW).open(path)?;
+    file.write_all(&message[..message.len().min(MAX_MESSAGE)])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::symlink;
+
+    use super::*;
+
+    #[test]
+    fn a_message_is_bounded_and_written_through_no_link() {
+        let directory = tempfile::tempdir().unwrap();
+        let (file, link) = (directory.path().join("log"), directory.path().join("link"));
+        symlink(&file, &link).unwrap();
+        assert!(write_message(&link, b"x").is_err() && !file.exists());
+        write_message(&file, &[b'x'; 10_000]).unwrap();
+        assert_eq!(std::fs::read(&file).unwrap().len(), MAX_MESSAGE);
     }
 }

@@ -21,7 +21,6 @@ mod layers;
 mod pinned;
 mod pod_vm;
 mod real;
-pub mod state;
 #[cfg(test)]
 mod tests;
 mod volumes;

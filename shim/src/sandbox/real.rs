@@ -37,7 +37,7 @@ impl Host for ThisHost {
             launched = launch(plan, context) => launched,
             // Dropping the boot kills QEMU; what it recorded is released like a dead shim's.
             _ = cancelled => {
-                for failure in vmm::state::release(&context.state_dir()).await {
+                for failure in vmm::state::release(&context.state_dir(), &context.log).await {
                     error!(context.log, "could not release a claim on the host"; "error" => one_line(&failure));
                 }
                 Err(Error::VmGone("its boot was given up: the sandbox is to end".to_owned()))

@@ -106,7 +106,7 @@ async fn claim_vsock(request: &Request, claims: &mut Claims) -> Result<VsockFact
         Vsock::User(_) => SocketPath::new(VHOST_USER_SOCKET).map(|socket| VsockFacts::VhostUser { socket }),
     };
     claims.dir.update(|state| state.vsock = Some(record))?;
-    facts.ok_or_else(|| Failure::Guest("the vsock address is none that a guest can have".into()))
+    facts.ok_or_else(|| Failure::Host("the vsock address is none that a guest can have".to_owned()))
 }
 
 /// A configured program as a file name and the directories to look in: those of PATH and the shim's own.
@@ -145,7 +145,7 @@ async fn claim_network(request: &Request, claims: &mut Claims) -> Result<Vec<Nic
 fn nic_facts(endpoint: &Endpoint) -> Result<NicFacts, Failure> {
     let facts = &endpoint.facts;
     let unsupported = |reason: String| {
-        Failure::Guest(format!("interface {} cannot become a NIC: {reason}", facts.name).into())
+        Failure::Host(format!("the pod's interface {} cannot become a NIC: {reason}", facts.name))
     };
     Ok(NicFacts {
         mac: MacAddress::new(facts.mac.0).map_err(|error| unsupported(error.to_string()))?,

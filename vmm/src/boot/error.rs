@@ -139,6 +139,9 @@ pub enum Failure {
         /// What the last try to reach the agent said.
         last: Option<String>,
     },
+    /// Something of the host is not what a VM can have.
+    #[error("{0}")]
+    Host(String),
     /// Setting up the sandbox in the guest failed.
     #[error("cannot set up the sandbox in the guest")]
     Guest(#[source] Box<dyn std::error::Error + Send + Sync>),

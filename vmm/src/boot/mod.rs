@@ -11,6 +11,8 @@
 mod claim;
 mod confidential;
 mod error;
+#[cfg(test)]
+mod tests;
 
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
@@ -132,7 +134,7 @@ impl Planned {
         let Self { common } = self;
         let request = &common.request;
         let failed = |cause: Failure| common.failed(Phase::Claimed, cause, LastWords::default());
-        let dir = StateDir::create(&request.state_root, &request.namespace, &request.sandbox)
+        let dir = StateDir::create(&request.state_root, &request.namespace, &request.sandbox, &common.log)
             .await
             .map_err(|error| failed(error.into()))?;
         let mut claims = Claims { dir, vsock: None, network: None, cgroup: None, devices: None };
@@ -322,7 +324,7 @@ impl QmpReady {
                     qmp.check_places(spec.passthrough()).await?;
                     Ok(agent)
                 }
-                None => Err(Failure::Guest("the VM has no vsock".into())),
+                None => Err(Failure::Host("the VM was claimed without a vsock device".to_owned())),
             }
         };
         let connected = watched(&spec, &common, &mut qemu, &gate, connecting).await;

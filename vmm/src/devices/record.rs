@@ -5,7 +5,7 @@ use gpu::lock::{self, GpuLock};
 use gpu::power::PowerRecord;
 use gpu::{PciAddress, Progress};
 use serde::{Deserialize, Serialize};
-use slog::{Discard, Logger, o};
+use slog::Logger;
 
 use super::release::{GivenBack, give_back};
 use super::{DevicesError, GpuHost};
@@ -25,7 +25,7 @@ impl DevicesRecord {
     ///
     /// # Errors
     /// The first device that is neither clean nor in quarantine; the others are one of both.
-    pub async fn release(&self) -> Result<(), DevicesError> {
+    pub async fn release(&self, log: &Logger) -> Result<(), DevicesError> {
         let mut locks = Vec::new();
         for device in &self.devices {
             match GpuLock::take(&self.host.state, *device, &self.sandbox).await {
@@ -34,10 +34,9 @@ impl DevicesRecord {
                 Err(error) => return Err(error.into()),
             }
         }
-        let log = Logger::root(Discard, o!());
         let back = locks
             .iter()
-            .map(|lock| give_back(&self.host, lock.gpu(), &self.sandbox, Progress::silent(), &log));
+            .map(|lock| give_back(&self.host, lock.gpu(), &self.sandbox, Progress::silent(), log));
         let mut result = Ok(());
         for given in join_all(back).await {
             if let GivenBack::Unrecorded(gpu, source) = given {

@@ -218,7 +218,7 @@ async fn the_record_alone_gives_gpus_back_and_leaves_those_of_others() {
     let _other = GpuLock::take(&rig.state(), address(1), "pod-2").await.unwrap();
     let before = (rig.resets(0), rig.resets(1));
     let record: DevicesRecord = serde_json::from_str(&text).unwrap();
-    record.release().await.unwrap();
+    record.release(&Logger::root(Discard, o!())).await.unwrap();
     assert_eq!((rig.resets(0), rig.resets(1)), (before.0 + 1, before.1));
     assert_eq!(holder(&rig.state(), address(0)).unwrap(), None);
 }
@@ -426,7 +426,8 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
     devices.hand_over();
     let resets = rig.resets(0);
-    let dir = StateDir::create(&rig.root.path().join("run"), "k8s.io", "pod-1").await.unwrap();
+    let root = rig.root.path().join("run");
+    let dir = StateDir::create(&root, "k8s.io", "pod-1", &Logger::root(Discard, o!())).await.unwrap();
     let program = rig.root.path().join(PROGRAM);
     std::fs::write(&program, "#!/bin/sh\n: > vsock.sock; : > vhost.sock; exec sleep 600\n").unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();

@@ -84,7 +84,7 @@ fn play(moves: Vec<Move>) -> World {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 800, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: ProptestConfig::default().cases.max(800), ..ProptestConfig::default() })]
 
     /// However it went: told to end, the pod ends, with every caller answered, every end told, and nothing held.
     #[test]

@@ -1,6 +1,9 @@
 //! Programs that die at any moment, and what is left then: nothing.
 
-use e2e::{BUSYBOX, Events, Machine, PHASES, Run, Victim, e2e};
+use std::path::Path;
+use std::time::Duration;
+
+use e2e::{BUSYBOX, Events, Machine, OrFail, PHASES, Run, Victim, e2e, until};
 use k8s_cri::v1::ContainerState;
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -167,5 +170,21 @@ fn the_same_id_can_be_used_again_after_a_crash() {
             run.clear().await;
         }
         Run::new("reborn", BUSYBOX, &["true"]).to_end().await.succeeded();
+    });
+}
+
+#[test]
+fn a_start_looks_after_what_dead_shims_of_other_namespaces_left() {
+    e2e(async |_| {
+        let sandbox = Path::new("/run/coffer/another/dead");
+        std::fs::create_dir_all(sandbox).or_fail("a sandbox's directory");
+        // As the first Coffer wrote it; process 1 did not start then.
+        let record = r#"{"shim":{"pid":1,"start":1},"qemu":null,"vsock":null,"net":null,"cgroup":null}"#;
+        std::fs::write(sandbox.join("state.json"), record).or_fail("its record");
+        Run::new("sweeper", BUSYBOX, &["true"]).to_end().await.succeeded();
+        let gone = async || (!sandbox.exists()).then_some(());
+        until("what a dead shim left", Duration::from_secs(20), gone).await;
+        let log = std::fs::read_to_string("/run/coffer/reaper.log").or_fail("the log of what was released");
+        assert!(log.contains("sandbox=dead") && log.contains("namespace=another"), "{log}");
     });
 }

@@ -1,0 +1,91 @@
+//! `coffer sweep`: gives back what sandboxes left whose shim is dead.
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use anyhow::{Context, Result};
+use slog::{Discard, Logger, o};
+use vmm::one_line;
+use vmm::state::{Orphan, orphans};
+
+/// What the command line's `--help` says beside the options.
+const HELP: &str = "\
+Every start of a pod does the same in the background; this waits for it and says how it went. Sandboxes whose shim lives, and
+those that somebody gives back already, are left alone. GPUs are reset and wiped, which takes a while; one that does not come
+back is in quarantine then (`coffer gpu list`).
+
+Exit codes:
+  0  nothing is left of any dead sandbox
+  1  something could not be given back, or the command failed
+  2  wrong usage";
+
+/// Arguments of `coffer sweep`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// Directory of all sandboxes' records
+    #[arg(long, value_name = "DIRECTORY", default_value = vmm::state::ROOT)]
+    state: PathBuf,
+}
+
+/// Gives everything back that it finds, one sandbox after the other.
+///
+/// # Errors
+/// The output cannot be written.
+pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.context("cannot start the runtime")?.block_on(sweep(args, out))
+}
+
+async fn sweep(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
+    let log = Logger::root(Discard, o!());
+    let mut code = ExitCode::SUCCESS;
+    for path in orphans(&args.state) {
+        let failures = match Orphan::take(&path).await {
+            Ok(Some(orphan)) => orphan.release(&log).await,
+            Ok(None) => continue,
+            Err(error) => vec![error],
+        };
+        if failures.is_empty() {
+            writeln!(out, "{}: released", path.display())?;
+        }
+        for failure in failures {
+            writeln!(out, "{}: {}", path.display(), one_line(&failure))?;
+            code = ExitCode::FAILURE;
+        }
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use super::*;
+
+    fn swept(state: &Path) -> (ExitCode, String) {
+        let mut out = Vec::new();
+        let code = run(&Args { state: state.to_owned() }, &mut out).unwrap();
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn dead_sandboxes_are_released_and_broken_records_are_named() {
+        let root = tempfile::tempdir().unwrap();
+        let sandbox = |name: &str, record: &str| {
+            let path = root.path().join("k8s.io").join(name);
+            std::fs::create_dir_all(&path).unwrap();
+            std::fs::write(path.join("state.json"), record).unwrap();
+            path
+        };
+        let none = r#""qemu":null,"vsock":null,"net":null,"cgroup":null"#;
+        let dead = sandbox("dead", &format!(r#"{{"shim":{{"pid":1,"start":1}},{none}}}"#));
+        let (code, text) = swept(root.path());
+        assert_eq!((code, text), (ExitCode::SUCCESS, format!("{}: released\n", dead.display())));
+        assert!(!dead.exists());
+        sandbox("broken", "{");
+        let (code, text) = swept(root.path());
+        assert!(code == ExitCode::FAILURE && text.contains("broken/state.json is not a record"), "{text}");
+    }
+}

@@ -1,0 +1,166 @@
+//! What a dead server left, given back by a process of its own: engines give `delete` a few seconds, a GPU's reset and scrub
+//! take longer.
+//!
+//! `delete` and `start` run this binary again, in a session of its own. It makes the sandbox's record its own, which is
+//! said on its standard output, gives everything back, and says that, too. Its log is [`LOG`].
+
+use std::env;
+use std::fs::File;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use containerd_shim::Flags;
+use nix::unistd::setsid;
+use slog::{Logger, error, info, o, warn};
+use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
+use vmm::state::{Orphan, ROOT, StateDir, orphans};
+
+use crate::api::{self, ContainerId, Namespace, one_line};
+use crate::logging;
+
+/// The log's name in [`ROOT`].
+const LOG: &str = "reaper.log";
+/// What is said when everything is given back.
+const DONE: &str = "done";
+/// How a failure begins.
+const FAILED: &str = "failed: ";
+/// Most dead sandboxes that one `start` looks after; the next takes the rest.
+const MOST: usize = 16;
+
+/// Dead sandboxes that cannot be given back.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A malformed identifier.
+    #[error(transparent)]
+    Id(#[from] api::Error),
+    /// It could not be run.
+    #[error("cannot start the process that releases what the sandbox left on the host")]
+    Spawn(#[source] io::Error),
+    /// It could not work.
+    #[error("cannot {action}")]
+    System {
+        /// What.
+        action: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// It said so.
+    #[error("cannot release what the sandbox left on the host: {0}")]
+    Failed(String),
+}
+
+fn system(action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    move |source| Error::System { action, source }
+}
+
+/// Has another process release what the sandbox left, and waits `patience` for it. It goes on when that is over.
+///
+/// # Errors
+/// It could not be started, or failed within that time.
+pub fn release(namespace: &Namespace, id: &ContainerId, patience: Duration) -> Result<(), Error> {
+    let path = StateDir::path_of(Path::new(ROOT), namespace.as_str(), id.as_str());
+    if !path.exists() {
+        return Ok(());
+    }
+    let (reader, writer) = io::pipe().map_err(Error::Spawn)?;
+    spawn(namespace.as_str(), id.as_str(), writer.into())?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    runtime.block_on(async {
+        let reader = pipe::Receiver::from_owned_fd(reader.into()).map_err(system("listen to the process"))?;
+        let mut lines = BufReader::new(reader).lines();
+        match timeout(patience, lines.next_line()).await {
+            // It works on, and its log says how it went.
+            Err(_) => Ok(()),
+            Ok(Ok(Some(line))) if line == DONE => Ok(()),
+            Ok(Ok(Some(line))) => Err(Error::Failed(line.trim_start_matches(FAILED).to_owned())),
+            Ok(Ok(None)) => Err(Error::Failed("the process that should do it ended early".to_owned())),
+            Ok(Err(error)) => Err(system("listen to the process")(error)),
+        }
+    })
+}
+
+/// Has every sandbox whose server is dead given back, of all namespaces, without waiting for it. `except` is about to be made
+/// anew, which does that by itself.
+pub fn sweep(except: &Path) {
+    let dead = orphans(Path::new(ROOT)).into_iter().filter(|path| path != except);
+    for path in dead.take(MOST) {
+        let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
+        if let (Some(namespace), Some(id)) = (name(path.parent()), name(Some(&path))) {
+            // A start does not fail for what others left.
+            let _ = spawn(&namespace, &id, Stdio::null());
+        }
+    }
+}
+
+/// Where the sandbox has its record.
+pub fn record_of(namespace: &Namespace, id: &ContainerId) -> PathBuf {
+    StateDir::path_of(Path::new(ROOT), namespace.as_str(), id.as_str())
+}
+
+fn spawn(namespace: &str, id: &str, said: Stdio) -> Result<(), Error> {
+    let program = env::current_exe().map_err(Error::Spawn)?;
+    let mut command = Command::new(program);
+    command
+        .args(["-namespace", namespace, "-id", id, "reap"])
+        // The bundle, where this one runs, is about to be removed.
+        .current_dir("/")
+        .stdin(Stdio::null())
+        .stdout(said)
+        .stderr(Stdio::null());
+    command.spawn().map(drop).map_err(Error::Spawn)
+}
+
+/// The other process: takes the sandbox, gives it back, and tells on standard output how that went.
+///
+/// # Errors
+/// [`Error`]; standard output says so as well, as long as somebody listens.
+pub fn reap(flags: &Flags) -> Result<(), Error> {
+    let namespace = Namespace::new(flags.namespace.as_str())?;
+    let id = ContainerId::new(flags.id.as_str())?;
+    setsid().map_err(|error| system("start a session")(error.into()))?;
+    let log =
+        logging::to_file(&Path::new(ROOT).join(LOG)).map_err(system("open the log of what is released"))?;
+    let log = log.new(o!("namespace" => namespace.to_string(), "sandbox" => id.to_string()));
+    logging::log_panics(&log);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(system("start the runtime"))?;
+    let result = runtime.block_on(give_back(&record_of(&namespace, &id), &log));
+    let said = match &result {
+        Ok(()) => DONE.to_owned(),
+        Err(text) => format!("{FAILED}{text}"),
+    };
+    // Whoever asked may have gone by now.
+    let _ = writeln!(io::stdout(), "{said}");
+    let _ = File::open("/dev/null").map(|null| nix::unistd::dup2_stdout(&null));
+    result.map_err(Error::Failed)
+}
+
+async fn give_back(path: &Path, log: &Logger) -> Result<(), String> {
+    let orphan = match Orphan::take(path).await {
+        Ok(Some(orphan)) => orphan,
+        Ok(None) => {
+            info!(log, "nothing to release: the sandbox is gone, lives, or is somebody else's by now");
+            return Ok(());
+        }
+        Err(error) => {
+            error!(log, "cannot release a sandbox"; "error" => one_line(&error));
+            return Err(one_line(&error));
+        }
+    };
+    info!(log, "releasing what a dead sandbox left on the host");
+    let failures: Vec<String> = orphan.release(log).await.iter().map(|failure| one_line(failure)).collect();
+    for failure in &failures {
+        warn!(log, "could not release a claim on the host"; "error" => failure);
+    }
+    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
