@@ -1,0 +1,82 @@
+use super::*;
+
+/// A self-signed certificate: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=kbs -days 36500`.
+const PEM: &str = include_str!("kbs.pem");
+
+fn aa(url: &str, cert: &str) -> String {
+    format!("[token_configs.kbs]\nurl = {url:?}\ncert = '''\n{cert}'''\n[log]\nlevel = \"debug\"\n")
+}
+
+fn cdh(url: &str, cert: &str) -> String {
+    format!("socket = \"x\"\n[kbc]\nname = \"cc_kbc\"\nurl = {url:?}\nkbs_cert = '''\n{cert}'''\n")
+}
+
+fn refused(aa: Option<&str>, cdh: Option<&str>, words: &str) {
+    let error = Broker::parse(aa, cdh).unwrap_err();
+    let text = crate::service::chain(&error);
+    assert!(text.contains(words), "{words:?} is not in: {text}");
+}
+
+#[test]
+fn either_file_or_both_name_the_broker() {
+    let (url, aa, cdh) = (
+        "https://kbs.example:8080",
+        aa("https://kbs.example:8080/", PEM),
+        cdh("https://kbs.example:8080", PEM),
+    );
+    for (aa, cdh) in [(Some(&*aa), None), (None, Some(&*cdh)), (Some(&aa), Some(&cdh))] {
+        let broker = Broker::parse(aa, cdh).unwrap();
+        assert_eq!((broker.url.as_str(), broker.certificates.len(), broker.is_authentic()), (url, 1, true));
+    }
+    let plain = Broker::parse(Some("[token_configs.kbs]\nurl = \"http://10.0.0.1:8080\"\n"), None).unwrap();
+    assert!(!plain.is_authentic());
+    let two = Broker::parse(Some(&super::tests::aa(url, &PEM.repeat(2))), None).unwrap();
+    assert_eq!(two.certificates.len(), 2);
+}
+
+#[test]
+fn two_brokers_or_none_are_refused() {
+    refused(None, None, "names no key broker");
+    refused(Some(""), Some("[image]\n"), "names no key broker");
+    refused(
+        Some(&aa("https://one.example", PEM)),
+        Some(&cdh("https://two.example", PEM)),
+        "names two key brokers",
+    );
+    let other = PEM.replace("MIIB", "MIIC");
+    refused(
+        Some(&aa("https://a.example", PEM)),
+        Some(&cdh("https://a.example", &other)),
+        "another one in cdh.toml",
+    );
+    refused(None, Some("[kbc]\nname = \"offline_fs_kbc\"\n"), "offline_fs_kbc");
+}
+
+#[test]
+fn a_certificate_is_pinned_or_there_is_no_broker() {
+    refused(Some("[token_configs.kbs]\nurl = \"https://kbs.example\"\n"), None, "pins no certificate");
+    refused(Some(&aa("https://kbs.example", "")), None, "pins no certificate");
+    refused(Some(&aa("https://kbs.example", "nothing")), None, "it is no PEM");
+    let broken = PEM.replacen("MIIB", "AAAA", 1);
+    refused(Some(&aa("https://kbs.example", &broken)), None, "no certificate (X.509)");
+    let key = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEIAABAgMEBQYHCAkKCwwNDg8QERITFBUWFxgZGhscHR4f\n-----END PRIVATE KEY-----\n";
+    refused(Some(&aa("https://kbs.example", key)), None, "something else than certificates");
+    refused(Some(&aa("http://kbs.example", PEM)), None, "nobody shows one over http");
+}
+
+#[test]
+fn what_is_no_address_is_named() {
+    for url in ["", "kbs", "ftp://kbs", "https://", "https:///path", "https://kbs?x=1", "https://k bs"] {
+        refused(Some(&aa(url, PEM)), None, "is no address of a key broker");
+    }
+}
+
+#[test]
+fn a_file_that_is_none_is_named() {
+    refused(Some("[token_configs"), None, "aa.toml in the initdata");
+    refused(None, Some("kbc = 1"), "cdh.toml in the initdata");
+    let directory = tempfile::tempdir().unwrap();
+    assert!(matches!(Broker::read(directory.path()), Err(ConfigError::Nobody)));
+    std::fs::create_dir(directory.path().join("aa.toml")).unwrap();
+    assert!(matches!(Broker::read(directory.path()), Err(ConfigError::Read { .. })));
+}

@@ -1,0 +1,18 @@
+//! Attestation from inside the guest: evidence of processor and GPUs, shown to a key broker (KBS) of the pod's owner, and the
+//! keys that it gives for it.
+//!
+//! ```text
+//! service   what containers ask, on the pod's loopback
+//!    │
+//! broker    the key broker's protocol (RCAR 0.4.0): handshake, token, resources
+//!    │
+//! evidence  one source for the processor, one for the GPUs; fewer GPUs than declared are an error
+//! ```
+
+pub mod broker;
+pub mod config;
+pub mod evidence;
+pub mod jwe;
+pub mod protocol;
+pub mod resource;
+pub mod service;

@@ -1,0 +1,108 @@
+//! The guest's attestation service. PID 1 starts it when the pod's checked initdata names a key broker:
+//! `coffer-attest snp|tdx|none GPUS SWITCHES [key]`, where the numbers are what the initdata declares, and `key` is that it lets
+//! containers have their token's private key.
+
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::{fs, io};
+
+use attest::broker::Client;
+use attest::config::Broker;
+use attest::evidence::nvml::Nvml;
+use attest::evidence::sample::Sample;
+use attest::evidence::tsm::{Kind, REPORTS, Tsm};
+use attest::evidence::{Attester, Cpu, Declared, Source};
+use attest::service::server::{self, ADDRESS};
+use attest::service::{Service, chain};
+
+/// Where PID 1 puts the checked initdata.
+const INITDATA: &str = "/run/confidential-containers/initdata";
+
+/// Why it does not serve.
+#[derive(Debug, thiserror::Error)]
+enum StartError {
+    #[error("called by somebody else than PID 1: {0:?}")]
+    Words(Vec<String>),
+    #[error(transparent)]
+    Config(#[from] attest::config::ConfigError),
+    #[error("cannot read the initdata")]
+    Initdata(#[source] io::Error),
+    #[error("cannot listen on {ADDRESS}")]
+    Listen(#[source] io::Error),
+    #[error("cannot take questions")]
+    Serve(#[source] io::Error),
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(&format!("no keys for this pod: {}", chain(&error)));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<(), StartError> {
+    let words: Vec<String> = std::env::args().skip(1).collect();
+    let Some((attester, gives_key)) = machine(&words) else { return Err(StartError::Words(words)) };
+    let broker = Broker::read(Path::new(INITDATA))?;
+    let document =
+        fs::read_to_string(Path::new(INITDATA).join("initdata.toml")).map_err(StartError::Initdata)?;
+    let listener = TcpListener::bind(ADDRESS).map_err(StartError::Listen)?;
+    let known = if broker.is_authentic() {
+        "by its certificate"
+    } else {
+        "by nothing: whoever is on the way can answer for it"
+    };
+    say(&format!("keys come from {}, known {known}; evidence is {}", broker.url, attester.tee().name()));
+    let service = Service::new(Client::new(&broker, attester, Some(document)), gives_key);
+    server::run(&listener, &Arc::new(service)).map_err(StartError::Serve)
+}
+
+/// The VM, by PID 1's words.
+fn machine(words: &[String]) -> Option<(Attester, bool)> {
+    let (tee, gpus, switches, key) = match words {
+        [tee, gpus, switches] => (tee, gpus, switches, false),
+        [tee, gpus, switches, key] if key == "key" => (tee, gpus, switches, true),
+        _ => return None,
+    };
+    let declared = Declared { gpus: gpus.parse().ok()?, switches: switches.parse().ok()? };
+    let tsm = |kind| -> Box<dyn Cpu> { Box::new(Tsm::new(Path::new(REPORTS), kind)) };
+    let cpu: Box<dyn Cpu> = match tee.as_str() {
+        "snp" => tsm(Kind::Snp),
+        "tdx" => tsm(Kind::Tdx),
+        "none" => Box::new(Sample),
+        _ => return None,
+    };
+    let source = if tee == "none" { Source::Sample } else { Source::Driver(Arc::new(Nvml)) };
+    Some((Attester::new(cpu, source, declared), key))
+}
+
+/// One line, on the guest's console.
+fn say(line: &str) {
+    eprintln!("coffer-attest: {line}");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pid_1_says_what_the_vm_is() {
+        let of = |words: &str| machine(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let (attester, key) = of("snp 2 0").unwrap();
+        assert_eq!((attester.tee().name(), attester.additional_tees(), key), ("snp", vec!["nvidia"], false));
+        let (attester, key) = of("none 1 0 key").unwrap();
+        assert_eq!(
+            (attester.tee().name(), attester.additional_tees(), key),
+            ("sample", vec!["sampledevice"], true)
+        );
+        assert!(of("tdx 0 0").unwrap().0.additional_tees().is_empty());
+        for words in ["", "snp", "sev 0 0", "snp 0", "snp -1 0", "snp 0 0 0", "snp 0 0 key key"] {
+            assert!(of(words).is_none(), "{words}");
+        }
+    }
+}

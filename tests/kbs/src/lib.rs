@@ -1,0 +1,200 @@
+//! A stand-in for Trustee: key broker and attestation service in one process, for tests and the demonstration.
+//!
+//! It speaks the key broker's protocol 0.4.0 as Trustee of 2026-08 does (`kbs/src/attestation/backend.rs`, `kbs/src/error.rs`),
+//! reads messages with Trustee's own types (kbs-types), and is strict where Trustee is. It knows the evidence of machines without
+//! confidential computing (`sample`, `sampledevice`), and GPU reports of a device authority of its own ([`hopper`]). It does not
+//! know SNP and TDX: their signatures need hardware.
+//!
+//! ```text
+//! server    HTTP(S), one question a connection
+//! rcar      sessions: challenge, evidence, token, resource
+//! verifier  evidence -> claims      token   claims -> a signed EAR
+//! policy    may this token have that resource? (Rego, Trustee's input)
+//! jwe       the resource, for the session's key alone
+//! ```
+
+pub mod hopper;
+mod jwe;
+mod policy;
+mod rcar;
+mod server;
+mod token;
+mod verifier;
+
+use std::collections::BTreeMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use rcgen::{CertificateParams, KeyPair, SanType};
+use rustls::ServerConfig;
+use rustls::crypto::ring;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+use rcar::Rcar;
+use server::Server;
+
+/// A policy that gives every resource for every evidence that verifies.
+pub const ALLOW_ALL: &str = "package policy\n\nallow := true\n";
+
+/// What goes wrong, on purpose.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Trouble {
+    /// Nothing.
+    #[default]
+    None,
+    /// It takes questions and never answers.
+    Silent,
+    /// The first answers are a server's failure.
+    Fails(usize),
+    /// Each answer is longer than any may be.
+    Endless,
+    /// Each answer sends the asker elsewhere.
+    Elsewhere,
+    /// It answers in another protocol's words.
+    Nonsense,
+    /// Its challenge is too short.
+    ShortNonce,
+    /// It opens no session.
+    NoCookie,
+    /// It encrypts for another key.
+    OtherKey,
+    /// It says that it encrypts by another algorithm.
+    OtherAlgorithm,
+    /// It forgets the session once, when a resource was given.
+    Forgets,
+}
+
+/// What a broker has and demands.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    /// Decides on resources (Rego, `data.policy.allow`).
+    pub policy: String,
+    /// Resources by their paths.
+    pub resources: BTreeMap<String, Vec<u8>>,
+    /// Who vouches for GPUs: a certificate (DER), as NVIDIA's root is.
+    pub gpu_root: Option<Vec<u8>>,
+    /// How long tokens and sessions are good.
+    pub lifetime: Duration,
+    /// What goes wrong.
+    pub trouble: Trouble,
+}
+
+impl Default for Setup {
+    fn default() -> Self {
+        Self {
+            policy: ALLOW_ALL.to_owned(),
+            resources: BTreeMap::new(),
+            gpu_root: None,
+            lifetime: Duration::from_secs(300),
+            trouble: Trouble::None,
+        }
+    }
+}
+
+impl Setup {
+    /// With a resource.
+    #[must_use]
+    pub fn resource(mut self, path: &str, content: &[u8]) -> Self {
+        self.resources.insert(path.to_owned(), content.to_vec());
+        self
+    }
+
+    /// With another policy.
+    #[must_use]
+    pub fn policy(self, policy: impl Into<String>) -> Self {
+        Self { policy: policy.into(), ..self }
+    }
+
+    /// With trouble.
+    #[must_use]
+    pub fn trouble(self, trouble: Trouble) -> Self {
+        Self { trouble, ..self }
+    }
+}
+
+/// How often it was asked.
+#[derive(Debug, Default)]
+pub struct Counts {
+    pub(crate) auth: AtomicUsize,
+    pub(crate) attest: AtomicUsize,
+    pub(crate) resource: AtomicUsize,
+}
+
+/// A certificate for an address, and its key.
+#[derive(Debug)]
+pub struct Identity {
+    /// PEM.
+    pub certificate: String,
+    key: KeyPair,
+    der: CertificateDer<'static>,
+}
+
+impl Identity {
+    /// A new one, signed by itself.
+    ///
+    /// # Errors
+    ///
+    /// When the library has none.
+    pub fn new(address: IpAddr) -> io::Result<Self> {
+        let made = || -> Result<Self, rcgen::Error> {
+            let mut params = CertificateParams::new(Vec::new())?;
+            params.subject_alt_names = vec![SanType::IpAddress(address)];
+            let key = KeyPair::generate()?;
+            let certificate = params.self_signed(&key)?;
+            Ok(Self { certificate: certificate.pem(), key, der: certificate.der().clone() })
+        };
+        made().map_err(io::Error::other)
+    }
+
+    fn config(&self) -> io::Result<Arc<ServerConfig>> {
+        let key = PrivateKeyDer::try_from(self.key.serialize_der()).map_err(io::Error::other)?;
+        let builder = ServerConfig::builder_with_provider(Arc::new(ring::default_provider()));
+        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let config = builder.with_no_client_auth().with_single_cert(vec![self.der.clone()], key);
+        config.map(Arc::new).map_err(io::Error::other)
+    }
+}
+
+/// A broker that runs until this is dropped.
+#[derive(Debug)]
+pub struct Kbs {
+    /// Where it is.
+    pub url: String,
+    counts: Arc<Counts>,
+    _server: Server,
+}
+
+impl Kbs {
+    /// Starts one at an address; with an identity it speaks TLS.
+    ///
+    /// # Errors
+    ///
+    /// When the address cannot be had.
+    pub fn start(address: SocketAddr, identity: Option<&Identity>, setup: Setup) -> io::Result<Self> {
+        let counts = Arc::new(Counts::default());
+        let config = identity.map(Identity::config).transpose()?;
+        let scheme = if config.is_some() { "https" } else { "http" };
+        let trouble = setup.trouble;
+        let rcar = Rcar::new(setup, counts.clone());
+        let server = Server::start(address, config, trouble, move |question| rcar.answer(question))?;
+        Ok(Self { url: format!("{scheme}://{}", server.address), counts, _server: server })
+    }
+
+    /// Handshakes that were begun.
+    pub fn handshakes(&self) -> usize {
+        self.counts.auth.load(Ordering::Acquire)
+    }
+
+    /// Evidence that was looked at.
+    pub fn attestations(&self) -> usize {
+        self.counts.attest.load(Ordering::Acquire)
+    }
+
+    /// Resources that were asked for.
+    pub fn questions(&self) -> usize {
+        self.counts.resource.load(Ordering::Acquire)
+    }
+}
