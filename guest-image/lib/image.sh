@@ -74,7 +74,7 @@ it with AGENT_POLICY=yes"
     fi
 }
 
-# Builds the image's own programs, static, without paths of this machine in them; sets init_path and pause_path. A PID 1 that
+# Builds the image's own programs, static, without paths of this machine in them; sets init_path, pause_path and attest_path. A PID 1 that
 # takes its report from the host is built apart from the one that does not.
 build_init() {
     local target=x86_64-unknown-linux-gnu flags directory=${CARGO_TARGET_DIR:-$repo/target} features=
@@ -85,13 +85,15 @@ build_init() {
     flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --package coffer-pause \
+        --package coffer-attest --bins \
         --features "$features" --target-dir "$directory" --target $target ||
-        fail "PID 1 or the pause program (guest-image/init, guest-image/pause) did not build"
+        fail "one of the image's own programs (guest-image/init, guest-image/pause, guest-image/attest) did not build"
     init_path=$directory/$target/release/coffer-init
     pause_path=$directory/$target/release/pause
+    attest_path=$directory/$target/release/coffer-attest
 }
 
-# Lays out the root: PID 1, the agent, the sandbox's own container, mount points and a few files of /etc. Nothing else is
+# Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of /etc. Nothing else is
 # in the guest.
 stage_root() { # PROFILE DIRECTORY
     local stage=$2 pause=$2/usr/lib/coffer/pause/rootfs policy=allow-all
@@ -99,6 +101,7 @@ stage_root() { # PROFILE DIRECTORY
     ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
+    install -m 755 "$attest_path" "$stage/usr/bin/coffer-attest"
     install -d -m 755 "$stage"/usr/lib{,/coffer,/coffer/pause} "$pause" "$pause"/{dev,etc,proc,sys,tmp}
     install -m 755 "$pause_path" "$pause/pause"
     install -m 644 "$here"/root/etc/* "$stage/etc/"

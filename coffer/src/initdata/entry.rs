@@ -1,5 +1,6 @@
 //! The entries of initdata that the guest reads: found out here, not when the guest has powered off.
 
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
@@ -9,7 +10,8 @@ use serde::Deserialize;
 
 use crate::files::Kind;
 
-/// How many GPUs and NVSwitches the guest accepts: PID 1 compares it with the devices that are there.
+/// How many GPUs and NVSwitches the guest accepts, which PID 1 compares with the devices that are there; and what its
+/// attestation service needs to know besides.
 pub(crate) const DECLARATION: &str = "coffer.toml";
 const POLICY: &str = "policy.rego";
 /// What kata-agent asks, in this package.
@@ -21,6 +23,8 @@ const PACKAGE: &str = "data.agent_policy";
 struct Declaration {
     gpus: u16,
     switches: u16,
+    token_key: bool,
+    nameservers: Vec<IpAddr>,
 }
 
 /// Whether the guest will be able to read an entry; others than the four that it reads are anybody's own.
@@ -31,7 +35,9 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
         "cdh.toml" => component(name, text, CDH),
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
-            read.context("coffer.toml may have `gpus = N` and `switches = M` and nothing else")?;
+            read.context(
+                "coffer.toml may have `gpus = N`, `switches = M`, `token_key = true` and `nameservers = [\"ADDRESS\"]`, and nothing else",
+            )?;
             Ok(())
         }
         _ => Ok(()),
@@ -168,6 +174,7 @@ mod tests {
             (DECLARATION, "gpus = 1\ngpu = 2\n", "nothing else"),
             (DECLARATION, "gpus = 70000\n", "nothing else"),
             (DECLARATION, "gpus = \"1\"\n", "nothing else"),
+            (DECLARATION, "nameservers = [\"dns.example\"]\n", "nothing else"),
         ] {
             let error = format!("{:#}", check(name, text).unwrap_err());
             assert!(error.contains(said) && !error.contains("\n\n"), "{name} {text}: {error}");
@@ -188,6 +195,7 @@ mod tests {
             ),
             (DECLARATION, ""),
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
+            (DECLARATION, "token_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n"),
             ("notes", "{"),
         ] {
             check(name, text).unwrap();
@@ -212,7 +220,7 @@ mod tests {
             check(DECLARATION, &text).unwrap();
             toml::from_str::<Declaration>(&text).unwrap()
         };
-        let gpus = |gpus, switches| Declaration { gpus, switches };
+        let gpus = |gpus, switches| Declaration { gpus, switches, ..Declaration::default() };
         assert_eq!(declared(&["cpu: 1"], "cpu: 1"), gpus(0, 0));
         assert_eq!(declared(&["nvidia.com/pgpu: 1", "nvidia.com/pgpu: 2"], "nvidia.com/pgpu: 1"), gpus(3, 0));
         assert_eq!(declared(&["cpu: 1"], "nvidia.com/pgpu: 2"), gpus(2, 0));

@@ -2,8 +2,9 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::attestation::{self, Order};
 use crate::private::Private;
-use crate::{cmdline, initdata, inventory, profile, report};
+use crate::{cmdline, initdata, inventory, profile, report, tee};
 
 /// What the host brought and may not bring, or did not bring.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,8 @@ pub struct Checked {
     pub has_gpus: bool,
     /// The agent's policy, where the pod brought one.
     pub policy: Option<PathBuf>,
+    /// The attestation service, where the pod named a key broker.
+    pub attestation: Option<Order>,
 }
 
 /// Makes all checks, and puts the checked texts below `root`.
@@ -57,10 +60,14 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     initdata::check(document.as_ref(), &claim, profile)?;
     let Some(document) = document else {
         // Nobody declared anything: a VM without initdata is no confidential one.
-        return Ok(Checked { has_gpus: found.gpus > 0, policy: None });
+        return Ok(Checked { has_gpus: found.gpus > 0, policy: None, attestation: None });
     };
-    inventory::gpus(found, initdata::declared(&document)?)?;
+    let declaration = initdata::declared(&document)?;
+    inventory::gpus(found, declaration.devices())?;
     initdata::write(root, &document)?;
     let policy = root.join(initdata::POLICY_PATH);
-    Ok(Checked { has_gpus: found.gpus > 0, policy: policy.exists().then_some(policy) })
+    // Both kinds at once were refused with the report.
+    let tee = tee::detect(&sys).ok().flatten();
+    let attestation = attestation::order(&document, tee, &declaration);
+    Ok(Checked { has_gpus: found.gpus > 0, policy: policy.exists().then_some(policy), attestation })
 }

@@ -5,6 +5,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read};
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use measure::initdata::disk::{DiskError, MAX_DISK, decode};
@@ -21,6 +22,25 @@ use crate::report::Claim;
 const POLICY: &str = "policy.rego";
 const DECLARATION: &str = "coffer.toml";
 const COPIED: [&str; 2] = ["aa.toml", "cdh.toml"];
+
+/// What `coffer.toml` declares.
+#[derive(Debug, Default, PartialEq, Eq, serde::Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Declaration {
+    gpus: u16,
+    switches: u16,
+    /// Whether containers may have the private key of their attestation token.
+    pub token_key: bool,
+    /// Whom the attestation service asks for the key broker's address.
+    pub nameservers: Vec<IpAddr>,
+}
+
+impl Declaration {
+    /// How many NVIDIA devices there are to be.
+    pub const fn devices(&self) -> Declared {
+        Declared { gpus: self.gpus, switches: self.switches }
+    }
+}
 
 /// Where the agent's policy is, below the root.
 pub const POLICY_PATH: &str = "run/coffer/policy.rego";
@@ -106,12 +126,12 @@ pub fn check(initdata: Option<&InitData>, claim: &Claim, profile: Profile) -> Re
     if profile == Profile::Release && !policy { Err(InitdataError::NoPolicy) } else { Ok(()) }
 }
 
-/// What the document declares of the VM's devices.
+/// What the document declares.
 ///
 /// # Errors
 ///
 /// [`InitdataError::Declaration`].
-pub fn declared(document: &InitData) -> Result<Declared, InitdataError> {
+pub fn declared(document: &InitData) -> Result<Declaration, InitdataError> {
     let text = document.data().get(DECLARATION).map_or("", String::as_str);
     let one_line = |error: toml::de::Error| InitdataError::Declaration(error.message().to_owned());
     toml::from_str(text).map_err(one_line)

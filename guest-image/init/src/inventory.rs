@@ -51,8 +51,7 @@ const DISPLAY: u32 = 0x03;
 const OTHER_BRIDGE: u32 = 0x0680;
 
 /// How many NVIDIA devices the pod's owner declared.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, serde::Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Declared {
     /// GPUs.
     pub gpus: u16,

@@ -9,6 +9,7 @@
 #![cfg_attr(test, allow(dead_code))]
 
 mod agent;
+mod attestation;
 mod cgroups;
 mod chain;
 mod checks;
@@ -66,6 +67,8 @@ enum Phase {
     Settings,
     /// Opening the layers that are there already.
     Layers,
+    /// Starting what gets the pod its keys, where it has a key broker.
+    Attestation,
     /// Starting the agent; from here on the agent speaks.
     Agent,
 }
@@ -78,6 +81,7 @@ impl fmt::Display for Phase {
             Phase::Cgroups => "enabling cgroup controllers",
             Phase::Settings => "applying settings",
             Phase::Layers => "looking for image layers",
+            Phase::Attestation => "starting the attestation service",
             Phase::Agent => "starting the agent",
         })
     }
@@ -110,6 +114,8 @@ enum BootError {
     Supervise(#[from] supervise::SuperviseError),
     #[error(transparent)]
     Agent(#[from] agent::AgentError),
+    #[error(transparent)]
+    Attestation(#[from] attestation::AttestationError),
 }
 
 /// The program, called by its entry in [`sys`].
@@ -155,9 +161,16 @@ fn boot() -> Result<AgentEnd, BootError> {
     let kernel = Kernel::new(&private, Path::new("/dev/mapper")).map_err(BootError::Mapper)?;
     let mut layers = Layers::new(kernel);
     layers.look(sys).map_err(supervise::SuperviseError::Disks)?.iter().for_each(say);
+    let service = match &checked.attestation {
+        None => None,
+        Some(order) => {
+            say(Phase::Attestation);
+            Some(attestation::start(root, order)?)
+        }
+    };
     say(Phase::Agent);
     let agent = agent::start(Path::new("/usr/bin/kata-agent"), checked.policy.as_deref())?;
-    Ok(supervise::run(agent, sys, &uevents, &mut layers)?)
+    Ok(supervise::run(agent, service, sys, &uevents, &mut layers)?)
 }
 
 #[cfg(test)]

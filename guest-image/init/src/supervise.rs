@@ -33,13 +33,14 @@ pub enum SuperviseError {
     Disks(#[source] io::Error),
 }
 
-/// Watches until the agent ends; `sys` is /sys.
+/// Watches until the agent ends; `sys` is /sys. When the attestation service ends, the pod goes on without new keys.
 ///
 /// # Errors
 ///
 /// [`SuperviseError`].
 pub fn run<M: Mapper>(
     agent: Pid,
+    service: Option<Pid>,
     sys: &Path,
     uevents: &Uevents,
     layers: &mut Layers<M>,
@@ -52,7 +53,12 @@ pub fn run<M: Mapper>(
         .map_err(SuperviseError::Poll)?;
     loop {
         while signals.read_signal().map_err(SuperviseError::Poll)?.is_some() {}
-        if let Some(end) = reap(agent, || waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)))? {
+        let other = |pid, end| {
+            if Some(pid) == service {
+                say(format_args!("the attestation service {end}: containers get no keys from here on"));
+            }
+        };
+        if let Some(end) = reap(agent, other, || waitpid(None::<Pid>, Some(WaitPidFlag::WNOHANG)))? {
             return Ok(end);
         }
         disks(sys, uevents, layers)?;
@@ -82,9 +88,10 @@ pub fn disks<M: Mapper>(sys: &Path, uevents: &Uevents, layers: &mut Layers<M>) -
     }
 }
 
-/// Takes the ends of children from `next` until there is none, or it is `agent`'s.
+/// Takes the ends of children from `next` until there is none, or it is `agent`'s; tells `other` of the others.
 fn reap(
     agent: Pid,
+    mut other: impl FnMut(Pid, AgentEnd),
     mut next: impl FnMut() -> Result<WaitStatus, Errno>,
 ) -> Result<Option<AgentEnd>, SuperviseError> {
     loop {
@@ -93,6 +100,8 @@ fn reap(
             Ok(WaitStatus::Signaled(pid, signal, _)) if pid == agent => {
                 return Ok(Some(AgentEnd::Killed(signal)));
             }
+            Ok(WaitStatus::Exited(pid, status)) => other(pid, AgentEnd::Exited(status)),
+            Ok(WaitStatus::Signaled(pid, signal, _)) => other(pid, AgentEnd::Killed(signal)),
             Ok(WaitStatus::StillAlive) => return Ok(None),
             // EINVAL: an orphan died of a real-time signal, for which nix has no name; it is reaped all the same.
             Ok(_) | Err(Errno::EINTR | Errno::EINVAL) => {}
@@ -107,7 +116,21 @@ mod tests {
 
     fn ends(list: Vec<Result<WaitStatus, Errno>>) -> Result<Option<AgentEnd>, SuperviseError> {
         let mut list = list.into_iter();
-        reap(Pid::from_raw(7), || list.next().unwrap_or(Err(Errno::ECHILD)))
+        reap(Pid::from_raw(7), |_, _| {}, || list.next().unwrap_or(Err(Errno::ECHILD)))
+    }
+
+    #[test]
+    fn the_ends_of_others_are_told() {
+        let mut list = vec![
+            Ok(WaitStatus::Exited(Pid::from_raw(9), 1)),
+            Ok(WaitStatus::Signaled(Pid::from_raw(10), Signal::SIGKILL, false)),
+            Ok(WaitStatus::StillAlive),
+        ]
+        .into_iter();
+        let mut told = Vec::new();
+        let end = reap(Pid::from_raw(7), |pid, end| told.push((pid.as_raw(), end)), || list.next().unwrap());
+        assert_eq!(end.unwrap(), None);
+        assert_eq!(told, [(9, AgentEnd::Exited(1)), (10, AgentEnd::Killed(Signal::SIGKILL))]);
     }
 
     #[test]

@@ -171,11 +171,19 @@ fn checked_texts_are_where_the_agent_looks() {
 #[test]
 fn a_declaration_is_exact() {
     let of = |text: &str| declared(&document(Algorithm::Sha256, &[(DECLARATION, text)]));
-    assert_eq!(of("gpus = 8\nswitches = 4\n").unwrap(), Declared { gpus: 8, switches: 4 });
-    assert_eq!(of("gpus = 1\n").unwrap(), Declared { gpus: 1, switches: 0 });
-    assert_eq!(declared(&pod(Algorithm::Sha256)).unwrap(), Declared::default());
-    for text in ["gpus = -1\n", "gpus = 70000\n", "gpus = \"1\"\n", "gpu = 1\n", "gpus = 1\ngpus = 2\n", "x"]
-    {
+    assert_eq!(of("gpus = 8\nswitches = 4\n").unwrap().devices(), Declared { gpus: 8, switches: 4 });
+    assert_eq!(of("gpus = 1\n").unwrap().devices(), Declared { gpus: 1, switches: 0 });
+    assert_eq!(declared(&pod(Algorithm::Sha256)).unwrap(), Declaration::default());
+    assert!(of("token_key = true\n").unwrap().token_key && !of("gpus = 1\n").unwrap().token_key);
+    for text in [
+        "gpus = -1\n",
+        "gpus = 70000\n",
+        "gpus = \"1\"\n",
+        "gpu = 1\n",
+        "gpus = 1\ngpus = 2\n",
+        "nameservers = [\"a\"]\n",
+        "x",
+    ] {
         let error = of(text).unwrap_err();
         assert!(matches!(error, InitdataError::Declaration(_)), "{text}: {error}");
         assert!(!error.to_string().contains('\n'), "{error}");

@@ -1,0 +1,169 @@
+//! The attestation service as a child of PID 1, where the pod's checked initdata names a key broker.
+//!
+//! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares.
+
+use std::fmt::Write as _;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use measure::initdata::InitData;
+use nix::errno::Errno;
+use nix::mount::{MsFlags, mount};
+use nix::unistd::Pid;
+use toml::Value;
+
+use crate::initdata::Declaration;
+use crate::tee::Tee;
+
+/// The program, below the root.
+const PROGRAM: &str = "usr/bin/coffer-attest";
+/// Where the C library looks for name servers, and what is put there, below the root.
+const RESOLVER: &str = "etc/resolv.conf";
+const OWN_RESOLVER: &str = "run/coffer/resolv.conf";
+
+/// Why the service could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum AttestationError {
+    /// The program did not start.
+    #[error("cannot start the attestation service {}", path.display())]
+    Spawn {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// The kernel has no number for it that fits a process id.
+    #[error("the attestation service's process id {0} is out of range")]
+    Id(u32),
+    /// Its name servers could not be written.
+    #[error("cannot write {}", path.display())]
+    Write {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// And not be put in place.
+    #[error("cannot put {OWN_RESOLVER} in the place of {RESOLVER}")]
+    Bind(#[source] Errno),
+}
+
+/// What the service is started with.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Order {
+    words: Vec<String>,
+    /// The content of `resolv.conf`; empty where nobody is to be asked.
+    resolver: String,
+}
+
+/// The order, if the document names a key broker. A text that is no TOML is for the service to complain about.
+pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> Option<Order> {
+    let names = |file: &str, path: &[&str]| {
+        let Some(text) = document.data().get(file) else { return false };
+        let Ok(table) = toml::from_str::<Value>(text) else { return true };
+        path.iter().try_fold(&table, |value, key| value.get(*key)).is_some()
+    };
+    if !names("aa.toml", &["token_configs", "kbs"]) && !names("cdh.toml", &["kbc"]) {
+        return None;
+    }
+    let devices = declared.devices();
+    let tee = match tee {
+        Some(Tee::Snp) => "snp",
+        Some(Tee::Tdx) => "tdx",
+        None => "none",
+    };
+    let mut words = vec![tee.to_owned(), devices.gpus.to_string(), devices.switches.to_string()];
+    words.extend(declared.token_key.then(|| "key".to_owned()));
+    let mut resolver = String::new();
+    for server in &declared.nameservers {
+        // A string takes everything.
+        let _ = writeln!(resolver, "nameserver {server}");
+    }
+    Some(Order { words, resolver })
+}
+
+/// Starts the service, with nothing in its environment.
+///
+/// # Errors
+///
+/// [`AttestationError`].
+pub fn start(root: &Path, order: &Order) -> Result<Pid, AttestationError> {
+    if !order.resolver.is_empty() {
+        let path = root.join(OWN_RESOLVER);
+        fs::write(&path, &order.resolver)
+            .map_err(|source| AttestationError::Write { path: path.clone(), source })?;
+        let none: Option<&str> = None;
+        mount(Some(&path), &root.join(RESOLVER), none, MsFlags::MS_BIND, none)
+            .map_err(AttestationError::Bind)?;
+    }
+    spawn(&root.join(PROGRAM), &order.words)
+}
+
+fn spawn(path: &Path, words: &[String]) -> Result<Pid, AttestationError> {
+    let mut command = Command::new(path);
+    command.args(words).env_clear().current_dir("/").stdin(Stdio::null());
+    let child =
+        command.spawn().map_err(|source| AttestationError::Spawn { path: path.to_owned(), source })?;
+    let id = i32::try_from(child.id()).map_err(|_| AttestationError::Id(child.id()))?;
+    Ok(Pid::from_raw(id))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use measure::initdata::{Algorithm, build};
+
+    use super::*;
+
+    const AA: &str = "[token_configs.kbs]\nurl = \"https://kbs.example\"\n";
+    const CDH: &str = "[kbc]\nname = \"cc_kbc\"\nurl = \"https://kbs.example\"\n";
+
+    fn of(texts: &[(&str, &str)], tee: Option<Tee>) -> Option<Vec<String>> {
+        let texts: BTreeMap<_, _> =
+            texts.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+        let document = build(Algorithm::Sha384, texts).unwrap();
+        let declared = crate::initdata::declared(&document).unwrap();
+        order(&document, tee, &declared).map(|order| order.words)
+    }
+
+    #[test]
+    fn it_is_started_where_a_key_broker_is_named_and_nowhere_else() {
+        for texts in [
+            &[("aa.toml", AA)][..],
+            &[("cdh.toml", CDH)],
+            &[("aa.toml", "[log]\n"), ("cdh.toml", CDH)],
+            &[("aa.toml", "[")],
+        ] {
+            assert_eq!(of(texts, None).unwrap(), ["none", "0", "0"], "{texts:?}");
+        }
+        let image = "[image]\nmax_concurrent_layer_downloads_per_image = 3\n";
+        let other = "[token_configs.coco_as]\nurl = \"https://as.example\"\n";
+        for texts in [
+            &[][..],
+            &[("policy.rego", "package agent_policy\n")],
+            &[("aa.toml", other), ("cdh.toml", image)],
+        ] {
+            assert_eq!(of(texts, None), None, "{texts:?}");
+        }
+    }
+
+    #[test]
+    fn it_is_told_what_was_found_out_and_declared() {
+        let declared =
+            "gpus = 8\nswitches = 4\ntoken_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n";
+        let texts = [("aa.toml", AA), ("coffer.toml", declared)];
+        assert_eq!(of(&texts, Some(Tee::Snp)).unwrap(), ["snp", "8", "4", "key"]);
+        assert_eq!(of(&[("aa.toml", AA)], Some(Tee::Tdx)).unwrap(), ["tdx", "0", "0"]);
+        let texts = texts.map(|(key, text)| (key.to_owned(), text.to_owned()));
+        let document = build(Algorithm::Sha256, texts.into_iter().collect()).unwrap();
+        let order = order(&document, None, &crate::initdata::declared(&document).unwrap()).unwrap();
+        assert_eq!(order.resolver, "nameserver 10.96.0.10\nnameserver fd00::a\n");
+    }
+
+    #[test]
+    fn a_missing_program_is_named() {
+        let error = spawn(Path::new("/no/such/program"), &[]).unwrap_err();
+        assert_eq!(error.to_string(), "cannot start the attestation service /no/such/program");
+    }
+}

@@ -1,0 +1,425 @@
+//! The guest's client against the stand-in: what gets the key, what does not, and in which words.
+
+#![expect(clippy::unwrap_used, reason = "what is around the tests fails as they do")]
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use attest::broker::{BrokerError, Client};
+use attest::config::Broker;
+use attest::evidence::sample::Sample;
+use attest::evidence::{Attester, Cpu, Declared, Device, EvidenceError, Gpus, Source};
+use attest::protocol::Tee;
+use attest::service::chain;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kbs::hopper::Authority;
+use kbs::{Identity, Kbs, Setup, Trouble};
+use measure::initdata::InitData;
+use serde_json::Value;
+
+const PATH: &str = "default/key/model";
+const KEY: &[u8] = b"the model's key";
+const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
+
+fn initdata(policy: &str) -> String {
+    format!("version = \"0.1.0\"\nalgorithm = \"sha384\"\n\n[data]\n\"policy.rego\" = '''\n{policy}'''\n")
+}
+
+/// Lets a pod with this initdata and so many genuine GPUs have its key, and nothing else.
+fn policy(initdata: &str, gpus: usize) -> String {
+    let digest = STANDARD.encode(InitData::parse(initdata.as_bytes().to_vec()).unwrap().digest());
+    format!(
+        r#"package policy
+
+import rego.v1
+
+default allow := false
+
+allow if {{
+	data.plugin == "resource"
+	data["resource-path"] == ["default", "key", "model"]
+	input.submods.cpu0["ear.veraison.annotated-evidence"].init_data == "{digest}"
+	count(gpus) == {gpus}
+	every _, gpu in gpus {{ gpu.measres == "success" }}
+	count({{gpu.ueid | some gpu in gpus}}) == {gpus}
+}}
+
+gpus[name] := part["ear.veraison.annotated-evidence"].nvidia if {{
+	some name, part in input.submods
+	startswith(name, "gpu")
+}}
+"#
+    )
+}
+
+/// GPUs of the tests' device authority: what NVML would give of them.
+struct FakeNvml {
+    devices: Vec<kbs::hopper::Device>,
+    behaviour: Behaviour,
+    /// What was answered first, for a host that plays it again.
+    first: Mutex<Option<Vec<Device>>>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Behaviour {
+    Honest,
+    /// One does not answer: with confidential computing off the driver has no report of it.
+    Off(usize),
+    /// One is the first one again.
+    Twice,
+    /// The last one is not there.
+    Missing,
+    /// All answers are those to an earlier challenge.
+    Replayed,
+    /// One has other firmware.
+    Other,
+}
+
+impl Gpus for FakeNvml {
+    fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<Device>, EvidenceError> {
+        let answer = |(index, device): (usize, &kbs::hopper::Device)| {
+            if self.behaviour == Behaviour::Off(index) {
+                return Err(EvidenceError::Gpu {
+                    gpu: format!("GPU-{index}"),
+                    what: "this query is not supported".into(),
+                });
+            }
+            let changed = self.behaviour == Behaviour::Other && index == 0;
+            let report = device.report_with(nonce, |measured| {
+                if changed {
+                    measured[8] = [0; 48];
+                }
+            });
+            Ok(Device {
+                arch: "HOPPER".into(),
+                uuid: format!("GPU-{index}"),
+                evidence: STANDARD.encode(report),
+                certificate: STANDARD.encode(device.chain()),
+            })
+        };
+        let mut devices = self.devices.iter().enumerate().map(answer).collect::<Result<Vec<_>, _>>()?;
+        match self.behaviour {
+            Behaviour::Twice => devices[1] = devices[0].clone(),
+            Behaviour::Missing => {
+                devices.pop();
+            }
+            Behaviour::Replayed => {
+                let mut first = self.first.lock().unwrap();
+                return Ok(first.get_or_insert(devices).clone());
+            }
+            _ => {}
+        }
+        Ok(devices)
+    }
+}
+
+/// A broker, what it demands, and the guest that asks it.
+struct Scene {
+    authority: Authority,
+    identity: Identity,
+    initdata: String,
+    gpus: u16,
+}
+
+impl Scene {
+    fn new(gpus: u16) -> Self {
+        let (authority, identity) = (Authority::new().unwrap(), Identity::new(HERE).unwrap());
+        Self { authority, identity, initdata: initdata("package agent_policy\n"), gpus }
+    }
+
+    fn setup(&self) -> Setup {
+        let policy = policy(&self.initdata, usize::from(self.gpus));
+        Setup { gpu_root: Some(self.authority.root()), ..Setup::default() }.policy(policy).resource(PATH, KEY)
+    }
+
+    fn kbs(&self, setup: Setup) -> Kbs {
+        Kbs::start(SocketAddr::new(HERE, 0), Some(&self.identity), setup).unwrap()
+    }
+
+    fn attester(&self, behaviour: Behaviour) -> Attester {
+        let names = (0..self.gpus).map(|index| format!("GPU {index}"));
+        let devices = names.map(|name| self.authority.device(&name).unwrap()).collect();
+        let nvml = FakeNvml { devices, behaviour, first: None.into() };
+        Attester::new(
+            Box::new(Sample),
+            Source::Driver(Arc::new(nvml)),
+            Declared { gpus: self.gpus, switches: 0 },
+        )
+    }
+
+    fn client(&self, kbs: &Kbs, attester: Attester) -> Client {
+        Client::new(&self.broker(&kbs.url), attester, Some(self.initdata.clone()))
+            .with_limit(Duration::from_secs(20))
+    }
+
+    fn broker(&self, url: &str) -> Broker {
+        let aa =
+            format!("[token_configs.kbs]\nurl = {url:?}\ncert = '''\n{}'''\n", self.identity.certificate);
+        Broker::parse(Some(&aa), None).unwrap()
+    }
+}
+
+fn words(error: &BrokerError, all: &[&str]) {
+    let text = chain(error);
+    for words in all {
+        assert!(text.contains(words), "{words:?} is not in: {text}");
+    }
+}
+
+fn key(client: &Client) -> Result<Vec<u8>, BrokerError> {
+    client.resource(&PATH.parse().unwrap())
+}
+
+/// What the guest says when GPUs behave so; and how often evidence was shown.
+fn with_gpus(gpus: u16, behaviour: Behaviour) -> (BrokerError, usize) {
+    let scene = Scene::new(gpus);
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(behaviour));
+    let error = key(&client).unwrap_err();
+    (error, kbs.attestations())
+}
+
+#[test]
+fn the_pod_with_its_gpus_gets_the_key_by_one_handshake() {
+    for gpus in [0, 1, 8] {
+        let scene = Scene::new(gpus);
+        let kbs = scene.kbs(scene.setup().resource("default/key/other", b"other"));
+        let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+        assert_eq!(key(&client).unwrap(), KEY, "{gpus}");
+        assert_eq!(key(&client).unwrap(), KEY, "{gpus}");
+        assert_eq!((kbs.handshakes(), kbs.attestations(), kbs.questions()), (1, 1, 2));
+    }
+}
+
+#[test]
+fn the_token_is_the_sessions_and_its_key_opens_what_the_token_gets() {
+    let scene = Scene::new(1);
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    let token = client.token().unwrap();
+    assert_eq!(token.text.split('.').count(), 3);
+    assert!(token.private_key().unwrap().starts_with("-----BEGIN PRIVATE KEY-----"));
+    assert_eq!(client.token().unwrap().text, token.text);
+    assert_eq!(kbs.handshakes(), 1);
+}
+
+#[test]
+fn a_gpu_with_confidential_computing_off_ends_it_in_the_guest() {
+    let (error, shown) = with_gpus(2, Behaviour::Off(1));
+    words(&error, &["this guest has no evidence to show", "GPU-1", "not supported"]);
+    assert_eq!(shown, 0);
+}
+
+#[test]
+fn a_missing_gpu_ends_it_in_the_guest() {
+    let (error, shown) = with_gpus(2, Behaviour::Missing);
+    words(&error, &["1 GPUs gave evidence", "declares 2"]);
+    assert_eq!(shown, 0);
+    let (error, _) = with_gpus(1, Behaviour::Missing);
+    words(&error, &["0 GPUs gave evidence"]);
+}
+
+#[test]
+fn the_same_gpu_twice_ends_it_in_the_guest() {
+    let (error, shown) = with_gpus(2, Behaviour::Twice);
+    words(&error, &["GPU-0 gave evidence twice"]);
+    assert_eq!(shown, 0);
+}
+
+#[test]
+fn a_gpu_less_than_the_policy_wants_is_refused_there() {
+    // A guest that was told of one GPU only, and shows one.
+    let wanted = Scene::new(2);
+    let kbs = wanted.kbs(wanted.setup());
+    let one = Scene { gpus: 1, ..wanted };
+    let client = one.client(&kbs, one.attester(Behaviour::Honest));
+    words(&key(&client).unwrap_err(), &["PolicyDeny", "Access denied by policy", "default/key/model"]);
+    assert_eq!((kbs.handshakes(), kbs.attestations()), (1, 1), "a refusal is asked for once");
+}
+
+#[test]
+fn a_gpu_with_other_firmware_is_refused() {
+    let (error, shown) = with_gpus(2, Behaviour::Other);
+    words(&error, &["PolicyDeny"]);
+    assert_eq!(shown, 1);
+}
+
+#[test]
+fn a_gpu_of_another_maker_is_refused() {
+    let scene = Scene::new(1);
+    let kbs = scene.kbs(Setup { gpu_root: Some(Authority::new().unwrap().root()), ..scene.setup() });
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    words(&key(&client).unwrap_err(), &["to look at the evidence", "AttestationError", "Attest failed"]);
+}
+
+#[test]
+fn gpu_evidence_that_is_replayed_is_refused() {
+    let scene = Scene::new(1);
+    let kbs = scene.kbs(Setup { lifetime: Duration::from_secs(5), ..scene.setup() });
+    let client = scene.client(&kbs, scene.attester(Behaviour::Replayed));
+    // A token of 5 s is used once: the second question needs another handshake, and its own challenge.
+    assert_eq!(key(&client).unwrap(), KEY);
+    words(&key(&client).unwrap_err(), &["to look at the evidence", "AttestationError"]);
+    assert_eq!(kbs.attestations(), 2);
+}
+
+/// A processor whose report is always the first one.
+struct Replayed(Mutex<Option<Value>>);
+
+impl Cpu for Replayed {
+    fn tee(&self) -> Tee {
+        Tee::Sample
+    }
+
+    fn evidence(&self, data: &[u8; 64]) -> Result<Value, EvidenceError> {
+        let evidence = Sample.evidence(data)?;
+        Ok(self.0.lock().unwrap().get_or_insert(evidence).clone())
+    }
+}
+
+#[test]
+fn a_processors_report_that_is_replayed_is_refused() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(Setup { lifetime: Duration::from_secs(5), ..scene.setup() });
+    let attester = Attester::new(Box::new(Replayed(None.into())), Source::Sample, Declared::default());
+    let client = scene.client(&kbs, attester);
+    assert_eq!(key(&client).unwrap(), KEY);
+    words(&key(&client).unwrap_err(), &["to look at the evidence", "AttestationError"]);
+}
+
+#[test]
+fn another_initdata_is_refused() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup());
+    let other = Scene { initdata: initdata("package agent_policy\n\ndefault AllowAll := true\n"), ..scene };
+    let client = other.client(&kbs, other.attester(Behaviour::Honest));
+    words(&key(&client).unwrap_err(), &["PolicyDeny"]);
+    // And none at all.
+    let none = Client::new(&other.broker(&kbs.url), other.attester(Behaviour::Honest), None);
+    words(&key(&none).unwrap_err(), &["PolicyDeny"]);
+}
+
+#[test]
+fn another_resource_than_the_policys_is_refused_and_one_that_is_not_there_is_told_from_it() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup().resource("default/key/other", b"other"));
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    let error = client.resource(&"default/key/other".parse().unwrap()).unwrap_err();
+    words(&error, &["default/key/other", "PolicyDeny"]);
+    let open = scene.kbs(scene.setup().policy(kbs::ALLOW_ALL));
+    let client = scene.client(&open, scene.attester(Behaviour::Honest));
+    let error = client.resource(&"default/key/none".parse().unwrap()).unwrap_err();
+    words(&error, &["default/key/none", "PluginInternalError", "no such resource"]);
+    assert_eq!(open.handshakes(), 1);
+}
+
+#[test]
+fn a_broker_with_another_certificate_learns_nothing() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup());
+    let stranger = Scene { identity: Identity::new(HERE).unwrap(), ..scene };
+    let client = stranger.client(&kbs, stranger.attester(Behaviour::Honest));
+    words(
+        &key(&client).unwrap_err(),
+        &["showed a certificate that the pod's initdata does not pin", "invalid peer certificate"],
+    );
+    assert_eq!(kbs.handshakes(), 0);
+}
+
+#[test]
+fn a_broker_at_another_address_than_its_certificates_learns_nothing() {
+    let mut scene = Scene::new(0);
+    scene.identity = Identity::new("192.0.2.1".parse().unwrap()).unwrap();
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    words(&key(&client).unwrap_err(), &["showed a certificate", "not valid for name"]);
+}
+
+#[test]
+fn a_broker_without_tls_is_none_where_one_is_pinned() {
+    let scene = Scene::new(0);
+    let kbs = Kbs::start(SocketAddr::new(HERE, 0), None, scene.setup()).unwrap();
+    let url = kbs.url.replace("http:", "https:");
+    let client = Client::new(&scene.broker(&url), scene.attester(Behaviour::Honest), None);
+    words(&key(&client.with_limit(Duration::from_secs(1))).unwrap_err(), &["did not answer"]);
+    assert_eq!(kbs.handshakes(), 0);
+}
+
+#[test]
+fn what_is_no_answer_is_refused_at_once_and_named() {
+    for (trouble, said) in [
+        (Trouble::Endless, "more than 65536 bytes"),
+        (Trouble::Elsewhere, "status 302"),
+        (Trouble::ShortNonce, "its challenge is not 32 bytes"),
+        (Trouble::NoCookie, "without a session"),
+        (Trouble::OtherKey, "encrypted for another key"),
+        (Trouble::OtherAlgorithm, "enc is \"A128GCM\""),
+        (Trouble::Nonsense, "did not answer"),
+    ] {
+        let scene = Scene::new(0);
+        let kbs = scene.kbs(scene.setup().trouble(trouble));
+        let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+        let began = Instant::now();
+        words(&key(&client).unwrap_err(), &[said, &kbs.url]);
+        assert!(began.elapsed() < Duration::from_secs(10), "{trouble:?}");
+    }
+}
+
+#[test]
+fn a_broker_that_fails_for_a_while_is_asked_again() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup().trouble(Trouble::Fails(2)));
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    assert_eq!(key(&client).unwrap(), KEY);
+}
+
+#[test]
+fn a_broker_that_says_nothing_is_left_after_the_limit() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup().trouble(Trouble::Silent));
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest)).with_limit(Duration::from_millis(600));
+    let began = Instant::now();
+    words(&key(&client).unwrap_err(), &["for a challenge", "did not answer", "timeout"]);
+    assert!(began.elapsed() < Duration::from_secs(5));
+}
+
+#[test]
+fn a_broker_that_is_down_is_asked_until_the_limit() {
+    let scene = Scene::new(0);
+    let url = scene.kbs(scene.setup()).url.clone();
+    let client = Client::new(&scene.broker(&url), scene.attester(Behaviour::Honest), None)
+        .with_limit(Duration::from_secs(1));
+    let began = Instant::now();
+    words(&key(&client).unwrap_err(), &["did not answer", "refused"]);
+    assert!(began.elapsed() > Duration::from_millis(500), "it is tried again");
+}
+
+#[test]
+fn a_session_that_the_broker_forgot_is_made_again_once() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup().trouble(Trouble::Forgets));
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    assert_eq!(key(&client).unwrap(), KEY);
+    assert_eq!(key(&client).unwrap(), KEY);
+    assert_eq!((kbs.handshakes(), kbs.questions()), (2, 3));
+}
+
+#[test]
+fn many_questions_at_once_make_one_handshake() {
+    let scene = Scene::new(1);
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    let answered = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..8 {
+            scope.spawn(|| {
+                assert_eq!(key(&client).unwrap(), KEY);
+                answered.fetch_add(1, Ordering::AcqRel);
+            });
+        }
+    });
+    assert_eq!((answered.load(Ordering::Acquire), kbs.handshakes()), (8, 1));
+}
