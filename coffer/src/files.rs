@@ -44,6 +44,8 @@ impl Kind {
 
     /// A guest agent's policy.
     pub(crate) const POLICY: Self = Self { name: "policy", max: 8 << 20 };
+    /// What `coffer measure pod -o trustee` printed.
+    pub(crate) const TRUSTEE: Self = Self { name: "output for Trustee", max: 64 << 20 };
     /// Requests to a guest's agent.
     pub(crate) const REQUESTS: Self = Self { name: "requests", max: 256 << 20 };
 

@@ -4,6 +4,7 @@ mod acpi;
 mod id_block;
 mod image;
 mod initdata;
+mod merge;
 mod pod;
 mod snp;
 mod tdx;
@@ -46,6 +47,8 @@ enum What {
     Pod(pod::Args),
     /// Write the ACPI tables that QEMU makes for a pod's TDX guest, for `--acpi`; runs QEMU for a few seconds
     Acpi(acpi::Args),
+    /// Make one output for Trustee of several pods' (`pod -o trustee`): a KBS has one policy for all its resources
+    Merge(merge::Args),
     /// The reference values of a guest image
     Image(image::Args),
     /// Sign an SNP ID block, by which the processor itself refuses a guest with another launch digest
@@ -72,6 +75,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
         (Some(What::Acpi(args)), _) => acpi::run(args, out),
+        (Some(What::Merge(args)), _) => merge::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),
         (Some(What::IdBlock(args)), _) => id_block::run(args, out),
         (None, Some((file, node))) => pod::print(file, node, &args.options, out),

@@ -20,6 +20,7 @@ use vmm_config::request::{OciLimits, PodRequest};
 use vmm_config::spec::{Cid, VmSpec};
 use vmm_config::tee::{HostTee, SevAddressing};
 
+use super::trustee::Resource;
 use super::{json, tdx, trustee};
 use crate::config;
 use crate::files::Kind;
@@ -73,6 +74,9 @@ pub(super) struct Options {
     /// Directory with QEMU's ACPI files for this pod, as `coffer measure acpi` writes it: then RTMR0 of a TDX guest is known
     #[arg(long, value_name = "DIRECTORY")]
     acpi: Option<PathBuf>,
+    /// A resource of the KBS that the pod may have, for `-o trustee`: REPOSITORY/TYPE/TAG, with `*` for any; may be repeated
+    #[arg(long = "resource", value_name = "PATH")]
+    resources: Vec<Resource>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -128,6 +132,36 @@ pub(crate) struct Demand {
     /// The report's field for initdata in hexadecimal digits; zeros without initdata.
     pub(super) initdata: String,
     pub(super) gpus: u32,
+    /// SNP's policy; TDX has none.
+    pub(super) snp_policy: Option<u64>,
+}
+
+impl Demand {
+    /// The same for Trustee: the pod may have these resources.
+    pub(super) fn for_trustee(&self, resources: impl IntoIterator<Item = Resource>) -> trustee::Pod {
+        let name = |register: &str| match register {
+            "launch_digest" => "snp_launch_measurement".to_owned(),
+            "mrtd" => "mr_td".to_owned(),
+            // rtmr0 is rtmr_0.
+            register => register.replacen("rtmr", "rtmr_", 1),
+        };
+        trustee::Pod {
+            name: self.name.clone(),
+            tee: match self.class {
+                Class::CofferSnp => trustee::Tee::Snp,
+                Class::CofferTdx => trustee::Tee::Tdx,
+            },
+            measurements: self
+                .registers
+                .iter()
+                .map(|(register, value)| (name(register), value.clone()))
+                .collect(),
+            initdata: self.initdata.clone(),
+            snp_policy: self.snp_policy,
+            gpus: self.gpus,
+            resources: resources.into_iter().collect(),
+        }
+    }
 }
 
 pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
@@ -179,12 +213,32 @@ pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl 
     let planned = read(file, node)?;
     let demand = of_plan(&planned, node.class, options.acpi.as_deref())?;
     let Planned { image, request, .. } = planned;
+    if options.output != Output::Trustee {
+        ensure!(options.resources.is_empty(), "--resource is for `-o trustee`");
+    }
     match options.output {
         Output::Text => out.write_all(for_people(&demand, &request, &image)?.as_bytes())?,
         Output::Json => json(&object(&demand, &request, &image), out)?,
-        Output::Trustee => json(&trustee::output(&demand), out)?,
+        Output::Trustee => json(&for_trustee(&demand, &options.resources)?, out)?,
     }
     Ok(())
+}
+
+/// For Trustee: what `-o trustee` prints.
+///
+/// # Errors
+/// When the pod may have nothing.
+pub(super) fn for_trustee(demand: &Demand, resources: &[Resource]) -> Result<Value> {
+    ensure!(
+        !resources.is_empty(),
+        "say what of the KBS the pod may have: --resource REPOSITORY/TYPE/TAG, e.g. --resource default/key/model"
+    );
+    if demand.class == Class::CofferTdx && !demand.registers.iter().any(|(name, _)| *name == "rtmr0") {
+        eprintln!(
+            "note: RTMR0 is not demanded, so the host may choose the ACPI tables; `--acpi` makes it known"
+        );
+    }
+    trustee::output([demand.for_trustee(resources.iter().cloned())])
 }
 
 /// What a verifier should demand of a pod's VM.
@@ -197,8 +251,12 @@ pub(crate) fn demand(pod: Pod, class: Class, place: &Place) -> Result<Demand> {
     of_plan(&planned(pod, &node)?, class, None)
 }
 
-fn of_plan(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Demand> {
-    let Planned { pod, request, .. } = planned;
+/// The same of what was read already.
+///
+/// # Errors
+/// A file that cannot be read or measured.
+pub(super) fn of_plan(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Demand> {
+    let Planned { pod, config, request, .. } = planned;
     Ok(Demand {
         class,
         registers: registers(planned, class, acpi)?,
@@ -209,6 +267,7 @@ fn of_plan(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Deman
             (None, Class::CofferTdx) => MrConfigId::from_digest(&[]).to_string(),
         },
         gpus: u32::try_from(pod.limits.gpus.whole()).context("no VM has so many GPUs")?,
+        snp_policy: (class == Class::CofferSnp).then(|| config.snp_policy.policy().bits()),
         name: pod.name.clone(),
     })
 }

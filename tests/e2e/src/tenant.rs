@@ -24,6 +24,11 @@ impl Tenant {
     /// Binds a pod called `name` with one container, `app`, of an image called `image`, whose layers are busybox's, read
     /// from an OCI layout. `name` is unique in the test binary.
     pub fn bind(name: &str, image: &str) -> Self {
+        Self::bind_with(name, image, &[])
+    }
+
+    /// The same, with further documents in the initdata.
+    pub fn bind_with(name: &str, image: &str, documents: &[(&str, &str)]) -> Self {
         let directory = Path::new("/run/e2e/tenants").join(name);
         let layout = directory.join("busybox");
         fs::create_dir_all(&layout).or_fail("make a tenant's directory");
@@ -40,7 +45,12 @@ impl Tenant {
         tenant.write("policy.rego", &output(generate));
         let build =
             ["initdata", "build", "--algorithm", "sha256", "--file", "policy.rego", "--pod", "pod.yaml"];
-        tenant.write("initdata.toml", &output(tenant.command(&build)));
+        let mut build = tenant.command(&build);
+        for (document, content) in documents {
+            tenant.write(document, content.as_bytes());
+            build.args(["--file", document]);
+        }
+        tenant.write("initdata.toml", &output(build));
         tenant
     }
 

@@ -96,6 +96,10 @@ macro_rules! targets {
 targets! {
     acpi_script
     agent_answers
+    attest_broker
+    attest_config
+    attest_jwe
+    attest_question
     cdi_names
     cgroup_path
     console

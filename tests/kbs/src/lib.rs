@@ -24,9 +24,9 @@ mod verifier;
 use std::collections::BTreeMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::Duration;
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair, SanType};
 use rustls::ServerConfig;
@@ -121,6 +121,8 @@ pub struct Counts {
     pub(crate) auth: AtomicUsize,
     pub(crate) attest: AtomicUsize,
     pub(crate) resource: AtomicUsize,
+    pub(crate) begun: OnceLock<Instant>,
+    pub(crate) given: OnceLock<Instant>,
 }
 
 /// A certificate for an address, and its key.
@@ -191,6 +193,11 @@ impl Kbs {
     /// Evidence that was looked at.
     pub fn attestations(&self) -> usize {
         self.counts.attest.load(Ordering::Acquire)
+    }
+
+    /// From the first challenge to the first resource that was given.
+    pub fn first_key(&self) -> Option<Duration> {
+        Some(self.counts.given.get()?.duration_since(*self.counts.begun.get()?))
     }
 
     /// Resources that were asked for.

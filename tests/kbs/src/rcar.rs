@@ -73,6 +73,7 @@ impl Rcar {
 
     fn auth(&self, body: &[u8]) -> Result<Answer, Refused> {
         self.counts.auth.fetch_add(1, Ordering::AcqRel);
+        self.counts.begun.get_or_init(Instant::now);
         let words = "Attestation error: RCAR handshake Auth failed";
         let request: Request = read(body).map_err(refused("AttestationError", words))?;
         if request.version != VERSION {
@@ -162,6 +163,7 @@ impl Rcar {
         if self.setup.trouble == Trouble::Forgets && before == 0 {
             self.sessions().clear();
         }
+        self.counts.given.get_or_init(Instant::now);
         Ok(json_answer(&sealed))
     }
 

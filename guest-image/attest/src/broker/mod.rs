@@ -54,7 +54,7 @@ pub enum BrokerError {
         source: HttpError,
     },
     /// It refused.
-    #[error("the key broker {url} refused {what}: {refusal}")]
+    #[error("the key broker {url} said no when asked {what}: {refusal}")]
     Refused { url: String, what: What, refusal: Refusal },
     /// Its challenge is none.
     #[error("the key broker {url} is none, or another version's")]

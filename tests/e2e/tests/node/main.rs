@@ -10,6 +10,7 @@ mod dishonest;
 mod events;
 mod faults;
 mod harness;
+mod keys;
 mod lifecycle;
 mod measure_acpi;
 mod soak;

@@ -1,6 +1,7 @@
 //! The targets, by the crate whose readers they are about.
 
 mod agent;
+mod attest;
 mod config;
 mod gpu;
 mod guest;
@@ -45,6 +46,10 @@ const fn target(name: &'static str, runs: u32, run: fn(&[u8])) -> Target {
 pub const TARGETS: &[Target] = &[
     target("acpi_script", 2000, measure::acpi_script),
     target("agent_answers", 500, agent::answers),
+    target("attest_broker", 200, attest::broker),
+    target("attest_config", 1000, attest::config),
+    target("attest_jwe", 1000, attest::sealed),
+    target("attest_question", 2000, attest::question),
     target("cdi_names", 2000, gpu::cdi_names),
     target("cgroup_path", 2000, host::cgroup_path),
     target("console", 1000, vmm::console),
