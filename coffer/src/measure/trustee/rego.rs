@@ -32,16 +32,18 @@ default allow := false
 "#;
 
 const TAIL: &str = r#"
-cpu_parts := {name | some name, _ in input.submods; startswith(name, "cpu")}
+submods := input.submods if is_object(input.submods)
 
-gpu_parts := {name | some name, _ in input.submods; startswith(name, "gpu")}
+cpu_parts := {name | some name, _ in submods; startswith(name, "cpu")}
 
-switch_parts := {name | some name, _ in input.submods; startswith(name, "switch")}
+gpu_parts := {name | some name, _ in submods; startswith(name, "gpu")}
+
+switch_parts := {name | some name, _ in submods; startswith(name, "switch")}
 
 # Without claims a GPU counts above, and not here.
 gpus[name] := claims if {
 	some name in gpu_parts
-	claims := input.submods[name]["ear.veraison.annotated-evidence"].nvidia
+	claims := submods[name]["ear.veraison.annotated-evidence"].nvidia
 }
 
 # `*` stands for any part of a path; it is in no path itself.
@@ -52,9 +54,9 @@ asked_for(resources) if {
 	every at, part in resource { part in {"*", data["resource-path"][at]} }
 }
 
-evidence := input.submods.cpu0["ear.veraison.annotated-evidence"] if {
+evidence := submods.cpu0["ear.veraison.annotated-evidence"] if {
 	cpu_parts == {"cpu0"}
-	every _, part in input.submods { part["ear.status"] == "affirming" }
+	every _, part in submods { part["ear.status"] == "affirming" }
 }
 
 genuine_gpus(wanted) if {
@@ -87,7 +89,7 @@ whole_board if {
 	count(hoppers) > 1
 	count(hoppers) == count(gpu_parts)
 	count(switch_parts) == 4
-	input.submods.ppcie0["ear.status"] == "affirming"
+	submods.ppcie0["ear.status"] == "affirming"
 }
 "#;
 
