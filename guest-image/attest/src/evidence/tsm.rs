@@ -9,10 +9,8 @@ use std::sync::PoisonError;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
-use sev::firmware::guest::AttestationReport;
-use sev::parser::ByteParser as _;
 
-use super::{Cpu, EvidenceError};
+use super::{Cpu, EvidenceError, snp};
 use crate::protocol::Tee;
 
 /// Where a report is asked for; the kernel makes the directory when it has a provider.
@@ -84,22 +82,10 @@ impl Cpu for Tsm {
     fn evidence(&self, data: &[u8; 64]) -> Result<Value, EvidenceError> {
         let report = self.report(data)?;
         match self.kind {
-            Kind::Snp => snp(&report, data),
+            Kind::Snp => snp::evidence(&report, data),
             Kind::Tdx => Ok(json!({ "cc_eventlog": null, "quote": STANDARD.encode(report) })),
         }
     }
-}
-
-/// SNP's report, taken apart as Trustee's verifier wants it (`deps/verifier/src/snp/mod.rs`). It fetches the chip's
-/// certificate itself: QEMU hands none to the guest.
-fn snp(report: &[u8], data: &[u8; 64]) -> Result<Value, EvidenceError> {
-    let malformed = |what: String| EvidenceError::Malformed(what);
-    let parts = AttestationReport::from_bytes(report).map_err(|error| malformed(error.to_string()))?;
-    if parts.report_data != *data {
-        return Err(malformed("it is over other data than was asked for".into()));
-    }
-    let parts = serde_json::to_value(parts).map_err(|error| malformed(error.to_string()))?;
-    Ok(json!({ "attestation_report": parts, "cert_chain": null }))
 }
 
 /// A directory of configfs, gone when this is dropped.

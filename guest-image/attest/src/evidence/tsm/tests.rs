@@ -39,18 +39,6 @@ fn snps_report_is_taken_apart_as_the_verifier_reads_it() {
     assert_eq!(report["measurement"], json!(vec![0xab; 48]));
     assert_eq!(report["host_data"], json!(vec![0xcd; 32]));
     assert_eq!(report["chip_id"], json!(vec![0x77; 64]));
-    assert_eq!(report["cpuid_fam_id"], 0x19);
-    for part in ["current_tcb", "reported_tcb", "committed_tcb", "launch_tcb"] {
-        assert_eq!(
-            report[part],
-            json!({ "fmc": null, "bootloader": 0, "tee": 0, "snp": 0, "microcode": 0 }),
-            "{part}"
-        );
-    }
-    assert_eq!(report["current"], json!({ "major": 0, "minor": 0, "build": 0 }));
-    assert_eq!(report["signature"]["r"], json!(vec![0; 72]));
-    assert_eq!(report["launch_mit_vector"], Value::Null);
-    assert_eq!(report["plat_info"], 0);
     assert_eq!(evidence["cert_chain"], Value::Null);
     assert_eq!(fs::read(reports.path().join("coffer/inblob")).unwrap(), data);
 }
