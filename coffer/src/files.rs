@@ -46,6 +46,8 @@ impl Kind {
     pub(crate) const POLICY: Self = Self { name: "policy", max: 8 << 20 };
     /// What `coffer measure pod -o trustee` printed.
     pub(crate) const TRUSTEE: Self = Self { name: "output for Trustee", max: 64 << 20 };
+    /// A confidential VM's report, in any form.
+    pub(crate) const REPORT: Self = Self { name: "report", max: 4 << 20 };
     /// Requests to a guest's agent.
     pub(crate) const REQUESTS: Self = Self { name: "requests", max: 256 << 20 };
 

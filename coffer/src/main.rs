@@ -37,6 +37,8 @@ enum Command {
     Doctor(doctor::Args),
     /// Compute what a confidential VM's attestation report will say, without starting one.
     Measure(Box<measure::Args>),
+    /// Ask a key broker's policy whether it will give a pod its key, before the pod is started.
+    Rehearse(Box<measure::rehearse::Args>),
     /// Look at the host's NVIDIA GPUs, set their mode, reset them, end a quarantine.
     Gpu(gpu::Args),
     /// Print the names that prove what is in a container image's layers.
@@ -69,6 +71,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Sweep(args) => return sweep::run(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
+        Command::Rehearse(args) => measure::rehearse::run(&args, out),
         Command::Gpu(args) => gpu::run(&args, out),
         Command::Image(args) => image::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),

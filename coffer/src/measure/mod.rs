@@ -1,11 +1,13 @@
 //! `coffer measure`: what a confidential VM's attestation report will say.
 
 mod acpi;
+mod explain;
 mod id_block;
 mod image;
 mod initdata;
 mod merge;
 mod pod;
+pub(crate) mod rehearse;
 mod snp;
 mod tdx;
 mod trustee;
@@ -49,6 +51,8 @@ enum What {
     Acpi(acpi::Args),
     /// Make one output for Trustee of several pods' (`pod -o trustee`): a KBS has one policy for all its resources
     Merge(merge::Args),
+    /// Find out what a report is of that is not the pod's: how many vCPUs, which CPU, image, firmware, memory, initdata
+    Explain(Box<explain::Args>),
     /// The reference values of a guest image
     Image(image::Args),
     /// Sign an SNP ID block, by which the processor itself refuses a guest with another launch digest
@@ -75,6 +79,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
         (Some(What::Acpi(args)), _) => acpi::run(args, out),
+        (Some(What::Explain(args)), _) => explain::run(args, out),
         (Some(What::Merge(args)), _) => merge::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),
         (Some(What::IdBlock(args)), _) => id_block::run(args, out),

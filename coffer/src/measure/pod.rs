@@ -173,8 +173,32 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
 pub(super) struct Planned {
     pub(super) pod: Pod,
     pub(super) config: NodeConfig,
-    image: ImageManifest,
+    pub(super) image: ImageManifest,
     request: PodRequest,
+}
+
+impl Planned {
+    /// The same pod with another guest image.
+    ///
+    /// # Errors
+    /// A directory without one.
+    pub(super) fn with_image(&self, directory: &Path) -> Result<Self> {
+        let mut config = self.config.clone();
+        config.image = AbsolutePath::from_path(&path::absolute(directory)?)?;
+        Ok(Self { pod: self.pod.clone(), config, image: image(directory)?, request: self.request.clone() })
+    }
+}
+
+/// The guest image's kernel.
+///
+/// # Errors
+/// It cannot be read, or is another than the image's manifest names.
+pub(super) fn kernel(planned: &Planned) -> Result<Vec<u8>> {
+    let Planned { config, image, .. } = planned;
+    let path = config.image.as_path().join(image.kernel.file.as_str());
+    let kernel = Kind::KERNEL.read(&path)?;
+    super::image::check(&path, &kernel, image)?;
+    Ok(kernel)
 }
 
 /// Reads the manifest and what the node has for its pod.
@@ -346,10 +370,7 @@ pub(super) fn vm(planned: &Planned, class: Class) -> Result<(VmSpec, Vec<u8>)> {
 /// The measurements by the names that the reports have for them.
 fn registers(planned: &Planned, class: Class, acpi: Option<&Path>) -> Result<Vec<(&'static str, String)>> {
     let (spec, firmware) = vm(planned, class)?;
-    let Planned { config, image, .. } = planned;
-    let path = config.image.as_path().join(image.kernel.file.as_str());
-    let kernel = Kind::KERNEL.read(&path)?;
-    super::image::check(&path, &kernel, image)?;
+    let kernel = kernel(planned)?;
     let expected =
         expectation(&spec, &firmware, &kernel).context("what the VM's report will say cannot be computed")?;
     Ok(match (expected.context("the VM is a plain one")?, acpi) {

@@ -204,7 +204,7 @@ fn reference_values(pods: &BTreeSet<Pod>) -> Value {
 }
 
 /// Bytes in hexadecimal digits, as Trustee writes them from 0.18 on, and in base64, as earlier ones do.
-fn forms(hex: &str) -> [String; 2] {
+pub(super) fn forms(hex: &str) -> [String; 2] {
     let digits = |at| hex.get(at..at + 2).and_then(|two| u8::from_str_radix(two, 16).ok());
     let bytes: Vec<u8> = (0..hex.len()).step_by(2).filter_map(digits).collect();
     [hex.to_owned(), STANDARD.encode(bytes)]

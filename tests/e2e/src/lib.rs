@@ -22,6 +22,7 @@ mod gpus;
 mod hypervisor;
 mod image_variant;
 mod images;
+mod key_broker;
 mod kubelet;
 mod leaks;
 mod monitor;
@@ -54,6 +55,7 @@ pub use images::{
     BUSYBOX, LAYERED, LAYERS, PAUSE, busybox as busybox_layer, import as import_images, layered_archive,
     unpack_busybox,
 };
+pub use key_broker::KeyBroker;
 pub use kubelet::PodDirectory;
 pub use leaks::Machine;
 pub use monitor::Monitor;

@@ -11,6 +11,8 @@ use base64::engine::general_purpose::STANDARD;
 use serde::Serialize;
 use serde_json::{Value, json};
 
+use deadline::Deadline;
+
 use crate::protocol::{ReportData, RuntimeData, Tee, gpu_nonce};
 
 pub mod deadline;
@@ -123,6 +125,7 @@ pub struct Attester {
     cpu: Box<dyn Cpu>,
     gpus: Source,
     declared: Declared,
+    deadline: Deadline,
 }
 
 impl std::fmt::Debug for Source {
@@ -155,7 +158,7 @@ pub struct Composite {
 impl Attester {
     /// A VM with these devices.
     pub fn new(cpu: Box<dyn Cpu>, gpus: Source, declared: Declared) -> Self {
-        Self { cpu, gpus, declared }
+        Self { cpu, gpus, declared, deadline: Deadline::default() }
     }
 
     /// The processor's kind.
@@ -206,7 +209,9 @@ impl Attester {
             _ if gpus == 0 => return Ok(String::new()),
             Source::Driver(driver) => {
                 let (driver, nonce) = (driver.clone(), gpu_nonce(data));
-                let devices = deadline::within(GPUS_ANSWER, move || driver.evidence(nonce))
+                let devices = self
+                    .deadline
+                    .within(GPUS_ANSWER, move || driver.evidence(nonce))
                     .ok_or(EvidenceError::Late(GPUS_ANSWER))??;
                 all(&devices, gpus)?;
                 json!({ "nvidia": { "device_evidence_list": devices } })

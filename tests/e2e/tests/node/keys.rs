@@ -4,58 +4,10 @@
 //! Trustee of `tests/kbs`, at the bridge's address. Everything between them is the real thing: PID 1's checks, the service on
 //! the pod's loopback, the pod's network, TLS with a pinned certificate.
 
-use std::net::SocketAddr;
+use e2e::{Artefacts, BUSYBOX, Hypervisor, KeyBroker, OrFail, Pod, PodContainer, Rig, Tenant, e2e};
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use e2e::{Artefacts, BUSYBOX, Hypervisor, OrFail, Pod, PodContainer, Rig, Tenant, e2e};
-use kbs::{Identity, Kbs, Setup};
-
-const PATH: &str = "default/key/model";
-const KEY: &str = "the model's key";
-/// The bridge that CNI gives the pods.
-const BRIDGE: &str = "10.99.0.1";
-
-/// A broker's place and certificate: what a pod's owner writes down before there is a pod.
-struct Place {
-    address: SocketAddr,
-    identity: Identity,
-}
-
-impl Place {
-    fn new(port: u16) -> Self {
-        let address = SocketAddr::new(BRIDGE.parse().or_fail("an address"), port);
-        Self { address, identity: Identity::new(address.ip()).or_fail("a certificate") }
-    }
-
-    /// The document that names it.
-    fn aa(&self) -> String {
-        let Self { address, identity } = self;
-        format!("[token_configs.kbs]\nurl = \"https://{address}\"\ncert = '''\n{}'''\n", identity.certificate)
-    }
-
-    /// The broker, whose policy is for the pod with the tenant's initdata alone.
-    fn open(&self, tenant: &Tenant) -> Kbs {
-        self.open_as(&self.identity, tenant)
-    }
-
-    fn open_as(&self, identity: &Identity, tenant: &Tenant) -> Kbs {
-        let setup = Setup::default().policy(policy(tenant)).resource(PATH, KEY.as_bytes());
-        Kbs::start(self.address, Some(identity), setup).or_fail("start a broker")
-    }
-}
-
-fn policy(tenant: &Tenant) -> String {
-    let hex = tenant.host_data();
-    let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).or_fail("a digest");
-    let digest: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
-    format!(
-        "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if {{\n\tdata.plugin == \"resource\"\n\t\
-         data[\"resource-path\"] == [\"default\", \"key\", \"model\"]\n\t\
-         input.submods.cpu0[\"ear.veraison.annotated-evidence\"].init_data == {:?}\n}}\n",
-        STANDARD.encode(digest)
-    )
-}
+const PATH: &str = KeyBroker::PATH;
+const KEY: &str = KeyBroker::KEY;
 
 /// A pod of the tenant's on a host that brings its initdata, with its container.
 async fn started(rig: &Rig<'_>, name: &str, tenant: &Tenant) -> (Pod, PodContainer) {
@@ -81,8 +33,8 @@ async fn ask(container: &PodContainer, target: &str) -> String {
 #[test]
 fn the_pod_gets_its_key_through_its_network() {
     e2e(async |rig| {
-        let place = Place::new(8443);
-        let tenant = Tenant::bind_with("keys", BUSYBOX, &[("aa.toml", &place.aa())]);
+        let place = KeyBroker::at(8443);
+        let tenant = Tenant::bind_with("keys", BUSYBOX, &[("aa.toml", &place.document())]);
         let kbs = place.open(&tenant);
         let (mut pod, container) = started(rig, "keys", &tenant).await;
         rig.logged(&["starting the attestation service"]).await;
@@ -104,7 +56,7 @@ fn the_pod_gets_its_key_through_its_network() {
 
         // Whoever takes the broker's place has another key.
         drop(kbs);
-        let stranger = place.open_as(&Identity::new(place.address.ip()).or_fail("a certificate"), &tenant);
+        let stranger = place.open_stranger(&tenant);
         let answer = ask(&container, &format!("/cdh/resource/{PATH}")).await;
         assert!(answer.contains("showed a certificate that the pod's initdata does not pin"), "{answer}");
         assert_eq!(stranger.questions(), 0);
@@ -115,10 +67,11 @@ fn the_pod_gets_its_key_through_its_network() {
 #[test]
 fn a_pod_with_another_policy_gets_nothing() {
     e2e(async |rig| {
-        let place = Place::new(8444);
-        let bound = Tenant::bind_with("keys-bound", BUSYBOX, &[("aa.toml", &place.aa())]);
+        let place = KeyBroker::at(8444);
+        let bound = Tenant::bind_with("keys-bound", BUSYBOX, &[("aa.toml", &place.document())]);
         // Another image, so another policy, and another digest in the report.
-        let other = Tenant::bind_with("keys-other", "localhost/other:test", &[("aa.toml", &place.aa())]);
+        let other =
+            Tenant::bind_with("keys-other", "localhost/other:test", &[("aa.toml", &place.document())]);
         let kbs = place.open(&bound);
         let (mut pod, container) = started(rig, "keys-other", &other).await;
         let answer = ask(&container, &format!("/cdh/resource/{PATH}")).await;

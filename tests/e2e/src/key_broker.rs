@@ -1,0 +1,69 @@
+//! A key broker of a pod's owner, at the bridge that CNI gives the pods: the stand-in for Trustee of `tests/kbs`.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use kbs::{Identity, Kbs, Setup};
+
+use crate::or_fail::OrFail;
+use crate::tenant::Tenant;
+
+/// The bridge's address.
+const BRIDGE: IpAddr = IpAddr::V4(Ipv4Addr::new(10, 99, 0, 1));
+
+/// A broker's place and certificate: what a pod's owner writes down before there is a pod.
+#[derive(Debug)]
+pub struct KeyBroker {
+    address: SocketAddr,
+    identity: Identity,
+}
+
+impl KeyBroker {
+    /// The resource that it has.
+    pub const PATH: &str = "default/key/model";
+    /// What is in it.
+    pub const KEY: &str = "the model's key";
+
+    /// One at a port that nobody else in the rig has.
+    pub fn at(port: u16) -> Self {
+        Self {
+            address: SocketAddr::new(BRIDGE, port),
+            identity: Identity::new(BRIDGE).or_fail("a certificate"),
+        }
+    }
+
+    /// The document of initdata that names it, `aa.toml`.
+    pub fn document(&self) -> String {
+        let Self { address, identity } = self;
+        format!("[token_configs.kbs]\nurl = \"https://{address}\"\ncert = '''\n{}'''\n", identity.certificate)
+    }
+
+    /// Opens it; its policy is for the pod with the tenant's initdata alone.
+    pub fn open(&self, tenant: &Tenant) -> Kbs {
+        self.open_as(&self.identity, tenant)
+    }
+
+    /// Opens another one in its place.
+    pub fn open_stranger(&self, tenant: &Tenant) -> Kbs {
+        self.open_as(&Identity::new(BRIDGE).or_fail("a certificate"), tenant)
+    }
+
+    fn open_as(&self, identity: &Identity, tenant: &Tenant) -> Kbs {
+        let setup = Setup::default().policy(policy(tenant)).resource(Self::PATH, Self::KEY.as_bytes());
+        Kbs::start(self.address, Some(identity), setup).or_fail("start a key broker")
+    }
+}
+
+/// What a sample's claims can show of a pod is its initdata.
+fn policy(tenant: &Tenant) -> String {
+    let hex = tenant.host_data();
+    let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).or_fail("a digest");
+    let digest: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
+    format!(
+        "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if {{\n\tdata.plugin == \"resource\"\n\t\
+         data[\"resource-path\"] == [\"default\", \"key\", \"model\"]\n\t\
+         input.submods.cpu0[\"ear.veraison.annotated-evidence\"].init_data == {:?}\n}}\n",
+        STANDARD.encode(digest)
+    )
+}
