@@ -259,3 +259,24 @@ fn what_is_no_report_is_named() {
     scene.names(&["another class of VM: coffer-tdx"], &[]);
     assert!(Path::new(&scene.at("report")).exists());
 }
+
+#[test]
+fn two_images_and_two_firmwares_are_compared_part_by_part() {
+    let scene = Scene::new("tdx");
+    let diff = |one: &str, other: &str| scene.coffer(&["measure", "diff", one, other]);
+    let (fine, said) = diff("image", "loud-image");
+    assert!(
+        fine && said.contains("cmdline quiet: there -> nothing") && !said.contains("kernel sha256"),
+        "{said}"
+    );
+    let (fine, said) = diff("image", "kernel-image");
+    assert!(fine && said.contains("kernel sha256: ") && !said.contains("cmdline"), "{said}");
+    let (_, said) = diff("image", "other-image");
+    assert!(said.contains("root verity root_hash: ") && said.contains("cmdline dm-mod.create: "), "{said}");
+    assert_eq!(diff("image", "image"), (true, "nothing differs\n".to_owned()));
+    let (fine, said) = diff("firmware", "other-firmware");
+    assert!(fine && said.contains("MRTD: ") && said.contains("TDVF section 0 (BootVolume): "), "{said}");
+    assert!(!said.contains("ConfigurationVolume") && !said.contains("size"), "{said}");
+    let (fine, said) = diff("firmware", "image");
+    assert!(!fine && said.contains("not of one kind"), "{said}");
+}

@@ -1,6 +1,7 @@
 //! `coffer measure`: what a confidential VM's attestation report will say.
 
 mod acpi;
+mod diff;
 mod explain;
 mod id_block;
 mod image;
@@ -51,6 +52,8 @@ enum What {
     Acpi(acpi::Args),
     /// Make one output for Trustee of several pods' (`pod -o trustee`): a KBS has one policy for all its resources
     Merge(merge::Args),
+    /// Compare two guest images or two firmwares, part by part
+    Diff(diff::Args),
     /// Find out what a report is of that is not the pod's: how many vCPUs, which CPU, image, firmware, memory, initdata
     Explain(Box<explain::Args>),
     /// The reference values of a guest image
@@ -79,6 +82,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         (Some(What::Initdata(args)), _) => initdata::run(args, out),
         (Some(What::Pod(args)), _) => pod::run(args, out),
         (Some(What::Acpi(args)), _) => acpi::run(args, out),
+        (Some(What::Diff(args)), _) => diff::run(args, out),
         (Some(What::Explain(args)), _) => explain::run(args, out),
         (Some(What::Merge(args)), _) => merge::run(args, out),
         (Some(What::Image(args)), _) => image::run(args, out),

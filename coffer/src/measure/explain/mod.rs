@@ -13,6 +13,7 @@ use crate::files::Kind;
 mod report;
 mod search;
 
+pub(super) use search::split;
 use search::{Finding, Neighbours, Verdict};
 
 /// Arguments of `coffer measure explain`.

@@ -369,7 +369,7 @@ impl Snp {
 }
 
 /// The words of a command line; a part in quotes belongs to its word.
-fn split(line: &str) -> Vec<&str> {
+pub(in crate::measure) fn split(line: &str) -> Vec<&str> {
     let mut quoted = false;
     line.split(|c: char| {
         quoted ^= c == '"';
