@@ -66,6 +66,31 @@ pub(crate) struct Place {
     /// For --emit: firmware, where it is not at the place that the configuration names
     #[arg(long, value_name = "FILE")]
     firmware: Option<PathBuf>,
+    /// For --emit: a resource of the KBS that the pod POD may have, or each of them: REPOSITORY/TYPE/TAG, with `*` for any;
+    /// may be repeated
+    #[arg(long = "resource", value_name = "[POD=]PATH", value_parser = of_pod, requires = "emit")]
+    resources: Vec<(Option<String>, Resource)>,
+}
+
+/// `[POD=]PATH`.
+fn of_pod(text: &str) -> Result<(Option<String>, Resource)> {
+    Ok(match text.split_once('=') {
+        Some((pod, path)) => (Some(pod.to_owned()), path.parse()?),
+        None => (None, text.parse()?),
+    })
+}
+
+impl Place {
+    /// What the pod of this name may have.
+    pub(crate) fn resources(&self, pod: &str) -> impl Iterator<Item = Resource> {
+        let its = move |name: &Option<String>| name.as_ref().is_none_or(|name| name == pod);
+        self.resources.iter().filter(move |(name, _)| its(name)).map(|(_, resource)| resource.clone())
+    }
+
+    /// The pods that resources are named for.
+    pub(crate) fn pods(&self) -> impl Iterator<Item = &str> {
+        self.resources.iter().filter_map(|(name, _)| name.as_deref())
+    }
 }
 
 /// What is known besides, and what is printed.
@@ -138,7 +163,7 @@ pub(crate) struct Demand {
 
 impl Demand {
     /// The same for Trustee: the pod may have these resources.
-    pub(super) fn for_trustee(&self, resources: impl IntoIterator<Item = Resource>) -> trustee::Pod {
+    pub(crate) fn for_trustee(&self, resources: impl IntoIterator<Item = Resource>) -> trustee::Pod {
         let name = |register: &str| match register {
             "launch_digest" => "snp_launch_measurement".to_owned(),
             "mrtd" => "mr_td".to_owned(),
@@ -270,7 +295,7 @@ pub(super) fn for_trustee(demand: &Demand, resources: &[Resource]) -> Result<Val
 /// # Errors
 /// A node's file that cannot be used, or a pod that no VM can be for.
 pub(crate) fn demand(pod: Pod, class: Class, place: &Place) -> Result<Demand> {
-    let Place { config, guest_image, firmware } = place.clone();
+    let Place { config, guest_image, firmware, .. } = place.clone();
     let node = Node { class, config, image: guest_image, firmware };
     of_plan(&planned(pod, &node)?, class, None)
 }

@@ -55,7 +55,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         .with_context(|| Kind::POLICY.unusable(&args.policy))?;
     let broker = Broker::new(&text, &args.resource).with_context(|| Kind::POLICY.unusable(&args.policy))?;
     let planned = pod::read(&args.file, &args.node)?;
-    let demand = pod::demand(&planned, args.node.class, args.acpi.as_deref())?;
+    let demand = pod::of_plan(&planned, args.node.class, args.acpi.as_deref())?;
     let answer = search::rehearse(&broker, &demand);
     match &answer {
         Answer::Given(with) => {

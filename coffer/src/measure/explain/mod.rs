@@ -49,7 +49,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         bail!("{} is of another class of VM: {}", args.report.display(), reported.class.name());
     }
     let planned = pod::read(&args.pod, &args.node)?;
-    let demand = pod::demand(&planned, class, args.acpi.as_deref())?;
+    let demand = pod::of_plan(&planned, class, args.acpi.as_deref())?;
     let around = Neighbours::read(&planned, args)?;
     let findings = search::explain(&demand, &reported, &around)?;
     let width = findings.iter().map(|finding| finding.what.len()).max().unwrap_or_default();

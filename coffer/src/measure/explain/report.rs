@@ -132,7 +132,7 @@ fn claims(token: &Value) -> Result<Reported> {
 
 /// Hexadecimal digits as they are; base64, as Trustee wrote it before 0.18, in such digits.
 fn digits(text: &str) -> String {
-    if text.len() % 2 == 0 && text.bytes().all(|c| c.is_ascii_hexdigit()) {
+    if text.len().is_multiple_of(2) && text.bytes().all(|c| c.is_ascii_hexdigit()) {
         return text.to_ascii_lowercase();
     }
     STANDARD.decode(text).map_or_else(|_| text.to_owned(), |bytes| hex(&bytes))

@@ -149,7 +149,7 @@ impl Neighbours {
         let cpu = planned.config.snp_cpu.signature().map(|signature| (name, signature));
         let acpi = args.acpi.as_deref().map(|path: &Path| tdx::read_acpi(path)).transpose()?;
         Ok(Self {
-            vcpus: u16::try_from(spec.vcpus().get()).context("no VM has so many vCPUs")?,
+            vcpus: spec.vcpus().get().into(),
             memory: spec.memory().size().bytes(),
             cpu,
             images,
@@ -211,7 +211,7 @@ impl Neighbours {
     /// Firmware, kernel, command line, CPUs: whatever it is, its name.
     fn launch(&self, found: &str) -> Result<Option<String>> {
         let Some((model, signature)) = &self.cpu else { return Ok(None) };
-        let roms = self.roms.iter().map(|rom| Snp::new(rom)).collect::<Result<Vec<_>>>()?;
+        let roms = self.roms.iter().map(Snp::new).collect::<Result<Vec<_>>>()?;
         let hashes = |image: &Image, line: &str| -> Option<KernelHashes> {
             Some(KernelHashes::new(&image.kernel, None, Cmdline::new(line).ok()?))
         };
