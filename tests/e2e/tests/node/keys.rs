@@ -36,7 +36,7 @@ fn the_pod_gets_its_key_through_its_network() {
         let place = KeyBroker::at(8443);
         let tenant = Tenant::bind_with("keys", BUSYBOX, &[("aa.toml", &place.document())]);
         let kbs = place.open(&tenant);
-        let (mut pod, container) = started(rig, "keys", &tenant).await;
+        let (pod, container) = started(rig, "keys", &tenant).await;
         rig.logged(&["starting the attestation service"]).await;
         let url = format!("http://127.0.0.1:8006/cdh/resource/{PATH}");
         assert_eq!(container.exec(&["wget", "-qO-", &url]).await, KEY);
@@ -73,7 +73,7 @@ fn a_pod_with_another_policy_gets_nothing() {
         let other =
             Tenant::bind_with("keys-other", "localhost/other:test", &[("aa.toml", &place.document())]);
         let kbs = place.open(&bound);
-        let (mut pod, container) = started(rig, "keys-other", &other).await;
+        let (pod, container) = started(rig, "keys-other", &other).await;
         let answer = ask(&container, &format!("/cdh/resource/{PATH}")).await;
         for words in [" 401 ", PATH, "PolicyDeny", "its policy wants another image, initdata"] {
             assert!(answer.contains(words), "{words:?} is not in: {answer}");
@@ -88,7 +88,7 @@ fn a_pod_with_another_policy_gets_nothing() {
 fn a_pod_that_names_no_broker_has_no_service() {
     e2e(async |rig| {
         let tenant = Tenant::bind("keyless", BUSYBOX);
-        let (mut pod, container) = started(rig, "keyless", &tenant).await;
+        let (pod, container) = started(rig, "keyless", &tenant).await;
         let listens =
             container.exec(&["sh", "-c", "nc 127.0.0.1 8006 </dev/null && echo yes || echo no"]).await;
         assert_eq!(listens, "no\n");
