@@ -175,6 +175,19 @@ fn of_two_deletions_at_once_one_is_the_last() {
 }
 
 #[test]
+fn a_deletion_that_became_the_last_is_answered_when_nothing_is_left() {
+    let mut world = in_state("stopped");
+    world.call(create("c"));
+    let deletes = world.call(Call::Delete(init("b")));
+    world.finish(0, false); // c cannot be made
+    let at = world.pending.iter().position(|pending| matches!(pending, Pending::Remove(_))).unwrap();
+    world.finish(at, true);
+    assert!(world.vm && world.answer(deletes).is_none());
+    world.settle();
+    assert!(!world.vm && matches!(world.answer(deletes), Some(Ok(Reply::Deleted(_)))));
+}
+
+#[test]
 fn an_exec_that_outlives_its_container_ends_before_the_deletion() {
     let mut world = in_state("running");
     world.done(create("c"));
