@@ -8,6 +8,8 @@ use anyhow::{Context, Result};
 use clap::ValueEnum;
 use vmm_config::config::{Entry, FILE, MAX_FILE, NodeConfig, Origin};
 
+use crate::files::is_stdin;
+
 /// Arguments of `coffer config`.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Args {
@@ -70,7 +72,12 @@ fn unreadable(path: &Path) -> String {
 fn read(path: &Path) -> Result<NodeConfig> {
     let mut text = String::new();
     // One byte more than is parsed, so that the parser sees that there is too much.
-    File::open(path)?.take(MAX_FILE as u64 + 1).read_to_string(&mut text)?;
+    let limit = MAX_FILE as u64 + 1;
+    if is_stdin(path) {
+        io::stdin().lock().take(limit).read_to_string(&mut text)?;
+    } else {
+        File::open(path)?.take(limit).read_to_string(&mut text)?;
+    }
     Ok(NodeConfig::parse(&text, &path.display().to_string())?)
 }
 

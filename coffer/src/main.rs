@@ -1,27 +1,31 @@
 //! The operator's command.
 //!
-//! One module per subcommand. A failure prints its cause and what to do, and exits with 1.
+//! One module per subcommand. A failure prints its cause and what to do, and exits with 1; wrong usage exits with 2.
 
 mod bind;
 mod config;
 mod doctor;
+mod examples;
 mod files;
 mod gpu;
 mod image;
 mod initdata;
 mod measure;
 mod policy;
+mod shell;
 mod sweep;
 
+use std::ffi::OsString;
 use std::io::{self, Write};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use clap::{Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Confidential VM pods for containerd: look at a node's setup, know what its VMs will measure.
+/// Confidential VM pods for containerd: bind them, measure them, look at a node.
 #[derive(Debug, Parser)]
-#[command(name = "coffer", version)]
+#[command(name = "coffer", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COFFER_COMMIT"), ")"))]
 struct Cli {
     #[command(subcommand)]
     command: Command,
@@ -29,30 +33,38 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Bind the pods of manifests to what runs in them: digests, policy and initdata, in the manifests themselves.
+    /// Bind the pods of manifests to what runs in them
     Bind(Box<bind::Args>),
-    /// Print the effective configuration: every key, its value, where it came from and what it means.
+    /// Print this node's configuration, each value with its origin
     Config(config::Args),
-    /// Find out whether this host can run pods, and what to do where it cannot.
+    /// Find out whether this host can run pods, and what to do if not
     Doctor(doctor::Args),
-    /// Compute what a confidential VM's attestation report will say, without starting one.
+    /// Compute what a confidential VM's report will say
     Measure(Box<measure::Args>),
-    /// Ask a key broker's policy whether it will give a pod its key, before the pod is started.
+    /// Ask a key broker's policy whether it will give a pod its key
     Rehearse(Box<measure::rehearse::Args>),
-    /// Look at the host's NVIDIA GPUs, set their mode, reset them, end a quarantine.
+    /// Look at GPUs, set their mode, reset them, end a quarantine
     Gpu(gpu::Args),
-    /// Print the names that prove what is in a container image's layers.
+    /// Print the names that prove what is in an image's layers
     Image(image::Args),
-    /// Write and read initdata, the configuration that the report vouches for.
+    /// Write and read initdata, which the report vouches for
     Initdata(initdata::Args),
-    /// Write a policy by which a pod's guest lets its host run this pod and nothing else.
+    /// Write and ask the policy by which a guest runs one pod
     Policy(policy::Args),
-    /// Give back what sandboxes left on this host whose shim is dead.
+    /// Give back what sandboxes left on this host whose shim is dead
     Sweep(sweep::Args),
+    /// Print completions for a shell
+    Completions(shell::Completions),
+    /// Write manual pages
+    Man(shell::Man),
 }
 
 fn main() -> ExitCode {
-    let Cli { command } = Cli::parse();
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let Cli { command } = match parse(&words) {
+        Ok(cli) => cli,
+        Err(code) => return code,
+    };
     match run(command, &mut io::stdout().lock()) {
         Ok(code) => code,
         // A reader that has seen enough (`coffer config | head`) is no failure.
@@ -62,6 +74,38 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn described() -> clap::Command {
+    examples::added_to(Cli::command())
+}
+
+/// The command, or the exit code after help or an error was printed.
+fn parse(words: &[OsString]) -> Result<Cli, ExitCode> {
+    let parsed = described().try_get_matches_from(words).and_then(|matches| Cli::from_arg_matches(&matches));
+    parsed.map_err(|error| {
+        if !error.use_stderr() {
+            // Help or the version; a reader that has seen enough is no failure.
+            let _ = error.print();
+            return ExitCode::SUCCESS;
+        }
+        let said = error.render().to_string();
+        eprint!("coffer: {}", said.strip_prefix("error: ").unwrap_or(&said));
+        if let Some(right) = turned_round(words).filter(|_| error.kind() == ErrorKind::InvalidSubcommand) {
+            eprintln!("\nIn the right order: {right}");
+        }
+        ExitCode::from(2)
+    })
+}
+
+/// `coffer generate policy ...`, as it is meant.
+fn turned_round(words: &[OsString]) -> Option<String> {
+    let word = |at: usize| words.get(at).and_then(|word| word.to_str());
+    let (first, second) = (word(1)?, word(2)?);
+    let command = Cli::command();
+    command.find_subcommand(second)?.find_subcommand(first)?;
+    let rest: Vec<_> = words.iter().skip(3).map(|word| word.to_string_lossy()).collect();
+    Some(format!("coffer {second} {first} {}", rest.join(" ")).trim_end().to_owned())
 }
 
 fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
@@ -76,6 +120,8 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Image(args) => image::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
         Command::Policy(args) => policy::run(&args, out),
+        Command::Completions(args) => shell::completions(&args, described(), out),
+        Command::Man(args) => shell::man(&args, described()),
     }?;
     Ok(ExitCode::SUCCESS)
 }
@@ -87,7 +133,15 @@ fn is_broken_pipe(error: &anyhow::Error) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use clap::CommandFactory;
+
+    #[test]
+    fn two_words_in_the_wrong_order_are_turned_round() {
+        let of = |text: &str| turned_round(&text.split(' ').map(OsString::from).collect::<Vec<_>>());
+        assert_eq!(of("coffer generate policy --pod p").as_deref(), Some("coffer policy generate --pod p"));
+        assert_eq!(of("coffer snp measure").as_deref(), Some("coffer measure snp"));
+        assert_eq!(of("coffer policy nothing"), None);
+        assert_eq!(of("coffer"), None);
+    }
 
     #[test]
     fn the_command_line_is_consistent() {

@@ -16,10 +16,62 @@ fn stderr(output: &Output) -> String {
 }
 
 #[test]
-fn version_is_the_packages() {
+fn version_is_the_packages_with_the_commit() {
     let output = coffer(&["--version"]);
     assert!(output.status.success());
-    assert_eq!(String::from_utf8_lossy(&output.stdout), concat!("coffer ", env!("CARGO_PKG_VERSION"), "\n"));
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let commit = text.strip_prefix(concat!("coffer ", env!("CARGO_PKG_VERSION"), " (")).expect(&text);
+    let commit = commit.strip_suffix(")\n").expect(&text);
+    assert!(commit == "unknown" || commit.bytes().all(|b| b.is_ascii_hexdigit()), "{text}");
+}
+
+#[test]
+fn errors_begin_with_the_commands_name() {
+    for args in [&["config", "--config", "/none"][..], &["config", "--nothing"], &["nothing"], &["bind"]] {
+        let output = coffer(args);
+        assert!(!output.status.success() && stderr(&output).starts_with("coffer: "), "{}", stderr(&output));
+        assert!(!stderr(&output).contains('\x1b'), "{}", stderr(&output));
+    }
+    let said = stderr(&coffer(&["generate", "policy"]));
+    assert!(said.ends_with("In the right order: coffer policy generate\n"), "{said}");
+}
+
+#[test]
+fn completions_and_manual_pages_are_of_the_whole_command() {
+    for shell in ["bash", "zsh", "fish"] {
+        let output = coffer(&["completions", shell]);
+        let text = String::from_utf8_lossy(&output.stdout).into_owned();
+        assert!(output.status.success() && text.contains("in-place") && text.contains("verity"), "{shell}");
+    }
+    let dir = tempfile::tempdir().unwrap();
+    assert!(coffer(&["man", dir.path().to_str().unwrap()]).status.success());
+    let page = fs::read_to_string(dir.path().join("coffer-bind.1")).unwrap();
+    assert!(page.contains("Examples:") && page.contains("helm template"), "{page}");
+}
+
+#[test]
+fn a_dash_is_standard_input() {
+    use std::io::Write as _;
+
+    let text = "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n";
+    for args in
+        [&["initdata", "inspect", "-"][..], &["measure", "initdata", "-"], &["config", "--config", "-"]]
+    {
+        let input = if args[0] == "config" { "accel = \"tcg\"\n" } else { text };
+        let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
+        command.args(args).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        child.stdin.take().unwrap().write_all(input.as_bytes()).unwrap();
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success() && !output.stdout.is_empty(), "{args:?}: {}", stderr(&output));
+    }
+}
+
+#[test]
+fn colours_are_left_out_where_nobody_wants_them() {
+    let output =
+        Command::new(env!("CARGO_BIN_EXE_coffer")).arg("--help").env("NO_COLOR", "1").output().unwrap();
+    assert!(!String::from_utf8_lossy(&output.stdout).contains('\x1b'));
 }
 
 #[test]

@@ -14,7 +14,7 @@ mod report;
 mod seal;
 mod trustee;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -104,8 +104,12 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
     let inputs = input::read(&args.inputs, args.in_place, &mut report);
     let texts: Vec<_> = inputs.iter().map(|input| pods::find(input, &mut report)).collect();
     pods::twice(&inputs, &texts, &mut report);
-    if report.is_clean() && texts.iter().all(|found| found.iter().all(|found| found.templates.is_empty())) {
-        report.fault(At::default(), format!("there is no pod in any of the inputs: {}", pod_manifest::CAN));
+    if report.is_clean() && texts.iter().flatten().all(|found| found.templates.is_empty()) {
+        let kinds: BTreeSet<&str> =
+            texts.iter().flatten().map(|found| found.document.kind.as_str()).collect();
+        let kinds = if kinds.is_empty() { "none".to_owned() } else { Vec::from_iter(kinds).join(", ") };
+        let why = format!("there is no pod in any of the inputs (kinds: {kinds}): {}", pod_manifest::CAN);
+        report.fault(At::default(), why);
     }
     let images = images::Images::new(&args.image, &args.how);
     let seal = Seal { images, entries, exec: args.allow_exec, logs: args.allow_logs };

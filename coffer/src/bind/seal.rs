@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+pub(super) use ::measure::initdata::annotation::NAME as ANNOTATION;
 use ::measure::initdata::{Algorithm, InitData, annotation, build};
 use pod_manifest::spec::{Container, PodSpec};
 use pod_manifest::yaml::{Path, Step};
@@ -13,8 +14,6 @@ use super::input::Input;
 use super::report::Report;
 use crate::initdata::entry;
 
-/// The annotation that carries initdata to the shim.
-pub(super) const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
 const POLICY: &str = "policy.rego";
 
 /// What all pods have in common.

@@ -135,6 +135,16 @@ impl Cri {
         answer.into_inner().status.or_fail("the container's status")
     }
 
+    /// The OCI specification that containerd made for a container.
+    pub async fn specification(&mut self, container: &str) -> serde_json::Value {
+        let request = ContainerStatusRequest { container_id: container.to_owned(), verbose: true };
+        let answer = self.client.container_status(request).await.or_fail("ContainerStatus").into_inner();
+        let info = answer.info.get("info").or_fail("what containerd says of a container");
+        let info: serde_json::Value =
+            serde_json::from_str(info).or_fail("what containerd says of a container");
+        info["runtimeSpec"].clone()
+    }
+
     /// State out of [`status`](Self::status).
     pub async fn state(&mut self, container: &str) -> ContainerState {
         self.status(container).await.state()

@@ -10,6 +10,7 @@
 //! ```
 
 mod artefacts;
+mod bound_pod;
 mod bundle;
 mod cgroup;
 mod containerd;
@@ -41,6 +42,7 @@ mod tenant;
 mod wait;
 
 pub use artefacts::{Artefacts, fixture, workspace};
+pub use bound_pod::{BoundPod, INITDATA};
 pub use bundle::{Bundle, spec};
 pub use cgroup::MemoryCgroup;
 pub use containerd::{Containerd, NAMESPACE, SOCKET, TTRPC_SOCKET};

@@ -206,7 +206,12 @@ impl Pod {
         self.try_run_config(&config).await
     }
 
-    async fn try_run_config(&mut self, config: &ContainerConfig) -> Result<PodContainer, Status> {
+    /// Creates and starts what kubelet asks for.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_run_config(&mut self, config: &ContainerConfig) -> Result<PodContainer, Status> {
         let log = PathBuf::from(&self.config.log_directory).join(&config.log_path);
         let id = self.cri.create(&self.id, config, &self.config).await?;
         if let Err(status) = self.cri.start(&id).await {
@@ -214,6 +219,14 @@ impl Pod {
             return Err(status);
         }
         Ok(PodContainer { cri: self.cri.clone(), id, log })
+    }
+
+    /// Has containerd make a container's specification, and nothing run of it.
+    pub async fn specification(&mut self, config: &ContainerConfig) -> serde_json::Value {
+        let id = self.cri.create(&self.id, config, &self.config).await.or_fail("CreateContainer");
+        let specification = self.cri.specification(&id).await;
+        self.cri.remove(&id).await;
+        specification
     }
 
     /// The pod's addresses.
@@ -227,6 +240,13 @@ impl Pod {
     pub async fn remove(mut self) {
         self.cri.remove_pod(&self.id).await;
         let _ = fs::remove_dir_all(&self.config.log_directory);
+    }
+
+    /// What kubelet asks for in every case, for an image that the manifest calls `written`.
+    pub fn config_of(&self, name: &str, image: &str, written: &str) -> ContainerConfig {
+        let mut config = self.container_config(name, image, &[], vec![]);
+        config.image.get_or_insert_default().user_specified_image = written.to_owned();
+        config
     }
 
     fn container_config(

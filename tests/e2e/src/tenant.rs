@@ -10,6 +10,7 @@ use tar::Archive;
 use verity::RootHash;
 
 use crate::artefacts::Artefacts;
+use crate::bound_pod::BoundPod;
 use crate::images;
 use crate::or_fail::OrFail;
 
@@ -52,6 +53,29 @@ impl Tenant {
         }
         tenant.write("initdata.toml", &output(build));
         tenant
+    }
+
+    /// Binds the manifest's pods by one command, each container's image being busybox's from an OCI layout; gives the
+    /// bound text.
+    pub fn bind_manifest(name: &str, manifest: &str, containers: &[&str]) -> (Self, String) {
+        let directory = Path::new("/run/e2e/tenants").join(name);
+        let layout = directory.join("busybox");
+        fs::create_dir_all(&layout).or_fail("make a tenant's directory");
+        Archive::new(images::busybox_archive().as_slice()).unpack(&layout).or_fail("unpack an OCI layout");
+        let tenant = Self { image: String::new(), directory };
+        tenant.write("manifest.yaml", manifest.as_bytes());
+        let options = ["--allow-exec", "--class", "coffer-snp", "--cache", "cache"];
+        let mut bind = tenant.command(&[&["bind", "manifest.yaml"], &options[..]].concat());
+        for container in containers {
+            bind.args(["--image", &format!("{container}=oci:busybox")]);
+        }
+        let bound = output(bind);
+        let text = String::from_utf8(bound).or_fail("a manifest");
+        let annotation = BoundPod::of(&text, name).annotation();
+        let annotation = tenant.write("annotation", annotation.as_bytes());
+        let build = ["initdata", "build", "--document", &annotation.display().to_string()];
+        tenant.write("initdata.toml", &output(tenant.command(&build)));
+        (tenant, text)
     }
 
     /// The image, as the manifest names it.

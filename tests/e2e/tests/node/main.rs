@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod boot_protocols;
+mod bound;
 mod cri;
 mod crio;
 mod dishonest;
