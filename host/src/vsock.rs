@@ -153,6 +153,9 @@ fn remove_sockets(state_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
+/// Makes the command that starts a program, to which arguments are added.
+pub type Start<'a> = &'a (dyn Fn(&Path) -> io::Result<std::process::Command> + Sync);
+
 /// Which way the line will go.
 #[derive(Debug)]
 pub enum VsockPlan {
@@ -189,15 +192,15 @@ impl VsockPlan {
         }
     }
 
-    /// Claims a context id, or starts the program and waits for its sockets.
+    /// Claims a context id, or starts the program with the command that `start` makes, and waits for its sockets.
     ///
     /// # Errors
     /// [`Error::NoCid`], [`Error::Device`]; [`Error::Spawn`], [`Error::Ended`], [`Error::NotReady`].
-    pub async fn claim(self) -> Result<Vsock, Error> {
+    pub async fn claim(self, start: Start<'_>) -> Result<Vsock, Error> {
         match self {
             Self::Kernel(device) => Ok(Vsock::Kernel(KernelVsock::claim(device)?)),
             Self::User { program, state_dir } => {
-                Ok(Vsock::User(Box::new(UserVsock::start(program, state_dir).await?)))
+                Ok(Vsock::User(Box::new(UserVsock::start(program, state_dir, start).await?)))
             }
         }
     }

@@ -7,6 +7,8 @@ use containerd_shim::Flags;
 pub enum Invocation {
     /// `-v`: print name, version and revision.
     Version,
+    /// [`jail::ACTION`]: become the program that the rest of the line names, in its jail.
+    Jail,
     /// `-info`: print what the runtime can do.
     Info,
     /// `start`: make sure that a server runs for the container's sandbox, print its address.
@@ -38,6 +40,9 @@ pub enum Error {
 /// # Errors
 /// [`Error`], for a command line that no engine sends.
 pub fn parse(args: &[String]) -> Result<Invocation, Error> {
+    if args.first().is_some_and(|first| first == jail::ACTION) {
+        return Ok(Invocation::Jail);
+    }
     let flags = containerd_shim::parse(args).map_err(|error| Error::Flags(error.to_string()))?;
     if flags.version {
         return Ok(Invocation::Version);

@@ -44,6 +44,7 @@ fn run() -> Result<(), Box<dyn Error>> {
     let args: Vec<String> = std::env::args().skip(1).collect();
     let reply = match args::parse(&args)? {
         Invocation::Version => return Ok(bootstrap::version()?),
+        Invocation::Jail => match jail::enter(std::env::args_os().skip(2))? {},
         Invocation::Info => bootstrap::info()?,
         Invocation::Start(flags) => bootstrap::start(&flags)?,
         Invocation::Delete(flags) => delete::delete(&flags)?,

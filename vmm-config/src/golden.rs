@@ -183,4 +183,48 @@ proptest! {
         let promised: Vec<u32> = spec.fds().iter().map(|(fd, _)| fd.number()).collect();
         prop_assert_eq!(on_line, promised);
     }
+
+    #[test]
+    fn nothing_is_opened_by_a_name_that_is_not_told((vcpus, host, accel) in any_host()) {
+        let config = NodeConfig { accel, ..ovmf() };
+        let spec = plan(&config, &image(), &request(vcpus), &host).unwrap();
+        prop_assert_eq!(untold(&spec), Vec::<String>::new());
+    }
+}
+
+/// Absolute paths on the command line that the VM does not say it opens.
+fn untold(spec: &crate::spec::VmSpec) -> Vec<String> {
+    let opens = spec.opens();
+    let told: Vec<&str> = [&opens.files, &opens.nodes, &opens.sockets]
+        .into_iter()
+        .flatten()
+        .map(|path| path.to_str().unwrap())
+        .collect();
+    let args = spec.qemu_args();
+    let values = args.windows(2).filter(|pair| pair[0] != "-append").flat_map(|pair| {
+        let nested = pair[1].split('"').map(|part| (String::new(), part.to_owned()));
+        properties(&pair[1]).into_iter().chain(nested.collect::<Vec<_>>())
+    });
+    let paths = values.map(|(_, value)| value).filter(|value| value.starts_with('/'));
+    paths.filter(|path| !told.contains(&path.as_str())).collect()
+}
+
+#[test]
+fn what_is_opened_by_name_depends_on_the_vm() {
+    let opens = |config: &NodeConfig, host: &HostFacts| {
+        let spec = plan(config, &image(), &request(1), host).unwrap();
+        assert_eq!(untold(&spec), Vec::<String>::new());
+        spec.opens()
+    };
+    let plain = opens(&NodeConfig::default(), &vhost(vec![nic(2, true)]));
+    assert_eq!((plain.files.len(), plain.nodes), (2, vec!["/dev/kvm".into()]));
+    let emulated = opens(&NodeConfig { accel: Accel::Tcg, ..ovmf() }, &vhost_user(vec![]));
+    assert_eq!((emulated.files.len(), emulated.nodes.len(), emulated.sockets.len()), (3, 0, 0));
+    let board = Board { access: |_| Access::Group, ..Board::h100(2) };
+    let by_group = opens(&NodeConfig::default(), &with(devices(&board)));
+    assert!(by_group.groups.len() == 2 && by_group.files.contains(&"/sys/bus".into()));
+    let socket = |_| Access::VfioUser { socket: SocketPath::new("/run/gpu.sock").unwrap() };
+    let host = devices(&Board { access: socket, ..Board::h100(1) });
+    let played = opens(&NodeConfig::default(), &HostFacts { passthrough: host, ..vhost_user(vec![]) });
+    assert_eq!(played.sockets, [std::path::PathBuf::from("/run/gpu.sock")]);
 }

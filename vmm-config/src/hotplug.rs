@@ -1,7 +1,8 @@
 //! QMP arguments that add a disk to the VM's SCSI controller and remove it again.
 //!
-//! Before boot and after it, the way is the same: `blockdev-add`, `device_add`; then `device_del`, wait
-//! for `DEVICE_DELETED`, `blockdev-del`. Only read-only disks exist: image layers.
+//! Before boot and after it, the way is the same: `add-fd` with the open image, `blockdev-add`, `device_add`; then
+//! `device_del`, wait for `DEVICE_DELETED`, `blockdev-del`, `remove-fd`. Only read-only disks exist: image layers. QEMU gets
+//! each as a descriptor, for it can open nothing of the host by name.
 
 use std::fmt;
 
@@ -61,13 +62,23 @@ impl ScsiDisk {
         format!("lun{}", self.lun)
     }
 
+    /// Arguments of `add-fd`, which comes with the image's descriptor. The name is for whoever asks QEMU.
+    pub fn add_fd(&self) -> Value {
+        json!({ "fdset-id": self.lun.get(), "opaque": self.image.as_str() })
+    }
+
+    /// Arguments of `remove-fd`; QEMU closes it once nothing uses it.
+    pub fn remove_fd(&self) -> Value {
+        json!({ "fdset-id": self.lun.get() })
+    }
+
     /// Arguments of `blockdev-add`. The page cache stays in use, since pods on one node share layers;
     /// the node takes QEMU's shared file lock, so that a writer is refused and another reader is not.
     pub fn blockdev_add(&self) -> Value {
         json!({
             "driver": "file",
             "node-name": self.node(),
-            "filename": self.image.as_str(),
+            "filename": format!("/dev/fdset/{}", self.lun),
             "read-only": true,
             "auto-read-only": false,
         })
@@ -114,10 +125,12 @@ mod tests {
         let disk = ScsiDisk { lun: Lun::new(3).unwrap(), image };
         insta::assert_snapshot!(
             [
+                ("add-fd", disk.add_fd()),
                 ("blockdev-add", disk.blockdev_add()),
                 ("device_add", disk.device_add()),
                 ("device_del", disk.device_del()),
                 ("blockdev-del", disk.blockdev_del()),
+                ("remove-fd", disk.remove_fd()),
             ]
             .map(|(name, arguments)| format!("{name} {arguments}"))
             .join("\n")

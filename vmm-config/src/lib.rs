@@ -31,6 +31,7 @@ pub mod expect;
 pub mod hotplug;
 pub mod image;
 pub mod net;
+pub mod opens;
 pub mod passthrough;
 pub mod path;
 pub mod pci;

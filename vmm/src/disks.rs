@@ -1,7 +1,9 @@
 //! The VM's read-only disks: image files as LUNs of its SCSI controller, added and removed over QMP.
 
 use std::collections::BTreeMap;
+use std::fs::File;
 use std::io;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -110,8 +112,8 @@ impl Disks {
     ) -> Result<Option<Lun>, DiskError> {
         let Layer { image, root } = layer;
         let unusable = |source| DiskError::Image { path: image.clone(), source };
-        let metadata = std::fs::metadata(image).map_err(unusable)?;
-        if !metadata.is_file() {
+        let file = File::open(image).map_err(unusable)?;
+        if !file.metadata().map_err(unusable)?.is_file() {
             return Err(DiskError::NotAFile(image.clone()));
         }
         let path = AbsolutePath::new(&image.display().to_string())
@@ -125,7 +127,7 @@ impl Disks {
         };
         let disk = ScsiDisk { lun, image: path };
         gate.expect(*root, lun, image);
-        if let Err(error) = plug(qmp, &disk).await {
+        if let Err(error) = plug(qmp, &disk, file.as_fd()).await {
             self.luns.detach(lun);
             gate.forget(*root);
             return Err(error);
@@ -164,22 +166,37 @@ impl Disks {
             .await
             .map_err(|_| DiskError::Busy { lun: lun.get(), after: UNPLUG_PATIENCE })??;
         call(qmp, lun, "blockdev-del", disk.blockdev_del()).await?;
+        call(qmp, lun, "remove-fd", disk.remove_fd()).await?;
         Ok(Some(root))
     }
 }
 
-async fn plug(qmp: &Qmp, disk: &ScsiDisk) -> Result<(), DiskError> {
-    call(qmp, disk.lun, "blockdev-add", disk.blockdev_add()).await?;
-    let plugged = call(qmp, disk.lun, "device_add", disk.device_add()).await;
+/// Gives QEMU an open image as a disk. What was done before a failure is undone.
+async fn plug(qmp: &Qmp, disk: &ScsiDisk, image: BorrowedFd<'_>) -> Result<(), DiskError> {
+    let lun = disk.lun;
+    within(lun, qmp.execute_with("add-fd", disk.add_fd(), image)).await?;
+    let plugged = async {
+        call(qmp, lun, "blockdev-add", disk.blockdev_add()).await?;
+        let added = call(qmp, lun, "device_add", disk.device_add()).await;
+        if added.is_err() {
+            let _ = call(qmp, lun, "blockdev-del", disk.blockdev_del()).await;
+        }
+        added
+    }
+    .await;
     if plugged.is_err() {
-        let _ = call(qmp, disk.lun, "blockdev-del", disk.blockdev_del()).await;
+        let _ = call(qmp, lun, "remove-fd", disk.remove_fd()).await;
     }
     plugged
 }
 
-/// One QMP command about a disk; a monitor that has gone silent must not hold up the pod for ever.
 async fn call(qmp: &Qmp, lun: Lun, command: &str, arguments: Value) -> Result<(), DiskError> {
-    match timeout(QMP_PATIENCE, qmp.execute(command, arguments)).await {
+    within(lun, qmp.execute(command, arguments)).await
+}
+
+/// One QMP command about a disk; a monitor that has gone silent must not hold up the pod for ever.
+async fn within(lun: Lun, answer: impl Future<Output = Result<Value, QmpError>>) -> Result<(), DiskError> {
+    match timeout(QMP_PATIENCE, answer).await {
         Ok(answer) => answer.map(drop).map_err(|source| DiskError::Qmp { lun: lun.get(), source }),
         Err(_) => Err(DiskError::Silent { lun: lun.get(), after: QMP_PATIENCE }),
     }

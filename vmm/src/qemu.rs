@@ -47,24 +47,23 @@ pub struct Qemu {
 }
 
 impl Qemu {
-    /// Starts `program` in directory `cwd` with `args`, each descriptor under the number it is paired with.
+    /// Starts `program` by `command` with `args` besides, each descriptor under the number it is paired with.
     ///
     /// # Errors
     /// See [`SpawnError`].
     pub fn spawn(
         program: &Path,
+        command: std::process::Command,
         args: &[String],
         fds: Vec<(OwnedFd, i32)>,
-        cwd: &Path,
         log: &Logger,
         activity: &Activity,
     ) -> Result<Self, SpawnError> {
         let mappings =
             fds.into_iter().map(|(parent_fd, child_fd)| FdMapping { parent_fd, child_fd }).collect();
-        let mut command = Command::new(program);
+        let mut command = Command::from(command);
         command
             .args(args)
-            .current_dir(cwd)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::piped())
@@ -140,7 +139,8 @@ mod tests {
     fn spawn(script: &str, fds: Vec<(OwnedFd, i32)>) -> Result<Qemu, SpawnError> {
         let log = Logger::root(Discard, o!());
         let args = ["-c".to_owned(), script.to_owned()];
-        Qemu::spawn(Path::new("/bin/sh"), &args, fds, Path::new("/"), &log, &Activity::default())
+        let shell = Path::new("/bin/sh");
+        Qemu::spawn(shell, std::process::Command::new(shell), &args, fds, &log, &Activity::default())
     }
 
     #[tokio::test]
@@ -169,9 +169,8 @@ mod tests {
     #[tokio::test]
     async fn a_missing_program_is_named() {
         let log = Logger::root(Discard, o!());
-        let error =
-            Qemu::spawn(Path::new("/no/qemu"), &[], Vec::new(), Path::new("/"), &log, &Activity::default())
-                .unwrap_err();
+        let (program, command) = (Path::new("/no/qemu"), std::process::Command::new("/no/qemu"));
+        let error = Qemu::spawn(program, command, &[], Vec::new(), &log, &Activity::default()).unwrap_err();
         assert!(error.to_string().contains("/no/qemu"), "{error}");
     }
 

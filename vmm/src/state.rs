@@ -11,12 +11,13 @@ use std::ffi::OsStr;
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::AsRawFd;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host::process::{Identity, Process};
 use host::rootfs::RootfsRecord;
+use jail::UserId;
 use slog::Logger;
 use tokio::time::timeout;
 
@@ -28,6 +29,7 @@ pub use release::{Claim, ReleaseError};
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
 const RECORD: &str = "state.json";
+const HOME: &str = "vm";
 /// How the names of root file systems' records begin.
 const ROOTFS: &str = "rootfs-";
 /// A record is a few hundred bytes per interface; a larger file is not ours.
@@ -138,6 +140,27 @@ impl StateDir {
     /// The same directory under a path of this process that fits into a socket's address, however long the ids are.
     pub fn short_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
+    }
+
+    /// What QEMU and its helpers have of it, and nothing else: their sockets, and what QEMU reads.
+    pub fn home(&self) -> PathBuf {
+        self.path.join(HOME)
+    }
+
+    /// The same under a short path, as [`Self::short_path`].
+    pub fn short_home(&self) -> PathBuf {
+        self.short_path().join(HOME)
+    }
+
+    /// Makes [`Self::home`] for the user as which they run.
+    ///
+    /// # Errors
+    /// It cannot be made, or given to the user.
+    pub fn make_home(&self, user: UserId) -> Result<(), StateError> {
+        let path = self.home();
+        let made = DirBuilder::new().mode(0o700).create(&path);
+        let made = made.and_then(|()| chown(&path, Some(user.get()), Some(user.get())));
+        made.map_err(|source| StateError::Io { action: "make QEMU's directory", path, source })
     }
 
     /// Changes the record and writes it, whole or not at all.

@@ -105,7 +105,7 @@ async fn tables(qemu: &mut Child) -> Result<FwCfgFiles> {
     let (Some(input), Some(output), Some(pid)) = (qemu.stdin.take(), qemu.stdout.take(), qemu.id()) else {
         bail!("QEMU ended at once");
     };
-    let (monitor, _events) = Qmp::connect(output, input, Activity::default()).await?;
+    let (monitor, _events) = Qmp::connect(output, input, None, Activity::default()).await?;
     // The firmware numbers the PCI buses, has QEMU complete the tables, installs them, and only then looks at disks (edk2,
     // `OvmfPkg/Library/PlatformBootManagerLib/BdsPlatform.c`).
     while !has_read_its_disk(&monitor.execute("query-blockstats", Value::Null).await?) {

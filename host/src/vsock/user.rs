@@ -1,6 +1,8 @@
 //! vhost-user-vsock: the program `vhost-device-vsock`, one per VM, with both sockets in the state directory.
 
 use std::collections::VecDeque;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,7 +12,8 @@ use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::{
-    END, Error, GATE_SOCKET, GateListener, HYBRID_SOCKET, VHOST_USER_SOCKET, VsockRecord, remove_sockets,
+    END, Error, GATE_SOCKET, GateListener, HYBRID_SOCKET, Start, VHOST_USER_SOCKET, VsockRecord,
+    remove_sockets,
 };
 use crate::process::{self, Identity};
 use crate::sys;
@@ -50,17 +53,20 @@ pub struct UserVsock {
 }
 
 impl UserVsock {
-    pub(super) async fn start(program: PathBuf, state_dir: PathBuf) -> Result<Self, Error> {
+    /// `start` makes the command that starts a program: as a user of its own, in a jail.
+    pub(super) async fn start(program: PathBuf, state_dir: PathBuf, start: Start<'_>) -> Result<Self, Error> {
         remove_sockets(&state_dir)?;
-        let listening = GateListener::unix(&state_dir, GATE_SOCKET);
-        let gate =
-            Some(listening.map_err(|source| Error::Listen { path: state_dir.join(GATE_SOCKET), source })?);
-        let mut command = Command::new(&program);
+        let path = state_dir.join(GATE_SOCKET);
+        let listening = GateListener::unix(&state_dir, GATE_SOCKET)
+            // Another user than ours connects to it; who may at all is said by the directory.
+            .and_then(|gate| fs::set_permissions(&path, Permissions::from_mode(0o666)).map(|()| gate));
+        let gate = Some(listening.map_err(|source| Error::Listen { path, source })?);
+        let spawn = |source| Error::Spawn { program: program.clone(), source };
+        let mut command = Command::from(start(&program).map_err(spawn)?);
         command.args(["--guest-cid", GUEST_CID, "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
         command.current_dir(&state_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);
         sys::die_with_parent(command.as_std_mut());
-        let spawn = |source| Error::Spawn { program: program.clone(), source };
         let mut child = command.spawn().map_err(spawn)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(pipe) = child.stderr.take() {
@@ -170,11 +176,14 @@ async fn keep_last(mut pipe: ChildStderr, kept: Arc<Mutex<VecDeque<u8>>>) {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
     use std::path::Path;
 
     use super::*;
     use crate::process::Process;
+
+    fn bare(program: &Path) -> std::io::Result<std::process::Command> {
+        Ok(std::process::Command::new(program))
+    }
 
     fn program(dir: &Path, script: &str) -> PathBuf {
         let path = dir.join(super::super::PROGRAM);
@@ -204,7 +213,7 @@ mod tests {
     async fn a_program_that_ends_is_named_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), "echo no such group >&2; exit 3");
-        let error = UserVsock::start(program, dir.path().to_owned()).await.unwrap_err();
+        let error = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("vhost-device-vsock") && text.contains("no such group"), "{text}");
     }
@@ -213,7 +222,7 @@ mod tests {
     async fn it_runs_in_the_state_directory_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), "trap '' TERM; : > vsock.sock; : > vhost.sock; exec sleep 600");
-        let started = UserVsock::start(program, dir.path().to_owned()).await.unwrap();
+        let started = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap();
         assert!(started.hybrid_socket().starts_with(dir.path()));
         let record = started.record();
         let identity = started.identity();
@@ -229,7 +238,7 @@ mod tests {
     async fn a_record_is_enough() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), ": > vsock.sock; : > vhost.sock; exec sleep 600");
-        let started = UserVsock::start(program, dir.path().to_owned()).await.unwrap();
+        let started = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap();
         started.record().release().await.unwrap();
         assert!(!dir.path().join("vhost.sock").exists());
         started.release().await.unwrap();

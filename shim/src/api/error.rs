@@ -185,6 +185,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Confidential(_)
         | Failure::Devices(_)
         | Failure::QemuTooOld { .. }
+        | Failure::Jail(_)
         | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
         Failure::State(_)
         | Failure::Misplaced(_)

@@ -120,6 +120,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         cgroup: launch.cgroup,
         limited,
         devices: gpus::of_pod(&launch.annotations, &launch.devices, log).await?,
+        jailer: jail::OWN_PROGRAM.into(),
         state_root: Path::new(vmm::state::ROOT).to_owned(),
     };
     let claimed = Planned::new(request, log).claim().await?;

@@ -1,7 +1,8 @@
 //! The device behind a vfio-user socket.
 
-use std::fs::File;
+use std::fs::{self, File, Permissions};
 use std::io;
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -41,8 +42,8 @@ pub enum Error {
         #[source]
         source: vfio_user::Error,
     },
-    /// The control socket cannot be made.
-    #[error("Cannot serve the control socket at {path:?}")]
+    /// The control socket cannot be made, or the device's not be opened for others.
+    #[error("Cannot serve the socket at {path:?}")]
     Control {
         /// Where.
         path: PathBuf,
@@ -118,6 +119,9 @@ impl Emulator {
         let device = Shared::new(device);
         let server = Server::new(&options.socket, true, interrupts(), regions(bars))
             .map_err(|source| Error::Socket { path: options.socket.clone(), source })?;
+        // A jailed QEMU connects as another user.
+        fs::set_permissions(&options.socket, Permissions::from_mode(0o666))
+            .map_err(|source| Error::Control { path: options.socket.clone(), source })?;
         control::serve(&options.control, device.clone())
             .map_err(|source| Error::Control { path: options.control.clone(), source })?;
         let mut backend = Backend {

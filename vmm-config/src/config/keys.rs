@@ -1,5 +1,6 @@
 //! The keys: name, meaning, type and default, each in one place.
 
+use jail::UserRange;
 use toml::de::DeValue;
 
 use super::tee::{QuoteService, SnpCpu, SnpPolicy, Tee};
@@ -105,6 +106,10 @@ node_config! {
 
     /// The QEMU program: an absolute path, or a name that is looked up in PATH.
     qemu: Program = Program::known("qemu-system-x86_64");
+
+    /// The first of 4,194,304 user ids from which each sandbox's QEMU and its helpers get one of their own. None of them may
+    /// be an account's on this host.
+    qemu_users: UserRange = UserRange::default();
 
     /// Firmware image for the VM, given to QEMU as -bios. Unset: QEMU's own SeaBIOS.
     firmware: Option<AbsolutePath> = None;

@@ -1,5 +1,6 @@
 //! How each type of value is read from TOML and shown as JSON.
 
+use jail::UserRange;
 use serde_json::Value as Json;
 use toml::de::DeValue;
 
@@ -129,6 +130,16 @@ impl Value for Vec<AnnotationKey> {
 
     fn to_json(&self) -> Json {
         self.iter().map(|k| k.name()).collect()
+    }
+}
+
+impl Value for UserRange {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        Self::from_first(count(value)?).map_err(|reason| format!("is wrong: {reason}"))
+    }
+
+    fn to_json(&self) -> Json {
+        self.first().into()
     }
 }
 

@@ -1,11 +1,13 @@
 //! The second stage's work: taking from the host what the VM needs, and describing the VM with it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 
 use host::accel::{self, Accel};
 use host::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host::net::{Endpoint, NetPlan};
-use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan};
+use host::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
+use jail::{Jail, UserId};
 use slog::Logger;
 use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::net::MacAddress;
@@ -18,6 +20,7 @@ use vmm_config::units::MemorySize;
 use super::{Failure, Request, confidential};
 use crate::claims::Claims;
 use crate::devices::DevicesPlan;
+use crate::qemu::SpawnError;
 
 /// Where the KVM probe's verdict is kept until the host restarts.
 const KVM_MEMORY: &str = "/run/coffer/kvm.json";
@@ -46,7 +49,9 @@ pub(super) async fn claim_all(
         cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
     }
     let kvm = probe_kvm(&request.config).await;
-    let vsock = claim_vsock(request, claims).await?;
+    let user = own_user(&request.config);
+    claims.dir.make_home(user)?;
+    let vsock = claim_vsock(request, claims, user).await?;
     let nics = claim_network(request, claims).await?;
     let passthrough = claim_devices(request, claims, log).await?;
     let facts = HostFacts {
@@ -60,9 +65,13 @@ pub(super) async fn claim_all(
         passthrough,
     };
     let spec = plan(&request.config, &request.image, &request.pod, &facts)?;
-    let dir = claims.dir.path();
-    confidential::write_initdata(dir, &request.pod)?;
-    Ok(confidential::expect(spec, request, firmware, dir, log)?)
+    confidential::write_initdata(&claims.dir.home(), &request.pod, user)?;
+    Ok(confidential::expect(spec, request, firmware, claims.dir.path(), log)?)
+}
+
+/// As whom QEMU and its helpers run.
+pub(super) fn own_user(config: &NodeConfig) -> UserId {
+    config.qemu_users.of_process(std::process::id())
 }
 
 /// The pod's GPUs, each clean and in the right mode.
@@ -95,11 +104,14 @@ async fn probe_kvm(config: &NodeConfig) -> Kvm {
 }
 
 /// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
-async fn claim_vsock(request: &Request, claims: &mut Claims) -> Result<VsockFacts, Failure> {
+async fn claim_vsock(request: &Request, claims: &mut Claims, user: UserId) -> Result<VsockFacts, Failure> {
     let (name, search) = program_and_places(request.config.vhost_device_vsock.as_str());
-    let planned = VsockPlan::new(claims.dir.path(), name, &search)?;
+    let home = claims.dir.home();
+    let planned = VsockPlan::new(&home, name, &search)?;
     claims.dir.update(|record| record.vsock = Some(planned.record()))?;
-    let vsock = claims.vsock.insert(planned.claim().await?);
+    let jail = Jail::new(user, home);
+    let start = |program: &Path| jail.command(&request.jailer, program).map_err(io::Error::other);
+    let vsock = claims.vsock.insert(planned.claim(&start).await?);
     let record = vsock.record();
     let facts = match vsock {
         Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
@@ -107,6 +119,15 @@ async fn claim_vsock(request: &Request, claims: &mut Claims) -> Result<VsockFact
     };
     claims.dir.update(|state| state.vsock = Some(record))?;
     facts.ok_or_else(|| Failure::Host("the vsock address is none that a guest can have".to_owned()))
+}
+
+/// The configured QEMU: that there is none is better said here than by the program that builds its jail.
+pub(super) fn find_qemu(config: &NodeConfig) -> Result<PathBuf, SpawnError> {
+    let (name, search) = program_and_places(config.qemu.as_str());
+    find_program(name, &search).map_err(|_| SpawnError::Execute {
+        program: config.qemu.as_str().into(),
+        source: io::ErrorKind::NotFound.into(),
+    })
 }
 
 /// A configured program as a file name and the directories to look in: those of PATH and the shim's own.
@@ -127,7 +148,7 @@ pub(super) fn endpoint(claims: &Claims) -> Option<agent::Endpoint> {
     Some(match claims.vsock.as_ref()? {
         Vsock::Kernel(kernel) => agent::Endpoint::Vsock { cid: kernel.cid().get(), port },
         Vsock::User(_) => {
-            let socket = claims.dir.short_path().join(HYBRID_SOCKET);
+            let socket = claims.dir.short_home().join(HYBRID_SOCKET);
             agent::Endpoint::Hybrid { socket, port }
         }
     })

@@ -3,10 +3,11 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{OpenOptionsExt, chown};
 use std::path::{Path, PathBuf};
 
 use host::files;
+use jail::UserId;
 use measure::initdata::disk;
 use measure::ovmf::{Acceptance, Firmware, FirmwareError, Kind, MAX_FIRMWARE};
 use measure::snp::LaunchDigest;
@@ -113,11 +114,17 @@ pub(super) fn look_at_acceptance(
     found
 }
 
-/// Writes the pod's initdata, where it has some, as the disk that the description names.
-pub(super) fn write_initdata(dir: &Path, pod: &PodRequest) -> Result<(), ConfidentialError> {
+/// Writes the pod's initdata, where it has some, as the disk that the description names, for QEMU's user to read.
+pub(super) fn write_initdata(dir: &Path, pod: &PodRequest, user: UserId) -> Result<(), ConfidentialError> {
     let Some(initdata) = &pod.initdata else { return Ok(()) };
     let image = disk::encode(initdata).map_err(|error| ConfidentialError::Initdata(error.to_string()))?;
-    write(&dir.join(INITDATA_FILE), &image)
+    let path = dir.join(INITDATA_FILE);
+    write(&path, &image)?;
+    chown(&path, Some(user.get()), Some(user.get())).map_err(|source| ConfidentialError::File {
+        action: "give QEMU",
+        path,
+        source,
+    })
 }
 
 /// Computes what the VM's report will say, says so in the log and in the state directory, and adds the ID block where
@@ -194,8 +201,9 @@ fn write(path: &Path, bytes: &[u8]) -> Result<(), ConfidentialError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
+    use jail::UserRange;
     use measure::initdata::{Algorithm, annotation, build, disk};
     use vmm_config::path::AbsolutePath;
     use vmm_config::request::OciLimits;
@@ -214,8 +222,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let document =
             build(Algorithm::Sha384, [("aa.toml".to_owned(), "x = 1\n".to_owned())].into()).unwrap();
-        write_initdata(dir.path(), &pod(&document)).unwrap();
+        let user = UserRange::default().of_process(9);
+        write_initdata(dir.path(), &pod(&document), user).unwrap();
         let file = dir.path().join(INITDATA_FILE);
+        assert_eq!(fs::metadata(&file).unwrap().uid(), user.get());
         assert_eq!(disk::decode(&fs::read(&file).unwrap()).unwrap(), document);
         assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
     }

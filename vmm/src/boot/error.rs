@@ -97,6 +97,9 @@ pub enum Failure {
     /// A socket pair cannot be made.
     #[error("cannot make a socket pair for QEMU")]
     Socket(#[from] std::io::Error),
+    /// QEMU's jail cannot be described.
+    #[error("cannot prepare QEMU's jail")]
+    Jail(#[from] jail::Error),
     /// QEMU cannot be started.
     #[error(transparent)]
     Spawn(#[from] SpawnError),

@@ -14,9 +14,9 @@ mod error;
 #[cfg(test)]
 mod tests;
 
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent::Agent;
@@ -24,6 +24,7 @@ use host::accel::is_vm;
 use host::net::Endpoint;
 use host::process::Identity;
 use host::vsock::Vsock;
+use jail::Jail;
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -49,7 +50,7 @@ use crate::qmp::{Event, Qmp, QmpError};
 use crate::state::StateDir;
 use crate::vm::{Parts, Vm};
 
-use claim::{claim_all, endpoint};
+use claim::{claim_all, endpoint, find_qemu, own_user};
 pub use confidential::{ConfidentialError, MEASUREMENT_FILE};
 pub use error::{BootError, Failure, Phase};
 
@@ -85,6 +86,8 @@ pub struct Request {
     pub limited: bool,
     /// GPUs and NVSwitches for the VM.
     pub devices: DevicesRequest,
+    /// The program that builds QEMU's jail: [`jail::OWN_PROGRAM`], the shim's.
+    pub jailer: PathBuf,
     /// The root of all state directories, [`crate::state::ROOT`].
     pub state_root: PathBuf,
 }
@@ -197,16 +200,27 @@ impl Claimed {
         let console = follow(console, "console", log.clone(), activity.clone());
         let listener = self.claims.vsock.as_mut().and_then(Vsock::take_gate);
         let gate = Gate::hear(listener, log.clone(), activity.clone());
-        let dir = self.claims.dir.path().to_owned();
         let args = self.spec.qemu_args();
+        let program = &find_qemu(&request.config)?;
+        let command = self.jail()?.command(&request.jailer, program)?;
         if let Some(devices) = &mut self.claims.devices {
             devices.hand_over();
         }
-        let qemu = Qemu::spawn(Path::new(request.config.qemu.as_str()), &args, fds, &dir, log, activity)?;
+        let qemu = Qemu::spawn(program, command, &args, fds, log, activity)?;
         let pid = i32::try_from(qemu.pid()).unwrap_or(i32::MAX);
         let identity = Identity::of(pid)?;
         self.claims.dir.update(|record| record.qemu = identity)?;
         Ok((qemu, monitor, console, gate))
+    }
+
+    /// Where QEMU runs: it finds what its description says that it opens, and nothing else.
+    fn jail(&self) -> Result<Jail, Failure> {
+        let request = &self.common.request;
+        let opens = self.spec.opens();
+        let mut nodes = opens.nodes;
+        nodes.extend(request.devices.host.group_nodes(&opens.groups)?);
+        let jail = Jail::new(own_user(&request.config), self.claims.dir.home());
+        Ok(Jail { read: opens.files, nodes, sockets: opens.sockets, ..jail })
     }
 }
 
@@ -265,9 +279,12 @@ impl Spawned {
     /// QEMU ends, is silent, or is too old; all is released.
     pub async fn qmp(self) -> Result<QmpReady, BootError> {
         let Self { common, claims, spec, mut qemu, monitor, console, gate } = self;
+        let descriptors = monitor.as_fd().try_clone_to_owned();
         let (reader, writer) = monitor.into_split();
         let connecting = async {
-            let (qmp, events) = Qmp::connect(reader, writer, common.activity.clone()).await?;
+            let descriptors = StdUnixStream::from(descriptors?);
+            let (qmp, events) =
+                Qmp::connect(reader, writer, Some(descriptors), common.activity.clone()).await?;
             let found = qmp.version();
             if found.major < OLDEST {
                 let program = PathBuf::from(common.request.config.qemu.as_str());

@@ -27,6 +27,9 @@ sleep 1"#;
 /// Has the sockets of vhost-device-vsock, and nobody behind them.
 const VSOCK: &str = ": > vsock.sock; : > vhost.sock; exec sleep 600";
 
+/// Has no jail, and starts the program that it is told to.
+const JAILER: &str = r#"[ "$1" = jail ] && shift 2 && exec "$@""#;
+
 /// A host of which a boot takes what it needs.
 struct Rig(TempDir);
 
@@ -34,6 +37,7 @@ impl Rig {
     fn new() -> Self {
         let rig = Self(tempfile::tempdir().unwrap());
         rig.program("vhost-device-vsock", VSOCK);
+        rig.program("jailer", JAILER);
         rig
     }
 
@@ -67,6 +71,7 @@ impl Rig {
             cgroup: None,
             limited: false,
             devices: DevicesRequest::default(),
+            jailer: self.path("jailer").into(),
             state_root: self.0.path().join("run"),
         };
         Planned::new(request, &Logger::root(Discard, o!()))

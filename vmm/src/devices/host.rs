@@ -1,13 +1,14 @@
 //! Where GPUs and what concerns them are on the host.
 
 use std::path::{Path, PathBuf};
+use std::{fs, io};
 
 #[cfg(feature = "vfio-user")]
 use gpu::PciAddress;
 use gpu::owner::CC_MANAGER_READY;
 use gpu::sysfs::Sysfs;
 use serde::{Deserialize, Serialize};
-use vmm_config::passthrough::{AddressWidth, HostNode};
+use vmm_config::passthrough::{AddressWidth, HostAddress, HostNode};
 use vmm_config::units::MemorySize;
 
 /// Roots of what is read and written.
@@ -43,6 +44,24 @@ impl Default for GpuHost {
 impl GpuHost {
     pub(super) fn sysfs(&self) -> Sysfs {
         Sysfs::new(&self.sysfs)
+    }
+
+    /// The nodes by which devices are opened over their IOMMU groups, VFIO's own first; none for no device.
+    pub(crate) fn group_nodes(&self, devices: &[HostAddress]) -> io::Result<Vec<PathBuf>> {
+        let vfio = self.dev.join("vfio");
+        let mut nodes = Vec::new();
+        for device in devices {
+            let link = self.sysfs.join("bus/pci/devices").join(device.to_string()).join("iommu_group");
+            let group = fs::read_link(link)?;
+            let node = vfio.join(group.file_name().unwrap_or_default());
+            if nodes.is_empty() {
+                nodes.push(vfio.join("vfio"));
+            }
+            if !nodes.contains(&node) {
+                nodes.push(node);
+            }
+        }
+        Ok(nodes)
     }
 
     pub(super) fn iommu(&self) -> PathBuf {

@@ -7,12 +7,19 @@ mod message;
 mod pci;
 
 use std::collections::HashMap;
+use std::io::{self, IoSlice};
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Serialize;
 use serde_json::Value;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, BufReader};
 use tokio::sync::{Mutex as AsyncMutex, mpsc, oneshot};
+use tokio::time::sleep;
 
 use crate::progress::Activity;
 pub use message::{ErrorBody, Event, Greeting, MAX_LINE, Message, VersionTriple, parse};
@@ -53,6 +60,29 @@ struct Shared {
 struct Writer {
     next_id: u64,
     stream: Box<dyn AsyncWrite + Send + Unpin>,
+    /// The same socket once more, for what goes with a descriptor. Without it none can be passed.
+    descriptors: Option<StdUnixStream>,
+}
+
+/// How long to wait for room in the monitor's socket, which QEMU empties.
+const ROOM: Duration = Duration::from_millis(5);
+
+impl Writer {
+    /// Writes a line, and passes a descriptor with its first byte.
+    async fn write(&mut self, line: &[u8], passed: Option<BorrowedFd<'_>>) -> io::Result<()> {
+        let Some(passed) = passed else { return self.stream.write_all(line).await };
+        let Some(socket) = &self.descriptors else { return Err(io::ErrorKind::Unsupported.into()) };
+        loop {
+            let fds = [passed.as_raw_fd()];
+            let control = [ControlMessage::ScmRights(&fds)];
+            let flags = MsgFlags::MSG_DONTWAIT | MsgFlags::MSG_NOSIGNAL;
+            match sendmsg::<()>(socket.as_raw_fd(), &[IoSlice::new(line)], &control, flags, None) {
+                Ok(sent) => return self.stream.write_all(line.get(sent..).unwrap_or_default()).await,
+                Err(Errno::EAGAIN | Errno::EINTR) => sleep(ROOM).await,
+                Err(errno) => return Err(errno.into()),
+            }
+        }
+    }
 }
 
 impl Shared {
@@ -76,14 +106,15 @@ impl std::fmt::Debug for Qmp {
 }
 
 impl Qmp {
-    /// Reads the greeting, negotiates, and starts the reader task. Every line from QEMU marks `activity`.
-    /// Events arrive on the returned channel; it ends when the monitor does.
+    /// Reads the greeting, negotiates, and starts the reader task. Every line from QEMU marks `activity`. `descriptors` is the
+    /// writer's socket once more, where descriptors are to be passed. Events arrive on the returned channel; it ends when the monitor does.
     ///
     /// # Errors
     /// The peer hangs up or does not speak QMP.
     pub async fn connect<R, W>(
         reader: R,
         writer: W,
+        descriptors: Option<StdUnixStream>,
         activity: Activity,
     ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError>
     where
@@ -100,7 +131,7 @@ impl Qmp {
         activity.mark();
         let shared = Arc::new(Shared {
             pending: Mutex::new(Some(HashMap::new())),
-            writer: AsyncMutex::new(Writer { next_id: 1, stream: Box::new(writer) }),
+            writer: AsyncMutex::new(Writer { next_id: 1, stream: Box::new(writer), descriptors }),
         });
         // Unbounded, but what fills it is small and rare: QEMU sends a handful of events in a VM's life, and the
         // driver task always reads.
@@ -121,8 +152,30 @@ impl Qmp {
     /// # Errors
     /// QEMU refuses the command, or the monitor ends first.
     pub async fn execute(&self, command: &str, arguments: impl Serialize) -> Result<Value, QmpError> {
+        self.call(command, arguments, None).await
+    }
+
+    /// The same for a command that takes a descriptor: `add-fd`, `getfd`.
+    ///
+    /// # Errors
+    /// As [`Self::execute`].
+    pub async fn execute_with(
+        &self,
+        command: &str,
+        arguments: impl Serialize,
+        passed: BorrowedFd<'_>,
+    ) -> Result<Value, QmpError> {
+        self.call(command, arguments, Some(passed)).await
+    }
+
+    async fn call(
+        &self,
+        command: &str,
+        arguments: impl Serialize,
+        passed: Option<BorrowedFd<'_>>,
+    ) -> Result<Value, QmpError> {
         let arguments = serde_json::to_value(arguments).map_err(|e| QmpError::Protocol(e.to_string()))?;
-        let receiver = self.send(command, &arguments).await?;
+        let receiver = self.send(command, &arguments, passed).await?;
         match receiver.await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
@@ -136,6 +189,7 @@ impl Qmp {
         &self,
         command: &str,
         arguments: &Value,
+        passed: Option<BorrowedFd<'_>>,
     ) -> Result<oneshot::Receiver<Result<Value, ErrorBody>>, QmpError> {
         let mut writer = self.shared.writer.lock().await;
         let id = writer.next_id;
@@ -151,7 +205,7 @@ impl Qmp {
             Some(pending) => pending.insert(id, sender),
             None => return Err(QmpError::Closed),
         };
-        if let Err(error) = writer.stream.write_all(line.as_bytes()).await {
+        if let Err(error) = writer.write(line.as_bytes(), passed).await {
             if let Some(pending) = self.shared.pending().as_mut() {
                 pending.remove(&id);
             }

@@ -32,7 +32,7 @@ async fn connected() -> (Qmp, mpsc::UnboundedReceiver<Event>, Peer) {
     let (reader, writer) = split(theirs);
     let mut peer = Peer { reader: BufReader::new(reader), writer };
     let (our_reader, our_writer) = split(ours);
-    let connecting = tokio::spawn(Qmp::connect(our_reader, our_writer, Activity::default()));
+    let connecting = tokio::spawn(Qmp::connect(our_reader, our_writer, None, Activity::default()));
     peer.say(GREETING).await;
     let hello = peer.hear().await;
     assert_eq!(hello["execute"], "qmp_capabilities");
@@ -99,7 +99,7 @@ async fn garbage_is_named() {
     let (ours, mut theirs) = duplex(4096);
     theirs.write_all(b"SSH-2.0-OpenSSH\r\n").await.unwrap();
     let (reader, writer) = split(ours);
-    let error = Qmp::connect(reader, writer, Activity::default()).await.unwrap_err();
+    let error = Qmp::connect(reader, writer, None, Activity::default()).await.unwrap_err();
     assert!(error.to_string().contains("SSH-2.0-OpenSSH"), "{error}");
 }
 
@@ -108,6 +108,6 @@ async fn an_endless_line_is_refused() {
     let (ours, mut theirs) = duplex(64 * 1024);
     tokio::spawn(async move { while theirs.write_all(&[b'x'; 4096]).await.is_ok() {} });
     let (reader, writer) = split(ours);
-    let error = Qmp::connect(reader, writer, Activity::default()).await.unwrap_err();
+    let error = Qmp::connect(reader, writer, None, Activity::default()).await.unwrap_err();
     assert!(error.to_string().contains("longer than"), "{error}");
 }

@@ -24,7 +24,7 @@ pub(super) fn qmp(input: &[u8]) {
             let _ = qemus.read_to_end(&mut Vec::new()).await;
         });
         let (reader, writer) = split(ours);
-        if let Ok((qmp, mut events)) = Qmp::connect(reader, writer, Activity::default()).await {
+        if let Ok((qmp, mut events)) = Qmp::connect(reader, writer, None, Activity::default()).await {
             let _ = qmp.execute("query-status", ()).await;
             while events.recv().await.is_some() {}
         }
