@@ -68,6 +68,78 @@ pub enum SpecError {
         /// The path on the host.
         source_path: String,
     },
+    /// A `VOLUME` of the image below a root file system that nothing is written to.
+    #[error(
+        "container {container}: the image's volume {destination} has to be writable, and the root file system is read-only; \
+         mount an emptyDir volume there"
+    )]
+    ImageVolume {
+        /// The container's id.
+        container: String,
+        /// Where the image wants it.
+        destination: PathBuf,
+    },
+    /// A part of an emptyDir, which lives in the guest.
+    #[error(
+        "container {container}: a subPath of the emptyDir {volume} cannot be mounted on {destination}: it lives in the VM, \
+         and only the whole of it can be mounted; mount all of it and name the directory in the program's arguments"
+    )]
+    SubPath {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The volume's name in the pod.
+        volume: String,
+    },
+    /// A device of the host.
+    #[error(
+        "container {container}: device {device} cannot be had: a VM has none of the host's devices but GPUs; remove it from \
+         the pod, or set privileged_without_host_devices for the runtime's handler"
+    )]
+    Device {
+        /// The container's id.
+        container: String,
+        /// Its path.
+        device: PathBuf,
+    },
+    /// The pod wants to see the host.
+    #[error(
+        "container {container}: the host's {namespace} namespace cannot be had: the container is in a VM; remove \
+         {field} from the pod"
+    )]
+    HostNamespace {
+        /// The container's id.
+        container: String,
+        /// The namespace's type.
+        namespace: &'static str,
+        /// What asks for it in a pod's manifest.
+        field: &'static str,
+    },
+    /// Huge pages, of which the guest has none.
+    #[error(
+        "container {container}: {limit} bytes of huge pages of {size} cannot be had: the guest has none; remove the limit"
+    )]
+    HugePages {
+        /// The container's id.
+        container: String,
+        /// Such as `2MB`.
+        size: String,
+        /// Bytes.
+        limit: i64,
+    },
+    /// Less memory than any process needs.
+    #[error(
+        "container {container}: a memory limit of {limit} bytes is less than any process needs; {least} is the least"
+    )]
+    Memory {
+        /// The container's id.
+        container: String,
+        /// Bytes.
+        limit: i64,
+        /// Bytes.
+        least: i64,
+    },
     /// A device node as a bind mount.
     #[error(
         "container {container}: device {source_path} cannot be mounted on {destination}: request it as a device, the \

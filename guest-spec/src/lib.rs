@@ -16,6 +16,7 @@ mod role;
 mod rootfs;
 mod seccomp;
 mod storage;
+pub mod support;
 mod translate;
 mod volume;
 

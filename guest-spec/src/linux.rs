@@ -3,8 +3,11 @@
 use std::path::Path;
 
 use agent::proto::oci;
-use oci_spec::runtime::{Linux, LinuxDevice, LinuxDeviceType, LinuxNamespaceType};
+use oci_spec::runtime::{
+    Linux, LinuxDevice, LinuxDeviceType, LinuxMemory, LinuxNamespaceType, LinuxResources,
+};
 
+use crate::error::SpecError;
 use crate::paths;
 use crate::resources::{device_type, resources};
 use crate::seccomp::seccomp;
@@ -26,7 +29,11 @@ pub(crate) fn linux(
     from: &Linux,
     sandbox: &SandboxFacts<'_>,
     notes: &mut Vec<String>,
-) -> GuestLinux {
+) -> Result<GuestLinux, SpecError> {
+    own_namespaces(container, from)?;
+    if let Some(limits) = from.resources() {
+        limits_that_can_be(container, limits)?;
+    }
     let host_only = [
         (from.intel_rdt().is_some(), "intelRdt", "cache classes are the host's"),
         (from.mount_label().is_some(), "mountLabel", "labels are the host's"),
@@ -57,6 +64,11 @@ pub(crate) fn linux(
     let namespaces = namespaces(from, notes);
     let (devices, dropped): (Vec<&LinuxDevice>, Vec<&LinuxDevice>) =
         from.devices().iter().flatten().partition(|device| is_standard(device));
+    let all_are_asked_for = from.resources().as_ref().is_some_and(allows_every_device);
+    if let Some(device) = dropped.iter().find(|device| !all_are_asked_for && !is_vfio(device)) {
+        return Err(SpecError::Device { container: container.to_string(), device: device.path().clone() });
+    }
+    // GPUs are given in the guest's names, and a privileged container means the guest's devices.
     notes.extend(dropped.iter().map(|device| {
         format!("device {} left out: the host's nodes mean nothing in the VM", device.path().display())
     }));
@@ -84,7 +96,54 @@ pub(crate) fn linux(
         ReadonlyPaths: from.readonly_paths().clone().unwrap_or_default(),
         ..Default::default()
     };
-    GuestLinux { linux, sandbox_pidns: namespaces.sandbox_pidns }
+    Ok(GuestLinux { linux, sandbox_pidns: namespaces.sandbox_pidns })
+}
+
+/// What is not in the list is the host's. containerd and CRI-O leave out what the pod's manifest asks to share with it.
+pub(crate) fn own_namespaces(container: &str, from: &Linux) -> Result<(), SpecError> {
+    use LinuxNamespaceType::{Ipc, Network, Pid};
+    let wanted = [(Network, "network", "hostNetwork"), (Pid, "PID", "hostPID"), (Ipc, "IPC", "hostIPC")];
+    let has = |typ| from.namespaces().iter().flatten().any(|namespace| namespace.typ() == typ);
+    match wanted.into_iter().find(|(typ, ..)| !has(*typ)) {
+        None => Ok(()),
+        Some((_, namespace, field)) => {
+            Err(SpecError::HostNamespace { container: container.to_string(), namespace, field })
+        }
+    }
+}
+
+/// Bytes; below, not even the agent's own child that becomes the process fits in, and dies without a word.
+const LEAST_MEMORY: i64 = 1 << 20;
+
+fn limits_that_can_be(container: &str, limits: &LinuxResources) -> Result<(), SpecError> {
+    // kubelet names every size that the host has, with zero where none is asked for.
+    let huge = limits.hugepage_limits().iter().flatten().find(|limit| limit.limit() > 0);
+    if let Some(huge) = huge {
+        return Err(SpecError::HugePages {
+            container: container.to_string(),
+            size: huge.page_size().clone(),
+            limit: huge.limit(),
+        });
+    }
+    match limits.memory().as_ref().and_then(LinuxMemory::limit) {
+        Some(limit) if (1..LEAST_MEMORY).contains(&limit) => {
+            Err(SpecError::Memory { container: container.to_string(), limit, least: LEAST_MEMORY })
+        }
+        _ => Ok(()),
+    }
+}
+
+/// A privileged container's rule: all devices, whatever they are.
+fn allows_every_device(limits: &LinuxResources) -> bool {
+    limits.devices().iter().flatten().any(|rule| {
+        let every = rule.typ().is_none_or(|typ| typ == LinuxDeviceType::A);
+        rule.allow() && every && rule.major().is_none_or(|major| major < 0)
+    })
+}
+
+/// A GPU's node, which is given in another way.
+fn is_vfio(device: &LinuxDevice) -> bool {
+    device.path().starts_with("/dev/vfio")
 }
 
 struct Namespaces {
@@ -98,20 +157,15 @@ struct Namespaces {
 fn namespaces(from: &Linux, notes: &mut Vec<String>) -> Namespaces {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
     let mut found = Namespaces { kept: vec![namespace(Mount), namespace(Cgroup)], sandbox_pidns: false };
-    let mut has_pid = false;
     for ns in from.namespaces().iter().flatten() {
         match ns.typ() {
             Pid => {
-                has_pid = true;
                 found.sandbox_pidns = ns.path().as_ref().is_some_and(|path| path != Path::new(""));
             }
             Mount | Cgroup | Network => {}
             Time | User => notes.push(format!("{} namespace left out: the VM has its own", ns.typ())),
             kept @ (Ipc | Uts) => found.kept.push(namespace(kept)),
         }
-    }
-    if !has_pid {
-        notes.push("the host's PID namespace is out of reach: the container gets its own".to_string());
     }
     found
 }
@@ -158,13 +212,62 @@ fn device(from: &LinuxDevice) -> oci::LinuxDevice {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn translated(json: &str) -> (GuestLinux, Vec<String>) {
         let mut notes = Vec::new();
-        let from: Linux = serde_json::from_str(json).unwrap();
+        (of(json, &mut notes).unwrap(), notes)
+    }
+
+    /// With the namespaces that every container has, where the text names none.
+    fn of(json: &str, notes: &mut Vec<String>) -> Result<GuestLinux, SpecError> {
+        let mut json: serde_json::Value = serde_json::from_str(json).unwrap();
+        let own = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]);
+        json.as_object_mut().unwrap().entry("namespaces").or_insert(own);
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
-        (linux("c1", &from, &sandbox, &mut notes), notes)
+        linux("c1", &serde_json::from_value(json).unwrap(), &sandbox, notes)
+    }
+
+    fn refused(json: &str) -> String {
+        of(json, &mut Vec::new()).map(|_| ()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn what_is_shared_with_the_host_is_refused_by_the_pods_own_word() {
+        let all = ["pid", "ipc", "network", "uts", "mount"];
+        for (left_out, field) in [("pid", "hostPID"), ("ipc", "hostIPC"), ("network", "hostNetwork")] {
+            let namespaces: Vec<_> =
+                all.iter().filter(|typ| **typ != left_out).map(|typ| json!({"type": typ})).collect();
+            let error = refused(&json!({"namespaces": namespaces}).to_string());
+            assert!(error.contains(field), "{error}");
+        }
+    }
+
+    #[test]
+    fn limits_that_cannot_be_are_refused_with_their_numbers() {
+        let error = refused(r#"{"resources": {"hugepageLimits": [{"pageSize": "2MB", "limit": 4194304}]}}"#);
+        assert!(error.contains("4194304 bytes of huge pages of 2MB"), "{error}");
+        let none = r#"{"resources": {"hugepageLimits": [{"pageSize": "2MB", "limit": 0}], "memory": {"limit": -1}}}"#;
+        translated(none);
+        let error = refused(r#"{"resources": {"memory": {"limit": 100}}}"#);
+        assert!(error.contains("100 bytes") && error.contains("1048576"), "{error}");
+    }
+
+    #[test]
+    fn a_device_that_is_asked_for_is_carried_or_refused_by_name() {
+        let device = |path: &str| json!({"path": path, "type": "c", "major": 10, "minor": 229});
+        let only = json!([{"allow": false, "access": "rwm"}, {"allow": true, "type": "c", "major": 10, "minor": 229}]);
+        let every = json!([{"allow": true, "access": "rwm"}]);
+        let with = |path, rules: &serde_json::Value| {
+            json!({"devices": [device(path)], "resources": {"devices": rules}}).to_string()
+        };
+        assert!(refused(&with("/dev/fuse", &only)).contains("device /dev/fuse"));
+        assert!(refused(&with("/dev/sdb", &only)).contains("device /dev/sdb"));
+        // Given by the GPUs' own way; and a privileged container, which gets the guest's.
+        assert_eq!(translated(&with("/dev/vfio/devices/vfio0", &only)).1.len(), 1);
+        assert_eq!(translated(&with("/dev/fuse", &every)).1.len(), 1);
     }
 
     fn types(guest: &GuestLinux) -> Vec<&str> {
@@ -186,18 +289,21 @@ mod tests {
 
     #[test]
     fn a_shared_pid_namespace_is_the_sandboxs() {
-        let (guest, _) = translated(r#"{"namespaces": [{"type": "pid", "path": "/proc/77/ns/pid"}]}"#);
+        let (guest, _) = translated(
+            r#"{"namespaces": [{"type": "pid", "path": "/proc/77/ns/pid"}, {"type": "ipc"}, {"type": "network"}]}"#,
+        );
         assert!(guest.sandbox_pidns);
     }
 
     #[test]
-    fn the_hosts_pid_and_user_namespaces_are_noted() {
+    fn user_namespaces_are_noted() {
         let (guest, notes) = translated(
-            r#"{"namespaces": [{"type": "user", "path": "/proc/1/ns/user"}],
+            r#"{"namespaces": [{"type": "user", "path": "/proc/1/ns/user"}, {"type": "pid"}, {"type": "ipc"},
+                    {"type": "network"}],
                 "uidMappings": [{"containerID": 0, "hostID": 100000, "size": 65536}]}"#,
         );
-        assert_eq!(types(&guest), ["mount", "cgroup"]);
-        assert_eq!(notes.len(), 3, "{notes:?}");
+        assert_eq!(types(&guest), ["mount", "cgroup", "ipc"]);
+        assert_eq!(notes.len(), 2, "{notes:?}");
         assert!(guest.linux.UIDMappings.is_empty());
     }
 
@@ -210,9 +316,8 @@ mod tests {
     #[test]
     fn host_devices_go_with_their_rules_and_standard_ones_stay() {
         let (guest, notes) = translated(
-            r#"{"namespaces": [{"type": "pid"}],
-                "devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
-                            {"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}],
+            r#"{"devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
+                            {"path": "/dev/vfio/7", "type": "c", "major": 10, "minor": 232}],
                 "resources": {"devices": [{"allow": false, "access": "rwm"},
                     {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
                     {"allow": true, "type": "c", "major": 10, "minor": 232, "access": "rwm"}]}}"#,
@@ -221,17 +326,19 @@ mod tests {
         assert_eq!(guest.linux.Devices[0].FileMode, 0o666);
         assert_eq!(guest.linux.Resources.Devices.len(), 2);
         assert_eq!(notes.len(), 1, "{notes:?}");
-        assert!(notes[0].contains("/dev/kvm"));
+        assert!(notes[0].contains("/dev/vfio/7"));
     }
 
     #[test]
     fn the_filter_is_left_out_where_the_agent_has_none() {
         let from: Linux = serde_json::from_str(
-            r#"{"namespaces": [{"type": "pid"}], "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}"#,
+            r#"{"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}],
+                "seccomp": {"defaultAction": "SCMP_ACT_ALLOW"}}"#,
         )
         .unwrap();
         let mut notes = Vec::new();
         let without = linux("c1", &from, &SandboxFacts { namespace: "n", seccomp: false }, &mut notes);
+        let without = without.unwrap();
         assert!(without.linux.Seccomp.is_none());
         assert_eq!(notes.len(), 1, "{notes:?}");
     }

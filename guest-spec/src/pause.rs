@@ -10,6 +10,7 @@ use oci_spec::runtime::Spec;
 use protobuf::MessageField;
 
 use crate::error::SpecError;
+use crate::linux::own_namespaces;
 use crate::paths;
 use crate::translate::{GuestContainer, SandboxFacts, annotations, hostname};
 
@@ -43,6 +44,7 @@ pub(crate) fn pause(
 ) -> Result<GuestContainer, SpecError> {
     let missing = SpecError::Missing { container: container.to_string(), part: "linux" };
     let from = spec.linux().as_ref().ok_or(missing)?;
+    own_namespaces(container, from)?;
     let mut notes = Vec::new();
     let linux = oci::Linux {
         Sysctl: from.sysctl().clone().unwrap_or_default(),
@@ -124,7 +126,7 @@ mod tests {
             {"destination": "/evil", "type": "overlay", "source": "overlay"}],
         "annotations": {"io.kubernetes.cri.container-type": "sandbox", "cdi.k8s.io/x": "nvidia.com/pgpu=0"},
         "linux": {"sysctl": {"net.ipv4.ip_unprivileged_port_start": "0"},
-            "namespaces": [{"type": "pid", "path": "/proc/9/ns/pid"}, {"type": "user"}],
+            "namespaces": [{"type": "pid", "path": "/proc/9/ns/pid"}, {"type": "ipc"}, {"type": "network"}, {"type": "user"}],
             "resources": {"devices": [{"allow": true, "access": "rwm"}]},
             "devices": [{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}]}}"#;
 

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use agent::proto::oci;
-use oci_spec::runtime::{Capability, LinuxCapabilities, Process, User};
+use oci_spec::runtime::{Capability, LinuxCapabilities, PosixRlimit, PosixRlimitType, Process, User};
 use protobuf::MessageField;
 
 /// Translates a process; what the guest cannot be told is left out and noted.
@@ -24,6 +24,7 @@ pub fn process(from: &Process, notes: &mut Vec<String>) -> oci::Process {
         notes.push("process.selinuxLabel left out: labels are the host's".to_string());
     }
 
+    let rlimits = from.rlimits().iter().flatten().map(|limit| rlimit(limit, notes)).collect();
     oci::Process {
         Terminal: from.terminal().unwrap_or_default(),
         ConsoleSize: from
@@ -40,7 +41,7 @@ pub fn process(from: &Process, notes: &mut Vec<String>) -> oci::Process {
         Cwd: from.cwd().display().to_string(),
         // The agent refuses a process without; none at all is what an absent set comes to.
         Capabilities: MessageField::some(from.capabilities().as_ref().map(capabilities).unwrap_or_default()),
-        Rlimits: from.rlimits().iter().flatten().map(rlimit).collect(),
+        Rlimits: rlimits,
         NoNewPrivileges: from.no_new_privileges().unwrap_or_default(),
         OOMScoreAdj: from.oom_score_adj().map_or(0, i64::from),
         ..Default::default()
@@ -61,11 +62,19 @@ fn user(from: &User) -> oci::User {
     }
 }
 
-fn rlimit(from: &oci_spec::runtime::PosixRlimit) -> oci::POSIXRlimit {
+/// What a kernel takes at most as RLIMIT_NOFILE unless told otherwise (`sysctl_nr_open` in its `fs/file.c`). Hosts have it
+/// raised, by systemd for one, and engines pass their own limit on.
+const MOST_FILES: u64 = 1 << 20;
+
+fn rlimit(from: &PosixRlimit, notes: &mut Vec<String>) -> oci::POSIXRlimit {
+    let most = if from.typ() == PosixRlimitType::RlimitNofile { MOST_FILES } else { u64::MAX };
+    if from.hard() > most {
+        notes.push(format!("process.rlimits: RLIMIT_NOFILE of {} is {most}, the guest's most", from.hard()));
+    }
     oci::POSIXRlimit {
         Type: from.typ().to_string(),
-        Hard: from.hard(),
-        Soft: from.soft(),
+        Hard: from.hard().min(most),
+        Soft: from.soft().min(most),
         ..Default::default()
     }
 }
@@ -96,6 +105,18 @@ mod tests {
         let mut notes = Vec::new();
         let from: Process = serde_json::from_str(json).unwrap();
         (process(&from, &mut notes), notes)
+    }
+
+    #[test]
+    fn more_open_files_than_the_guests_kernel_allows_are_as_many_as_it_does() {
+        let (process, notes) = translated(
+            r#"{"user": {"uid": 0, "gid": 0}, "cwd": "/", "rlimits": [
+                {"type": "RLIMIT_NOFILE", "hard": 1073741816, "soft": 1024},
+                {"type": "RLIMIT_CORE", "hard": 18446744073709551615, "soft": 18446744073709551615}]}"#,
+        );
+        let limits: Vec<_> = process.Rlimits.iter().map(|limit| (limit.Hard, limit.Soft)).collect();
+        assert_eq!(limits, [(1 << 20, 1024), (u64::MAX, u64::MAX)]);
+        assert!(notes.len() == 1 && notes[0].contains("1073741816"), "{notes:?}");
     }
 
     #[test]

@@ -11,7 +11,7 @@ pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxRe
         }
     };
     note(
-        from.hugepage_limits().as_ref().is_some_and(|l| !l.is_empty()),
+        from.hugepage_limits().iter().flatten().any(|limit| limit.limit() > 0),
         "hugepageLimits",
         "the guest has none",
     );

@@ -6,6 +6,9 @@ use oci_spec::runtime::Spec;
 const TYPE: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
 const SANDBOX_ID: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
 
+/// The pod's UID, by which kubelet names its directory.
+const POD_UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+
 /// A container's role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
@@ -31,6 +34,35 @@ impl Role {
 /// The id of the sandbox a spec's container belongs to; `None` for one that is a pod of its own.
 pub fn sandbox_id(spec: &Spec) -> Option<&str> {
     annotation(spec, SANDBOX_ID).filter(|id| !id.is_empty())
+}
+
+/// Whose files of the host a container may have: its own pod's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Owner<'a> {
+    /// The container's id.
+    pub(crate) container: &'a str,
+    /// The pod's ids; `None` for a container that is no pod's: whoever made it is root of this host, and names files as such.
+    pub(crate) pod: Option<PodIds<'a>>,
+}
+
+/// What directories of a pod are called. An id that is not known is empty, and no directory's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PodIds<'a> {
+    /// In kubelet's.
+    pub(crate) uid: &'a str,
+    /// In the engine's.
+    pub(crate) sandbox: &'a str,
+}
+
+impl<'a> Owner<'a> {
+    /// The owner of a spec's files.
+    pub(crate) fn of(container: &'a str, spec: &'a Spec) -> Self {
+        let pod = (Role::of(spec) != Role::Single).then(|| PodIds {
+            uid: annotation(spec, POD_UID).unwrap_or_default(),
+            sandbox: sandbox_id(spec).unwrap_or_default(),
+        });
+        Self { container, pod }
+    }
 }
 
 fn annotation<'a>(spec: &'a Spec, names: [&str; 2]) -> Option<&'a str> {

@@ -15,7 +15,7 @@ use crate::passthrough::PassedDevice;
 use crate::paths;
 use crate::pause::pause;
 use crate::process::process;
-use crate::role::Role;
+use crate::role::{Owner, Role};
 use crate::rootfs::GuestRootfs;
 
 /// Annotations that name devices of the host.
@@ -172,16 +172,19 @@ pub fn translate(
     if spec.hooks().as_ref().is_some_and(has_hooks) {
         notes.push("hooks left out: they are programs of the host".to_string());
     }
-    let GuestMounts { mounts, storages: volumes, copies, termination_log } =
-        mounts(container, spec.mounts().as_deref().unwrap_or_default(), stat)?;
-    let GuestLinux { linux, sandbox_pidns } = linux(container, from_linux, sandbox, &mut notes);
+    let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
+    let from_mounts = spec.mounts().as_deref().unwrap_or_default();
+    let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts } =
+        mounts(Owner::of(container, spec), read_only, from_mounts, stat)?;
+    notes.extend(of_mounts);
+    let GuestLinux { linux, sandbox_pidns } = linux(container, from_linux, sandbox, &mut notes)?;
 
     let oci = oci::Spec {
         Version: spec.version().clone(),
         Process: MessageField::some(process(from_process, &mut notes)),
         Root: MessageField::some(oci::Root {
             Path: paths::rootfs(container),
-            Readonly: spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default(),
+            Readonly: read_only,
             ..Default::default()
         }),
         Hostname: hostname(spec, &linux, &mut notes),
@@ -254,7 +257,7 @@ mod tests {
                 "hooks": {{"createRuntime": [{{"path": "/usr/bin/hook"}}]}}, "hostname": "h",
                 "annotations": {{"cdi.k8s.io/vfio0": "nvidia.com/pgpu=0", "io.katacontainers.x": "y",
                     "io.kubernetes.pod.uid": "1"}},
-                "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "uts"}}]}}}}"#
+                "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}, {{"type": "uts"}}]}}}}"#
         );
         let guest = translated(&json).unwrap();
         assert_eq!(guest.notes.len(), 2, "{:?}", guest.notes);
@@ -270,7 +273,7 @@ mod tests {
     #[test]
     fn gpus_are_named_as_the_guests_policy_expects() {
         let json = format!(
-            r#"{{"ociVersion": "1.2.0", {PROCESS}, "linux": {{"namespaces": [{{"type": "pid"}}]}},
+            r#"{{"ociVersion": "1.2.0", {PROCESS}, "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}]}},
                 "annotations": {{"cdi.k8s.io/vfio7": "nvidia.com/pgpu=7"}}}}"#
         );
         let mut guest = translated(&json).unwrap();
@@ -299,7 +302,7 @@ mod tests {
     #[test]
     fn a_host_name_needs_its_namespace() {
         let json = format!(
-            r#"{{"ociVersion": "1.2.0", {PROCESS}, "hostname": "h", "linux": {{"namespaces": [{{"type": "pid"}}]}}}}"#
+            r#"{{"ociVersion": "1.2.0", {PROCESS}, "hostname": "h", "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}]}}}}"#
         );
         let guest = translated(&json).unwrap();
         assert_eq!(guest.oci.Hostname, "");

@@ -1,7 +1,16 @@
-//! What kind of volume a host path is, judged by kubelet's directory layout.
+//! What a host path is to a container, judged by the directories of kubelet and of the engines.
+//!
+//! A pod's manifest can name any path of the host (hostPath), and mount it anywhere. So a path is kubelet's or the engine's
+//! only with this pod's own id in it, never by where it is mounted: ids are given when the pod is made, and no manifest can
+//! know one before.
 
 use std::ffi::OsStr;
-use std::path::{Component, Path};
+use std::path::{Component, Path, PathBuf};
+
+use crate::role::Owner;
+
+/// Files that an engine makes for each pod, wherever it keeps them.
+const ENGINE_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
 
 /// A path below a pod's directory of kubelet.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,8 +19,13 @@ pub(crate) enum Volume<'a> {
     Written,
     /// An emptyDir of this name.
     EmptyDir(&'a str),
-    /// One entry of a volume (`subPath`), whose type cannot be told.
-    SubPath,
+    /// One entry of a volume (`subPath`).
+    SubPath {
+        /// The volume's name in the pod.
+        volume: &'a str,
+        /// kubelet's directory of the pod's volumes.
+        volumes: PathBuf,
+    },
     /// The file a container leaves its last words in.
     TerminationLog,
     /// A volume of another plugin.
@@ -25,13 +39,12 @@ pub(crate) enum Volume<'a> {
 
 impl<'a> Volume<'a> {
     /// Recognises `.../pods/<pod uid>/<what>/...`, wherever kubelet's own directory is.
-    pub(crate) fn of(path: &'a Path) -> Option<Self> {
-        if path.components().any(|part| part == Component::ParentDir) {
+    pub(crate) fn of(path: &'a Path, owner: &Owner<'_>) -> Option<Self> {
+        let parts = parts(path)?;
+        let pods = parts.iter().rposition(|part| *part == "pods")?;
+        if owner.pod.is_some_and(|pod| pod.uid.is_empty() || parts.get(pods + 1) != Some(&pod.uid)) {
             return None;
         }
-        let parts: Option<Vec<&str>> = path.iter().map(OsStr::to_str).collect();
-        let parts = parts?;
-        let pods = parts.iter().rposition(|part| *part == "pods")?;
         match parts[pods + 1..] {
             [_, "volumes", plugin, name] => {
                 let plugin = plugin.strip_prefix("kubernetes.io~")?;
@@ -44,19 +57,75 @@ impl<'a> Volume<'a> {
             [_, "volumes", plugin, name, "mount"] => {
                 Some(Self::Plugin { plugin: plugin.strip_prefix("kubernetes.io~")?, name })
             }
-            [_, "volume-subpaths", _, _, _] => Some(Self::SubPath),
+            [_, "volume-subpaths", volume, _, _] => {
+                let volumes = parts[..pods + 2].iter().collect::<PathBuf>().join("volumes");
+                Some(Self::SubPath { volume, volumes })
+            }
             [_, "containers", _, _] => Some(Self::TerminationLog),
             _ => None,
         }
     }
 }
 
+/// A path's parts; `None` for one that goes up, or is not in UTF-8.
+fn parts(path: &Path) -> Option<Vec<&str>> {
+    if path.components().any(|part| part == Component::ParentDir) {
+        return None;
+    }
+    path.iter().map(OsStr::to_str).collect()
+}
+
+/// Whether the engine, or kubelet, has made this file for this pod, to be mounted at `destination`.
+pub(crate) fn is_engine_file(path: &Path, destination: &Path, owner: &Owner<'_>) -> bool {
+    if !ENGINE_FILES.iter().any(|file| destination == Path::new(file)) {
+        return false;
+    }
+    let Some(pod) = &owner.pod else { return true };
+    let name = destination.file_name().and_then(OsStr::to_str).unwrap_or_default();
+    let is_kubelets = || match parts(path).as_deref() {
+        Some([.., "pods", uid, "etc-hosts"]) => !uid.is_empty() && *uid == pod.uid && name == "hosts",
+        _ => false,
+    };
+    is_sandboxs(path, name, pod.sandbox) || is_kubelets()
+}
+
+/// Whether this is the engine's shared memory of this pod.
+pub(crate) fn is_shm(path: &Path, owner: &Owner<'_>) -> bool {
+    owner.pod.is_none_or(|pod| is_sandboxs(path, "shm", pod.sandbox))
+}
+
+/// containerd (`internal/cri/server/helpers.go`) has `sandboxes/<id>/<name>`, CRI-O, with containers/storage,
+/// `overlay-containers/<id>/userdata/<name>`.
+fn is_sandboxs(path: &Path, name: &str, sandbox: &str) -> bool {
+    let (id, last) = match parts(path).as_deref() {
+        Some([.., "sandboxes", id, last] | [.., "overlay-containers", id, "userdata", last]) => (*id, *last),
+        _ => return false,
+    };
+    !sandbox.is_empty() && id == sandbox && last == name
+}
+
+/// Whether the engine has made this directory for a `VOLUME` of the image of this container: containerd's
+/// `containers/<id>/volumes/<random>`, CRI-O's `overlay-containers/<id>/userdata/mounts/<random>`.
+pub(crate) fn is_image_volume(path: &Path, owner: &Owner<'_>) -> bool {
+    match parts(path).as_deref() {
+        Some(
+            [.., "containers", id, "volumes", _] | [.., "overlay-containers", id, "userdata", "mounts", _],
+        ) => *id == owner.container,
+        _ => false,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::role::PodIds;
+
+    const OWNER: Owner<'_> =
+        Owner { container: "c0ffee", pod: Some(PodIds { uid: "8c5d", sandbox: "f00d" }) };
+    const NOBODY: Owner<'_> = Owner { container: "c0ffee", pod: None };
 
     fn of(path: &str) -> Option<Volume<'_>> {
-        Volume::of(Path::new(path))
+        Volume::of(Path::new(path), &OWNER)
     }
 
     #[test]
@@ -66,26 +135,82 @@ mod tests {
             let path = format!("{pod}/volumes/kubernetes.io~{plugin}/v");
             assert_eq!(of(&path), Some(Volume::Written), "{plugin}");
         }
-        assert_eq!(of("/data/k/pods/u/volumes/kubernetes.io~empty-dir/tmp"), Some(Volume::EmptyDir("tmp")));
         assert_eq!(
-            of("/var/lib/kubelet/pods/u/volumes/kubernetes.io~csi/pvc-1/mount"),
+            of("/data/k/pods/8c5d/volumes/kubernetes.io~empty-dir/tmp"),
+            Some(Volume::EmptyDir("tmp"))
+        );
+        assert_eq!(
+            of("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~csi/pvc-1/mount"),
             Some(Volume::Plugin { plugin: "csi", name: "pvc-1" })
         );
-        assert_eq!(of("/var/lib/kubelet/pods/u/volume-subpaths/cfg/app/0"), Some(Volume::SubPath));
-        assert_eq!(of("/var/lib/kubelet/pods/u/containers/app/1a2b"), Some(Volume::TerminationLog));
+        assert_eq!(
+            of("/var/lib/kubelet/pods/8c5d/volume-subpaths/cfg/app/0"),
+            Some(Volume::SubPath { volume: "cfg", volumes: "/var/lib/kubelet/pods/8c5d/volumes".into() })
+        );
+        assert_eq!(of("/var/lib/kubelet/pods/8c5d/containers/app/1a2b"), Some(Volume::TerminationLog));
     }
 
     #[test]
     fn lookalikes_are_not() {
         for path in [
             "/etc",
-            "/var/lib/kubelet/pods/u/etc-hosts",
-            "/var/lib/kubelet/pods/u/volumes/kubernetes.io~configmap",
-            "/var/lib/kubelet/pods/u/volumes/kubernetes.io~configmap/v/../../../../../../../etc",
-            "/var/lib/kubelet/pods/u/volumes/kubernetes.io~empty-dir/v/deeper",
-            "/var/lib/kubelet/pods/u/volumes/vendor~configmap/v",
+            "/var/lib/kubelet/pods/8c5d/etc-hosts",
+            "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~configmap",
+            "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~configmap/v/../../../../../../../etc",
+            "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~empty-dir/v/deeper",
+            "/var/lib/kubelet/pods/8c5d/volumes/vendor~configmap/v",
+            // Another pod's, and what somebody has named as if it were a pod's.
+            "/var/lib/kubelet/pods/9e1f/volumes/kubernetes.io~secret/v",
+            "/srv/pods/any/volumes/kubernetes.io~secret/v",
+            "/var/lib/kubelet/pods/9e1f/containers/app/1a2b",
+            "/var/lib/kubelet/pods//volumes/kubernetes.io~secret/v",
         ] {
             assert_eq!(of(path), None, "{path}");
         }
+        // A pod whose UID nobody tells has no volumes.
+        let unknown = Owner { pod: Some(PodIds { uid: "", sandbox: "" }), ..OWNER };
+        let path = Path::new("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~secret/v");
+        assert_eq!(Volume::of(path, &unknown), None);
+        assert_eq!(Volume::of(path, &NOBODY), Some(Volume::Written));
+    }
+
+    #[test]
+    fn an_engines_files_are_those_of_this_sandbox_under_their_own_names() {
+        let is =
+            |path: &str, destination: &str| is_engine_file(Path::new(path), Path::new(destination), &OWNER);
+        let containerd = "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes";
+        let crio = "/run/containers/storage/overlay-containers";
+        assert!(is(&format!("{containerd}/f00d/resolv.conf"), "/etc/resolv.conf"));
+        assert!(is(&format!("{containerd}/f00d/hosts"), "/etc/hosts"));
+        assert!(is(&format!("{crio}/f00d/userdata/hostname"), "/etc/hostname"));
+        assert!(is("/var/lib/kubelet/pods/8c5d/etc-hosts", "/etc/hosts"));
+        for (path, destination) in [
+            ("/etc/shadow", "/etc/hosts"),
+            ("/etc/resolv.conf", "/etc/resolv.conf"),
+            ("/var/lib/kubelet/pods/9e1f/etc-hosts", "/etc/hosts"),
+            ("/var/lib/kubelet/pods/8c5d/etc-hosts", "/etc/hostname"),
+            (&format!("{containerd}/beef/hosts"), "/etc/hosts"),
+            (&format!("{containerd}/f00d/../../hosts"), "/etc/hosts"),
+            (&format!("{containerd}/f00d/hosts"), "/etc/passwd"),
+            (&format!("{containerd}/f00d/hosts"), "/etc/hostname"),
+            (&format!("{crio}/f00d/hosts"), "/etc/hosts"),
+        ] {
+            assert!(!is(path, destination), "{path} {destination}");
+        }
+        assert!(is_engine_file(Path::new("/etc/hosts"), Path::new("/etc/hosts"), &NOBODY));
+    }
+
+    #[test]
+    fn shared_memory_and_image_volumes_are_this_pods_and_this_containers() {
+        let shm = |path: &str| is_shm(Path::new(path), &OWNER);
+        assert!(shm("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d/shm"));
+        assert!(shm("/var/run/containers/storage/overlay-containers/f00d/userdata/shm"));
+        assert!(!shm("/srv/shm") && !shm("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/beef/shm"));
+        assert!(!shm("/dev/shm") && is_shm(Path::new("/srv/shm"), &NOBODY));
+        let volume = |path: &str| is_image_volume(Path::new(path), &OWNER);
+        assert!(volume("/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c0ffee/volumes/5e1f"));
+        assert!(volume("/run/containers/storage/overlay-containers/c0ffee/userdata/mounts/5e1f"));
+        assert!(!volume("/var/lib/containerd/io.containerd.grpc.v1.cri/containers/beef/volumes/5e1f"));
+        assert!(!volume("/srv/containers/c0ffee/volumes"));
     }
 }

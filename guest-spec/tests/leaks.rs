@@ -52,7 +52,9 @@ fn spec() -> impl Strategy<Value = Value> {
         0..3,
     );
     (proptest::collection::vec(mount(), 0..3), namespaces, devices, host_path()).prop_map(
-        |(mounts, namespaces, devices, path)| {
+        |(mounts, mut namespaces, devices, path)| {
+            // Without these it is refused: see `linux.rs`.
+            namespaces.extend(["pid", "ipc", "network"].map(|typ| json!({"type": typ})));
             json!({
                 "ociVersion": "1.2.1",
                 "process": {"user": {"uid": 0, "gid": 0}, "args": ["x"], "cwd": "/", "apparmorProfile": path},
@@ -64,6 +66,7 @@ fn spec() -> impl Strategy<Value = Value> {
                     "cgroupsPath": path,
                     "namespaces": namespaces,
                     "devices": devices,
+                    "resources": {"devices": [{"allow": true, "access": "rwm"}]},
                     "mountLabel": path,
                     "seccomp": {"defaultAction": "SCMP_ACT_ALLOW", "listenerPath": path}
                 }

@@ -11,6 +11,7 @@
 pub mod accel;
 pub mod cgroup;
 pub mod files;
+pub mod last_words;
 pub mod net;
 pub mod process;
 pub mod rootfs;

@@ -107,9 +107,9 @@ pub enum PolicyError {
     /// A namespace of the host.
     #[error("the pod has {0}, a namespace of the host, which no VM can have: remove it")]
     HostNamespace(&'static str),
-    /// A directory that the image wants from the host.
+    /// A directory that the image wants to write to, below a root file system that nothing is written to.
     #[error(
-        "container {container}: the image declares the volume {path}, which would be a directory of the host: mount an \
+        "container {container}: the image declares the volume {path}, and the root file system is read-only: mount an \
          emptyDir there"
     )]
     ImageVolume {

@@ -118,8 +118,10 @@ pub(crate) fn mounts(
             faults.push(fault);
         }
     }
+    // A volume of the image is the root file system's own directory in the guest, if that can be written to.
+    let read_only = container.security_context.read_only_root_filesystem == Some(true);
     let asked: Vec<_> = container.volume_mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
-    for path in image.volumes.iter().filter(|path| !asked.contains(&clean(path))) {
+    for path in image.volumes.iter().filter(|path| read_only && !asked.contains(&clean(path))) {
         faults.push(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
     }
     for place in KERNEL.into_iter().filter(|place| !mounts.has(place)).collect::<Vec<_>>() {
@@ -296,6 +298,27 @@ fn nested(places: &BTreeSet<&str>) -> Vec<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_of_the_image_needs_a_root_file_system_that_can_be_written_to() {
+        let image = ImageConfig::parse(br#"{"config": {"Volumes": {"/data": {}}}}"#).unwrap();
+        let of = |more: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nspec:\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  containers:\n    - {{name: c, image: i, {more}}}\n"
+            );
+            let spec = pod_manifest::spec::PodSpec::parse(&text).unwrap().spec;
+            let mut faults = Vec::new();
+            let mounts = mounts(&spec.containers[0], &spec, &image, &mut Copied::default(), &mut faults);
+            (mounts.has("/data"), faults.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        // It is no mount then.
+        assert_eq!(of("tty: false"), (false, vec![]));
+        let (_, faults) = of("securityContext: {readOnlyRootFilesystem: true}");
+        assert!(faults.len() == 1 && faults[0].contains("/data"), "{faults:?}");
+        let mounted =
+            "securityContext: {readOnlyRootFilesystem: true}, volumeMounts: [{name: v, mountPath: /data}]";
+        assert_eq!(of(mounted), (true, vec![]));
+    }
 
     #[test]
     fn paths_are_cleaned_as_go_does() {

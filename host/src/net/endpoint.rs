@@ -57,6 +57,8 @@ pub struct Route {
     pub flags: u32,
     /// Bytes, where the route has an MTU of its own.
     pub mtu: Option<u32>,
+    /// Of several routes to one destination, the one with the lowest is used.
+    pub metric: u32,
 }
 
 /// A permanent entry of the neighbour table.
@@ -87,7 +89,8 @@ pub struct LinkFacts {
     pub no_arp: bool,
     /// Without the link-local address that the guest derives by itself.
     pub addresses: Vec<Address>,
-    /// Those without a gateway first: the others need them.
+    /// Those without a gateway first: the others need them. One for each destination of the pod: the agent's message has no
+    /// metric, so that of several the one that the metric prefers is there.
     pub routes: Vec<Route>,
     /// IPv4 and IPv6.
     pub neighbours: Vec<Neighbour>,

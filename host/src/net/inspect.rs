@@ -4,6 +4,7 @@
 //! any are leftovers of tunnel modules (`sit0`, `tunl0`) or were never set up. This is the rule that pods
 //! with a VM have everywhere, so a network plugin can rely on it.
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use futures_util::TryStreamExt;
@@ -58,11 +59,37 @@ pub(super) async fn links(link: &Link) -> Result<Vec<LinkFacts>, Error> {
             owner.into_iter().for_each(|facts| facts.neighbours.extend(neighbour(message)));
         }
     }
+    keep_preferred(&mut found);
     for facts in &mut found {
         facts.routes.sort_by_key(|route| route.gateway.is_some());
     }
     found.sort_by_key(|facts| facts.index);
     Ok(found)
+}
+
+/// Leaves one route to each destination: the one with the lowest metric, and of those with the same the first, as the kernel
+/// looks them up. kata-agent replaces a route by the next to the same destination (`netlink.rs`, `add_routes`).
+fn keep_preferred(found: &mut [LinkFacts]) {
+    let mut preferred: BTreeMap<_, u32> = BTreeMap::new();
+    for route in found.iter().flat_map(|facts| &facts.routes) {
+        let least = preferred.entry(destination(route)).or_insert(route.metric);
+        *least = route.metric.min(*least);
+    }
+    for facts in found {
+        facts.routes.retain(|route| {
+            let is_it = preferred.get(&destination(route)) == Some(&route.metric);
+            if is_it {
+                // Taken: another with the same metric comes later.
+                preferred.remove(&destination(route));
+            }
+            is_it
+        });
+    }
+}
+
+/// What is reached: a network, or everything in one of two families.
+fn destination(route: &Route) -> (bool, Option<(IpAddr, u8)>) {
+    (route.v6, route.destination.map(|to| (to.ip, to.prefix)))
 }
 
 fn facts(link: &Link, message: &LinkMessage, mut addresses: Vec<Address>) -> Result<LinkFacts, Error> {
@@ -144,6 +171,7 @@ fn route(message: &RouteMessage) -> Result<Route, &'static str> {
         scope: message.header.scope.into(),
         flags: (message.header.flags & RouteFlags::Onlink).bits(),
         mtu: None,
+        metric: 0,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -155,6 +183,7 @@ fn route(message: &RouteMessage) -> Result<Route, &'static str> {
             RouteAttribute::Via(_) => return Err("has a route whose gateway is of another address family"),
             RouteAttribute::Encap(_) => return Err("has a route with an encapsulation"),
             RouteAttribute::PrefSource(source) => route.source = ip(source),
+            RouteAttribute::Priority(metric) => route.metric = *metric,
             RouteAttribute::Metrics(metrics) => {
                 route.mtu = metrics.iter().find_map(|metric| match metric {
                     RouteMetric::Mtu(bytes) => Some(*bytes),
@@ -220,6 +249,44 @@ mod tests {
         let route = route(&message(attributes)).unwrap();
         assert_eq!((route.destination, route.gateway), (None, Some(gateway.into())));
         assert_eq!((route.scope, route.flags, route.mtu), (253, 4, Some(1400)));
+    }
+
+    #[test]
+    fn of_several_routes_to_one_destination_the_metric_decides_in_any_order() {
+        let net = Address { ip: Ipv4Addr::new(10, 1, 0, 0).into(), prefix: 16 };
+        let route = |destination, gateway: u8, metric| Route {
+            v6: false,
+            destination,
+            gateway: Some(Ipv4Addr::new(10, 0, 0, gateway).into()),
+            source: None,
+            scope: 0,
+            flags: 0,
+            mtu: None,
+            metric,
+        };
+        let link = |index, routes| LinkFacts {
+            name: format!("eth{index}"),
+            index,
+            mac: Mac([2; 6]),
+            mtu: 1500,
+            no_arp: false,
+            addresses: Vec::new(),
+            routes,
+            neighbours: Vec::new(),
+        };
+        let first = vec![route(None, 1, 200), route(Some(net), 1, 0), route(None, 2, 100)];
+        let second = vec![route(None, 3, 50), route(None, 4, 50), route(Some(net), 3, 10)];
+        let kept = |mut links: Vec<LinkFacts>| {
+            keep_preferred(&mut links);
+            let of = |link: &LinkFacts| {
+                link.routes.iter().map(|r| r.gateway.unwrap().to_string()).collect::<Vec<_>>()
+            };
+            links.iter().map(|link| (link.index, of(link))).collect::<std::collections::BTreeMap<_, _>>()
+        };
+        let there = kept(vec![link(1, first.clone()), link(2, second.clone())]);
+        assert_eq!(there, [(1, vec!["10.0.0.1".to_owned()]), (2, vec!["10.0.0.3".to_owned()])].into());
+        let back = kept(vec![link(2, second), link(1, first)]);
+        assert_eq!(back, there);
     }
 
     #[test]

@@ -23,11 +23,14 @@ async fn the_guest_is_told_what_cni_configured() {
     let Some(pod) = Pod::make() else { return };
     pod.ip("link set eth0 mtu 1400");
     pod.ip("-6 addr add fd00:88::2/64 dev eth0 nodad");
-    pod.ip("route add default via 10.88.0.1 mtu 1300");
+    pod.ip("route add default via 10.88.0.1 mtu 1300 metric 5");
+    pod.ip("route add default via 10.88.0.3 metric 50");
+    pod.ip("route add default via 10.88.0.4 metric 20");
     pod.ip("route add 192.0.2.0/24 dev eth0 src 10.88.0.2");
     pod.ip("route add 198.51.100.7 via 169.254.1.1 dev eth0 onlink");
     pod.ip("route add 203.0.113.0/24 dev eth0 table 7");
-    pod.ip("-6 route add default via fd00:88::1");
+    pod.ip("-6 route add default via fd00:88::7 metric 300");
+    pod.ip("-6 route add default via fd00:88::1 metric 30");
     pod.ip("neigh add 10.88.0.9 lladdr 02:00:00:00:00:09 nud permanent dev eth0");
     pod.ip("neigh add 10.88.0.8 lladdr 02:00:00:00:00:08 nud stale dev eth0");
     let network = claim(&pod, 3).await;

@@ -146,7 +146,7 @@ impl Engine {
     }
 
     fn mounts(self, own: &Own) -> Vec<Value> {
-        let engine = "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d";
+        let engine = format!("/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}");
         let mut mounts = json!([
             {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
             {"destination": "/dev", "type": "tmpfs", "source": "tmpfs",
@@ -167,7 +167,11 @@ impl Engine {
             bind(&format!("{POD}/containers/{}/6a2f10c3", own.name), "/dev/termination-log", "rw"),
             bind(&format!("{engine}/hostname"), "/etc/hostname", mode),
             bind(&format!("{engine}/resolv.conf"), "/etc/resolv.conf", mode),
-            bind("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d/shm", "/dev/shm", "rw"),
+            bind(
+                &format!("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}/shm"),
+                "/dev/shm",
+                "rw",
+            ),
         ]);
         if self.is_crio() {
             for mount in &mut binds {
@@ -279,8 +283,12 @@ impl Engine {
 }
 
 fn stat(path: &Path) -> Option<HostFile> {
-    let kind =
-        if path.to_string_lossy().contains("/volumes/") { FileKind::Directory } else { FileKind::File };
+    let path = path.to_string_lossy();
+    // Of the volume with a subPath: a secret, and nothing else.
+    if path.ends_with("/key") && !path.contains("~secret") {
+        return None;
+    }
+    let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
     Some(HostFile { kind, gid: 2000 })
 }
 

@@ -137,6 +137,7 @@ mod tests {
                 scope: 0,
                 flags: 4,
                 mtu: Some(1400),
+                metric: 0,
             }],
             neighbours: vec![Neighbour {
                 ip: "10.4.0.1".parse().unwrap(),

@@ -92,7 +92,7 @@ pub fn spec(command: &[&str], annotations: Value) -> String {
         ],
         "annotations": annotations,
         "linux": {
-            "namespaces": [{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }],
+            "namespaces": [{ "type": "pid" }, { "type": "ipc" }, { "type": "uts" }, { "type": "mount" }, { "type": "network" }],
         },
     })
     .to_string()
