@@ -21,6 +21,7 @@ mod translate;
 mod volume;
 
 pub use error::SpecError;
+pub use linux::check_limits;
 pub use passthrough::PassedDevice;
 pub use process::process;
 pub use resources::resources;

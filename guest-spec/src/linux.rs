@@ -32,7 +32,7 @@ pub(crate) fn linux(
 ) -> Result<GuestLinux, SpecError> {
     own_namespaces(container, from)?;
     if let Some(limits) = from.resources() {
-        limits_that_can_be(container, limits)?;
+        check_limits(container, limits)?;
     }
     let host_only = [
         (from.intel_rdt().is_some(), "intelRdt", "cache classes are the host's"),
@@ -115,7 +115,11 @@ pub(crate) fn own_namespaces(container: &str, from: &Linux) -> Result<(), SpecEr
 /// Bytes; below, not even the agent's own child that becomes the process fits in, and dies without a word.
 const LEAST_MEMORY: i64 = 1 << 20;
 
-fn limits_that_can_be(container: &str, limits: &LinuxResources) -> Result<(), SpecError> {
+/// Whether a container in a VM can have these limits, when it is made and later.
+///
+/// # Errors
+/// [`SpecError::HugePages`], [`SpecError::Memory`].
+pub fn check_limits(container: &str, limits: &LinuxResources) -> Result<(), SpecError> {
     // kubelet names every size that the host has, with zero where none is asked for.
     let huge = limits.hugepage_limits().iter().flatten().find(|limit| limit.limit() > 0);
     if let Some(huge) = huge {

@@ -11,7 +11,6 @@
 pub mod accel;
 pub mod cgroup;
 pub mod files;
-pub mod last_words;
 pub mod net;
 pub mod process;
 pub mod rootfs;

@@ -70,6 +70,14 @@ pub enum Error {
     /// The VM is gone.
     #[error("the sandbox's VM is not running: {0}")]
     VmGone(String),
+    /// The VM ended while something was asked of it: first what was not done, then why.
+    #[error("{what}; the sandbox's VM has ended meanwhile: {why}")]
+    CutOff {
+        /// What failed, as it was told.
+        what: String,
+        /// How the VM ended.
+        why: String,
+    },
     /// The agent did not do what it was asked for; its text names the call.
     #[error(transparent)]
     Guest(#[from] AgentError),
@@ -131,7 +139,7 @@ impl Error {
             | Self::LateGpu { .. } => Code::FAILED_PRECONDITION,
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
             Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
-            Self::VmGone(_) => Code::UNAVAILABLE,
+            Self::VmGone(_) | Self::CutOff { .. } => Code::UNAVAILABLE,
             Self::Guest(error) => guest_code(error),
             Self::Boot(error) => boot_code(&error.cause),
             Self::Failed { .. } => Code::INTERNAL,

@@ -123,7 +123,7 @@ impl Core {
     pub(super) fn explain(&self, error: Error) -> Error {
         match &self.machine {
             Machine::Ended { end, .. } if !end.asked => {
-                Error::VmGone(format!("{}; {}", one_line(&error), end.why))
+                Error::CutOff { what: one_line(&error), why: end.why.to_string() }
             }
             _ => error,
         }

@@ -17,7 +17,7 @@ use super::real::ThisHost;
 use crate::api::{
     Connected, ContainerId, CreateRequest, CreateSandboxRequest, Deleted, Error, ExecRequest, Exit,
     KillRequest, NewContainer, ProcessId, ProcessInfo, ProcessState, Result, SandboxStarted, SandboxStatus,
-    TerminalSize, UpdateRequest,
+    TerminalSize, UpdateRequest, one_line,
 };
 use crate::core::{Call, Core, Pass, Reply, Step};
 use crate::metrics::ContainerStats;
@@ -140,6 +140,8 @@ impl Handle {
                 field: "resources",
                 reason: format!("they are no OCI resources: {error}"),
             })?;
+        guest_spec::check_limits(request.id.as_str(), &resources)
+            .map_err(|error| Error::InvalidRequest { field: "resources", reason: one_line(&error) })?;
         let mut notes = Vec::new();
         let limits = Box::new(guest_spec::resources(&resources, &mut notes));
         for note in notes {

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::ctr::ctr;
-use crate::oci_archive::{Layer, archive};
+use crate::oci_archive::{Layer, archive, archive_with_volumes};
 use crate::or_fail::OrFail;
 
 /// busybox in one layer.
@@ -15,6 +15,8 @@ pub const BUSYBOX: &str = "localhost/busybox:test";
 /// busybox below 29 small layers, as many as an inference image has: `/layers/NN` is written by layer NN,
 /// `/layers/top` by all of them, and the last one removes `/layers/removed`.
 pub const LAYERED: &str = "localhost/layered:test";
+/// busybox with a `VOLUME` at `/data`, where a file `seed` is; imported by [`import_with_volume`].
+pub const WITH_VOLUME: &str = "localhost/volume:test";
 /// How many layers [`LAYERED`] has.
 pub const LAYERS: usize = 30;
 /// What CRI runs as the sandbox's own container.
@@ -46,9 +48,19 @@ pub fn unpack_busybox(directory: &Path) {
     }
 }
 
+/// Imports [`WITH_VOLUME`] into containerd.
+pub async fn import_with_volume() {
+    let layer = busybox().directory("data", 0o1770).file("data/seed", 0o640, b"of the image\n");
+    import_archive(&archive_with_volumes(WITH_VOLUME, vec![layer], &["/bin/sh"], &["/data"])).await;
+}
+
 async fn import_one(name: &str, layers: Vec<Layer>, entrypoint: &[&str]) {
+    import_archive(&archive(name, layers, entrypoint)).await;
+}
+
+async fn import_archive(archive: &[u8]) {
     let path = PathBuf::from("/run/e2e/image.tar");
-    fs::write(&path, archive(name, layers, entrypoint)).or_fail("write an image");
+    fs::write(&path, archive).or_fail("write an image");
     ctr(&["images", "import", "--local", "--snapshotter", "erofs", "/run/e2e/image.tar"]).await.succeeded();
     fs::remove_file(path).or_fail("remove an image");
 }

@@ -55,6 +55,11 @@ impl PodDirectory {
         mount(&file, "/etc/hosts", false)
     }
 
+    /// A file of the node, as a pod's hostPath names it.
+    pub fn file(path: &str, target: &str) -> Mount {
+        mount(Path::new(path), target, true)
+    }
+
     /// A directory of the node that no volume plugin made: a hostPath.
     pub fn host_path(&self, target: &str) -> Mount {
         let directory = Path::new("/srv/e2e-host-path");

@@ -54,8 +54,8 @@ pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
 pub use images::{
-    BUSYBOX, LAYERED, LAYERS, PAUSE, busybox as busybox_layer, import as import_images, layered_archive,
-    unpack_busybox,
+    BUSYBOX, LAYERED, LAYERS, PAUSE, WITH_VOLUME, busybox as busybox_layer, import as import_images,
+    import_with_volume, layered_archive, unpack_busybox,
 };
 pub use key_broker::KeyBroker;
 pub use kubelet::PodDirectory;

@@ -79,17 +79,32 @@ impl Layer {
 
 /// The archive of one image called `name` that runs `entrypoint`.
 pub fn archive(name: &str, layers: Vec<Layer>, entrypoint: &[&str]) -> Vec<u8> {
+    archive_with_volumes(name, layers, entrypoint, &[])
+}
+
+/// As [`archive`], with a `VOLUME` at each of these paths.
+pub fn archive_with_volumes(
+    name: &str,
+    layers: Vec<Layer>,
+    entrypoint: &[&str],
+    volumes: &[&str],
+) -> Vec<u8> {
     let mut blobs = Vec::new();
     let layers: Vec<Value> =
         layers.into_iter().map(|layer| blob(&mut blobs, LAYER, layer.finish())).collect();
     let diff_ids: Vec<&Value> = layers.iter().map(|layer| &layer["digest"]).collect();
-    let config = json!({
+    let volumes: serde_json::Map<String, Value> =
+        volumes.iter().map(|path| ((*path).to_owned(), json!({}))).collect();
+    let mut config = json!({
         "created": "1970-01-01T00:00:00Z",
         "architecture": "amd64",
         "os": "linux",
         "config": { "Entrypoint": entrypoint, "Env": ["PATH=/bin:/sbin:/usr/bin:/usr/sbin"], "WorkingDir": "/" },
         "rootfs": { "type": "layers", "diff_ids": diff_ids },
     });
+    if !volumes.is_empty() {
+        config["config"]["Volumes"] = volumes.into();
+    }
     let config = blob(&mut blobs, CONFIG, config.to_string().into_bytes());
     let manifest = json!({ "schemaVersion": 2, "mediaType": MANIFEST, "config": config, "layers": layers });
     let mut manifest = blob(&mut blobs, MANIFEST, manifest.to_string().into_bytes());

@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use e2e::{
-    Api, BUSYBOX, Bundle, FullDirectory, ImageVariant, MemoryCgroup, OrFail, Output, Rig, Run, ShimProcess,
-    Task, Victim, e2e, fixture,
+    Api, BUSYBOX, Bundle, FullDirectory, ImageVariant, MemoryCgroup, OrFail, Output, PodDirectory, Rig, Run,
+    ShimProcess, Task, Victim, e2e, fixture,
 };
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -190,6 +190,30 @@ fn a_mount_of_a_host_directory_is_refused_by_its_path() {
         let status = pod.try_run("hostpath", BUSYBOX, &FOREVER, vec![mount]).await.err().or_fail("an error");
         for word in ["/data", "/srv/e2e-host-path"] {
             assert!(status.message().contains(word), "{}", status.message());
+        }
+        pod.run("fine", BUSYBOX, &FOREVER, vec![]).await.exec(&["true"]).await;
+        pod.remove().await;
+    });
+}
+
+/// Whatever a pod calls the place: files of the host are not the engine's, and another pod's are not its own.
+#[test]
+fn files_of_the_host_and_of_other_pods_do_not_reach_the_guest() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("curious").await.start().await;
+        let other = PodDirectory::new("uid-other");
+        for (number, mount) in [
+            PodDirectory::file("/etc/shadow", "/etc/hosts"),
+            PodDirectory::file("/etc/passwd", "/dev/termination-log"),
+            other.configmap("cfg", &[("key", "value")], "/cfg"),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            let place = mount.container_path.clone();
+            let name = format!("curious-{number}");
+            let status = pod.try_run(&name, BUSYBOX, &FOREVER, vec![mount]).await.err().or_fail("an error");
+            assert!(status.message().contains(&place), "{}", status.message());
         }
         pod.run("fine", BUSYBOX, &FOREVER, vec![]).await.exec(&["true"]).await;
         pod.remove().await;

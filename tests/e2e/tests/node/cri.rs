@@ -1,6 +1,6 @@
 //! Pods through CRI, as kubelet runs them.
 
-use e2e::{BUSYBOX, LAYERED, OrFail, Victim, e2e};
+use e2e::{BUSYBOX, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -34,6 +34,21 @@ fn two_containers_share_a_pod() {
         assert!(status.finished_at > status.started_at, "{status:?}");
         pod.cri.remove(&web.id).await;
         side.exec(&["true"]).await;
+        pod.remove().await;
+    });
+}
+
+/// containerd copies what the image has there into a directory of the host; the guest has it from the image itself.
+#[test]
+fn an_images_volume_is_writable_and_has_the_images_content() {
+    e2e(async |rig| {
+        import_with_volume().await;
+        let mut pod = rig.pod("volume").await.start().await;
+        let first = pod.run("first", WITH_VOLUME, &FOREVER, vec![]).await;
+        let look = "stat -c %a /data /data/seed; cat /data/seed; echo mine > /data/new; cat /data/new";
+        assert_eq!(first.exec(&["sh", "-c", look]).await, "1770\n640\nof the image\nmine\n");
+        let second = pod.run("second", WITH_VOLUME, &FOREVER, vec![]).await;
+        assert_eq!(second.exec(&["ls", "/data"]).await, "seed\n", "it is the container's own");
         pod.remove().await;
     });
 }
