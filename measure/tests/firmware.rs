@@ -66,7 +66,11 @@ fn debians_firmware_is_what_its_package_says() {
     for (path, kind, smbios) in [
         (Debian::AmdSev.find(), Kind::SnpAndTdx(KernelHashSupport::Present), None),
         (Debian::IntelTdx.find(), Kind::TdxSecureBoot, Some(true)),
-        (real::built().map(|directory| directory.join("OVMF.fd")), Kind::Tdx, Some(false)),
+        (
+            real::built().map(|directory| directory.join("OVMF.fd")),
+            Kind::SnpAndTdx(KernelHashSupport::Absent),
+            Some(false),
+        ),
     ] {
         let Some(path) = path else { continue };
         let image = fs::read(&path).unwrap();

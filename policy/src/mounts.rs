@@ -301,7 +301,7 @@ mod tests {
 
     #[test]
     fn a_volume_of_the_image_needs_a_root_file_system_that_can_be_written_to() {
-        let image = ImageConfig::parse(br#"{"config": {"Volumes": {"/data": {}}}}"#).unwrap();
+        let image = ImageConfig::parse(br#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {"Volumes": {"/data": {}}}}"#).unwrap();
         let of = |more: &str| {
             let text = format!(
                 "apiVersion: v1\nkind: Pod\nspec:\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  containers:\n    - {{name: c, image: i, {more}}}\n"

@@ -114,9 +114,14 @@ impl<'a> Running<'a> {
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
         // kubelet gives volumes to the pod's group.
         let gid = self.spec.spec.security_context.fs_group.unwrap_or_default();
+        let directories: Vec<String> = self.spec.spec.volumes.iter().map(directory).collect();
         let stat = |path: &Path| {
-            let is_volume = path.to_string_lossy().contains("/volumes/");
-            Some(HostFile { kind: if is_volume { FileKind::Directory } else { FileKind::File }, gid })
+            let path = path.to_string_lossy();
+            let is_volume = path.contains("/volumes/");
+            let there =
+                !is_volume || path.contains("kube-api-access") || directories.iter().any(|at| *at == path);
+            let kind = if is_volume { FileKind::Directory } else { FileKind::File };
+            there.then_some(HostFile { kind, gid })
         };
         let mut guest = translate(&id, &spec, &sandbox, &rootfs, &stat).unwrap();
         let device = |number: u32, gpu| PassedDevice {
@@ -283,16 +288,13 @@ impl<'a> Running<'a> {
         let mut binds: Vec<Value> = Vec::new();
         for mount in &container.volume_mounts {
             let volume: &Volume = volumes[mount.name.as_str()];
-            let (plugin, mode) = match volume {
-                Volume { empty_dir: Some(_), .. } if mount.read_only == Some(true) => ("empty-dir", "ro"),
-                Volume { empty_dir: Some(_), .. } => ("empty-dir", "rw"),
-                Volume { secret: Some(_), .. } => ("secret", "ro"),
-                Volume { projected: Some(_), .. } => ("projected", "ro"),
-                _ => ("configmap", "ro"),
-            };
+            let writable = volume.empty_dir.is_some() && mount.read_only != Some(true);
+            let mode = if writable { "rw" } else { "ro" };
             let source = match &mount.sub_path {
-                Some(path) if !path.is_empty() => format!("{POD}/volume-subpaths/{}/{path}/1", mount.name),
-                _ => format!("{POD}/volumes/kubernetes.io~{plugin}/{}", mount.name),
+                Some(path) if !path.is_empty() => {
+                    format!("{POD}/volume-subpaths/{}/{}/1", mount.name, container.name)
+                }
+                _ => directory(volume),
             };
             binds.push(bind(source, &mount.mount_path, mode));
         }
@@ -307,8 +309,8 @@ impl<'a> Running<'a> {
                 "ro",
             ));
         }
-        let engine = "/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d";
-        let shm = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d/shm".to_owned();
+        let engine = format!("/var/lib/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}");
+        let shm = format!("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}/shm");
         let mode =
             if container.security_context.read_only_root_filesystem == Some(true) { "ro" } else { "rw" };
         for (source, at, mode) in [
@@ -358,4 +360,15 @@ fn expand(text: &str, env: &[(String, String)]) -> String {
     env.iter()
         .chain(&own)
         .fold(text.to_owned(), |text, (name, value)| text.replace(&format!("$({name})"), value))
+}
+
+/// Where kubelet has a volume.
+fn directory(volume: &Volume) -> String {
+    let plugin = match volume {
+        Volume { empty_dir: Some(_), .. } => "empty-dir",
+        Volume { secret: Some(_), .. } => "secret",
+        Volume { projected: Some(_), .. } => "projected",
+        _ => "configmap",
+    };
+    format!("{POD}/volumes/kubernetes.io~{plugin}/{}", volume.name)
 }

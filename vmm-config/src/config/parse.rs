@@ -213,6 +213,7 @@ mod tests {
             r#"
             image = "/srv/image"
             qemu = "/usr/bin/qemu"
+            qemu_users = 100000
             firmware = "/usr/share/OVMF.fd"
             vhost_device_vsock = "/opt/v"
             tee = "none"
