@@ -79,7 +79,7 @@ fn signals_are_those_that_end_a_container() {
     let mut agent = Agent::strict();
     with_web(&mut agent);
     let signal = |id: &str, signal: u32| json!({ "container_id": id, "exec_id": "", "signal": signal });
-    for (id, number) in [(WEB, 3), (WEB, 9), (WEB, 15), (SANDBOX, 9)] {
+    for (id, number) in [(WEB, 3), (WEB, 9), (WEB, 15), (SANDBOX, 9), (WEB, 65)] {
         agent.accept("SignalProcessRequest", &signal(id, number));
     }
     for (id, number) in

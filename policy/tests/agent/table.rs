@@ -101,7 +101,7 @@ fn rows() -> Vec<(&'static str, &'static str, Row)> {
         ("TtyWinResizeRequest", "row", Not(json!([65_536]))),
         ("TtyWinResizeRequest", "column", Not(json!([65_536]))),
         ("RemoveContainerRequest", "timeout", Not(json!([0, 1, 9]))),
-        ("SignalProcessRequest", "signal", Not(json!([0, 1, 6, 10, 11, 12, 18, 19, 65]))),
+        ("SignalProcessRequest", "signal", Not(json!([0, 1, 6, 10, 11, 12, 18, 19, 34, 64, 66]))),
         ("UpdateInterfaceRequest", "interface.IPAddresses", Any("the network is the host's")),
         ("UpdateInterfaceRequest", "interface.mtu", Not(json!([0, 67, 65_536]))),
         ("UpdateInterfaceRequest", "interface.raw_flags", Not(json!([1, 8, 129]))),

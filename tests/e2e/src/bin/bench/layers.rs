@@ -22,6 +22,8 @@ const MIB: u64 = 1 << 20;
 const ROUNDS: usize = 5;
 /// How often the same layer is converted.
 const CONVERSIONS: usize = 3;
+/// How many pods are bound at once.
+const DOCUMENTS: usize = 60;
 /// How often a policy is generated.
 const POLICIES: usize = 11;
 
@@ -167,7 +169,7 @@ fn policy(report: &mut Report) {
         "apiVersion: v1\nkind: Pod\nmetadata: {{name: bench}}\nspec:\n  automountServiceAccountToken: false\n  \
          enableServiceLinks: false\n  containers: [{{name: app, image: \"{LAYERED}@{digest}\"}}]\n"
     );
-    fs::write(directory.path().join("pod.yaml"), pod).or_fail("pod.yaml");
+    fs::write(directory.path().join("pod.yaml"), &pod).or_fail("pod.yaml");
     let generate = || {
         let mut generate = Command::new(Artefacts::coffer());
         generate.args([
@@ -186,6 +188,22 @@ fn policy(report: &mut Report) {
     generate();
     let times = (0..POLICIES).map(|_| generate() * 1e3).collect();
     report.bounded("coffer policy generate, 30 layers with known hashes", median(times), "ms", 200.0);
+
+    let document = |index: usize| {
+        let class = "spec:\n  runtimeClassName: coffer-snp\n";
+        pod.replace("spec:\n", class).replace("name: bench", &format!("name: bench-{index}"))
+    };
+    let documents: Vec<String> = (0..DOCUMENTS).map(document).collect();
+    fs::write(directory.path().join("all.yaml"), documents.join("---\n")).or_fail("all.yaml");
+    let bind = || {
+        let mut bind = Command::new(Artefacts::coffer());
+        let image = format!("{LAYERED}=oci:layout");
+        bind.args(["bind", "all.yaml", "--cache", "cache", "--image", &image]).current_dir(directory.path());
+        bind.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        timed(|| succeeded(bind.status(), "coffer bind"))
+    };
+    let times = (0..CONVERSIONS).map(|_| bind()).collect();
+    report.bounded("coffer bind, 60 pods of that image", median(times), "s", 2.0);
 }
 
 fn unpack(archive: &[u8], layout: &Path) {
