@@ -1,4 +1,6 @@
 //! The hypervisor of a host that need not be honest: QEMU with another command line than the shim's.
+//!
+//! It is installed as a QEMU with files of its own is, `bin/qemu` and `share/qemu/`, for those are what the shim lets it see.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -9,6 +11,9 @@ use crate::or_fail::OrFail;
 
 /// Serial of the disk that plays the security processor, for the `fake-report` build of PID 1.
 const FAKE_REPORT_SERIAL: &str = "coffer-fake-report";
+
+/// Where its files are.
+const FILES: &str = "share/qemu";
 
 /// A program for the configuration key `qemu`: it changes the words that it gets and becomes QEMU.
 #[derive(Debug)]
@@ -22,7 +27,9 @@ impl Hypervisor {
     /// One that changes nothing yet. `name` is unique in the test binary.
     pub fn new(name: &str) -> Self {
         let directory = Path::new("/run/e2e/hypervisors").join(name);
-        fs::create_dir_all(&directory).or_fail("make a hypervisor's directory");
+        for part in ["bin", FILES] {
+            fs::create_dir_all(directory.join(part)).or_fail("make a hypervisor's directory");
+        }
         Self { directory, replaced: Vec::new(), added: Vec::new() }
     }
 
@@ -36,9 +43,10 @@ impl Hypervisor {
         self.disk("fake-report", &file, FAKE_REPORT_SERIAL)
     }
 
-    /// Adds a read-only virtio disk.
+    /// Adds a read-only virtio disk, of a copy of the file.
     #[must_use]
     pub fn disk(self, node: &str, file: &Path, serial: &str) -> Self {
+        let file = self.file(&format!("{node}.img"), &fs::read(file).or_fail(file.display()));
         let blockdev = format!(
             "driver=file,node-name={node},filename={},read-only=on,auto-read-only=off",
             file.display()
@@ -61,9 +69,9 @@ impl Hypervisor {
         self
     }
 
-    /// Writes a file beside the program, and gives its path.
+    /// Writes a file that the program can read, and gives its path.
     pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
-        let path = self.directory.join(name);
+        let path = self.directory.join(FILES).join(name);
         fs::write(&path, content).or_fail(name);
         path
     }
@@ -79,7 +87,8 @@ impl Hypervisor {
             let _ = write!(script, " {}", quoted(word));
         }
         script.push('\n');
-        let path = self.file("qemu", script.as_bytes());
+        let path = self.directory.join("bin/qemu");
+        fs::write(&path, script).or_fail("write the program");
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).or_fail("make the program executable");
         path
     }

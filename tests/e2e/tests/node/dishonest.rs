@@ -75,7 +75,7 @@ async fn app(pod: &mut Pod, tenant: &Tenant, image: &str) -> Result<PodContainer
 
 /// The guest's agent, asked by the host without its shim.
 async fn agent_of(pod: &Pod) -> Agent {
-    let socket = Path::new("/run/coffer").join(NAMESPACE).join(&pod.id).join("vsock.sock");
+    let socket = Path::new("/run/coffer").join(NAMESPACE).join(&pod.id).join("vm/vsock.sock");
     connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.or_fail("connect to the guest's agent")
 }
 
@@ -284,14 +284,12 @@ fn byte_code_in_acpi_tables_reaches_nothing_of_the_guest() {
         let hypervisor = hypervisor("acpi", &tenant, &tenant.disk());
         // The tables of guest-image/kernel/acpi-attack: what they read they send out by an I/O port of the host's.
         let secret = hypervisor.file("secret", b"a secret of the guest: 32 bytes.");
-        let sent = hypervisor.file("sent", b"");
         let loader = format!("loader,file={},addr=0x18000000,force-raw=on", secret.display());
-        let port = format!("file,id=sent,path={}", sent.display());
         let mut attacking = hypervisor.words(&[
             "-device",
             &loader,
             "-chardev",
-            &port,
+            "file,id=sent,path=sent",
             "-device",
             "isa-debugcon,iobase=0xe9,chardev=sent",
         ]);
@@ -304,7 +302,8 @@ fn byte_code_in_acpi_tables_reaches_nothing_of_the_guest() {
         }
         let mut pod = started(rig, "acpi", &attacking).await.or_fail("start");
         app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
-        // Each attack sends a letter when it begins, and what it has got after that.
+        // Each attack sends a letter when it begins, and what it has got after that. QEMU writes into its own directory.
+        let sent = format!("/run/coffer/{NAMESPACE}/{}/vm/sent", pod.id);
         assert_eq!(fs::read_to_string(&sent).or_fail("what was sent"), "rwk");
         pod.remove().await;
     });
