@@ -8,11 +8,10 @@ use std::time::{Duration, Instant};
 
 use containerd_shim_protos::types::mount::Mount;
 use e2e::{Artefacts, LAYERED, Layer, OrFail, busybox_layer, layered_archive, oci_archive, workspace};
-use serde_json::json;
 use tar::Archive;
 use tempfile::TempDir;
 
-use crate::lone::Lone;
+use crate::lone::{Lone, with_tree};
 use crate::report::{Report, median};
 
 /// How many layers an inference image has.
@@ -83,12 +82,7 @@ fn make(path: &Path, layer: Layer, size: u64, index: usize) {
     let mut child = mkfs(path).stdin(Stdio::piped()).spawn().or_fail("mkfs.erofs");
     child.stdin.take().or_fail("its input").write_all(&layer.finish()).or_fail("mkfs.erofs");
     succeeded(child.wait(), "mkfs.erofs");
-    let bytes = fs::metadata(path).or_fail("an image").len();
-    let mut file = File::options().read(true).write(true).open(path).or_fail("an image");
-    let root = verity::append(&mut file, [0; 16]).or_fail("a hash tree");
-    let beside = path.with_extension("erofs.dmverity");
-    let text = json!({ "roothash": root.to_string(), "hashoffset": bytes }).to_string();
-    fs::write(beside, text).or_fail("the file beside an image");
+    with_tree(path);
     succeeded(Command::new("fallocate").arg("--dig-holes").arg(path).status(), "fallocate");
 }
 

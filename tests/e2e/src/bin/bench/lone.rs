@@ -1,5 +1,6 @@
 //! A container with a shim of its own, driven as containerd drives it but without containerd in between.
 
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -11,6 +12,7 @@ use nix::sys::stat::Mode;
 use nix::sys::time::TimeVal;
 use nix::time::{ClockId, clock_getcpuclockid};
 use nix::unistd::{Pid, mkfifo};
+use serde_json::json;
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 
@@ -121,13 +123,23 @@ impl Lone {
     }
 }
 
-/// The bundle's root file system as a layer of containerd's EROFS snapshotter would be.
+/// The bundle's root file system as a layer of containerd's EROFS snapshotter would be, with its tree.
 fn layer(bundle: &Bundle) -> PathBuf {
     let image = bundle.path.join("layer.erofs");
     let mut mkfs = Command::new("mkfs.erofs");
     let output = mkfs.arg("--quiet").arg(&image).arg(bundle.image()).output().or_fail("mkfs.erofs");
     assert!(output.status.success(), "mkfs.erofs: {}", String::from_utf8_lossy(&output.stderr));
+    with_tree(&image);
     image
+}
+
+/// Appends the hash tree to an EROFS image, and writes the file beside it by which containerd says so.
+pub fn with_tree(image: &Path) {
+    let bytes = fs::metadata(image).or_fail("an image").len();
+    let mut file = File::options().read(true).write(true).open(image).or_fail("an image");
+    let root = verity::append(&mut file, [0; 16]).or_fail("a hash tree");
+    let text = json!({ "roothash": root.to_string(), "hashoffset": bytes }).to_string();
+    fs::write(image.with_extension("erofs.dmverity"), text).or_fail("the file beside an image");
 }
 
 /// CPU time of all children of this process that have ended.
