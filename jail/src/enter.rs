@@ -1,10 +1,8 @@
 //! The way in, one step after the other; the last one becomes the program.
 
 use std::convert::Infallible;
-use std::env;
 use std::ffi::OsString;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use nix::sched::{CloneFlags, unshare};
@@ -36,7 +34,6 @@ pub fn enter(arguments: impl Iterator<Item = OsString>) -> Result<Infallible, Er
     let parent = getppid();
     // Until it is the program, /proc does not show it as one more of the caller's kind.
     let _ = prctl::set_name(c"coffer-jail");
-    let program = found(&program);
     let namespaces = CloneFlags::CLONE_NEWNS
         | CloneFlags::CLONE_NEWNET
         | CloneFlags::CLONE_NEWIPC
@@ -56,16 +53,6 @@ pub fn enter(arguments: impl Iterator<Item = OsString>) -> Result<Infallible, Er
     // The engine's environment may hold what is nobody's business, such as a proxy's password.
     let source = Command::new(&program).args(arguments).env_clear().env("PATH", SEARCH).exec();
     Err(Error::Execute { program, source })
-}
-
-/// Where a name without a slash is in PATH; what cannot be found is left to the execution to name.
-fn found(program: &Path) -> PathBuf {
-    let path = env::var_os("PATH").unwrap_or_default();
-    let in_path = || env::split_paths(&path).map(|dir| dir.join(program)).find(|file| file.is_file());
-    match program.components().count() {
-        1 if !program.is_absolute() => in_path().unwrap_or_else(|| program.to_owned()),
-        _ => program.to_owned(),
-    }
 }
 
 fn limit() -> Result<(), Error> {

@@ -54,8 +54,8 @@ impl Jail {
         Self { user, home, read: Vec::new(), nodes: Vec::new(), sockets: Vec::new() }
     }
 
-    /// The command by which `jailer`, usually [`OWN_PROGRAM`], starts `program` in the jail. The caller adds descriptors and
-    /// arguments.
+    /// The command by which `jailer`, usually [`OWN_PROGRAM`], starts `program`, an absolute path, in the jail. The caller
+    /// adds descriptors and arguments.
     ///
     /// # Errors
     /// [`Error::Description`]: a path is not UTF-8.

@@ -23,8 +23,7 @@ impl Script {
     pub(crate) fn new(text: &str) -> Self {
         let mut accesses = VecDeque::new();
         for line in text.split(['\n', ';']).map(str::trim).filter(|line| !line.is_empty()) {
-            let (times, line) =
-                line.split_once('*').map_or((1, line), |(n, rest)| (n.parse().unwrap(), rest));
+            let (times, line) = line.split_once('*').map_or((1, line), |(n, rest)| (number(n, 10), rest));
             let words: Vec<_> = line.split_whitespace().collect();
             let access = match words[..] {
                 ["RESET"] => Access::Reset,
@@ -32,7 +31,7 @@ impl Script {
                 ["W", at, value] => Access::Write(place(at), hex(value)),
                 _ => panic!("{line}"),
             };
-            accesses.extend(std::iter::repeat_n(access, times));
+            accesses.extend((0..times).map(|_| access));
         }
         Self(accesses)
     }
@@ -48,12 +47,18 @@ impl Script {
 }
 
 fn hex(text: &str) -> u32 {
-    u32::from_str_radix(text, 16).unwrap()
+    number(text, 16)
+}
+
+fn number(text: &str, radix: u32) -> u32 {
+    u32::from_str_radix(text, radix).unwrap_or_else(|error| panic!("{text:?} in a script: {error}"))
 }
 
 fn place(text: &str) -> At {
     match text.strip_prefix('c') {
-        Some(offset) => At::Config(u16::from_str_radix(offset, 16).unwrap()),
+        Some(offset) => At::Config(
+            u16::try_from(hex(offset)).unwrap_or_else(|error| panic!("{text:?} in a script: {error}")),
+        ),
         None => At::Bar0(hex(text)),
     }
 }

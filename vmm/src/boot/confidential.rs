@@ -3,7 +3,7 @@
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{OpenOptionsExt, chown};
+use std::os::unix::fs::{OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use host::files;
@@ -118,13 +118,7 @@ pub(super) fn look_at_acceptance(
 pub(super) fn write_initdata(dir: &Path, pod: &PodRequest, user: UserId) -> Result<(), ConfidentialError> {
     let Some(initdata) = &pod.initdata else { return Ok(()) };
     let image = disk::encode(initdata).map_err(|error| ConfidentialError::Initdata(error.to_string()))?;
-    let path = dir.join(INITDATA_FILE);
-    write(&path, &image)?;
-    chown(&path, Some(user.get()), Some(user.get())).map_err(|source| ConfidentialError::File {
-        action: "give QEMU",
-        path,
-        source,
-    })
+    write(&dir.join(INITDATA_FILE), &image, Some(user))
 }
 
 /// Computes what the VM's report will say, says so in the log and in the state directory, and adds the ID block where
@@ -145,7 +139,7 @@ pub(super) fn expect(
         return Ok(spec);
     };
     let json = describe(log, expected, &request.pod);
-    write(&dir.join(MEASUREMENT_FILE), json.to_string().as_bytes())?;
+    write(&dir.join(MEASUREMENT_FILE), json.to_string().as_bytes(), None)?;
     match (expected, &request.config.snp_id_blocks) {
         (Expectation::Snp { launch_digest }, Some(blocks)) => sign(spec, blocks.as_path(), launch_digest),
         _ => Ok(spec),
@@ -186,13 +180,16 @@ fn read(path: &Path, max: u64) -> Result<Vec<u8>, ConfidentialError> {
 }
 
 /// Only the VM's owner may read what a pod's owner sends to it.
-fn write(path: &Path, bytes: &[u8]) -> Result<(), ConfidentialError> {
-    let written = OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(bytes));
+///
+/// The owner is changed by the open file, never by its name: the directory may be another user's, who could put a link to
+/// somewhere else in its place.
+fn write(path: &Path, bytes: &[u8], owner: Option<UserId>) -> Result<(), ConfidentialError> {
+    let write = || {
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(path)?;
+        file.write_all(bytes)?;
+        owner.map_or(Ok(()), |user| fchown(&file, Some(user.get()), Some(user.get())))
+    };
+    let written: io::Result<()> = write();
     written.map_err(|source| {
         let _ = fs::remove_file(path);
         ConfidentialError::File { action: "write", path: path.to_owned(), source }

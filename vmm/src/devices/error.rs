@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gpu::PciAddress;
+use vmm_config::passthrough::HostAddress;
 use vmm_config::units::MemorySize;
 
 /// What went wrong. Nothing is left held.
@@ -14,6 +15,15 @@ pub enum DevicesError {
     /// Not a device for a VM.
     #[error("PCI device {0} is no GPU or NVSwitch of NVIDIA's")]
     NotNvidia(PciAddress),
+    /// The node by which QEMU opens it.
+    #[error("the IOMMU group of GPU {gpu} cannot be looked up in sysfs; is it still there?")]
+    Group {
+        /// The GPU.
+        gpu: HostAddress,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// No driver of VFIO's has it.
     #[error("GPU {gpu} is {state}; QEMU takes it from vfio-pci only: bind it (`coffer gpu bind {gpu}`)")]
     NotVfio {

@@ -1,7 +1,7 @@
 //! Where GPUs and what concerns them are on the host.
 
+use std::fs;
 use std::path::{Path, PathBuf};
-use std::{fs, io};
 
 #[cfg(feature = "vfio-user")]
 use gpu::PciAddress;
@@ -10,6 +10,8 @@ use gpu::sysfs::Sysfs;
 use serde::{Deserialize, Serialize};
 use vmm_config::passthrough::{AddressWidth, HostAddress, HostNode};
 use vmm_config::units::MemorySize;
+
+use super::DevicesError;
 
 /// Roots of what is read and written.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -47,12 +49,15 @@ impl GpuHost {
     }
 
     /// The nodes by which devices are opened over their IOMMU groups, VFIO's own first; none for no device.
-    pub(crate) fn group_nodes(&self, devices: &[HostAddress]) -> io::Result<Vec<PathBuf>> {
+    ///
+    /// # Errors
+    /// [`DevicesError::Group`].
+    pub(crate) fn group_nodes(&self, devices: &[HostAddress]) -> Result<Vec<PathBuf>, DevicesError> {
         let vfio = self.dev.join("vfio");
         let mut nodes = Vec::new();
         for device in devices {
             let link = self.sysfs.join("bus/pci/devices").join(device.to_string()).join("iommu_group");
-            let group = fs::read_link(link)?;
+            let group = fs::read_link(link).map_err(|source| DevicesError::Group { gpu: *device, source })?;
             let node = vfio.join(group.file_name().unwrap_or_default());
             if nodes.is_empty() {
                 nodes.push(vfio.join("vfio"));

@@ -107,7 +107,8 @@ impl std::fmt::Debug for Qmp {
 
 impl Qmp {
     /// Reads the greeting, negotiates, and starts the reader task. Every line from QEMU marks `activity`. `descriptors` is the
-    /// writer's socket once more, where descriptors are to be passed. Events arrive on the returned channel; it ends when the monitor does.
+    /// writer's socket once more, where descriptors are to be passed. Events arrive on the returned channel; it ends when the
+    /// monitor does.
     ///
     /// # Errors
     /// The peer hangs up or does not speak QMP.
