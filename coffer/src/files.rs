@@ -4,8 +4,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind, Read};
 use std::path::Path;
 
-use ::measure::ovmf::MAX_FIRMWARE;
 use anyhow::{Context, Result, ensure};
+use measurement::ovmf::MAX_FIRMWARE;
 
 /// Whether a file's name stands for standard input.
 pub(crate) fn is_stdin(path: &Path) -> bool {
@@ -29,7 +29,7 @@ impl Kind {
     /// A file of ACPI tables; QEMU's have 128 KiB, or 2 MiB with hundreds of devices.
     pub(crate) const ACPI: Self = Self { name: "ACPI file", max: 16 << 20 };
     /// Initdata in any form.
-    pub(crate) const INITDATA: Self = Self { name: "initdata", max: ::measure::initdata::MAX_PLAIN };
+    pub(crate) const INITDATA: Self = Self { name: "initdata", max: measurement::initdata::MAX_PLAIN };
     /// A pod's manifest.
     pub(crate) const MANIFEST: Self = Self { name: "pod's manifest", max: pod_manifest::MAX_MANIFEST };
     /// A text with manifests.
@@ -40,7 +40,7 @@ impl Kind {
     /// A private key.
     pub(crate) const KEY: Self = Self { name: "key", max: 64 << 10 };
     /// A text that becomes part of initdata.
-    pub(crate) const ENTRY: Self = Self { name: "initdata entry", max: ::measure::initdata::MAX_PLAIN };
+    pub(crate) const ENTRY: Self = Self { name: "initdata entry", max: measurement::initdata::MAX_PLAIN };
 
     /// A guest agent's policy.
     pub(crate) const POLICY: Self = Self { name: "policy", max: 8 << 20 };

@@ -7,9 +7,9 @@ use std::fmt;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::measure::initdata::{Algorithm, InitData, annotation, build, disk};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Subcommand, ValueEnum};
+use measurement::initdata::{Algorithm, InitData, annotation, build, disk};
 use serde_json::json;
 
 use crate::files::Kind;

@@ -7,7 +7,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use ::policy::{Image, ImageConfig, Objects, Options, Permission, generate};
+use agent_policy::{Image, ImageConfig, Objects, Options, Permission, generate};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use layers::{HashedImage, Source};

@@ -9,7 +9,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 
 use image::FakeImage;
-use measure::initdata::annotation;
+use measurement::initdata::annotation;
 use pod_manifest::{Document, documents};
 
 const CONFIG: &str = r#"{"Entrypoint": ["/app"], "Env": ["PATH=/bin", "MODE=image"]}"#;

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
-#[path = "../../measure/tests/image/mod.rs"]
+#[path = "../../crates/measurement/tests/image/mod.rs"]
 mod firmware;
 mod image;
 
@@ -35,7 +35,7 @@ impl Desk {
         let (hash, salt) = ("ab".repeat(32), "cd".repeat(32));
         let manifest = json!({
             "format": 1, "name": "test", "profile": "release", "agent": "kata", "agent_sha256": "00".repeat(32),
-            "kernel": { "file": "vmlinuz", "sha256": measure::Sha256Digest::of(b"a kernel").to_string(), "release": "7" },
+            "kernel": { "file": "vmlinuz", "sha256": measurement::Sha256Digest::of(b"a kernel").to_string(), "release": "7" },
             "root": { "file": "root.img", "sha256": "00".repeat(32), "verity": {
                 "algorithm": "sha256", "block_size": 4096, "data_blocks": 100, "hash_start_block": 100,
                 "salt": salt, "root_hash": hash } },

@@ -14,7 +14,7 @@ use std::collections::BTreeSet;
 use std::fs;
 
 use image::FakeImage;
-use measure::initdata::annotation;
+use measurement::initdata::annotation;
 use pod_manifest::{Document, Template, documents};
 use serde_json::json;
 

@@ -4,7 +4,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
-#[path = "../../measure/tests/image/mod.rs"]
+#[path = "../../crates/measurement/tests/image/mod.rs"]
 mod image;
 
 use std::fs;
@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use image::Image;
-use measure::initdata::{Algorithm, InitData, annotation, build};
+use measurement::initdata::{Algorithm, InitData, annotation, build};
 use serde_json::{Value, json};
 
-const KERNEL: &[u8] = include_bytes!("../../measure/tests/data/kernel.efi");
+const KERNEL: &[u8] = include_bytes!("../../crates/measurement/tests/data/kernel.efi");
 
 /// A pod and its node, in a directory.
 struct Scene {
@@ -55,7 +55,7 @@ impl Scene {
         let (hash, salt) = (root.repeat(32), "cd".repeat(32));
         let json = json!({
             "format": 1, "name": name, "profile": "release", "agent": "kata", "agent_sha256": "00".repeat(32),
-            "kernel": { "file": "vmlinuz", "sha256": measure::Sha256Digest::of(&kernel).to_string(), "release": "7" },
+            "kernel": { "file": "vmlinuz", "sha256": measurement::Sha256Digest::of(&kernel).to_string(), "release": "7" },
             "root": { "file": "root.img", "sha256": "00".repeat(32), "verity": {
                 "algorithm": "sha256", "block_size": 4096, "data_blocks": 100, "hash_start_block": 100,
                 "salt": salt, "root_hash": hash } },

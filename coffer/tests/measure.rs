@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
-#[path = "../../measure/tests/image/mod.rs"]
+#[path = "../../crates/measurement/tests/image/mod.rs"]
 mod image;
 
 use std::fs;
@@ -70,7 +70,7 @@ fn snp_prints_one_line() {
     let base = ["measure", "snp", "--firmware", &firmware, "--vcpus", "16"];
     let boot = ["--kernel", &kernel, "--initrd", &initrd, "--append", "console=ttyS0"];
     let digest = text(&[&base[..], &boot, &["--cpu", "EPYC-Genoa", "--guest-features", "0x21"]].concat());
-    // sev-snp-measure 0.0.13 says so, too (measure/tests/vectors.rs).
+    // sev-snp-measure 0.0.13 says so, too (crates/measurement/tests/vectors.rs).
     let expected =
         "427f4e89b11382a2f1f74f62543f855d4200402c1cd270ae65101fdf065fafafb92d623e36ff031173a73d0211917e52";
     assert_eq!(digest, format!("{expected}\n"));
@@ -128,7 +128,7 @@ fn snp_refuses_what_it_cannot_measure() {
 fn tdx_prints_the_register_that_is_asked_for() {
     let files = Files::new();
     let firmware = files.write("firmware", Image::inteltdx().build());
-    // dstack-mr says so, too (measure/tests/vectors.rs).
+    // dstack-mr says so, too (crates/measurement/tests/vectors.rs).
     for (more, mrtd) in [
         (
             &[][..],

@@ -3,9 +3,9 @@
 
 #![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
-#[path = "../../measure/tests/image/mod.rs"]
+#[path = "../../crates/measurement/tests/image/mod.rs"]
 mod image;
-#[path = "../../measure/tests/real/mod.rs"]
+#[path = "../../crates/measurement/tests/real/mod.rs"]
 mod real;
 
 use std::collections::BTreeSet;
@@ -16,8 +16,8 @@ use std::process::{Command, Stdio};
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use image::Image;
-use measure::initdata::{Algorithm, annotation, build};
-use measure::ovmf::{Acceptance, Firmware};
+use measurement::initdata::{Algorithm, annotation, build};
+use measurement::ovmf::{Acceptance, Firmware};
 use real::Debian;
 use serde_json::{Value, json};
 use vmm_config::config::NodeConfig;
@@ -54,7 +54,7 @@ const SHAPES: [(&[&str], &str, &str, u64); 20] = [
 ];
 
 /// A kernel that both kinds of firmware start: an EFI program.
-const KERNEL: &[u8] = include_bytes!("../../measure/tests/data/kernel.efi");
+const KERNEL: &[u8] = include_bytes!("../../crates/measurement/tests/data/kernel.efi");
 
 fn manifest(containers: &[&str], annotations: &[(&str, String)]) -> String {
     let list = |init: bool| -> String {
@@ -77,7 +77,7 @@ fn image(dir: &Path) -> ImageManifest {
     let (hash, salt) = ("ab".repeat(32), "cd".repeat(32));
     let json = json!({
         "format": 1, "name": "test", "profile": "release", "agent": "kata", "agent_sha256": "00".repeat(32),
-        "kernel": { "file": "vmlinuz", "sha256": measure::Sha256Digest::of(KERNEL).to_string(), "release": "7" },
+        "kernel": { "file": "vmlinuz", "sha256": measurement::Sha256Digest::of(KERNEL).to_string(), "release": "7" },
         "root": { "file": "root.img", "sha256": "00".repeat(32), "verity": {
             "algorithm": "sha256", "block_size": 4096, "data_blocks": 100, "hash_start_block": 100,
             "salt": salt, "root_hash": hash } },

@@ -8,8 +8,8 @@ use std::fs;
 use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
-use measure::snp::LaunchDigest;
-use measure::snp::id_block::SignedIdBlock;
+use measurement::snp::LaunchDigest;
+use measurement::snp::id_block::SignedIdBlock;
 use p384::ecdsa::SigningKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 

@@ -5,8 +5,8 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use agent::proto::oci::{LinuxResources, Process as OciProcess};
-use agent::{AgentError, ProcessRef};
+use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
+use agent_client::{AgentError, ProcessRef};
 use tokio::sync::oneshot;
 
 use crate::api::{ContainerId, NewContainer, ProcessId, Result, TerminalSize};

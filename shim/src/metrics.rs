@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use agent::proto::agent as guest;
+use agent_client::proto::agent as guest;
 use containerd_shim::protos::cgroups_v2::metrics as v2;
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};

@@ -21,7 +21,7 @@
 
 use std::time::Duration;
 
-use measure::ovmf::Acceptance;
+use measurement::ovmf::Acceptance;
 
 use crate::spec::{Accelerator, VmSpec};
 use crate::units::{MemorySize, Vcpus};

@@ -2,13 +2,15 @@
 //!
 //! `coffer measure --pod` and the shim both ask here, so they cannot disagree about a pod.
 
-use measure::ovmf::Firmware;
-use measure::snp::id_block::{IdBlockError, SignedIdBlock};
-use measure::snp::{Guest, GuestFeatures, KernelHashes, LaunchDigest, SnpError, VcpuCount, launch_digest};
-use measure::tdx::{
+use measurement::ovmf::Firmware;
+use measurement::snp::id_block::{IdBlockError, SignedIdBlock};
+use measurement::snp::{
+    Guest, GuestFeatures, KernelHashes, LaunchDigest, SnpError, VcpuCount, launch_digest,
+};
+use measurement::tdx::{
     FwCfgFiles, InitrdOption, Mrtd, PageOrder, PeError, Rtmr, Rtmr0Error, TdxError, mrtd, rtmr0, rtmr1, rtmr2,
 };
-use measure::{Cmdline, CmdlineError};
+use measurement::{Cmdline, CmdlineError};
 
 use crate::qemu::ConfidentialGuest;
 use crate::spec::VmSpec;

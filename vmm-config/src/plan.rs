@@ -1,6 +1,6 @@
 //! From configuration, image, request and host to one VM.
 
-use measure::ovmf::{Acceptance, Kind};
+use measurement::ovmf::{Acceptance, Kind};
 
 use crate::config::{Accel, NodeConfig};
 use crate::image::{ImageManifest, ImageProfile};

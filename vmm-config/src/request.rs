@@ -17,7 +17,7 @@ use std::collections::BTreeMap;
 use std::error::Error;
 use std::iter;
 
-use measure::initdata::{self, InitData};
+use measurement::initdata::{self, InitData};
 
 use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
@@ -334,7 +334,7 @@ mod tests {
 
     #[test]
     fn initdata_needs_no_leave_and_is_checked() {
-        use measure::initdata::{Algorithm, annotation, build};
+        use measurement::initdata::{Algorithm, annotation, build};
         let document = build(Algorithm::Sha256, [("aa.toml".to_owned(), String::new())].into()).unwrap();
         let text = annotation::encode(&document).unwrap();
         let r = request(&NodeConfig::default(), &[(annotation::NAME, &text)]).unwrap();

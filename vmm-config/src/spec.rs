@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use measure::ovmf::Acceptance;
+use measurement::ovmf::Acceptance;
 
 use crate::net::MacAddress;
 use crate::passthrough::HostAddress;

@@ -2,8 +2,8 @@
 //!
 //! Everything here fails closed: a VM is the confidential one that was asked for, or there is none.
 
-use measure::initdata::InitData;
-use measure::ovmf::Kind;
+use measurement::initdata::InitData;
+use measurement::ovmf::Kind;
 
 use crate::config::{NodeConfig, QuoteService, Tee};
 use crate::image::{ImageManifest, ImageProfile};

@@ -2,7 +2,7 @@
 
 use std::io::{self, Write};
 
-use ::measure::initdata::InitData;
+use measurement::initdata::InitData;
 use pod_manifest::spec::{Container, PodSpec, ValueFrom, Volume};
 use pod_manifest::yaml::{Path, Step};
 use pod_manifest::{Names, Pod, Template};

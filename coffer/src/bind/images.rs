@@ -3,8 +3,8 @@
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use agent_policy::Image;
 use layers::{HashedImage, Source};
-use policy::Image;
 
 use crate::image::source::How;
 

@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use agent_policy::Objects;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pod_manifest::yaml::{Node, Path, Step};
 use pod_manifest::{Document, Template, documents};
-use policy::Objects;
 
 use super::input::Input;
 use super::report::Report;

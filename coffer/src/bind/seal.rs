@@ -2,12 +2,12 @@
 
 use std::collections::BTreeMap;
 
-pub(super) use ::measure::initdata::annotation::NAME as ANNOTATION;
-use ::measure::initdata::{Algorithm, InitData, annotation, build};
+use agent_policy::{Objects, Options, Permission, PolicyError};
+pub(super) use measurement::initdata::annotation::NAME as ANNOTATION;
+use measurement::initdata::{Algorithm, InitData, annotation, build};
 use pod_manifest::spec::{Container, PodSpec};
 use pod_manifest::yaml::{Path, Step};
 use pod_manifest::{Document, Pod, Template};
-use policy::{Objects, Options, Permission, PolicyError};
 
 use super::images::{Images, Resolved};
 use super::input::Input;
@@ -65,7 +65,7 @@ impl Seal<'_> {
             images: images.iter().map(|(name, of)| (name.clone(), of.image.clone())).collect(),
             objects,
         };
-        let policy = policy::generate(&spec, &options);
+        let policy = agent_policy::generate(&spec, &options);
         let mut pod = pod;
         let policy = match policy {
             Ok(policy) => policy,

@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ::measure::tdx::{FwCfgFiles, TABLE_LOADER, acpi_files};
 use anyhow::{Context, Result, bail, ensure};
+use measurement::tdx::{FwCfgFiles, TABLE_LOADER, acpi_files};
 use serde_json::{Value, json};
 use tokio::process::{Child, Command};
 use vmm::progress::Activity;

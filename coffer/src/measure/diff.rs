@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::measure::Sha256Digest;
-use ::measure::ovmf::{Firmware, PageRange};
-use ::measure::tdx::{PageOrder, mrtd};
 use anyhow::{Context, Result, bail};
+use measurement::Sha256Digest;
+use measurement::ovmf::{Firmware, PageRange};
+use measurement::tdx::{PageOrder, mrtd};
 use serde_json::Value;
 
 use super::explain::split;

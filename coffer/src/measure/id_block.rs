@@ -4,10 +4,10 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::measure::Sha384Digest;
-use ::measure::snp::LaunchDigest;
-use ::measure::snp::id_block::{IdBlock, Policy, PrivateKey, SignedIdBlock};
 use anyhow::{Context, Result};
+use measurement::Sha384Digest;
+use measurement::snp::LaunchDigest;
+use measurement::snp::id_block::{IdBlock, Policy, PrivateKey, SignedIdBlock};
 use serde_json::json;
 
 use super::{Output, json};

@@ -3,9 +3,9 @@
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use ::measure::Cmdline;
-use ::measure::tdx::{InitrdOption, rtmr1, rtmr2};
 use anyhow::{Context, Result, ensure};
+use measurement::Cmdline;
+use measurement::tdx::{InitrdOption, rtmr1, rtmr2};
 use serde_json::json;
 use vmm_config::image::ImageManifest;
 
@@ -60,7 +60,7 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
 /// It is another.
 pub(super) fn check(path: &Path, kernel: &[u8], image: &ImageManifest) -> Result<()> {
     let (found, expected) =
-        (::measure::Sha256Digest::of(kernel).to_string(), image.kernel.sha256.to_string());
+        (measurement::Sha256Digest::of(kernel).to_string(), image.kernel.sha256.to_string());
     ensure!(
         found == expected,
         "{} has the SHA-256 digest {found}, and image.json beside it says {expected}: build the image again",

@@ -4,10 +4,10 @@ use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{self, Path, PathBuf};
 
-use ::measure::initdata::{HostData, MrConfigId};
-use ::measure::ovmf::{Acceptance, Firmware};
 use anyhow::{Context, Result, bail, ensure};
 use clap::ValueEnum;
+use measurement::initdata::{HostData, MrConfigId};
+use measurement::ovmf::{Acceptance, Firmware};
 use pod_manifest::Pod;
 use serde_json::{Value, json};
 use vmm_config::config::{NodeConfig, Tee};

@@ -3,10 +3,10 @@
 use std::io::Write;
 use std::path::PathBuf;
 
-use ::measure::Cmdline;
-use ::measure::ovmf::Firmware;
-use ::measure::snp::{CpuSignature, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest};
 use anyhow::{Context, Result};
+use measurement::Cmdline;
+use measurement::ovmf::Firmware;
+use measurement::snp::{CpuSignature, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest};
 use serde_json::json;
 
 use super::{Output, json};

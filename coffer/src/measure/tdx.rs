@@ -3,13 +3,13 @@
 use std::io::Write;
 use std::path::{Component, Path, PathBuf};
 
-use ::measure::Cmdline;
-use ::measure::ovmf::Firmware;
-use ::measure::tdx::{
-    EventLog, FwCfgFiles, InitrdOption, PageOrder, TABLE_LOADER, acpi_files, mrtd, rtmr0, rtmr1, rtmr2,
-};
 use anyhow::{Context, Result, ensure};
 use clap::{ArgGroup, ValueEnum};
+use measurement::Cmdline;
+use measurement::ovmf::Firmware;
+use measurement::tdx::{
+    EventLog, FwCfgFiles, InitrdOption, PageOrder, TABLE_LOADER, acpi_files, mrtd, rtmr0, rtmr1, rtmr2,
+};
 use serde_json::json;
 
 use super::{Output, json};

@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 
 use crate::files::Kind;
 
-/// What the rules print before the names of fields (`policy/src/rules/requests.rego`).
+/// What the rules print before the names of fields (`crates/agent-policy/src/rules/requests.rego`).
 const WRONG: &str = "wrong: ";
 
 #[derive(Debug, clap::Args)]

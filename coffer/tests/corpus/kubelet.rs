@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use agent::proto::agent::{CreateContainerRequest, CreateSandboxRequest};
+use agent_client::proto::agent::{CreateContainerRequest, CreateSandboxRequest};
 use guest_spec::{FileKind, GuestRootfs, HostFile, PassedDevice, SandboxFacts, shm_storage, translate};
 use oci_spec::runtime::Spec;
 use pod_manifest::Template;
@@ -143,7 +143,7 @@ impl<'a> Running<'a> {
         let own = container.security_context.seccomp_profile.as_ref();
         if own.is_some_and(|profile| profile.kind == "RuntimeDefault") {
             // For a container without capabilities but the one for low ports, as the corpus has it.
-            let filter = include_str!("../../../policy/tests/pods/seccomp-2.1.json");
+            let filter = include_str!("../../../crates/agent-policy/tests/pods/seccomp-2.1.json");
             spec["linux"]["seccomp"] = serde_json::from_str(filter).unwrap();
         }
         spec

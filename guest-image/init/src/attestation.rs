@@ -8,7 +8,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use measure::initdata::InitData;
+use measurement::initdata::InitData;
 use nix::errno::Errno;
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
@@ -112,7 +112,7 @@ fn spawn(path: &Path, words: &[String]) -> Result<Pid, AttestationError> {
 mod tests {
     use std::collections::BTreeMap;
 
-    use measure::initdata::{Algorithm, build};
+    use measurement::initdata::{Algorithm, build};
 
     use super::*;
 

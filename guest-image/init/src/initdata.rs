@@ -8,8 +8,8 @@ use std::io::{self, Read};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use measure::initdata::disk::{DiskError, MAX_DISK, decode};
-use measure::initdata::{Algorithm, InitData};
+use measurement::initdata::disk::{DiskError, MAX_DISK, decode};
+use measurement::initdata::{Algorithm, InitData};
 
 use crate::chain::Chain;
 use crate::console::say;

@@ -3,7 +3,7 @@
 use std::error::Error as StdError;
 use std::path::PathBuf;
 
-use agent::AgentError;
+use agent_client::AgentError;
 use ttrpc::Code;
 use verity::RootHash;
 use vmm::boot::{BootError, Failure};
@@ -83,7 +83,7 @@ pub enum Error {
     Guest(#[from] AgentError),
     /// Which GPUs the pod or container gets cannot be told, or may not be.
     #[error("cannot give it its GPUs")]
-    Gpus(#[from] Box<gpu_request::Error>),
+    Gpus(#[from] Box<gpu_selection::Error>),
     /// A container wants a GPU that its VM was not started with.
     #[error(
         "the container asks for {gpu} ({source_of}), which its pod's VM was not started with{}; a confidential VM gets all its \

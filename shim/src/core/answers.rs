@@ -252,7 +252,7 @@ impl Core {
         let Some((id, container)) = id.and_then(|id| Some((id.clone(), self.container_mut(&id)?))) else {
             self.strangers = self.strangers.saturating_add(1);
             if self.strangers <= MAX_STRANGERS {
-                self.say(Line::UnknownOom(agent::sanitize(&name)));
+                self.say(Line::UnknownOom(agent_client::sanitize(&name)));
             }
             return;
         };

@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::sync::Arc;
 
-use agent::proto::oci::Process as OciProcess;
+use agent_client::proto::oci::Process as OciProcess;
 use nix::sys::signal::Signal;
 
 use crate::api::{

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent::proto::oci::{LinuxResources, Process as OciProcess};
+use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
 use guest_spec::Role;
 
 use crate::api::{

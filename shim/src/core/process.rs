@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent::proto::oci::Process as OciProcess;
+use agent_client::proto::oci::Process as OciProcess;
 
 use crate::api::{Exit, ProcessId, Status, StdioPaths};
 

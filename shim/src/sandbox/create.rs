@@ -6,7 +6,7 @@ use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::Path;
 use std::time::Duration;
 
-use agent::proto::agent::GetDiagnosticDataRequest;
+use agent_client::proto::agent::GetDiagnosticDataRequest;
 use guest_spec::{FileKind, GuestRootfs, HostFile, Role, SandboxFacts, TerminationLog, translate};
 use nix::libc::O_NOFOLLOW;
 use slog::{info, warn};
@@ -32,7 +32,7 @@ pub struct Holdings {
     /// The disks with its layers.
     luns: Vec<Lun>,
     /// The images behind them.
-    rootfs: Option<host::rootfs::Rootfs>,
+    rootfs: Option<host_claims::rootfs::Rootfs>,
     /// Its copied volumes that are watched for changes.
     volumes: Volumes,
     /// Where its last words are wanted.
@@ -100,7 +100,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     Ok(made)
 }
 
-fn vm_layer(layer: &host::rootfs::Layer) -> Layer {
+fn vm_layer(layer: &host_claims::rootfs::Layer) -> Layer {
     Layer { image: layer.image.clone(), root: layer.root }
 }
 

@@ -8,8 +8,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use agent::AgentError;
-use agent::proto::oci::Process as OciProcess;
+use agent_client::AgentError;
+use agent_client::proto::oci::Process as OciProcess;
 use nix::sys::signal::Signal;
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};

@@ -13,7 +13,7 @@
 
 use std::time::Duration;
 
-use agent::AgentError;
+use agent_client::AgentError;
 use nix::sys::signal::Signal;
 use slog::{Logger, warn};
 use tokio::time::{Instant, sleep, sleep_until};

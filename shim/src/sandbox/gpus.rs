@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gpu::PciAddress;
 use gpu::sysfs::Sysfs;
-use gpu_request::{Assigned, Facts, Finder, PATIENCE, Request, Roots, Wish};
+use gpu_selection::{Assigned, Facts, Finder, PATIENCE, Request, Roots, Wish};
 use guest_spec::PassedDevice;
 use oci_spec::runtime::Spec;
 use slog::{Logger, info};
@@ -137,7 +137,7 @@ fn host() -> GpuHost {
 mod tests {
     use std::os::unix::fs::symlink;
 
-    use gpu_request::Source;
+    use gpu_selection::Source;
 
     use super::*;
 

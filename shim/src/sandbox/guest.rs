@@ -1,9 +1,9 @@
 //! The sandbox inside the guest: network, hostname, shared memory; all that comes before the first container.
 
-use agent::proto::agent as msg;
-use agent::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
-use agent::{Agent, AgentError};
-use host::net::{Address, Endpoint, LinkFacts};
+use agent_client::proto::agent as msg;
+use agent_client::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
+use agent_client::{Agent, AgentError};
+use host_claims::net::{Address, Endpoint, LinkFacts};
 use slog::{Logger, info};
 
 /// What the guest is told about its pod.
@@ -51,7 +51,7 @@ pub async fn set_up(
     agent.update_ephemeral_mounts(guest_spec::shm_remount(sandbox.shm_size)).await?;
     let details = agent.get_guest_details(msg::GuestDetailsRequest::default()).await?;
     let details = details.agent_details.into_option().unwrap_or_default();
-    info!(log, "guest agent"; "version" => agent::sanitize(&details.version));
+    info!(log, "guest agent"; "version" => agent_client::sanitize(&details.version));
     Ok(details)
 }
 
@@ -114,7 +114,7 @@ fn neighbours(facts: &LinkFacts) -> impl Iterator<Item = ARPNeighbor> {
 
 #[cfg(test)]
 mod tests {
-    use host::net::{Mac, Neighbour, Route as HostRoute};
+    use host_claims::net::{Mac, Neighbour, Route as HostRoute};
 
     use super::*;
 

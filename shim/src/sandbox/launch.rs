@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent::AgentError;
+use agent_client::AgentError;
 use oci_spec::runtime::Spec;
 use readiness::Root;
 use slog::{info, warn};
@@ -191,7 +191,7 @@ fn read_image(config: &NodeConfig) -> Result<ImageManifest> {
 }
 
 fn read(path: &Path) -> io::Result<String> {
-    let text = host::files::read(path, MAX_FILE)?;
+    let text = host_claims::files::read(path, MAX_FILE)?;
     String::from_utf8(text).map_err(|error| io::Error::new(io::ErrorKind::InvalidData, error))
 }
 

@@ -4,7 +4,7 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use host::rootfs::{
+use host_claims::rootfs::{
     Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Mount as HostMount, Rootfs, containerds_layers,
     has_changes,
 };

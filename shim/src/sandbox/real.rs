@@ -1,10 +1,10 @@
-//! The host, the machine and the guest outside of tests: `vmm` and `agent`.
+//! The host, the machine and the guest outside of tests: `vmm` and `agent-client`.
 
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent::proto::oci::{LinuxResources, Process as OciProcess};
-use agent::{Agent, AgentError, ProcessRef};
+use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
+use agent_client::{Agent, AgentError, ProcessRef};
 use slog::error;
 use tokio::sync::oneshot;
 use vmm::ended::Cause;

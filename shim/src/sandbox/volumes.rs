@@ -1,6 +1,6 @@
 //! Files of the host that a container sees: copied into the guest, and again when they change.
 
-use agent::{Agent, Mirror, Watcher};
+use agent_client::{Agent, Mirror, Watcher};
 use guest_spec::{Copy, CopyKind};
 use slog::{Logger, info, warn};
 use tokio::task::JoinHandle;

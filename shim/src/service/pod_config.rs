@@ -62,7 +62,7 @@ fn metadata(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
     const UID: u32 = tag(2, BYTES);
     const NAMESPACE: u32 = tag(3, BYTES);
 
-    let [namespace, name, uid] = gpu_request::CONTAINERD;
+    let [namespace, name, uid] = gpu_selection::CONTAINERD;
     let mut input = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         let annotation = match tag {
@@ -176,7 +176,7 @@ mod tests {
         // name "web", uid "u1", namespace "ml", attempt 1
         let message = [&b"\x0a\x0f\x0a\x03web\x12\x02u1\x1a\x02ml\x20\x01"[..], CONFIG].concat();
         let annotations = pod_facts(&any(&message)).unwrap().annotations;
-        let facts = gpu_request::Facts::new(annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())), []);
+        let facts = gpu_selection::Facts::new(annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())), []);
         assert_eq!(facts.pod.unwrap().to_string(), "ml/web (u1)");
     }
 

@@ -7,7 +7,7 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use agent::{AgentError, ProcessRef};
+use agent_client::{AgentError, ProcessRef};
 use slog::{Logger, debug, warn};
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::pipe;

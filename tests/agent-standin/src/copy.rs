@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt, PermissionsExt, chown, lchown, symlink};
 use std::path::{Component, Path, PathBuf};
 
-use agent::proto::agent::CopyFileRequest;
+use agent_client::proto::agent::CopyFileRequest;
 use nix::sys::stat::SFlag;
 
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use agent::proto::agent::Device;
+use agent_client::proto::agent::Device;
 use tokio::time::{sleep, timeout};
 
 use crate::error::{Error, Result};

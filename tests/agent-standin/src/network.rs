@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use agent::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
+use agent_client::proto::types::{ARPNeighbor, IPAddress, IPFamily, Interface, Route};
 use futures_util::TryStreamExt;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressHeaderFlags, AddressMessage};

@@ -4,7 +4,7 @@
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
-use agent::proto::agent::CopyFileRequest;
+use agent_client::proto::agent::CopyFileRequest;
 use regorus::{Engine, Value as Rego};
 use serde::{Deserialize, Serialize};
 
@@ -129,7 +129,7 @@ fn keep(engine: &mut Engine, patch: &json_patch::Patch) -> anyhow::Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use agent::proto::agent::{StartContainerRequest, StatsContainerRequest};
+    use agent_client::proto::agent::{StartContainerRequest, StatsContainerRequest};
 
     use super::*;
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex as SyncMutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use agent::proto::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
+use agent_client::proto::agent::{CreateContainerRequest, CreateSandboxRequest, Storage};
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::proto::{agent_ttrpc, health_ttrpc};
+use agent_client::proto::{agent_ttrpc, health_ttrpc};
 use futures_util::StreamExt;
 use tokio::net::UnixStream;
 use tokio::sync::Notify;

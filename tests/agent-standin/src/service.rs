@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::proto::agent::{
+use agent_client::proto::agent::{
     AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
     CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GetMetricsRequest,
     GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces, ListInterfacesRequest,
@@ -17,10 +17,12 @@ use agent::proto::agent::{
     UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
     WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
-use agent::proto::agent_ttrpc::AgentService;
-use agent::proto::health::{CheckRequest, HealthCheckResponse, VersionCheckResponse, health_check_response};
-use agent::proto::health_ttrpc::Health;
-use agent::proto::types::Interface;
+use agent_client::proto::agent_ttrpc::AgentService;
+use agent_client::proto::health::{
+    CheckRequest, HealthCheckResponse, VersionCheckResponse, health_check_response,
+};
+use agent_client::proto::health_ttrpc::Health;
+use agent_client::proto::types::Interface;
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
 use nix::sys::time::TimeSpec;

@@ -1,6 +1,6 @@
 //! From the wire's OCI messages to the library's specification, refusing what must not reach the guest.
 
-use agent::proto::oci;
+use agent_client::proto::oci;
 use oci_spec::runtime::{Process, Spec};
 use serde_json::{Map, Value, json};
 

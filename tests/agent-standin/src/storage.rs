@@ -5,7 +5,7 @@ use std::fs;
 use std::os::unix::fs::{FileTypeExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use agent::proto::agent::Storage;
+use agent_client::proto::agent::Storage;
 use nix::mount::MsFlags;
 
 use crate::error::{Error, Result};

@@ -12,12 +12,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::time::Duration;
 
-use agent::proto::agent::{
+use agent_client::proto::agent::{
     CopyFileRequest, CreateContainerRequest, CreateSandboxRequest, GuestDetailsRequest, Storage,
 };
-use agent::proto::oci;
-use agent::proto::types::{IPAddress, IPFamily, Interface, Route};
-use agent::{Agent, AgentError, Code, Endpoint, ProcessRef};
+use agent_client::proto::oci;
+use agent_client::proto::types::{IPAddress, IPFamily, Interface, Route};
+use agent_client::{Agent, AgentError, Code, Endpoint, ProcessRef};
 use tokio::runtime::Builder;
 use tokio::time::sleep;
 
@@ -166,7 +166,7 @@ async fn start(extra: &[(&str, &str)]) -> (Agent, Child) {
         .unwrap();
     let endpoint = Endpoint::Unix(socket);
     for _ in 0..200 {
-        if let Ok(agent) = agent::connect(&endpoint).await {
+        if let Ok(agent) = agent_client::connect(&endpoint).await {
             return (agent, standin);
         }
         sleep(Duration::from_millis(50)).await;

@@ -72,5 +72,5 @@ pub use random::Random;
 pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_with_gpus};
 pub use shim_start::{ShimProcess, StartReply, shim};
 pub use task_client::{Api, Refusal, Task};
-pub use tenant::{Flipped, Tenant, converted_layer_with};
+pub use tenant::{Flipped, Tenant, converted_layer};
 pub use wait::{until, within};

@@ -207,15 +207,16 @@ impl Drop for Flipped {
     }
 }
 
-/// The file of the converted layer on this node that holds these bytes, and where in it.
-pub fn converted_layer_with(bytes: &[u8]) -> (PathBuf, u64) {
-    let layers = fs::read_dir("/var/lib/coffer/layers").or_fail("the node's layers").flatten();
-    let images =
-        layers.map(|entry| entry.path()).filter(|path| path.extension().is_some_and(|e| e == "erofs"));
-    let found = images.filter_map(|path| {
-        let content = fs::read(&path).or_fail(path.display());
-        let at = content.windows(bytes.len()).position(|window| window == bytes)?;
-        Some((path, u64::try_from(at).ok()?))
+/// The file of this node's converted layer with that root hash, and where in it these bytes are. Other layers may hold the
+/// same bytes.
+pub fn converted_layer(root: RootHash, bytes: &[u8]) -> (PathBuf, u64) {
+    let notes = fs::read_dir("/var/lib/coffer/layers").or_fail("the node's layers").flatten();
+    let note = notes.map(|entry| entry.path()).find(|path| {
+        path.extension().is_some_and(|extension| extension == "json")
+            && fs::read_to_string(path).is_ok_and(|note| note.contains(&root.to_string()))
     });
-    found.into_iter().next().or_fail("a layer with these bytes")
+    let path = note.or_fail("the layer's note").with_extension("erofs");
+    let content = fs::read(&path).or_fail(path.display());
+    let at = content.windows(bytes.len()).position(|window| window == bytes).or_fail("the bytes");
+    (path, u64::try_from(at).or_fail("an offset"))
 }

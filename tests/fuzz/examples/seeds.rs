@@ -9,23 +9,23 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::Path;
 
-use agent::proto::agent::{ReadStreamResponse, WaitProcessResponse};
-use agent::proto::health::health_check_response::ServingStatus;
-use agent::proto::health::{HealthCheckResponse, VersionCheckResponse};
+use agent_client::proto::agent::{ReadStreamResponse, WaitProcessResponse};
+use agent_client::proto::health::health_check_response::ServingStatus;
+use agent_client::proto::health::{HealthCheckResponse, VersionCheckResponse};
 use containerd_shim_protos::bootstrap_api::BootstrapParams;
 use flate2::Compression;
 use flate2::write::GzEncoder;
-use measure::Sha384Digest;
-use measure::initdata::{self, Algorithm};
-use measure::snp::LaunchDigest;
-use measure::snp::id_block::{IdBlock, Policy, PrivateKey};
+use measurement::Sha384Digest;
+use measurement::initdata::{self, Algorithm};
+use measurement::snp::LaunchDigest;
+use measurement::snp::id_block::{IdBlock, Policy, PrivateKey};
 use p384::ecdsa::SigningKey;
 use p384::pkcs8::{EncodePrivateKey, LineEnding};
 use protobuf::Message;
 use protobuf::well_known_types::any::Any;
 use ttrpc::proto::{MessageHeader, Response};
 
-#[path = "../../../measure/tests/volume/mod.rs"]
+#[path = "../../../crates/measurement/tests/volume/mod.rs"]
 mod volume;
 
 type Outcome = Result<(), Box<dyn Error>>;

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs_types::{InitData, Tee};
-use measure::initdata::InitData as Document;
+use measurement::initdata::InitData as Document;
 use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha384};

@@ -17,7 +17,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs::hopper::Authority;
 use kbs::{Identity, Kbs, Setup, Trouble};
-use measure::initdata::InitData;
+use measurement::initdata::InitData;
 use serde_json::Value;
 
 const PATH: &str = "default/key/model";

@@ -1,7 +1,7 @@
 //! Values of the keys that concern confidential VMs.
 
-use measure::snp::CpuSignature;
-use measure::snp::id_block::Policy;
+use measurement::snp::CpuSignature;
+use measurement::snp::id_block::Policy;
 use serde_json::Value as Json;
 use toml::de::DeValue;
 

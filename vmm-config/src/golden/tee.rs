@@ -1,10 +1,10 @@
 //! Confidential VMs.
 
-use measure::Sha384Digest;
-use measure::initdata::{Algorithm, annotation, build};
-use measure::ovmf::{Acceptance, KernelHashSupport, Kind};
-use measure::snp::LaunchDigest;
-use measure::snp::id_block::{IdBlock, IdBlockError, Policy, PrivateKey, SignedIdBlock};
+use measurement::Sha384Digest;
+use measurement::initdata::{Algorithm, annotation, build};
+use measurement::ovmf::{Acceptance, KernelHashSupport, Kind};
+use measurement::snp::LaunchDigest;
+use measurement::snp::id_block::{IdBlock, IdBlockError, Policy, PrivateKey, SignedIdBlock};
 use p384::ecdsa::SigningKey;
 use p384::pkcs8::{EncodePrivateKey as _, LineEnding};
 

@@ -2,8 +2,8 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use measure::initdata::HostData;
-use measure::snp::id_block::{Policy, SignedIdBlock};
+use measurement::initdata::HostData;
+use measurement::snp::id_block::{Policy, SignedIdBlock};
 
 use super::arg::{Arg, Options};
 use super::confidential::TEE_ID;

@@ -2,7 +2,7 @@
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
-use measure::initdata::MrConfigId;
+use measurement::initdata::MrConfigId;
 use serde_json::{Value, json};
 
 use super::arg::Arg;

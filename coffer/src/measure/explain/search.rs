@@ -3,14 +3,14 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use ::measure::Cmdline;
-use ::measure::initdata::InitData;
-use ::measure::ovmf::{Firmware, SevMetadata};
-use ::measure::snp::{
+use anyhow::{Context, Result};
+use measurement::Cmdline;
+use measurement::initdata::InitData;
+use measurement::ovmf::{Firmware, SevMetadata};
+use measurement::snp::{
     CpuSignature, FirmwareDigest, Guest, GuestFeatures, KernelHashes, VcpuCount, launch_digest_after,
 };
-use ::measure::tdx::{FwCfgFiles, InitrdOption, PageOrder, mrtd, rtmr0, rtmr1, rtmr2};
-use anyhow::{Context, Result};
+use measurement::tdx::{FwCfgFiles, InitrdOption, PageOrder, mrtd, rtmr0, rtmr1, rtmr2};
 
 use super::Args;
 use super::report::Reported;

@@ -1,4 +1,4 @@
-//! The token that a pod's VM will get, as far as it is known before there is one (Trustee's EAR; `measure::trustee` has the
+//! The token that a pod's VM will get, as far as it is known before there is one (Trustee's EAR; `measurement::trustee` has the
 //! sources).
 
 use std::collections::BTreeMap;

@@ -1,6 +1,6 @@
 //! The policy against what Trustee would show it, honest and forged.
 
-use ::measure::Sha384Digest;
+use measurement::Sha384Digest;
 use regorus::Engine;
 
 use super::super::pod::{Class, Demand};

@@ -1,6 +1,6 @@
 use std::collections::BTreeMap;
 
-use measure::initdata::{MAX_PLAIN, build, disk::encode};
+use measurement::initdata::{MAX_PLAIN, build, disk::encode};
 
 use super::*;
 

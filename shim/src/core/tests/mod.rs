@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use agent::proto::oci::Process as OciProcess;
+use agent_client::proto::oci::Process as OciProcess;
 use guest_spec::Role;
 use oci_spec::runtime::Spec;
 

@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
-use agent::proto::oci::{LinuxResources, Process as OciProcess};
-use agent::{AgentError, Call, Code, ProcessRef};
+use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
+use agent_client::{AgentError, Call, Code, ProcessRef};
 use guest_spec::Role;
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, timeout};

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use agent::proto::oci::Process as OciProcess;
+use agent_client::proto::oci::Process as OciProcess;
 use tokio::time::{Instant, sleep};
 
 use super::fakes::Child;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use agent::proto::oci::Process as OciProcess;
+use agent_client::proto::oci::Process as OciProcess;
 use proptest::prelude::*;
 use tokio::time::sleep;
 

@@ -4,7 +4,7 @@
 
 mod campaign;
 #[allow(clippy::unwrap_used, reason = "all of it is tests")]
-#[path = "../../../../gpu-request/tests/find/kubelet.rs"]
+#[path = "../../../../crates/gpu-selection/tests/find/kubelet.rs"]
 mod kubelet;
 mod pods;
 mod pods_of_kubelet;

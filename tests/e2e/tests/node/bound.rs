@@ -8,7 +8,7 @@ mod engine;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use ::agent::proto::agent::CreateSandboxRequest;
+use agent_client::proto::agent::CreateSandboxRequest;
 use e2e::{
     Artefacts, BUSYBOX, BoundPod, Cri, Hypervisor, INITDATA, LAYERED, OrFail, Pod, PodContainer, PodRequest,
     Rig, Tenant, e2e,
@@ -16,7 +16,7 @@ use e2e::{
 use engine::Agent;
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, shm_storage, translate};
 use k8s_cri::v1::{ContainerConfig, Int64Value, KeyValue};
-use measure::initdata::annotation;
+use measurement::initdata::annotation;
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 

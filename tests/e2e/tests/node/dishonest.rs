@@ -9,11 +9,11 @@ use std::fs;
 use std::path::Path;
 use std::process::Command;
 
-use agent::proto::agent::{CreateContainerRequest, Storage};
-use agent::{AGENT_PORT, Agent, Endpoint, connect};
+use agent_client::proto::agent::{CreateContainerRequest, Storage};
+use agent_client::{AGENT_PORT, Agent, Endpoint, connect};
 use e2e::{
     Artefacts, BUSYBOX, Flipped, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant,
-    Victim, converted_layer_with, e2e, workspace,
+    Victim, converted_layer, e2e, workspace,
 };
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
@@ -241,11 +241,11 @@ fn one_byte_of_a_layer_costs_its_reader_an_error_and_is_told_outside() {
         let mut pod =
             started(rig, "flipped", &hypervisor("flipped", &tenant, &tenant.disk())).await.or_fail("start");
         let container = app(&mut pod, &tenant, BUSYBOX).await.or_fail("the container");
-        let root = tenant.layers()[0].to_string();
-        let (file, at) = converted_layer_with(b"user:x:1000:\n");
+        let root = tenant.layers()[0];
+        let (file, at) = converted_layer(root, b"user:x:1000:\n");
         let flipped = Flipped::new(&file, at);
         let code = container.exec_code(&["cat", "/etc/group"]).await;
-        rig.logged(&["level=error", &root, "block", &pod.id]).await;
+        rig.logged(&["level=error", &root.to_string(), "block", &pod.id]).await;
         drop(flipped);
         assert_ne!(code, 0, "a changed file was read");
         assert_eq!(container.exec_code(&["cat", "/etc/passwd"]).await, 0, "another file of the layer");

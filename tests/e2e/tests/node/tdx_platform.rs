@@ -1,4 +1,4 @@
-//! What our TDX firmware reads and sets in a VM without a TEE, held against what crate `measure` says it measures.
+//! What our TDX firmware reads and sets in a VM without a TEE, held against what crate `measurement` says it measures.
 
 #![allow(clippy::disallowed_methods, reason = "there is no runtime here, one thread waits for one VM")]
 
@@ -9,9 +9,9 @@ use std::thread::sleep;
 use std::time::{Duration, Instant};
 
 use e2e::{Artefacts, Monitor, OrFail, workspace};
-use measure::Sha384Digest;
-use measure::ovmf::Firmware;
-use measure::tdx::{EventLog, TABLE_LOADER, acpi_files, rtmr0};
+use measurement::Sha384Digest;
+use measurement::ovmf::Firmware;
+use measurement::tdx::{EventLog, TABLE_LOADER, acpi_files, rtmr0};
 use serde_json::json;
 
 /// With 128 MiB the firmware finds no room for the kernel.

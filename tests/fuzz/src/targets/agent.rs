@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use agent::{Endpoint, ProcessRef, connect, parse_answer};
+use agent_client::{Endpoint, ProcessRef, connect, parse_answer};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixListener;
 use tokio::runtime::Builder;

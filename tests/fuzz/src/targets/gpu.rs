@@ -25,8 +25,8 @@ pub(super) fn address(input: &[u8]) {
 /// An annotation's CDI names.
 pub(super) fn cdi_names(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
-    for name in gpu_request::cdi::names(text).into_iter().flatten() {
-        assert_eq!(gpu_request::cdi::names(&name.to_string()), Ok(vec![name]));
+    for name in gpu_selection::cdi::names(text).into_iter().flatten() {
+        assert_eq!(gpu_selection::cdi::names(&name.to_string()), Ok(vec![name]));
     }
 }
 

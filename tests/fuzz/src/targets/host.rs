@@ -2,8 +2,8 @@
 
 use std::path::{Component, PathBuf};
 
-use host::cgroup::CgroupPath;
-use host::rootfs::{Mount, containerds_layers};
+use host_claims::cgroup::CgroupPath;
+use host_claims::rootfs::{Mount, containerds_layers};
 use tokio::runtime::{Builder, Runtime};
 
 /// A runtime for one input, whose clock jumps to the next timer.

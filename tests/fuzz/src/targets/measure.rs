@@ -2,11 +2,11 @@
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
-use measure::ovmf::{Firmware, PAGE};
-use measure::snp::id_block::SignedIdBlock;
-use measure::snp::{CpuSignature, Guest, GuestFeatures, LaunchDigest, VcpuCount, launch_digest};
-use measure::tdx::{PageOrder, acpi_files, mrtd, rtmr1};
-use measure::{Sha384Digest, initdata};
+use measurement::ovmf::{Firmware, PAGE};
+use measurement::snp::id_block::SignedIdBlock;
+use measurement::snp::{CpuSignature, Guest, GuestFeatures, LaunchDigest, VcpuCount, launch_digest};
+use measurement::tdx::{PageOrder, acpi_files, mrtd, rtmr1};
+use measurement::{Sha384Digest, initdata};
 
 /// Memory whose digests are computed, too, in bytes. More takes long and shows nothing new.
 const MEASURED: u64 = 1 << 20;

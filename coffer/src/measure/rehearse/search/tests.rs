@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use ::measure::Sha384Digest;
+use measurement::Sha384Digest;
 
 use super::super::super::trustee;
 use super::*;

@@ -8,7 +8,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use agent::{AGENT_PORT, Endpoint};
+use agent_client::{AGENT_PORT, Endpoint};
 use command_fds::{CommandFdExt, FdMapping};
 use e2e::{Artefacts, OrFail, Process, Victim, until, within};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -113,7 +113,7 @@ impl Bare {
         let took = within("bare QEMU's boot", Duration::from_secs(60), async {
             // As Coffer does: the vsock device must not be asked before the guest's driver has started.
             init.notified().await;
-            while agent::connect(&self.endpoint).await.is_err() {
+            while agent_client::connect(&self.endpoint).await.is_err() {
                 sleep(PAUSE).await;
             }
             begin.elapsed()

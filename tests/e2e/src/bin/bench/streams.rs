@@ -5,8 +5,8 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
-use agent::proto::oci;
-use agent::{AGENT_PORT, Agent, Endpoint, ProcessRef};
+use agent_client::proto::oci;
+use agent_client::{AGENT_PORT, Agent, Endpoint, ProcessRef};
 use e2e::{Artefacts, OrFail, Victim, within};
 use tokio::task::spawn_blocking;
 
@@ -110,7 +110,7 @@ async fn agent_of_the_vm() -> Option<Agent> {
     let words: Vec<&str> = device.command.split(' ').collect();
     let name = words.iter().skip_while(|word| **word != "--uds-path").nth(1)?;
     let socket = directory.join(name);
-    agent::connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.ok()
+    agent_client::connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.ok()
 }
 
 /// The same exec, read by nothing but a loop.

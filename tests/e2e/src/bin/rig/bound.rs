@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use e2e::{
-    BUSYBOX, Containerd, Cri, Flipped, KeyBroker, OrFail, PodContainer, PodRequest, Tenant,
-    converted_layer_with, until,
+    BUSYBOX, Containerd, Cri, Flipped, KeyBroker, OrFail, PodContainer, PodRequest, Tenant, converted_layer,
+    until,
 };
 
 use crate::steps::Steps;
@@ -49,7 +49,7 @@ pub async fn demo(containerd: &Containerd, steps: &mut Steps) {
     steps.done("refused in the guest");
 
     let mark = containerd.log_mark();
-    let (file, at) = converted_layer_with(LINE);
+    let (file, at) = converted_layer(tenant.layers()[0], LINE);
     let flipped = Flipped::new(&file, at);
     println!("\nThe host changes byte {at} of {}", file.display());
     println!("$ crictl exec app cat /etc/group");

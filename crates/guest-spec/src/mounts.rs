@@ -1,0 +1,456 @@
+//! Mounts: kernel file systems pass, files and kubelet's volumes are carried into the guest, the rest is refused.
+
+use std::path::{Component, Path};
+
+use agent_client::proto::agent::Storage;
+use agent_client::proto::oci;
+use oci_spec::runtime::Mount;
+
+use crate::error::SpecError;
+use crate::paths;
+use crate::role::Owner;
+use crate::storage::empty_dir;
+use crate::translate::{Copy, CopyKind, FileKind, HostFile, TerminationLog};
+use crate::volume::{Volume, is_engine_file, is_image_volume, is_shm};
+
+/// File systems that need nothing from the host.
+const KERNEL_TYPES: [&str; 7] = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "cgroup", "cgroup2"];
+
+const DEV_SHM: &str = "/dev/shm";
+const TERMINATION_LOG: &str = "/dev/termination-log";
+
+/// What a container's mounts come to.
+#[derive(Debug, Default)]
+pub(crate) struct GuestMounts {
+    pub(crate) mounts: Vec<oci::Mount>,
+    pub(crate) storages: Vec<Storage>,
+    pub(crate) copies: Vec<Copy>,
+    pub(crate) termination_log: Option<TerminationLog>,
+    pub(crate) notes: Vec<String>,
+}
+
+/// Translates the mounts of one container, in their order. `read_only` says whether its root file system is.
+pub(crate) fn mounts(
+    owner: Owner<'_>,
+    read_only: bool,
+    from: &[Mount],
+    stat: &dyn Fn(&Path) -> Option<HostFile>,
+) -> Result<GuestMounts, SpecError> {
+    let mut translator =
+        Translator { container: owner.container, owner, read_only, stat, out: GuestMounts::default() };
+    for mount in from {
+        translator.mount(mount)?;
+    }
+    Ok(translator.out)
+}
+
+struct Translator<'a> {
+    container: &'a str,
+    owner: Owner<'a>,
+    read_only: bool,
+    stat: &'a dyn Fn(&Path) -> Option<HostFile>,
+    out: GuestMounts,
+}
+
+impl Translator<'_> {
+    fn mount(&mut self, mount: &Mount) -> Result<(), SpecError> {
+        let destination = mount.destination();
+        if !is_plain(destination) {
+            return Err(SpecError::BadDestination {
+                container: self.container.to_string(),
+                destination: destination.clone(),
+            });
+        }
+        if is_bind(mount) {
+            let source = mount.source().as_deref().filter(|path| *path != Path::new(""));
+            let source = source.ok_or_else(|| SpecError::NoSource {
+                container: self.container.to_string(),
+                destination: destination.clone(),
+            })?;
+            return self.bind(mount, source);
+        }
+        let fstype = mount.typ().as_deref().unwrap_or("none");
+        if !KERNEL_TYPES.contains(&fstype) {
+            return Err(SpecError::FsType {
+                container: self.container.to_string(),
+                destination: destination.clone(),
+                fstype: fstype.to_string(),
+            });
+        }
+        // These have no source, but the agent insists on a string; the spec's could be anything.
+        self.push(mount, fstype, fstype.to_string());
+        Ok(())
+    }
+
+    fn bind(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
+        let destination = mount.destination();
+        if is_image_volume(source, &self.owner) {
+            return self.image_volume(mount);
+        }
+        match Volume::of(source, &self.owner) {
+            Some(Volume::EmptyDir(name)) => self.empty_dir(mount, source, name),
+            Some(Volume::Written) => self.copy(mount, source, CopyKind::Tree, true),
+            Some(Volume::TerminationLog) => self.termination_log(mount, source),
+            Some(Volume::SubPath { volume, volumes }) => self.sub_path(mount, source, volume, &volumes),
+            Some(Volume::Plugin { plugin, name }) => Err(SpecError::Plugin {
+                container: self.container.to_string(),
+                destination: destination.clone(),
+                plugin: plugin.to_string(),
+                volume: name.to_string(),
+            }),
+            _ if destination == Path::new(DEV_SHM) && is_shm(source, &self.owner) => {
+                self.push(mount, "bind", paths::SHM.to_string());
+                Ok(())
+            }
+            _ if destination == Path::new(TERMINATION_LOG) && self.owner.pod.is_none() => {
+                self.termination_log(mount, source)
+            }
+            _ if is_engine_file(source, destination, &self.owner) => {
+                self.copy(mount, source, CopyKind::File, false)
+            }
+            _ => Err(self.refuse(mount, source)),
+        }
+    }
+
+    fn kind(&self, source: &Path) -> Option<FileKind> {
+        (self.stat)(source).map(|file| file.kind)
+    }
+
+    fn refuse(&self, mount: &Mount, source: &Path) -> SpecError {
+        let container = self.container.to_string();
+        let destination = mount.destination().clone();
+        let source_path = source.display().to_string();
+        match self.kind(source) {
+            Some(FileKind::Device) => SpecError::DeviceNode { container, destination, source_path },
+            _ => SpecError::HostPath { container, destination, source_path },
+        }
+    }
+
+    fn empty_dir(&mut self, mount: &Mount, source: &Path, name: &str) -> Result<(), SpecError> {
+        let file = (self.stat)(source)
+            .filter(|file| file.kind == FileKind::Directory)
+            .ok_or_else(|| self.wrong_kind(mount, source, "directory"))?;
+        let storage = empty_dir(name, file.gid);
+        self.push(mount, "bind", storage.mount_point.clone());
+        if !self.out.storages.iter().any(|known| known.mount_point == storage.mount_point) {
+            self.out.storages.push(storage);
+        }
+        Ok(())
+    }
+
+    /// A `VOLUME` of the image. The engine has copied what the image has there into a directory of the host; the guest has
+    /// it in the root file system, with its owners and modes and as the image's root hashes say, writable, for as long as the
+    /// container.
+    fn image_volume(&mut self, mount: &Mount) -> Result<(), SpecError> {
+        let destination = mount.destination().clone();
+        if self.read_only {
+            return Err(SpecError::ImageVolume { container: self.container.to_string(), destination });
+        }
+        self.out.notes.push(format!(
+            "the image's volume {} is not mounted: it is the root file system's own directory in the guest",
+            destination.display()
+        ));
+        Ok(())
+    }
+
+    /// One entry of a volume, which kubelet has mounted where no name tells its kind; the volume's own directory does.
+    /// Kubernetes does not propagate changes into it.
+    fn sub_path(
+        &mut self,
+        mount: &Mount,
+        source: &Path,
+        volume: &str,
+        volumes: &Path,
+    ) -> Result<(), SpecError> {
+        let is_a = |plugin: &&str| {
+            let directory = volumes.join(format!("kubernetes.io~{plugin}")).join(volume);
+            self.kind(&directory) == Some(FileKind::Directory)
+        };
+        if is_a(&"empty-dir") {
+            return Err(SpecError::SubPath {
+                container: self.container.to_string(),
+                destination: mount.destination().clone(),
+                volume: volume.to_string(),
+            });
+        }
+        let is_written = ["configmap", "secret", "projected", "downward-api"].iter().any(is_a);
+        match self.kind(source) {
+            Some(FileKind::File) if is_written || is_read_only(mount) => {
+                self.copy(mount, source, CopyKind::File, false)
+            }
+            Some(FileKind::Directory) if is_written => self.copy(mount, source, CopyKind::Tree, false),
+            _ => Err(self.refuse(mount, source)),
+        }
+    }
+
+    fn termination_log(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
+        self.copy(mount, source, CopyKind::File, false)?;
+        if is_read_only(mount) {
+            // Nobody can have written there, and nothing is to be written back.
+            return Ok(());
+        }
+        self.out.termination_log = Some(TerminationLog {
+            host: source.to_path_buf(),
+            destination: mount.destination().display().to_string(),
+        });
+        Ok(())
+    }
+
+    /// Has `source` copied below the shared directory and bound from there.
+    fn copy(&mut self, mount: &Mount, source: &Path, kind: CopyKind, watch: bool) -> Result<(), SpecError> {
+        let (due, word) = match kind {
+            CopyKind::File => (FileKind::File, "regular file"),
+            CopyKind::Tree => (FileKind::Directory, "directory"),
+        };
+        if self.kind(source) != Some(due) {
+            return Err(self.wrong_kind(mount, source, word));
+        }
+        let guest = self.shared_path(mount.destination());
+        self.push(mount, "bind", guest.clone());
+        self.out.copies.push(Copy { host: source.to_path_buf(), guest, kind, watch });
+        Ok(())
+    }
+
+    fn wrong_kind(&self, mount: &Mount, source: &Path, expected: &'static str) -> SpecError {
+        SpecError::WrongKind {
+            container: self.container.to_string(),
+            destination: mount.destination().clone(),
+            source_path: source.display().to_string(),
+            expected,
+        }
+    }
+
+    /// `<container>-<16 letters or digits>-<name>`: the form that guest policies expect.
+    fn shared_path(&self, destination: &Path) -> String {
+        let name = destination.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
+        format!("{}/{}-{:016x}-{name}", paths::SHARED, self.container, self.out.copies.len())
+    }
+
+    fn push(&mut self, mount: &Mount, fstype: &str, source: String) {
+        self.out.mounts.push(oci::Mount {
+            destination: mount.destination().display().to_string(),
+            source,
+            type_: fstype.to_string(),
+            options: mount.options().clone().unwrap_or_default(),
+            ..Default::default()
+        });
+    }
+}
+
+/// Absolute, below the root, and without `..`.
+fn is_plain(destination: &Path) -> bool {
+    destination.is_absolute()
+        && destination.file_name().is_some()
+        && destination.components().all(|part| part != Component::ParentDir)
+}
+
+fn is_bind(mount: &Mount) -> bool {
+    let typ = mount.typ().as_deref().unwrap_or_default();
+    let has_option = || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
+    typ == "bind" || (matches!(typ, "" | "none") && has_option())
+}
+
+fn is_read_only(mount: &Mount) -> bool {
+    mount.options().iter().flatten().any(|option| option == "ro" || option == "rro")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use super::*;
+    use crate::role::PodIds;
+
+    const POD: &str = "/var/lib/kubelet/pods/8c5d";
+    const SANDBOX: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d";
+    const OWNER: Owner<'_> = Owner { container: "c1", pod: Some(PodIds { uid: "8c5d", sandbox: "f00d" }) };
+
+    /// Everything whose name ends in `dir` or starts with a volume is a directory. The volume `data` is an emptyDir, `cfg`
+    /// a configmap, `key` and `pvc` are another plugin's.
+    fn stat(path: &Path) -> Option<HostFile> {
+        let text = path.to_string_lossy();
+        let other = |name: &str, plugin: &str| text.ends_with(name) && !text.contains(plugin);
+        let kind = if text.ends_with("missing")
+            || other("/data", "empty-dir")
+            || other("/cfg", "configmap")
+            || other("/key", "csi")
+            || other("/pvc", "csi")
+        {
+            return None;
+        } else if text.starts_with("/dev/") {
+            FileKind::Device
+        } else if text.ends_with("dir") || text.contains("/volumes/") {
+            FileKind::Directory
+        } else {
+            FileKind::File
+        };
+        Some(HostFile { kind, gid: 2000 })
+    }
+
+    fn bind(source: &str, destination: &str, options: &[&str]) -> Mount {
+        let mut mount = Mount::default();
+        mount.set_typ(Some("bind".to_string()));
+        mount.set_source(Some(PathBuf::from(source)));
+        mount.set_destination(PathBuf::from(destination));
+        mount.set_options(Some(options.iter().map(ToString::to_string).collect()));
+        mount
+    }
+
+    fn one(mount: Mount) -> Result<GuestMounts, SpecError> {
+        mounts(OWNER, false, &[mount], &stat)
+    }
+
+    #[test]
+    fn kernel_file_systems_pass_without_their_source() {
+        for fstype in KERNEL_TYPES {
+            let mut mount = bind("/host/path", "/mnt", &["nosuid"]);
+            mount.set_typ(Some(fstype.to_string()));
+            let out = one(mount).unwrap();
+            assert_eq!((out.mounts[0].type_.as_str(), out.mounts[0].source.as_str()), (fstype, fstype));
+            assert_eq!(out.mounts[0].options, ["nosuid"]);
+        }
+    }
+
+    #[test]
+    fn engine_files_are_copied_once() {
+        for file in ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"] {
+            let source = format!("{SANDBOX}/{}", file.strip_prefix("/etc/").unwrap());
+            let out = one(bind(&source, file, &["rbind", "ro"])).unwrap();
+            assert_eq!(out.copies[0].kind, CopyKind::File);
+            assert!(!out.copies[0].watch);
+            assert_eq!(out.mounts[0].source, out.copies[0].guest);
+            assert!(
+                out.copies[0]
+                    .guest
+                    .starts_with("/run/kata-containers/shared/containers/c1-0000000000000000-")
+            );
+        }
+    }
+
+    #[test]
+    fn what_kubelet_writes_is_copied_and_watched() {
+        for plugin in ["configmap", "secret", "projected", "downward-api"] {
+            let source = format!("{POD}/volumes/kubernetes.io~{plugin}/v");
+            let out = one(bind(&source, "/etc/v", &["rbind", "ro"])).unwrap();
+            assert_eq!((out.copies[0].kind, out.copies[0].watch), (CopyKind::Tree, true), "{plugin}");
+        }
+    }
+
+    #[test]
+    fn an_empty_dir_is_one_storage_wherever_it_is_mounted() {
+        let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
+        let out =
+            mounts(OWNER, false, &[bind(&source, "/a", &[]), bind(&source, DEV_SHM, &[])], &stat).unwrap();
+        assert_eq!(out.storages.len(), 1);
+        assert_eq!(out.storages[0].options, ["fsgid=2000"]);
+        for mount in &out.mounts {
+            assert_eq!(mount.source, "/run/kata-containers/sandbox/ephemeral/cache");
+        }
+    }
+
+    #[test]
+    fn shm_is_the_sandboxs() {
+        let out = one(bind(&format!("{SANDBOX}/shm"), DEV_SHM, &["rbind"])).unwrap();
+        assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/shm");
+        assert!(out.copies.is_empty() && out.storages.is_empty());
+    }
+
+    #[test]
+    fn last_words_can_be_fetched() {
+        let source = format!("{POD}/containers/app/1a2b");
+        let out = one(bind(&source, "/var/log/last", &["rw"])).unwrap();
+        let log = out.termination_log.unwrap();
+        assert_eq!((log.host, log.destination.as_str()), (PathBuf::from(&source), "/var/log/last"));
+        assert_eq!(out.copies.len(), 1);
+        // What cannot be written in the guest is not written on the host.
+        let out = one(bind(&source, "/dev/termination-log", &["ro"])).unwrap();
+        assert_eq!((out.termination_log, out.copies.len()), (None, 1));
+    }
+
+    /// By where it is mounted nothing becomes the pod's: not the host's files, and not another pod's.
+    #[test]
+    fn files_of_the_host_and_of_other_pods_are_refused_wherever_they_are_mounted() {
+        for (source, destination) in [
+            ("/etc/shadow", "/etc/hosts"),
+            ("/root/.ssh/id_ed25519", "/etc/hostname"),
+            ("/etc/passwd", "/dev/termination-log"),
+            ("/srv/shm-dir", "/dev/shm"),
+            ("/srv/pods/x/volumes/kubernetes.io~secret/v", "/secrets"),
+            ("/var/lib/kubelet/pods/9e1f/volumes/kubernetes.io~secret/v", "/secrets"),
+            ("/var/lib/kubelet/pods/9e1f/containers/app/1a2b", "/dev/termination-log"),
+            ("/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c2/volumes/5e1f", "/data"),
+        ] {
+            let error = one(bind(source, destination, &["rbind", "ro"])).unwrap_err();
+            assert!(matches!(error, SpecError::HostPath { .. }), "{source} {destination}: {error}");
+        }
+        // A container that root of this host has made without a pod.
+        let single = Owner { container: "c1", pod: None };
+        let mount = [bind("/srv/hosts", "/etc/hosts", &[]), bind("/srv/log", "/dev/termination-log", &[])];
+        assert_eq!(mounts(single, false, &mount, &stat).unwrap().copies.len(), 2);
+    }
+
+    #[test]
+    fn a_volume_of_the_image_is_the_root_file_systems_own_directory() {
+        let source = "/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c1/volumes/5e1f";
+        let out = one(bind(source, "/data", &["rbind", "rw"])).unwrap();
+        assert!(out.mounts.is_empty() && out.copies.is_empty() && out.storages.is_empty());
+        assert!(out.notes[0].contains("/data"), "{:?}", out.notes);
+        let error = mounts(OWNER, true, &[bind(source, "/data", &[])], &stat).unwrap_err();
+        assert!(error.to_string().contains("emptyDir"), "{error}");
+    }
+
+    #[test]
+    fn a_read_only_file_of_a_volume_is_copied() {
+        let source = format!("{POD}/volume-subpaths/key/app/0");
+        assert_eq!(one(bind(&source, "/etc/app.conf", &["ro"])).unwrap().copies.len(), 1);
+        assert!(matches!(one(bind(&source, "/etc/app.conf", &["rw"])), Err(SpecError::HostPath { .. })));
+        let tree = format!("{POD}/volume-subpaths/pvc/app/subdir");
+        assert!(matches!(one(bind(&tree, "/etc/app", &["ro"])), Err(SpecError::HostPath { .. })));
+    }
+
+    #[test]
+    fn entries_of_what_kubelet_writes_are_copied_and_those_of_an_empty_dir_are_named() {
+        let file = one(bind(&format!("{POD}/volume-subpaths/cfg/app/0"), "/etc/app.conf", &["rw"])).unwrap();
+        assert_eq!((file.copies[0].kind, file.copies[0].watch), (CopyKind::File, false));
+        let tree = one(bind(&format!("{POD}/volume-subpaths/cfg/app/0dir"), "/etc/app", &["ro"])).unwrap();
+        assert_eq!((tree.copies[0].kind, tree.copies[0].watch), (CopyKind::Tree, false));
+        // The host has only a placeholder of it.
+        for source in ["0", "0dir"] {
+            let source = format!("{POD}/volume-subpaths/data/app/{source}");
+            let error = one(bind(&source, "/cache", &["ro"])).unwrap_err();
+            assert!(matches!(&error, SpecError::SubPath { volume, .. } if volume == "data"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_rest_is_refused_with_what_to_do() {
+        let text = one(bind("/srv/data", "/data", &[])).unwrap_err().to_string();
+        for part in ["c1", "/srv/data", "/data", "emptyDir"] {
+            assert!(text.contains(part), "{text}");
+        }
+        assert!(matches!(one(bind("/dev/fuse", "/dev/fuse", &[])), Err(SpecError::DeviceNode { .. })));
+        let csi = format!("{POD}/volumes/kubernetes.io~csi/pvc-1/mount");
+        assert!(matches!(one(bind(&csi, "/data", &[])), Err(SpecError::Plugin { .. })));
+        let mut ext4 = bind("/dev/sdb", "/data", &[]);
+        ext4.set_typ(Some("ext4".to_string()));
+        assert!(matches!(one(ext4), Err(SpecError::FsType { .. })));
+    }
+
+    #[test]
+    fn a_volume_of_the_wrong_kind_is_refused() {
+        let gone = format!("{POD}/containers/app/missing");
+        assert!(matches!(one(bind(&gone, "/dev/log", &[])), Err(SpecError::WrongKind { .. })));
+        let directory = format!("{POD}/containers/app/dir");
+        assert!(matches!(one(bind(&directory, "/dev/log", &[])), Err(SpecError::WrongKind { .. })));
+    }
+
+    #[test]
+    fn a_destination_must_be_plain() {
+        for bad in ["etc", "/", "/etc/../../x", ""] {
+            assert!(matches!(one(bind("/x", bad, &[])), Err(SpecError::BadDestination { .. })), "{bad}");
+        }
+        let mut mount = bind("/x", "/y", &[]);
+        mount.set_source(None);
+        assert!(matches!(one(mount), Err(SpecError::NoSource { .. })));
+    }
+}

@@ -1,0 +1,110 @@
+//! The root file system: image layers that the guest has checked, below one overlay.
+
+use std::collections::BTreeSet;
+
+use agent_client::proto::agent::Storage;
+use verity::RootHash;
+
+use crate::paths;
+
+/// The driver option of `overlayfs` by which the agent makes a directory first.
+const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
+
+/// A container's root file system.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct GuestRootfs {
+    /// The layers by the root hashes of their dm-verity trees, the topmost first. One layer is mounted like many:
+    /// changes go to guest memory.
+    pub layers: Vec<RootHash>,
+}
+
+impl GuestRootfs {
+    /// Each layer once, where it is on top: there it hides all that it hid further down, and an overlay refuses a
+    /// directory that is there twice.
+    fn distinct(&self) -> impl Iterator<Item = &RootHash> {
+        let mut seen = BTreeSet::new();
+        self.layers.iter().filter(move |layer| seen.insert(**layer))
+    }
+
+    /// A mount for each layer, and an overlay of them with its upper directory in guest memory.
+    ///
+    /// The guest's PID 1 opens a layer as `/dev/mapper/<root hash>`, so its name is what its bytes are, and no disk of
+    /// the host has a node of another kind. kata-agent takes such a source of driver `blk` as it is (`block_handler.rs`).
+    ///
+    /// kata-agent has one driver for all of it (`X-kata.multi-layer`), which mounts the layers inside the container's
+    /// directory. Its RemoveContainer and DestroySandbox then fail on them with EROFS (4.1.0): it removes the directory
+    /// before it unmounts them.
+    pub(crate) fn storages(&self, container: &str) -> Vec<Storage> {
+        let layers = self.distinct().map(|root| Storage {
+            driver: "blk".to_string(),
+            source: paths::mapping(root),
+            fstype: "erofs".to_string(),
+            options: ["ro", "nodev"].map(str::to_string).to_vec(),
+            mount_point: paths::layer(root),
+            ..Default::default()
+        });
+        layers.chain([self.overlay(container)]).collect()
+    }
+
+    fn overlay(&self, container: &str) -> Storage {
+        let lower: Vec<String> = self.distinct().map(paths::layer).collect();
+        let (upper, work) = (paths::upper(container), paths::work(container));
+        Storage {
+            driver: "overlayfs".to_string(),
+            driver_options: [&upper, &work].map(|dir| format!("{CREATE_DIRECTORY}={dir}")).to_vec(),
+            source: "overlay".to_string(),
+            fstype: "overlay".to_string(),
+            options: vec![
+                "nodev".to_string(),
+                format!("lowerdir={}", lower.join(":")),
+                format!("upperdir={upper}"),
+                format!("workdir={work}"),
+            ],
+            mount_point: paths::rootfs(container),
+            ..Default::default()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn root(digit: u8) -> RootHash {
+        char::from(digit).to_string().repeat(64).parse().unwrap()
+    }
+
+    #[test]
+    fn layers_keep_their_order_below_one_overlay() {
+        let rootfs = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() };
+        let storages = rootfs.storages("c1");
+        let sources: Vec<_> = storages.iter().map(|s| s.source.clone()).collect();
+        let mapper = |digit: &str| format!("/dev/mapper/{}", digit.repeat(64));
+        assert_eq!(sources, [mapper("7"), mapper("a"), "overlay".to_string()]);
+        assert_eq!(storages[2].mount_point, "/run/kata-containers/c1/rootfs");
+        let lower = format!("lowerdir=/run/l/{}:/run/l/{}", "7".repeat(20), "a".repeat(20));
+        assert_eq!(storages[2].options[1], lower);
+        assert!(storages[2].options[2].ends_with("/c1/upper") && storages[2].driver_options.len() == 2);
+    }
+
+    #[test]
+    fn a_layer_that_is_there_twice_is_mounted_where_it_is_on_top() {
+        let once = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() };
+        let twice = GuestRootfs { layers: [b'7', b'a', b'7'].map(root).to_vec() };
+        assert_eq!(twice.storages("c1"), once.storages("c1"));
+    }
+
+    #[test]
+    fn nothing_of_a_root_file_system_can_be_a_device() {
+        let storages = GuestRootfs { layers: [b'7', b'a'].map(root).to_vec() }.storages("c1");
+        assert!(storages.iter().all(|storage| storage.options.contains(&"nodev".to_string())));
+    }
+
+    #[test]
+    fn as_many_layers_as_an_image_can_have_fit_into_a_mount_call() {
+        let layers = (0..127).map(|byte| RootHash::from_bytes([byte; 32])).collect();
+        let overlay = GuestRootfs { layers }.overlay(&"c".repeat(64));
+        // mount(2) takes a page of options, a zero at the end included.
+        assert!(overlay.options.join(",").len() < 4096);
+    }
+}

@@ -1,0 +1,395 @@
+//! What a pod can have: one list of every field that a pod's configuration has for a runtime (CRI v1), with what becomes of it.
+//!
+//! `docs/support.md` is made of it, and the tests walk CRI's messages: a field that is in no class fails them.
+
+use std::fmt::Write as _;
+
+/// What becomes of a field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// It means in the VM what it means on a host.
+    Carried,
+    /// It is left out, and the shim's log says so.
+    Noted,
+    /// The pod or the container does not start, with the field's name and what to do.
+    Refused,
+    /// kubelet or the engine does it on the host, or it only names things there; nothing of it is for the VM.
+    Engine,
+    /// It has no effect, and nobody says so yet.
+    Missing,
+}
+
+impl Class {
+    /// As the table says it.
+    #[must_use]
+    pub const fn word(self) -> &'static str {
+        match self {
+            Self::Carried => "yes",
+            Self::Noted => "left out, said in the log",
+            Self::Refused => "refused",
+            Self::Engine => "the engine's",
+            Self::Missing => "**no effect**",
+        }
+    }
+}
+
+/// One field.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Field {
+    /// CRI's name of it, in its message.
+    pub name: &'static str,
+    /// What says it in a pod's manifest; empty where nothing there does.
+    pub pod: &'static str,
+    /// What becomes of it.
+    pub class: Class,
+    /// How, and within which bounds.
+    pub how: &'static str,
+}
+
+/// One of CRI's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Message {
+    /// CRI's name.
+    pub name: &'static str,
+    /// Its fields.
+    pub fields: &'static [Field],
+}
+
+const fn field(name: &'static str, pod: &'static str, class: Class, how: &'static str) -> Field {
+    Field { name, pod, class, how }
+}
+
+use Class::{Carried, Engine, Missing, Noted, Refused};
+
+/// The list.
+pub const MESSAGES: &[Message] = &[
+    Message {
+        name: "PodSandboxConfig",
+        fields: &[
+            field(
+                "metadata",
+                "metadata",
+                Carried,
+                "annotations of the guest's containers; the UID names kubelet's directory",
+            ),
+            field("hostname", "hostname, subdomain", Carried, "the guest's host name, `/etc/hostname`"),
+            field("log_directory", "", Engine, "the engine writes the logs that the shim hands it"),
+            field(
+                "dns_config",
+                "dnsPolicy, dnsConfig",
+                Carried,
+                "`/etc/resolv.conf`, which the engine makes of it, is copied in",
+            ),
+            field(
+                "port_mappings",
+                "containers.ports.hostPort",
+                Engine,
+                "CNI maps ports of the node to the pod's address",
+            ),
+            field("labels", "metadata.labels", Engine, "nothing in the VM asks for them"),
+            field(
+                "annotations",
+                "metadata.annotations",
+                Carried,
+                "those for the VM (`io.katacontainers.*`, initdata); others stay on the host",
+            ),
+            field("linux", "", Carried, "below"),
+            field("windows", "", Engine, "of Windows nodes"),
+        ],
+    },
+    Message {
+        name: "LinuxPodSandboxConfig",
+        fields: &[
+            field("cgroup_parent", "", Carried, "QEMU and the shim are in the pod's cgroup"),
+            field("security_context", "securityContext", Carried, "below"),
+            field(
+                "sysctls",
+                "securityContext.sysctls",
+                Carried,
+                "set in the guest, with the pod's own container",
+            ),
+            field("overhead", "overhead", Engine, "part of the cgroup's limit, which kubelet sets"),
+            field("resources", "containers.resources", Carried, "the VM's size: vCPUs and memory"),
+        ],
+    },
+    Message {
+        name: "LinuxSandboxSecurityContext",
+        fields: &[
+            field("namespace_options", "hostNetwork, hostPID, hostIPC", Carried, "below"),
+            field("selinux_options", "securityContext.seLinuxOptions", Noted, "labels are the host's"),
+            field(
+                "run_as_user",
+                "securityContext.runAsUser",
+                Engine,
+                "of the pause container, which is the guest image's; containers have their own",
+            ),
+            field("run_as_group", "securityContext.runAsGroup", Engine, "the same"),
+            field("readonly_rootfs", "", Engine, "the same; the guest image is read-only"),
+            field(
+                "supplemental_groups",
+                "securityContext.fsGroup, supplementalGroups",
+                Engine,
+                "the same; containers have them",
+            ),
+            field(
+                "supplemental_groups_policy",
+                "securityContext.supplementalGroupsPolicy",
+                Engine,
+                "the engine makes groups of it",
+            ),
+            field("privileged", "", Engine, "the pod's own container has no rights in the guest"),
+            field(
+                "seccomp",
+                "securityContext.seccompProfile",
+                Engine,
+                "of the pause container; containers have their own",
+            ),
+            field("apparmor", "securityContext.appArmorProfile", Noted, "profiles are the host's"),
+            field("seccomp_profile_path", "", Engine, "older than `seccomp`"),
+        ],
+    },
+    Message {
+        name: "NamespaceOption",
+        fields: &[
+            field(
+                "network",
+                "hostNetwork",
+                Refused,
+                "the pod's own is carried: links, addresses, routes, neighbours; the node's is refused",
+            ),
+            field(
+                "pid",
+                "hostPID, shareProcessNamespace",
+                Refused,
+                "the pod's and a container's own are carried; the node's is refused; a target's, see `target_id`",
+            ),
+            field("ipc", "hostIPC", Refused, "the pod's is carried; the node's is refused"),
+            field(
+                "target_id",
+                "ephemeralContainers.targetContainerName",
+                Missing,
+                "a debug container sees the pod's own container, not its target",
+            ),
+            field("userns_options", "hostUsers: false", Noted, "the VM isolates users"),
+        ],
+    },
+    Message {
+        name: "ContainerConfig",
+        fields: &[
+            field("metadata", "containers.name", Carried, "annotations of the guest's container"),
+            field(
+                "image",
+                "containers.image",
+                Carried,
+                "its layers as disks with dm-verity trees (images.md)",
+            ),
+            field("command", "containers.command", Carried, ""),
+            field("args", "containers.args", Carried, ""),
+            field(
+                "working_dir",
+                "containers.workingDir",
+                Carried,
+                "it must be in the image: the guest's agent makes none",
+            ),
+            field("envs", "containers.env, envFrom", Carried, ""),
+            field("mounts", "containers.volumeMounts", Carried, "below"),
+            field(
+                "devices",
+                "",
+                Refused,
+                "GPUs are carried (gpu.md); another device is refused by its path, but for a privileged container's",
+            ),
+            field("labels", "", Engine, "nothing in the VM asks for them"),
+            field(
+                "annotations",
+                "",
+                Carried,
+                "by which a container and its pod are known; others stay on the host",
+            ),
+            field("log_path", "", Engine, "the engine writes the log"),
+            field("stdin", "containers.stdin", Carried, ""),
+            field("stdin_once", "containers.stdinOnce", Carried, "the end of input reaches the process"),
+            field("tty", "containers.tty", Carried, ""),
+            field("linux", "", Carried, "below"),
+            field("windows", "", Engine, "of Windows nodes"),
+            field(
+                "cdi_devices",
+                "containers.resources.limits",
+                Carried,
+                "NVIDIA's GPUs and NVSwitches, other vendors' kinds are ignored (gpu.md)",
+            ),
+            field(
+                "stop_signal",
+                "containers.lifecycle.stopSignal",
+                Engine,
+                "the engine sends it, and the shim hands it on",
+            ),
+        ],
+    },
+    Message {
+        name: "LinuxContainerConfig",
+        fields: &[
+            field("resources", "containers.resources", Carried, "below"),
+            field("security_context", "containers.securityContext", Carried, "below"),
+        ],
+    },
+    Message {
+        name: "LinuxContainerResources",
+        fields: &[
+            field("cpu_period", "", Carried, "the container's cgroup in the guest"),
+            field("cpu_quota", "resources.limits.cpu", Carried, "the same"),
+            field("cpu_shares", "resources.requests.cpu", Carried, "the same"),
+            field(
+                "memory_limit_in_bytes",
+                "resources.limits.memory",
+                Carried,
+                "the same; less than 1 MiB is refused",
+            ),
+            field("oom_score_adj", "", Carried, "in the guest"),
+            field("cpuset_cpus", "", Noted, "the host's numbering"),
+            field("cpuset_mems", "", Noted, "the host's numbering"),
+            field(
+                "hugepage_limits",
+                "resources.limits.hugepages-*",
+                Refused,
+                "the guest has none; zero is fine",
+            ),
+            field("unified", "", Noted, "the agent's messages have no place for it"),
+            field("memory_swap_limit_in_bytes", "", Carried, "the guest has no swap"),
+        ],
+    },
+    Message {
+        name: "LinuxContainerSecurityContext",
+        fields: &[
+            field("capabilities", "securityContext.capabilities", Carried, "in each set"),
+            field(
+                "privileged",
+                "securityContext.privileged",
+                Carried,
+                "all rights in the guest, and the guest's devices; none of the host's",
+            ),
+            field("namespace_options", "", Carried, "above"),
+            field("selinux_options", "securityContext.seLinuxOptions", Noted, "labels are the host's"),
+            field("run_as_user", "securityContext.runAsUser", Carried, ""),
+            field("run_as_group", "securityContext.runAsGroup", Carried, ""),
+            field("run_as_username", "", Carried, "the engine looks the name up in the image"),
+            field(
+                "readonly_rootfs",
+                "securityContext.readOnlyRootFilesystem",
+                Carried,
+                "an image with a VOLUME then needs an emptyDir there, or is refused",
+            ),
+            field("supplemental_groups", "securityContext.supplementalGroups", Carried, ""),
+            field(
+                "supplemental_groups_policy",
+                "securityContext.supplementalGroupsPolicy",
+                Engine,
+                "the engine makes groups of it",
+            ),
+            field("no_new_privs", "securityContext.allowPrivilegeEscalation", Carried, ""),
+            field("masked_paths", "securityContext.procMount", Carried, ""),
+            field("readonly_paths", "securityContext.procMount", Carried, ""),
+            field(
+                "seccomp",
+                "securityContext.seccompProfile",
+                Carried,
+                "where the guest's agent is built with it, else said in the log",
+            ),
+            field("apparmor", "securityContext.appArmorProfile", Noted, "profiles are the host's"),
+            field("seccomp_profile_path", "", Engine, "older than `seccomp`"),
+            field("apparmor_profile", "", Noted, "older than `apparmor`"),
+        ],
+    },
+    Message {
+        name: "Mount",
+        fields: &[
+            field("container_path", "volumeMounts.mountPath", Carried, "absolute, without `..`"),
+            field(
+                "host_path",
+                "volumes",
+                Refused,
+                "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
+                 once), emptyDir (guest memory), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
+                 VOLUME of the image (the image's own directory). Refused by name: hostPath, CSI and other plugins' volumes, subPath \
+                 of an emptyDir. No effect: emptyDir's sizeLimit and medium",
+            ),
+            field("readonly", "volumeMounts.readOnly", Carried, ""),
+            field("selinux_relabel", "", Engine, "labels are the host's"),
+            field(
+                "propagation",
+                "volumeMounts.mountPropagation",
+                Carried,
+                "as an option of the mount; nothing is mounted on the host's side of it",
+            ),
+            field("uid_mappings", "hostUsers: false", Engine, "the VM isolates users"),
+            field("gid_mappings", "hostUsers: false", Engine, "the VM isolates users"),
+            field(
+                "recursive_read_only",
+                "volumeMounts.recursiveReadOnly",
+                Carried,
+                "as an option of the mount",
+            ),
+            field(
+                "image",
+                "volumes.image",
+                Refused,
+                "the engine mounts the image on the host: a host path like any other",
+            ),
+            field("image_sub_path", "volumeMounts.subPath", Refused, "the same"),
+        ],
+    },
+    Message {
+        name: "Device",
+        fields: &[
+            field("container_path", "", Refused, "see `devices`"),
+            field("host_path", "", Refused, "see `devices`"),
+            field("permissions", "", Refused, "see `devices`"),
+        ],
+    },
+    Message {
+        name: "DNSConfig",
+        fields: &[
+            field("servers", "dnsConfig.nameservers", Carried, "`/etc/resolv.conf`"),
+            field("searches", "dnsConfig.searches", Carried, "the same"),
+            field("options", "dnsConfig.options", Carried, "the same"),
+        ],
+    },
+];
+
+/// `docs/support.md`.
+#[must_use]
+pub fn document() -> String {
+    let mut text = "\
+# What a pod can have
+
+Every field that Kubernetes hands to a runtime (CRI v1), and what becomes of it in a VM. This page is made of the list in
+`crates/guest-spec/src/support.rs`; a test walks CRI's messages and fails for a field that is not in it, and for a page that is not
+the list's. What a pod's owner cannot see from outside is not in it: which layers, which GPU, which policy
+([images.md](images.md), [gpu.md](gpu.md), [attestation.md](attestation.md)).
+
+| word | means |
+|---|---|
+"
+    .to_owned();
+    for (class, means) in [
+        (Carried, "it means in the VM what it means on a host, as far as the last column says"),
+        (Noted, "it is left out, and the shim's log says so"),
+        (
+            Refused,
+            "where it asks for something of the host, the pod or the container does not start; the event names it and what to do",
+        ),
+        (Engine, "kubelet or the engine does it on the host; nothing of it is for the VM"),
+        (Missing, "it has no effect, and nobody says so yet"),
+    ] {
+        let _ = writeln!(text, "| {} | {means} |", class.word());
+    }
+    for message in MESSAGES {
+        let _ =
+            write!(text, "\n## {}\n\n| field | in a pod's manifest | | |\n|---|---|---|---|\n", message.name);
+        for Field { name, pod, class, how } in message.fields {
+            let pod = if pod.is_empty() { "" } else { pod };
+            let _ = writeln!(text, "| `{name}` | {pod} | {} | {how} |", class.word());
+        }
+    }
+    text
+}

@@ -1,0 +1,67 @@
+//! The list of what a pod can have, against CRI's messages and the page that is made of it.
+
+use std::collections::BTreeSet;
+use std::fmt::Debug;
+use std::path::Path;
+
+use guest_spec::support::{Class, MESSAGES, document};
+use k8s_cri::v1 as cri;
+
+/// Fields of a CRI that is newer than the crate's.
+const NEWER: [&str; 2] = ["stop_signal", "image_sub_path"];
+
+/// A message's fields, as its own text names them.
+fn fields<T: Debug + Default>() -> BTreeSet<String> {
+    let text = format!("{:#?}", T::default());
+    let of_message = |line: &str| {
+        let field = line.strip_prefix("    ")?;
+        let (name, _) = field.split_once(": ")?;
+        (!name.starts_with(' ')).then(|| name.trim_start_matches("r#").to_owned())
+    };
+    text.lines().filter_map(of_message).collect()
+}
+
+#[test]
+fn every_field_that_kubernetes_hands_over_is_in_a_class() {
+    let walked = [
+        ("PodSandboxConfig", fields::<cri::PodSandboxConfig>()),
+        ("LinuxPodSandboxConfig", fields::<cri::LinuxPodSandboxConfig>()),
+        ("LinuxSandboxSecurityContext", fields::<cri::LinuxSandboxSecurityContext>()),
+        ("NamespaceOption", fields::<cri::NamespaceOption>()),
+        ("ContainerConfig", fields::<cri::ContainerConfig>()),
+        ("LinuxContainerConfig", fields::<cri::LinuxContainerConfig>()),
+        ("LinuxContainerResources", fields::<cri::LinuxContainerResources>()),
+        ("LinuxContainerSecurityContext", fields::<cri::LinuxContainerSecurityContext>()),
+        ("Mount", fields::<cri::Mount>()),
+        ("Device", fields::<cri::Device>()),
+        ("DNSConfig", fields::<cri::DnsConfig>()),
+    ];
+    assert_eq!(
+        MESSAGES.iter().map(|m| m.name).collect::<Vec<_>>(),
+        walked.iter().map(|w| w.0).collect::<Vec<_>>()
+    );
+    for (message, (name, walked)) in MESSAGES.iter().zip(&walked) {
+        assert!(walked.len() > 1, "{name}: {walked:?}");
+        let mut listed: BTreeSet<String> = message.fields.iter().map(|field| field.name.to_owned()).collect();
+        assert_eq!(listed.len(), message.fields.len(), "{name}: a field is there twice");
+        listed.retain(|field| !NEWER.contains(&field.as_str()) || walked.contains(field));
+        assert_eq!(&listed, walked, "{name}");
+    }
+}
+
+#[test]
+fn what_is_left_out_refused_or_missing_says_why() {
+    for field in MESSAGES.iter().flat_map(|message| message.fields) {
+        assert!(field.class == Class::Carried || !field.how.is_empty(), "{}", field.name);
+    }
+}
+
+/// `COFFER_WRITE_DOCS=1` writes it.
+#[test]
+fn the_page_is_the_lists() {
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/support.md");
+    if std::env::var_os("COFFER_WRITE_DOCS").is_some() {
+        std::fs::write(&page, document()).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(page).unwrap(), document());
+}

@@ -1,0 +1,177 @@
+//! The second stage's work: taking from the host what the VM needs, and describing the VM with it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use host_claims::accel::{self, Accel};
+use host_claims::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
+use host_claims::net::{Endpoint, NetPlan};
+use host_claims::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
+use jail::{Jail, UserId};
+use slog::Logger;
+use vmm_config::config::{Accel as AccelChoice, NodeConfig};
+use vmm_config::net::MacAddress;
+use vmm_config::passthrough::HostDevices;
+use vmm_config::path::SocketPath;
+use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
+use vmm_config::spec::{Cid, VmSpec};
+use vmm_config::units::MemorySize;
+
+use super::{Failure, Request, confidential};
+use crate::claims::Claims;
+use crate::devices::DevicesPlan;
+use crate::qemu::SpawnError;
+
+/// Where the KVM probe's verdict is kept until the host restarts.
+const KVM_MEMORY: &str = "/run/coffer/kvm.json";
+/// Where cgroup file systems are mounted.
+const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// Takes one claim after the other, each recorded before it is made.
+pub(super) async fn claim_all(
+    request: &Request,
+    claims: &mut Claims,
+    log: &Logger,
+) -> Result<VmSpec, Failure> {
+    let firmware = confidential::firmware(&request.config)?;
+    let cgroup = request.cgroup.as_deref().map(CgroupPath::parse).transpose()?;
+    let memory_budget = match &cgroup {
+        Some(path) => memory_limit(&Hierarchies::find(Path::new(CGROUP_ROOT)), path)?
+            .map(|limit| MemorySize::from_bytes(limit.bytes)),
+        None => None,
+    };
+    if let Some(path) = &cgroup {
+        let limits = if request.limited { CgroupLimits::Asked } else { CgroupLimits::None };
+        let planned = CgroupPlan::new(Path::new(CGROUP_ROOT), path, &request.sandbox, limits);
+        claims.dir.update(|record| record.cgroup = Some(planned.record()))?;
+        let cgroup = claims.cgroup.insert(planned.claim()?);
+        // QEMU and its helpers inherit it.
+        cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
+    }
+    let kvm = probe_kvm(&request.config).await;
+    let user = own_user(&request.config);
+    claims.dir.make_home(user)?;
+    let vsock = claim_vsock(request, claims, user).await?;
+    let nics = claim_network(request, claims).await?;
+    let passthrough = claim_devices(request, claims, log).await?;
+    let facts = HostFacts {
+        kvm,
+        vsock,
+        nics,
+        memory_budget,
+        tee: request.tee.clone(),
+        firmware: firmware.as_ref().map(|firmware| firmware.kind),
+        acceptance: confidential::look_at_acceptance(firmware.as_ref(), request, log),
+        passthrough,
+    };
+    let spec = plan(&request.config, &request.image, &request.pod, &facts)?;
+    confidential::write_initdata(&claims.dir.home(), &request.pod, user)?;
+    Ok(confidential::expect(spec, request, firmware, claims.dir.path(), log)?)
+}
+
+/// As whom QEMU and its helpers run.
+pub(super) fn own_user(config: &NodeConfig) -> UserId {
+    config.qemu_users.of_process(std::process::id())
+}
+
+/// The pod's GPUs, each clean and in the right mode.
+async fn claim_devices(request: &Request, claims: &mut Claims, log: &Logger) -> Result<HostDevices, Failure> {
+    if request.devices.addresses.is_empty() {
+        return Ok(HostDevices::default());
+    }
+    let planned = DevicesPlan::new(&request.devices, &request.sandbox)?;
+    claims.dir.update(|record| record.devices = Some(planned.record()))?;
+    let devices = match planned.lock(log).await {
+        Ok(devices) => claims.devices.insert(devices),
+        Err(error) => {
+            // Nothing was taken, and the holder must not be disturbed by our record.
+            claims.dir.update(|record| record.devices = None)?;
+            return Err(error.into());
+        }
+    };
+    Ok(devices.verify(&request.config).await?)
+}
+
+/// Whether KVM runs a guest here; not tried where the configuration wants none of it.
+async fn probe_kvm(config: &NodeConfig) -> Kvm {
+    if config.accel == AccelChoice::Tcg {
+        return Kvm::Fails { reason: "accel = \"tcg\" is configured".to_owned() };
+    }
+    match accel::probe(Path::new(KVM_MEMORY)).await {
+        Accel::Kvm => Kvm::Works,
+        Accel::Tcg { reason } => Kvm::Fails { reason },
+    }
+}
+
+/// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
+async fn claim_vsock(request: &Request, claims: &mut Claims, user: UserId) -> Result<VsockFacts, Failure> {
+    let (name, search) = program_and_places(request.config.vhost_device_vsock.as_str());
+    let home = claims.dir.home();
+    let planned = VsockPlan::new(&home, name, &search)?;
+    claims.dir.update(|record| record.vsock = Some(planned.record()))?;
+    let jail = Jail::new(user, home);
+    let start = |program: &Path| jail.command(&request.jailer, program).map_err(io::Error::other);
+    let vsock = claims.vsock.insert(planned.claim(&start).await?);
+    let record = vsock.record();
+    let facts = match vsock {
+        Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
+        Vsock::User(_) => SocketPath::new(VHOST_USER_SOCKET).map(|socket| VsockFacts::VhostUser { socket }),
+    };
+    claims.dir.update(|state| state.vsock = Some(record))?;
+    facts.ok_or_else(|| Failure::Host("the vsock address is none that a guest can have".to_owned()))
+}
+
+/// The configured QEMU: that there is none is better said here than by the program that builds its jail.
+pub(super) fn find_qemu(config: &NodeConfig) -> Result<PathBuf, SpawnError> {
+    let (name, search) = program_and_places(config.qemu.as_str());
+    find_program(name, &search).map_err(|_| SpawnError::Execute {
+        program: config.qemu.as_str().into(),
+        source: io::ErrorKind::NotFound.into(),
+    })
+}
+
+/// A configured program as a file name and the directories to look in: those of PATH and the shim's own.
+fn program_and_places(program: &str) -> (&str, Vec<PathBuf>) {
+    match program.rsplit_once('/') {
+        Some((directory, name)) => (name, vec![PathBuf::from(directory)]),
+        None => {
+            let path = std::env::var_os("PATH").unwrap_or_default();
+            let own = std::env::current_exe().ok().and_then(|exe| exe.parent().map(Path::to_owned));
+            (program, std::env::split_paths(&path).chain(own).collect())
+        }
+    }
+}
+
+/// Where the agent is reached. The state directory's path may be longer than a socket's address can be.
+pub(super) fn endpoint(claims: &Claims) -> Option<agent_client::Endpoint> {
+    let port = agent_client::AGENT_PORT;
+    Some(match claims.vsock.as_ref()? {
+        Vsock::Kernel(kernel) => agent_client::Endpoint::Vsock { cid: kernel.cid().get(), port },
+        Vsock::User(_) => {
+            let socket = claims.dir.short_home().join(HYBRID_SOCKET);
+            agent_client::Endpoint::Hybrid { socket, port }
+        }
+    })
+}
+
+/// The pod's interfaces become taps; a pod without network gets no NIC.
+async fn claim_network(request: &Request, claims: &mut Claims) -> Result<Vec<NicFacts>, Failure> {
+    let Some(netns) = &request.netns else { return Ok(Vec::new()) };
+    let Some(planned) = NetPlan::inspect(netns).await? else { return Ok(Vec::new()) };
+    claims.dir.update(|record| record.net = Some(planned.record()))?;
+    let network = claims.network.insert(planned.claim(queues_for(request.pod.vcpus)).await?);
+    network.endpoints.iter().map(nic_facts).collect()
+}
+
+fn nic_facts(endpoint: &Endpoint) -> Result<NicFacts, Failure> {
+    let facts = &endpoint.facts;
+    let unsupported = |reason: String| {
+        Failure::Host(format!("the pod's interface {} cannot become a NIC: {reason}", facts.name))
+    };
+    Ok(NicFacts {
+        mac: MacAddress::new(facts.mac.0).map_err(|error| unsupported(error.to_string()))?,
+        mtu: u16::try_from(facts.mtu).unwrap_or(u16::MAX),
+        queues: u16::try_from(endpoint.tap.len()).map_err(|error| unsupported(error.to_string()))?,
+        vhost: !endpoint.vhost.is_empty(),
+    })
+}

@@ -1,0 +1,60 @@
+//! What a VM has taken from its host, released together and in the right order.
+
+use host_claims::cgroup::SandboxCgroup;
+use host_claims::net::{Endpoint, Network};
+use host_claims::vsock::Vsock;
+
+use crate::devices::Devices;
+use crate::state::StateDir;
+use crate::state::release::{Steps, step};
+
+/// The claims of one VM. QEMU must be gone before they are released.
+#[derive(Debug)]
+pub struct Claims {
+    pub(crate) dir: StateDir,
+    pub(crate) vsock: Option<Vsock>,
+    pub(crate) network: Option<Network>,
+    pub(crate) cgroup: Option<SandboxCgroup>,
+    pub(crate) devices: Option<Devices>,
+}
+
+impl Claims {
+    /// The pod's interfaces; empty for a VM without NIC.
+    pub fn endpoints(&self) -> &[Endpoint] {
+        self.network.as_ref().map_or(&[], |network| network.endpoints.as_slice())
+    }
+
+    /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
+    pub async fn release(self) -> Vec<String> {
+        let Self { dir, vsock, network, cgroup, devices } = self;
+        let steps = Steps {
+            vsock: vsock.and_then(|vsock| step(vsock.release())),
+            network: network.and_then(|network| step(network.release())),
+            devices: devices.and_then(|devices| {
+                step(async move {
+                    let failures = devices.release().await;
+                    if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+                })
+            }),
+            cgroup: cgroup.and_then(|cgroup| step(cgroup.release())),
+            ..Steps::default()
+        };
+        let failures: Vec<String> = steps.make().await.iter().map(|failure| one_line(failure)).collect();
+        if failures.is_empty() {
+            dir.remove();
+        }
+        failures
+    }
+}
+
+/// An error with its causes on one line, joined by `: `.
+pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text.replace('\n', " ")
+}
