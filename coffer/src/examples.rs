@@ -4,7 +4,7 @@ use clap::Command;
 
 /// By the names of a command and those above it. Each line is a whole command; a test parses all, and runs those that need
 /// no hardware.
-const EXAMPLES: [(&[&str], &str); 31] = [
+const EXAMPLES: [(&[&str], &str); 32] = [
     (
         &["bind"],
         "coffer bind web.yaml > bound.yaml\nhelm template shop | coffer bind - --class coffer-snp\ncoffer bind manifests/ --check",
@@ -51,6 +51,10 @@ const EXAMPLES: [(&[&str], &str); 31] = [
     ),
     (&["initdata", "build"], "coffer initdata build --file policy.rego --pod pod.yaml --form annotation"),
     (&["initdata", "inspect"], "coffer initdata inspect initdata.toml"),
+    (
+        &["volume", "build"],
+        "coffer volume build model/ --name weights --out weights.img --key key --resource kbs:///default/key/weights > volumes.toml",
+    ),
     (&["sweep"], "coffer sweep"),
     (&["policy", "generate"], "coffer policy generate --pod pod.yaml --image server=oci:image > policy.rego"),
     (&["policy", "check"], "coffer policy check --policy policy.rego requests.json"),

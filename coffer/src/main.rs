@@ -14,6 +14,7 @@ mod measure;
 mod policy;
 mod shell;
 mod sweep;
+mod volume;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
@@ -51,6 +52,8 @@ enum Command {
     Initdata(initdata::Args),
     /// Write and ask the policy by which a guest runs one pod
     Policy(policy::Args),
+    /// Make the volumes that pods have their models from
+    Volume(volume::Args),
     /// Give back what sandboxes left on this host whose shim is dead
     Sweep(sweep::Args),
     /// Print completions for a shell
@@ -120,6 +123,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Image(args) => image::run(&args, out),
         Command::Initdata(args) => initdata::run(&args, out),
         Command::Policy(args) => policy::run(&args, out),
+        Command::Volume(args) => volume::run(&args, out),
         Command::Completions(args) => shell::completions(&args, described(), out),
         Command::Man(args) => shell::man(&args, described()),
     }?;

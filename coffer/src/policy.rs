@@ -11,7 +11,9 @@ use agent_policy::{Image, ImageConfig, Objects, Options, Permission, generate};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
 use layers::{HashedImage, Source};
+use model_volumes::Volumes;
 use pod_manifest::spec::PodSpec;
+use verity::RootHash;
 
 use crate::files::Kind;
 use crate::image::source::How;
@@ -42,6 +44,9 @@ struct GenerateArgs {
     image: Vec<(String, Source)>,
     #[command(flatten)]
     how: How,
+    /// The pod's volumes.toml: which of its volumes are model volumes, and what is in them
+    #[arg(long, value_name = "FILE")]
+    volumes: Option<PathBuf>,
     /// Allow any command in a container (kubectl exec)
     #[arg(long)]
     allow_exec: bool,
@@ -78,11 +83,27 @@ fn write(args: &GenerateArgs, out: &mut impl Write) -> Result<()> {
         logs: permission(args.allow_logs),
         images,
         objects: Objects::default(),
+        volumes: match &args.volumes {
+            None => BTreeMap::new(),
+            Some(path) => {
+                let text = String::from_utf8_lossy(&Kind::ENTRY.read(path)?).into_owned();
+                roots(&text).with_context(|| Kind::ENTRY.unusable(path))?
+            }
+        },
     };
     let policy = generate(&pod, &options)
         .with_context(|| format!("no policy can be made for the pod of {}", args.pod.display()))?;
     out.write_all(policy.as_bytes())?;
     Ok(())
+}
+
+/// What a policy depends on of volumes.toml.
+///
+/// # Errors
+/// A document that the guest could not read.
+pub(crate) fn roots(text: &str) -> Result<BTreeMap<String, RootHash>> {
+    let volumes = Volumes::parse(text)?;
+    Ok(volumes.iter().map(|(name, volume)| (name.to_owned(), volume.root)).collect())
 }
 
 /// The images of all containers: the manifest's own, and what was given instead.

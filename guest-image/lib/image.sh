@@ -74,8 +74,8 @@ it with AGENT_POLICY=yes"
     fi
 }
 
-# Builds the image's own programs, static, without paths of this machine in them; sets init_path, pause_path and attest_path. A PID 1 that
-# takes its report from the host is built apart from the one that does not.
+# Builds the image's own programs, static, without paths of this machine in them; sets init_path, pause_path,
+# attest_path and volume_path. A PID 1 that takes its report from the host is built apart from the one that does not.
 build_init() {
     local target=x86_64-unknown-linux-gnu flags directory=${CARGO_TARGET_DIR:-$repo/target} features=
     if [ "${report-}" = fake ]; then
@@ -85,12 +85,13 @@ build_init() {
     flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
     RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-init --package coffer-pause \
-        --package coffer-attest --bins \
+        --package coffer-attest --package coffer-volume --bins \
         --features "$features" --target-dir "$directory" --target $target ||
         fail "one of the image's own programs (guest-image/init, guest-image/pause, guest-image/attest) did not build"
     init_path=$directory/$target/release/coffer-init
     pause_path=$directory/$target/release/pause
     attest_path=$directory/$target/release/coffer-attest
+    volume_path=$directory/$target/release/coffer-volume
 }
 
 # Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of /etc. Nothing else is
@@ -102,6 +103,7 @@ stage_root() { # PROFILE DIRECTORY
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
     install -m 755 "$attest_path" "$stage/usr/bin/coffer-attest"
+    install -m 755 "$volume_path" "$stage/usr/bin/coffer-volume"
     install -d -m 755 "$stage"/usr/lib{,/coffer,/coffer/pause} "$pause" "$pause"/{dev,etc,proc,sys,tmp}
     install -m 755 "$pause_path" "$pause/pause"
     install -m 644 "$here"/root/etc/* "$stage/etc/"

@@ -49,6 +49,17 @@ pub struct ScsiDisk {
     pub lun: Lun,
     /// The image on the host, raw.
     pub image: AbsolutePath,
+    /// What it is there.
+    pub backing: Backing,
+}
+
+/// What an image is on the host; QEMU has a driver for each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Backing {
+    /// A regular file.
+    File,
+    /// A block device.
+    Disk,
 }
 
 impl ScsiDisk {
@@ -76,7 +87,7 @@ impl ScsiDisk {
     /// the node takes QEMU's shared file lock, so that a writer is refused and another reader is not.
     pub fn blockdev_add(&self) -> Value {
         json!({
-            "driver": "file",
+            "driver": match self.backing { Backing::File => "file", Backing::Disk => "host_device" },
             "node-name": self.node(),
             "filename": format!("/dev/fdset/{}", self.lun),
             "read-only": true,
@@ -122,7 +133,7 @@ mod tests {
     #[test]
     fn commands() {
         let image = AbsolutePath::new("/var/lib/layers/1,2/layer \"x\".erofs").unwrap();
-        let disk = ScsiDisk { lun: Lun::new(3).unwrap(), image };
+        let disk = ScsiDisk { lun: Lun::new(3).unwrap(), image, backing: Backing::File };
         insta::assert_snapshot!(
             [
                 ("add-fd", disk.add_fd()),
@@ -138,8 +149,15 @@ mod tests {
     }
 
     #[test]
+    fn a_disk_has_a_driver_of_its_own() {
+        let image = AbsolutePath::new("/dev/sdb").unwrap();
+        let disk = ScsiDisk { lun: Lun::new(3).unwrap(), image, backing: Backing::Disk };
+        assert_eq!(disk.blockdev_add()["driver"], "host_device");
+    }
+
+    #[test]
     fn removal_names_what_was_added() {
-        let disk = |lun| ScsiDisk { lun, image: AbsolutePath::new("/x").unwrap() };
+        let disk = |lun| ScsiDisk { lun, image: AbsolutePath::new("/x").unwrap(), backing: Backing::File };
         let (a, b) = (disk(Lun::new(1).unwrap()), disk(Lun::new(11).unwrap()));
         assert_eq!(a.device_del()["id"], a.device_add()["id"]);
         assert_eq!(a.blockdev_del()["node-name"], a.blockdev_add()["node-name"]);

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use agent_policy::{Objects, Options, Permission, PolicyError};
 pub(super) use measurement::initdata::annotation::NAME as ANNOTATION;
 use measurement::initdata::{Algorithm, InitData, annotation, build};
+use model_volumes::DOCUMENT;
 use pod_manifest::spec::{Container, PodSpec};
 use pod_manifest::yaml::{Path, Step};
 use pod_manifest::{Document, Pod, Template};
@@ -59,11 +60,37 @@ impl Seal<'_> {
         let tell = Tell { input, document, template };
 
         let images = self.images(&mut spec, tell, report);
+        let at = Path::of("metadata.annotations").then(Step::field(ANNOTATION));
+        let mut fault = |why: String| {
+            let path = template.path.join(&at);
+            report.fault(input.at(document.root.nearest(&path).line, &path), why);
+        };
+        let annotations = pod.as_ref().map(|pod| &pod.annotations);
+        let (algorithm, mut entries) =
+            match annotations.and_then(|of| of.get(ANNOTATION)).map(|value| annotation::decode(value)) {
+                None => (Algorithm::Sha384, BTreeMap::new()),
+                Some(Ok(before)) => (before.algorithm(), before.data().clone()),
+                Some(Err(error)) => {
+                    fault(format!(
+                        "the pod's initdata cannot be read, and would be lost: {error}; remove it, or mend it"
+                    ));
+                    return None;
+                }
+            };
+        entries.extend(self.entries.clone());
+        let volumes = match crate::policy::roots(entries.get(DOCUMENT).map_or("", String::as_str)) {
+            Ok(volumes) => volumes,
+            Err(error) => {
+                fault(format!("{DOCUMENT} of the pod's initdata is not usable: {error:#}"));
+                return None;
+            }
+        };
         let options = Options {
             exec: permission(self.exec),
             logs: permission(self.logs),
             images: images.iter().map(|(name, of)| (name.clone(), of.image.clone())).collect(),
             objects,
+            volumes,
         };
         let policy = agent_policy::generate(&spec, &options);
         let mut pod = pod;
@@ -93,18 +120,6 @@ impl Seal<'_> {
             let path = template.path.join(&at);
             report.fault(input.at(document.root.nearest(&path).line, &path), why);
         };
-        let (algorithm, mut entries) =
-            match pod.annotations.get(ANNOTATION).map(|value| annotation::decode(value)) {
-                None => (Algorithm::Sha384, BTreeMap::new()),
-                Some(Ok(before)) => (before.algorithm(), before.data().clone()),
-                Some(Err(error)) => {
-                    fault(format!(
-                        "the pod's initdata cannot be read, and would be lost: {error}; remove it, or mend it"
-                    ));
-                    return None;
-                }
-            };
-        entries.extend(self.entries.clone());
         entries.insert(POLICY.to_owned(), policy);
         match entry::of_pod(&pod, &spec.spec) {
             Ok(declaration) => entries.insert(entry::DECLARATION.to_owned(), declaration),

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use model_volumes::{DOCUMENT, Volumes};
 use pod_manifest::Pod;
 use pod_manifest::spec::{PodSpec, Spec};
 use serde::Deserialize;
@@ -27,12 +28,16 @@ struct Declaration {
     nameservers: Vec<IpAddr>,
 }
 
-/// Whether the guest will be able to read an entry; others than the four that it reads are anybody's own.
+/// Whether the guest will be able to read an entry; others than the five that it reads are anybody's own.
 pub(super) fn check(name: &str, text: &str) -> Result<()> {
     match name {
         POLICY => policy(text),
         "aa.toml" => component(name, text, AA),
         "cdh.toml" => component(name, text, CDH),
+        DOCUMENT => {
+            Volumes::parse(text).with_context(|| format!("{DOCUMENT} is not usable"))?;
+            Ok(())
+        }
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
             read.context(
@@ -173,6 +178,7 @@ mod tests {
             ),
             (DECLARATION, "gpus = 1\ngpu = 2\n", "nothing else"),
             (DECLARATION, "gpus = 70000\n", "nothing else"),
+            (DOCUMENT, "[w]\nkind = \"luks1\"\n", "volumes.toml is not usable"),
             (DECLARATION, "gpus = \"1\"\n", "nothing else"),
             (DECLARATION, "nameservers = [\"dns.example\"]\n", "nothing else"),
         ] {
@@ -196,6 +202,11 @@ mod tests {
             (DECLARATION, ""),
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
             (DECLARATION, "token_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n"),
+            (DOCUMENT, ""),
+            (
+                DOCUMENT,
+                "[w]\nkind = \"verity\"\nroot_hash = \"aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa\"\n",
+            ),
             ("notes", "{"),
         ] {
             check(name, text).unwrap();

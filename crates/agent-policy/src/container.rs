@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use crate::command::{command, own_commands};
 use crate::environment::{Environment, patterns, services};
-use crate::mounts::{Copied, Rule, last_words, mounts};
+use crate::mounts::{Copied, Models, Rule, last_words, mounts};
 use crate::order::Turn;
 use crate::text::Text;
 use crate::user::{Identity, identity};
@@ -67,6 +67,7 @@ pub(crate) struct Expected {
     trees: BTreeSet<String>,
     propagations: BTreeSet<&'static str>,
     empty_dirs: BTreeSet<String>,
+    models: BTreeSet<String>,
     layers: Vec<String>,
     last_words: Option<String>,
     gpus: u32,
@@ -112,6 +113,7 @@ pub(crate) fn sandbox(spec: &Spec) -> Expected {
 pub(crate) struct Around<'a> {
     pub(crate) pod: &'a PodSpec,
     pub(crate) objects: &'a Objects,
+    pub(crate) models: &'a Models,
     pub(crate) turn: &'a Turn<'a>,
 }
 
@@ -123,7 +125,7 @@ pub(crate) fn expected(
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
 ) -> Expected {
-    let Around { pod, objects, turn } = around;
+    let Around { pod, objects, models, turn } = around;
     let spec = &pod.spec;
     let name = &container.name;
     confined(container).unwrap_or_else(|fault| faults.push(fault));
@@ -131,7 +133,8 @@ pub(crate) fn expected(
         faults.push(PolicyError::NoLayers(name.clone()));
     }
     let environment = take(Environment::of(container, pod, objects, &image.config), faults);
-    let mounts = mounts(container, spec, &image.config, copied, faults);
+    let mounts = mounts(container, spec, &image.config, models, copied, faults);
+    let layers = layers(image);
     let security = &container.security_context;
     let Identity { uid, gids, groups } = take(identity(container, spec, image), faults);
     copied.users.insert(uid);
@@ -175,7 +178,9 @@ pub(crate) fn expected(
         trees: mounts.trees,
         propagations: mounts.propagations,
         empty_dirs: mounts.empty_dirs,
-        layers: layers(image),
+        // One that is a layer of the image as well is mounted as that.
+        models: mounts.models.iter().map(ToString::to_string).filter(|root| !layers.contains(root)).collect(),
+        layers,
         last_words: Some(last_words(container).to_owned()),
         gpus: container.resources.gpus,
         switches: container.resources.switches,

@@ -26,6 +26,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use pod_manifest::spec::PodSpec;
 use pod_manifest::{Names, escape};
 use serde_json::json;
+use verity::RootHash;
 
 pub use error::{Faults, PolicyError};
 pub use fields::Objects;
@@ -70,6 +71,8 @@ pub struct Options {
     pub images: BTreeMap<String, Image>,
     /// ConfigMaps and Secrets that are known.
     pub objects: Objects,
+    /// Model volumes that the pod's initdata declares, by the names of the pod's volumes: their images' root hashes.
+    pub volumes: BTreeMap<String, RootHash>,
 }
 
 /// Writes the policy of a pod.
@@ -98,7 +101,8 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
             faults.push(PolicyError::NoImage(name.clone()));
             continue;
         };
-        let around = container::Around { pod, objects: &options.objects, turn: &turn };
+        let around =
+            container::Around { pod, objects: &options.objects, models: &options.volumes, turn: &turn };
         let one = container::expected(container, around, image, &mut copied, &mut faults);
         expected.insert(name.clone(), one);
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, Spec, Volume, VolumeMount};
 use serde::Serialize;
+use verity::RootHash;
 
 use crate::{ImageConfig, PolicyError};
 
@@ -21,6 +22,9 @@ const READ_WRITE: &[&str] = &["rw"];
 const EITHER: &[&str] = &["ro", "rw"];
 const PRIVATE: [&str; 2] = ["private", "rprivate"];
 const SLAVE: [&str; 2] = ["slave", "rslave"];
+
+/// Model volumes by their names among the pod's.
+pub(crate) type Models = BTreeMap<String, RootHash>;
 
 /// What the host copies in for the pod.
 #[derive(Debug, Default)]
@@ -68,6 +72,8 @@ pub(crate) struct Mounts {
     pub(crate) trees: BTreeSet<String>,
     /// emptyDirs.
     pub(crate) empty_dirs: BTreeSet<String>,
+    /// Model volumes.
+    pub(crate) models: BTreeSet<RootHash>,
     /// How the root file system may take part in mounts.
     pub(crate) propagations: BTreeSet<&'static str>,
 }
@@ -102,21 +108,29 @@ pub(crate) fn mounts(
     container: &Container,
     spec: &Spec,
     image: &ImageConfig,
+    models: &Models,
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
 ) -> Mounts {
-    if !container.volume_devices.is_empty() {
-        faults.push(PolicyError::Mount {
-            container: container.name.clone(),
-            path: "volumeDevices".to_owned(),
-            what: "a block device",
-        });
-    }
     let mut mounts = Mounts { propagations: ["", PRIVATE[0], PRIVATE[1]].into(), ..Mounts::default() };
-    for mount in &container.volume_mounts {
-        if let Err(fault) = volume_mount(&mut mounts, container, spec, mount, copied) {
-            faults.push(fault);
-        }
+    // A model volume is mounted wherever it comes from; as a device it has no options.
+    let devices = container.volume_devices.iter().map(|device| {
+        let mount_path = device.device_path.clone();
+        (VolumeMount { name: device.name.clone(), mount_path, ..VolumeMount::default() }, true)
+    });
+    for (mount, is_device) in
+        container.volume_mounts.iter().cloned().map(|mount| (mount, false)).chain(devices)
+    {
+        let added = if is_device && !models.contains_key(&mount.name) {
+            Err(PolicyError::Mount {
+                container: container.name.clone(),
+                path: mount.mount_path.clone(),
+                what: "a block device that volumes.toml does not declare as a model volume",
+            })
+        } else {
+            volume_mount(&mut mounts, container, spec, &mount, models, copied)
+        };
+        faults.extend(added.err());
     }
     // A volume of the image is the root file system's own directory in the guest, if that can be written to.
     let read_only = container.security_context.read_only_root_filesystem == Some(true);
@@ -152,6 +166,7 @@ fn volume_mount(
     container: &Container,
     spec: &Spec,
     of: &VolumeMount,
+    models: &Models,
     copied: &mut Copied,
 ) -> Result<(), PolicyError> {
     // kubelet puts the slash before a path that has none, and leaves the rest as it is.
@@ -187,17 +202,28 @@ fn volume_mount(
         .iter()
         .find(|volume| volume.name == of.name)
         .ok_or_else(|| unusable("is not among spec.volumes: declare it there"))?;
-    let rule = match kind(volume) {
-        Some(Kind::Memory) if sub_path => return Err(wrong("a subPath of an emptyDir")),
-        Some(Kind::Memory) => {
+    let rule = match (kind(volume), models.get(&of.name)) {
+        (Some(_), Some(_)) => {
+            return Err(unusable(
+                "is declared as a model volume in volumes.toml, and kubelet makes it itself",
+            ));
+        }
+        (None, Some(_)) if sub_path => return Err(wrong("a subPath of a model volume")),
+        (None, Some(root)) => {
+            mounts.models.insert(*root);
+            // Where the guest mounts it for all containers, as it mounts layers.
+            Rule::bind("model", &format!("/run/l/{:.20}", root.to_string()), READ_ONLY, follows)
+        }
+        (Some(Kind::Memory), None) if sub_path => return Err(wrong("a subPath of an emptyDir")),
+        (Some(Kind::Memory), None) => {
             mounts.empty_dirs.insert(of.name.clone());
             let modes = if of.read_only == Some(true) { READ_ONLY } else { READ_WRITE };
             Rule::bind("empty_dir", &of.name, modes, follows)
         }
         // One file of it; kubelet mounts these volumes read-only in any case.
-        Some(Kind::Written) if sub_path => file(path, READ_ONLY, copied),
-        Some(Kind::Written) => tree(path, follows, copied, &mut mounts.trees),
-        None => return Err(unusable(why_not(volume))),
+        (Some(Kind::Written), None) if sub_path => file(path, READ_ONLY, copied),
+        (Some(Kind::Written), None) => tree(path, follows, copied, &mut mounts.trees),
+        (None, None) => return Err(unusable(why_not(volume))),
     };
     mounts.add(path, rule, true);
     Ok(())
@@ -228,7 +254,7 @@ fn why_not(volume: &Volume) -> &'static str {
         (
             volume.persistent_volume_claim.is_some(),
             "is a persistentVolumeClaim, a disk whose content the host knows and changes, which does not reach the VM: \
-             mount an emptyDir, and fetch into it what the pod needs, or put it into the image",
+             make a model volume of it (coffer volume), or mount an emptyDir and fetch into it what the pod needs",
         ),
         (
             volume.ephemeral.is_some(),
@@ -236,7 +262,8 @@ fn why_not(volume: &Volume) -> &'static str {
         ),
         (
             volume.host_path.is_some(),
-            "is a hostPath; the VM sees no file of the host: mount an emptyDir or a configMap, or put it into the image",
+            "is a hostPath; the VM sees no file of the host: mount an emptyDir or a configMap, put it into the image, or make \
+             a model volume of it (coffer volume)",
         ),
         (
             volume.nfs.is_some(),
@@ -308,7 +335,14 @@ mod tests {
             );
             let spec = pod_manifest::spec::PodSpec::parse(&text).unwrap().spec;
             let mut faults = Vec::new();
-            let mounts = mounts(&spec.containers[0], &spec, &image, &mut Copied::default(), &mut faults);
+            let mounts = mounts(
+                &spec.containers[0],
+                &spec,
+                &image,
+                &Models::new(),
+                &mut Copied::default(),
+                &mut faults,
+            );
             (mounts.has("/data"), faults.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         // It is no mount then.
@@ -318,6 +352,51 @@ mod tests {
         let mounted =
             "securityContext: {readOnlyRootFilesystem: true}, volumeMounts: [{name: v, mountPath: /data}]";
         assert_eq!(of(mounted), (true, vec![]));
+    }
+
+    #[test]
+    fn a_declared_volume_is_mounted_read_only_from_a_disk_or_a_device() {
+        let image = ImageConfig::default();
+        let root = RootHash::from_bytes([0xab; 32]);
+        let of = |volume: &str, use_of: &str| {
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nspec:\n  volumes: [{{name: w, {volume}}}]\n  containers:\n    - {{name: c, image: i, {use_of}}}\n"
+            );
+            let spec = pod_manifest::spec::PodSpec::parse(&text).unwrap().spec;
+            let mut faults = Vec::new();
+            let models = [("w".to_owned(), root)].into();
+            let mounts =
+                mounts(&spec.containers[0], &spec, &image, &models, &mut Copied::default(), &mut faults);
+            (mounts, faults.iter().map(ToString::to_string).collect::<Vec<_>>())
+        };
+        let claim = "persistentVolumeClaim: {claimName: p}";
+        for use_of in [
+            "volumeDevices: [{name: w, devicePath: /models}]",
+            "volumeMounts: [{name: w, mountPath: /models}]",
+        ] {
+            let (mounts, faults) = of(claim, use_of);
+            assert!(faults.is_empty(), "{faults:?}");
+            assert_eq!(mounts.models, [root].into());
+            let rule = &mounts.rules["/models"];
+            assert_eq!(
+                (rule.kind, rule.modes, rule.name.as_str()),
+                ("model", READ_ONLY, "/run/l/abababababababababab")
+            );
+            assert!(mounts.places.contains("/models"));
+        }
+        for (volume, use_of, said) in [
+            (claim, "volumeDevices: [{name: x, devicePath: /models}]", "does not declare as a model volume"),
+            (
+                claim,
+                "volumeMounts: [{name: w, mountPath: /models, subPath: a}]",
+                "a subPath of a model volume",
+            ),
+            ("emptyDir: {}", "volumeMounts: [{name: w, mountPath: /models}]", "kubelet makes it itself"),
+            (claim, "volumeDevices: [{name: w, devicePath: /a/../b}]", "a path with .."),
+        ] {
+            let (_, faults) = of(volume, use_of);
+            assert!(faults.len() == 1 && faults[0].contains(said), "{faults:?}");
+        }
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod error;
 mod linux;
+mod model;
 mod mounts;
 mod passthrough;
 mod paths;
@@ -22,6 +23,7 @@ mod volume;
 
 pub use error::SpecError;
 pub use linux::check_limits;
+pub use model::ModelMount;
 pub use passthrough::PassedDevice;
 pub use process::process;
 pub use resources::resources;

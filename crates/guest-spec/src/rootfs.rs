@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use agent_client::proto::agent::Storage;
 use verity::RootHash;
 
+use crate::model::storage;
 use crate::paths;
 
 /// The driver option of `overlayfs` by which the agent makes a directory first.
@@ -35,14 +36,7 @@ impl GuestRootfs {
     /// directory. Its RemoveContainer and DestroySandbox then fail on them with EROFS (4.1.0): it removes the directory
     /// before it unmounts them.
     pub(crate) fn storages(&self, container: &str) -> Vec<Storage> {
-        let layers = self.distinct().map(|root| Storage {
-            driver: "blk".to_string(),
-            source: paths::mapping(root),
-            fstype: "erofs".to_string(),
-            options: ["ro", "nodev"].map(str::to_string).to_vec(),
-            mount_point: paths::layer(root),
-            ..Default::default()
-        });
+        let layers = self.distinct().map(storage);
         layers.chain([self.overlay(container)]).collect()
     }
 

@@ -197,7 +197,8 @@ pub const MESSAGES: &[Message] = &[
                 "devices",
                 "",
                 Refused,
-                "GPUs are carried (gpu.md); another device is refused by its path, but for a privileged container's",
+                "GPUs and model volumes are carried (gpu.md, attestation.md); another device is refused by its path, but for a privileged \
+                 container's",
             ),
             field("labels", "", Engine, "nothing in the VM asks for them"),
             field(
@@ -310,8 +311,9 @@ pub const MESSAGES: &[Message] = &[
                 Refused,
                 "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
                  once), emptyDir (guest memory), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
-                 VOLUME of the image (the image's own directory). Refused by name: hostPath, CSI and other plugins' volumes, subPath \
-                 of an emptyDir. No effect: emptyDir's sizeLimit and medium",
+                 VOLUME of the image (the image's own directory), a disk or file of the node that the pod's volumes.toml declares \
+                 (a model volume, attestation.md). Refused by name: hostPath, CSI and other plugins' volumes, subPath of an emptyDir. \
+                 No effect: emptyDir's sizeLimit and medium",
             ),
             field("readonly", "volumeMounts.readOnly", Carried, ""),
             field("selinux_relabel", "", Engine, "labels are the host's"),

@@ -21,6 +21,17 @@ const PROGRAM: &str = "mkfs.erofs";
 pub(crate) const MINIMUM: Version = Version([1, 8, 2]);
 const OPTIONS: [&str; 8] =
     ["--tar=f", "--aufs", "--quiet", "-Enoinline_data", "-b4096", "-T0", "--mkfs-time", "--sort=none"];
+/// The same for a directory: its owners are this machine's and mean nothing elsewhere.
+const OF_DIRECTORY: [&str; 8] = [
+    "--quiet",
+    "-Enoinline_data",
+    "-b4096",
+    "-T0",
+    "--mkfs-time",
+    "--all-root",
+    "-U",
+    "00000000-0000-0000-0000-000000000000",
+];
 /// What is kept of what the program says.
 const KEPT: u64 = 2048;
 
@@ -100,6 +111,21 @@ impl Mkfs {
     #[must_use]
     pub const fn version(&self) -> Version {
         self.version
+    }
+
+    /// Makes an image of a directory's files, which depends on them and on the program's version alone.
+    ///
+    /// # Errors
+    /// [`Error::File`], and what the program says.
+    pub fn directory(&self, directory: &Path, image: &Path) -> Result<(), Error> {
+        let mut command = Command::new(&self.program);
+        command.args(OF_DIRECTORY).arg(image).arg(directory).stdin(Stdio::null()).stdout(Stdio::null());
+        let output = command.stderr(Stdio::piped()).output().map_err(Error::file("start", &self.program))?;
+        if output.status.success() {
+            return Ok(());
+        }
+        let said = io::Error::other(words(&*output.stderr));
+        Err(Error::file("convert", directory)(said))
     }
 
     /// Starts the conversion of a layer, to be written to its standard input, into a new file.

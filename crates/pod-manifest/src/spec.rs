@@ -189,7 +189,7 @@ object! {
         /// Where volumes are mounted.
         volume_mounts: Vec<VolumeMount>,
         /// Block devices.
-        volume_devices: Vec<Anything>,
+        volume_devices: Vec<VolumeDevice>,
         /// Whether it reads from who is attached.
         stdin: Option<bool>,
         /// Whether it has a terminal.
@@ -294,6 +294,16 @@ object! {
         sub_path_expr: Option<String>,
         /// Whether mounts are seen on the other side.
         mount_propagation: Option<String>,
+    }
+}
+
+object! {
+    /// Where a volume is as a block device.
+    VolumeDevice {
+        /// The volume.
+        name: String,
+        /// Where in the container.
+        device_path: String,
     }
 }
 

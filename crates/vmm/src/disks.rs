@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
+use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -11,7 +12,7 @@ use serde_json::Value;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 use verity::RootHash;
-use vmm_config::hotplug::{Lun, ScsiDisk};
+use vmm_config::hotplug::{Backing, Lun, ScsiDisk};
 use vmm_config::path::AbsolutePath;
 
 use crate::gate::{Gate, NotReady};
@@ -36,8 +37,8 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
-    /// The image is not a regular file.
-    #[error("image layer {} is not a regular file", .0.display())]
+    /// The image is neither a regular file nor a disk.
+    #[error("image layer {} is neither a regular file nor a disk", .0.display())]
     NotAFile(PathBuf),
     /// No number is free.
     #[error(transparent)]
@@ -68,7 +69,7 @@ pub enum DiskError {
         after: Duration,
     },
     /// The guest does not have the layer.
-    #[error("image layer {} (root hash {root}) is not to be had in the guest", .image.display())]
+    #[error("{} (root hash {root}) is not to be had in the guest", .image.display())]
     Layer {
         /// The image file.
         image: PathBuf,
@@ -90,6 +91,8 @@ pub struct Layer {
     pub image: PathBuf,
     /// Its tree's root hash.
     pub root: RootHash,
+    /// Whether it is encrypted, so that the guest gets a key for it first.
+    pub encrypted: bool,
 }
 
 /// The disks of one VM.
@@ -110,12 +113,15 @@ impl Disks {
         gate: &Gate,
         layer: &Layer,
     ) -> Result<Option<Lun>, DiskError> {
-        let Layer { image, root } = layer;
+        let Layer { image, root, .. } = layer;
         let unusable = |source| DiskError::Image { path: image.clone(), source };
         let file = File::open(image).map_err(unusable)?;
-        if !file.metadata().map_err(unusable)?.is_file() {
-            return Err(DiskError::NotAFile(image.clone()));
-        }
+        let kind = file.metadata().map_err(unusable)?.file_type();
+        let backing = match (kind.is_file(), kind.is_block_device()) {
+            (true, _) => Backing::File,
+            (_, true) => Backing::Disk,
+            _ => return Err(DiskError::NotAFile(image.clone())),
+        };
         let path = AbsolutePath::new(&image.display().to_string())
             .map_err(|reason| unusable(io::Error::new(io::ErrorKind::InvalidInput, reason)))?;
         if gate.is_leaving(*root) {
@@ -125,7 +131,7 @@ impl Disks {
             Attached::Shared(lun) => return Ok(Some(lun)),
             Attached::New(lun) => lun,
         };
-        let disk = ScsiDisk { lun, image: path };
+        let disk = ScsiDisk { lun, image: path, backing };
         gate.expect(*root, lun, image);
         if let Err(error) = plug(qmp, &disk, file.as_fd()).await {
             self.luns.detach(lun);

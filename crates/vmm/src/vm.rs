@@ -29,6 +29,8 @@ const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
 /// How long the guest may take to open a layer whose disk it was given. It reads three blocks of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
+/// The same for an encrypted one, whose key comes over the network from a broker that may be slow or down for a while.
+const KEY_PATIENCE: Duration = Duration::from_secs(240);
 /// How often a layer is given to the guest that refuses it.
 const TRIES: u32 = 3;
 /// How long the guest may take to let go of a layer whose disk was taken away.
@@ -123,7 +125,9 @@ impl Vm {
             let mut tries = 1;
             while let Err(error) = self.add_one(layer, luns).await {
                 // The same happens when another container's disk goes meanwhile.
-                let again = matches!(&error, DiskError::Layer { source: NotReady::Refused(_), .. });
+                // A key that was refused is not asked for again.
+                let is_refused = matches!(&error, DiskError::Layer { source: NotReady::Refused(_), .. });
+                let again = is_refused && !layer.encrypted;
                 if !again || tries == TRIES {
                     return Err(error);
                 }
@@ -135,7 +139,8 @@ impl Vm {
     }
 
     async fn add_one(&self, layer: &Layer, luns: &mut Vec<Lun>) -> Result<(), DiskError> {
-        let Layer { image, root } = layer;
+        let Layer { image, root, encrypted } = layer;
+        let patience = if *encrypted { KEY_PATIENCE } else { OPEN_PATIENCE };
         loop {
             let layer = layer.clone();
             if let Some(lun) = self.ask(|reply| Command::AddDisk { layer, reply }).await? {
@@ -146,7 +151,7 @@ impl Vm {
             self.gate.gone(*root, CLOSE_PATIENCE).await;
         }
         let ready = tokio::select! {
-            ready = self.gate.ready(*root, OPEN_PATIENCE) => ready,
+            ready = self.gate.ready(*root, patience) => ready,
             _ = self.ended() => return Err(Gone.into()),
         };
         ready.map_err(|source| DiskError::Layer { image: image.clone(), root: *root, source })

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use model_volumes::Volumes;
+
 use crate::attestation::{self, Order};
 use crate::private::Private;
 use crate::{cmdline, initdata, inventory, profile, report, tee};
@@ -39,6 +41,8 @@ pub struct Checked {
     pub policy: Option<PathBuf>,
     /// The attestation service, where the pod named a key broker.
     pub attestation: Option<Order>,
+    /// The pod's model volumes.
+    pub volumes: Volumes,
 }
 
 /// Makes all checks, and puts the checked texts below `root`.
@@ -60,14 +64,24 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     initdata::check(document.as_ref(), &claim, profile)?;
     let Some(document) = document else {
         // Nobody declared anything: a VM without initdata is no confidential one.
-        return Ok(Checked { has_gpus: found.gpus > 0, policy: None, attestation: None });
+        return Ok(Checked {
+            has_gpus: found.gpus > 0,
+            policy: None,
+            attestation: None,
+            volumes: Volumes::default(),
+        });
     };
     let declaration = initdata::declared(&document)?;
     inventory::gpus(found, declaration.devices())?;
+    let volumes = initdata::volumes(&document)?;
     initdata::write(root, &document)?;
     let policy = root.join(initdata::POLICY_PATH);
     // Both kinds at once were refused with the report.
     let tee = tee::detect(&sys).ok().flatten();
     let attestation = attestation::order(&document, tee, &declaration);
-    Ok(Checked { has_gpus: found.gpus > 0, policy: policy.exists().then_some(policy), attestation })
+    if volumes.need_keys() && attestation.is_none() {
+        return Err(initdata::InitdataError::NoBroker.into());
+    }
+    let policy = policy.exists().then_some(policy);
+    Ok(Checked { has_gpus: found.gpus > 0, policy, attestation, volumes })
 }

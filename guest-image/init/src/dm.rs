@@ -1,14 +1,16 @@
 //! Mappings of the kernel's device mapper: made, looked up and taken down by their name.
 //!
 //! The messages are those of Linux, `include/uapi/linux/dm-ioctl.h`; the table's line is that of
-//! `Documentation/admin-guide/device-mapper/verity.rst`.
+//! `Documentation/admin-guide/device-mapper/verity.rst` and of `dm-crypt.rst` beside it.
 
 use std::fs::File;
 use std::io;
 
 use nix::libc;
 use verity::{BLOCK, RootHash};
+use zeroize::Zeroizing;
 
+use crate::opener::Opened;
 use crate::private::{Device, Kind, Private};
 use crate::sys::{DM_HEAD, DmRequest, device_mapper};
 
@@ -19,6 +21,8 @@ const VERSION: [u32; 3] = [4, 0, 0];
 /// Where the flags are in the head, and two of them.
 const FLAGS: usize = 28;
 const READ_ONLY: u32 = 1 << 0;
+/// The kernel wipes its copy of the message.
+const SECURE_DATA: u32 = 1 << 15;
 const DEFERRED_REMOVE: u32 = 1 << 17;
 /// Where the head has the device's numbers, and the mapping's name with its length.
 const DEVICE: usize = 40;
@@ -26,6 +30,8 @@ const NAME: usize = 48;
 const NAME_LENGTH: usize = 128;
 /// Size of `struct dm_target_spec`.
 const TARGET: usize = 40;
+/// What the device mapper counts in, in bytes.
+const SECTOR: u64 = 512;
 
 /// Where what follows the head begins.
 const DATA_START: u32 = 312;
@@ -44,12 +50,52 @@ pub struct Verified {
     pub root: RootHash,
 }
 
-impl Verified {
-    /// The target's line.
-    fn table(&self) -> String {
-        let Self { disk, data_blocks, hash_start, root } = self;
-        format!("1 {disk} {disk} {BLOCK} {BLOCK} {data_blocks} {hash_start} sha256 {root} {}", "0".repeat(64))
+/// An encrypted disk of which a volume's image is read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encrypted {
+    /// The disk.
+    pub disk: Device,
+    /// What opens it.
+    pub opened: Opened,
+    /// The root hash of the image in it: the mapping is called after it.
+    pub root: RootHash,
+}
+
+/// What the device mapper is to make.
+struct Table {
+    name: String,
+    /// In sectors of 512 bytes.
+    sectors: u64,
+    target: &'static [u8],
+    line: Zeroizing<String>,
+}
+
+impl From<&Verified> for Table {
+    fn from(layer: &Verified) -> Self {
+        let Verified { disk, data_blocks, hash_start, root } = layer;
+        let zeros = "0".repeat(64);
+        let line =
+            format!("1 {disk} {disk} {BLOCK} {BLOCK} {data_blocks} {hash_start} sha256 {root} {zeros}");
+        let sectors = data_blocks * (BLOCK as u64 / SECTOR);
+        Self { name: root.to_string(), sectors, target: b"verity", line: Zeroizing::new(line) }
     }
+}
+
+impl From<&Encrypted> for Table {
+    fn from(volume: &Encrypted) -> Self {
+        let Encrypted { disk, opened: Opened { offset, size, sector, tweak, key }, root } = volume;
+        // With room from the start: a text that grows leaves its beginning elsewhere.
+        let mut line = Zeroizing::new(String::with_capacity(512));
+        line.push_str("aes-xts-plain64 ");
+        line.push_str(key);
+        line.push_str(&format!(" {tweak} {disk} {} 1 sector_size:{sector}", offset / SECTOR));
+        Self { name: encrypted_name(root), sectors: size / SECTOR, target: b"crypt", line }
+    }
+}
+
+/// What the mapping below a volume's image is called.
+fn encrypted_name(root: &RootHash) -> String {
+    format!("crypt-{root}")
 }
 
 /// Whether a mapping is gone.
@@ -75,33 +121,53 @@ impl DeviceMapper {
         Ok(Self(private.open(Kind::Char, CONTROL, true)?))
     }
 
-    /// Makes a mapping, named by its root hash, and returns its numbers. A mapping whose table is refused is not left
-    /// behind.
+    /// Makes the mapping of a layer, named by its root hash, and returns its numbers. A mapping whose table is refused is
+    /// not left behind.
     ///
     /// # Errors
     ///
     /// The kernel's; `EBUSY` when the name is taken.
-    pub fn create(&self, layer: &Verified) -> io::Result<Device> {
-        let name = layer.root.to_string();
-        let mut message = head(&name, READ_ONLY);
+    pub fn verify(&self, layer: &Verified) -> io::Result<Device> {
+        self.create(&layer.into())
+    }
+
+    /// Makes the mapping of an encrypted disk.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; `EBUSY` when the name is taken.
+    pub fn decrypt(&self, volume: &Encrypted) -> io::Result<Device> {
+        self.create(&volume.into())
+    }
+
+    fn create(&self, table: &Table) -> io::Result<Device> {
+        let mut message = head(&table.name, READ_ONLY);
         device_mapper(&self.0, DmRequest::Create, &mut message)?;
         let device = device(&message);
-        let loaded = device_mapper(&self.0, DmRequest::Load, &mut load(&name, layer))
-            .and_then(|()| device_mapper(&self.0, DmRequest::Resume, &mut head(&name, 0)));
+        let loaded = device_mapper(&self.0, DmRequest::Load, &mut load(table))
+            .and_then(|()| device_mapper(&self.0, DmRequest::Resume, &mut head(&table.name, 0)));
         if let Err(error) = loaded {
-            let _ = self.remove(&layer.root);
+            let _ = self.take_down(&table.name);
             return Err(error);
         }
         Ok(device)
     }
 
-    /// Takes a mapping down, now or when its last user has closed it.
+    /// Takes a layer's mapping down, and the decrypting one below it where there is one: now, or when its last user has
+    /// closed it.
     ///
     /// # Errors
     ///
     /// The kernel's.
     pub fn remove(&self, root: &RootHash) -> io::Result<Removal> {
-        let mut message = head(&root.to_string(), DEFERRED_REMOVE);
+        let removal = self.take_down(&root.to_string());
+        // Most layers have none. Its only user is the mapping above.
+        let _ = self.take_down(&encrypted_name(root));
+        removal
+    }
+
+    fn take_down(&self, name: &str) -> io::Result<Removal> {
+        let mut message = head(name, DEFERRED_REMOVE);
         device_mapper(&self.0, DmRequest::Remove, &mut message)?;
         let flags = u32::from_ne_bytes(array(&message, FLAGS));
         Ok(if flags & DEFERRED_REMOVE == 0 { Removal::Done } else { Removal::Deferred })
@@ -122,16 +188,18 @@ fn head(name: &str, flags: u32) -> Vec<u8> {
 }
 
 /// The request that gives a mapping its one target.
-fn load(name: &str, layer: &Verified) -> Vec<u8> {
-    let mut message = head(name, READ_ONLY);
+fn load(table: &Table) -> Zeroizing<Vec<u8>> {
+    let length = (TARGET + table.line.len() + 1).next_multiple_of(8);
+    let mut message = Zeroizing::new(Vec::with_capacity(DM_HEAD + length));
+    message.extend(head(&table.name, READ_ONLY | SECURE_DATA));
     put(&mut message, 20, &1u32.to_ne_bytes());
-    let mut target = vec![0; TARGET];
-    put(&mut target, 8, &(layer.data_blocks * (BLOCK as u64 / 512)).to_ne_bytes());
-    put(&mut target, 24, b"verity");
-    target.extend(layer.table().as_bytes());
-    target.push(0);
-    target.resize(target.len().next_multiple_of(8), 0);
+    let mut target = [0; TARGET];
+    put(&mut target, 8, &table.sectors.to_ne_bytes());
+    put(&mut target, 24, table.target);
     message.extend(target);
+    message.extend(table.line.as_bytes());
+    // At least one zero ends the line.
+    message.resize(DM_HEAD + length, 0);
     message
 }
 
@@ -167,22 +235,35 @@ mod tests {
     #[test]
     fn the_table_names_disk_tree_and_root_hash() {
         let line = format!("1 8:16 8:16 4096 4096 1000 1001 sha256 {} {}", "ab".repeat(32), "00".repeat(32));
-        assert_eq!(layer().table(), line);
+        assert_eq!(*Table::from(&layer()).line, line);
+    }
+
+    #[test]
+    fn an_encrypted_disk_is_named_after_what_is_in_it() {
+        let opened = Opened::parse(&format!("open 1048576 8192 4096 0 {}\n", "5a".repeat(64))).unwrap();
+        let volume = Encrypted { disk: Device { major: 8, minor: 0 }, opened, root: layer().root };
+        let table = Table::from(&volume);
+        let line = format!("aes-xts-plain64 {} 0 8:0 2048 1 sector_size:4096", "5a".repeat(64));
+        assert_eq!((&*table.line, table.sectors, table.target), (&line, 16, &b"crypt"[..]));
+        assert_eq!(table.name, format!("crypt-{}", "ab".repeat(32)));
+        assert!(!format!("{volume:?}").contains("5a5a"));
     }
 
     #[test]
     fn messages_have_the_kernels_layout() {
-        let message = load("name", &layer());
+        let message = load(&Table { name: "name".to_owned(), ..Table::from(&layer()) });
         assert_eq!(message.len() % 8, 0);
         assert_eq!(message[..12], [4, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0]);
         assert_eq!(message[16..24], [0x38, 1, 0, 0, 1, 0, 0, 0]);
-        assert_eq!(message[FLAGS], 1);
+        assert_eq!(message[FLAGS..FLAGS + 4], [1, 0x80, 0, 0]);
         assert_eq!(message[NAME..NAME + 5], *b"name\0");
         let target = &message[DM_HEAD..];
         assert_eq!(target[..8], [0; 8]);
         assert_eq!(target[8..16], 8000u64.to_ne_bytes());
         assert_eq!(target[24..31], *b"verity\0");
-        assert!(target[40..].starts_with(layer().table().as_bytes()));
+        let line = Table::from(&layer()).line;
+        assert_eq!(target[40..40 + line.len()], *line.as_bytes());
+        assert_eq!(message[message.len() - 1], 0);
     }
 
     #[test]

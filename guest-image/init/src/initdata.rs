@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 
 use measurement::initdata::disk::{DiskError, MAX_DISK, decode};
 use measurement::initdata::{Algorithm, InitData};
+use model_volumes::{DOCUMENT, Volumes};
 
 use crate::chain::Chain;
 use crate::console::say;
@@ -74,6 +75,14 @@ pub enum InitdataError {
     /// The declaration of devices is none.
     #[error("coffer.toml in the initdata is not usable: {0}")]
     Declaration(String),
+    /// The declaration of model volumes is none.
+    #[error("{DOCUMENT} in the initdata is not usable")]
+    Volumes(#[from] model_volumes::DeclarationError),
+    /// Nobody to ask for a key.
+    #[error(
+        "{DOCUMENT} in the initdata declares an encrypted volume, and neither aa.toml nor cdh.toml names a key broker"
+    )]
+    NoBroker,
     /// A text cannot be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -137,6 +146,15 @@ pub fn declared(document: &InitData) -> Result<Declaration, InitdataError> {
     toml::from_str(text).map_err(one_line)
 }
 
+/// The model volumes that the document declares.
+///
+/// # Errors
+///
+/// [`InitdataError::Volumes`].
+pub fn volumes(document: &InitData) -> Result<Volumes, InitdataError> {
+    Ok(Volumes::parse(document.data().get(DOCUMENT).map_or("", String::as_str))?)
+}
+
 /// Writes the checked texts below `root`, and says which nobody reads.
 ///
 /// # Errors
@@ -148,7 +166,7 @@ pub fn write(root: &Path, document: &InitData) -> Result<(), InitdataError> {
     for (key, text) in document.data() {
         match key.as_str() {
             POLICY => put(&root.join(POLICY_PATH), text.as_bytes())?,
-            DECLARATION => {}
+            DECLARATION | DOCUMENT => {}
             key if COPIED.contains(&key) => put(&texts.join(key), text.as_bytes())?,
             key => say(format_args!("initdata: nobody reads {key:?}")),
         }

@@ -28,6 +28,7 @@ mod layers;
 mod lun;
 mod mapper;
 mod mounts;
+mod opener;
 mod power;
 mod private;
 mod profile;
@@ -159,7 +160,7 @@ fn boot() -> Result<AgentEnd, BootError> {
     say(Phase::Layers);
     let uevents = Uevents::listen().map_err(BootError::Listen)?;
     let kernel = Kernel::new(&private, Path::new("/dev/mapper")).map_err(BootError::Mapper)?;
-    let mut layers = Layers::new(kernel);
+    let mut layers = Layers::new(kernel, checked.volumes);
     layers.look(sys).map_err(supervise::SuperviseError::Disks)?.iter().for_each(say);
     let service = match &checked.attestation {
         None => None,

@@ -5,11 +5,13 @@ use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
+use model_volumes::{HEAD, KeyPath, uuid};
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 use verity::{BLOCK, RootHash, read_root};
 
-use crate::dm::{DeviceMapper, Removal, Verified};
-use crate::layers::{Mapper, Refusal};
+use crate::dm::{DeviceMapper, Encrypted, Removal, Verified};
+use crate::layers::{Found, Mapper, Refusal};
+use crate::opener::Opening;
 use crate::private::{Device, Kind, Private};
 
 /// The kernel's own.
@@ -32,14 +34,29 @@ impl<'a> Kernel<'a> {
 }
 
 impl Mapper for Kernel<'_> {
-    fn inspect(&self, disk: Device) -> Result<Verified, Refusal> {
+    fn inspect(&self, disk: Device) -> Result<Found, Refusal> {
         let file = self.private.open(Kind::Block, disk, false).map_err(Refusal::Open)?;
+        let mut head = [0; HEAD];
+        // One that is too short for it is too short for an image, which is then said.
+        let locked = file.read_exact_at(&mut head, 0).ok().and_then(|()| uuid(&head));
+        if let Some(uuid) = locked {
+            return Ok(Found::Locked(uuid));
+        }
         let (root, layout) = read_root(&file)?;
-        Ok(Verified { disk, data_blocks: layout.data_blocks(), hash_start: layout.hash_start_block(), root })
+        let (data_blocks, hash_start) = (layout.data_blocks(), layout.hash_start_block());
+        Ok(Found::Layer(Verified { disk, data_blocks, hash_start, root }))
+    }
+
+    fn begin(&self, disk: Device, key: &KeyPath) -> io::Result<Opening> {
+        Opening::start(self.private.open(Kind::Block, disk, false)?, key)
+    }
+
+    fn decrypt(&self, volume: &Encrypted) -> io::Result<Device> {
+        self.mapper.decrypt(volume)
     }
 
     fn map(&self, layer: &Verified) -> io::Result<Device> {
-        self.mapper.create(layer)
+        self.mapper.verify(layer)
     }
 
     fn try_read(&self, mapping: Device) -> io::Result<()> {

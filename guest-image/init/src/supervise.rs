@@ -62,12 +62,14 @@ pub fn run<M: Mapper>(
             return Ok(end);
         }
         disks(sys, uevents, layers)?;
+        layers.progress().iter().for_each(say);
         let mut gate = gate();
         gate.progress();
         let mut fds = vec![
             PollFd::new(signals.as_fd(), PollFlags::POLLIN),
             PollFd::new(uevents.as_fd(), PollFlags::POLLIN),
         ];
+        fds.extend(layers.wanted().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(gate.wanted().map(|(fd, flags)| PollFd::new(fd, flags)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}

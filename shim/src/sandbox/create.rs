@@ -16,7 +16,7 @@ use vmm_config::hotplug::Lun;
 
 use super::pod_vm::{Context, PodVm};
 use super::volumes::Volumes;
-use super::{gpus, layers};
+use super::{gpus, layers, models};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
 use crate::core::Made;
 
@@ -56,6 +56,7 @@ pub async fn create(vm: &PodVm, new: &NewContainer) -> Result<(Made, Holdings)> 
 
 async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings) -> Result<Made> {
     let NewContainer { request, spec } = new;
+    let mut spec = spec.clone();
     let context = &vm.context;
     let log = context.log.new(slog::o!("container" => request.id.to_string()));
     let mounts = match &request.rootfs {
@@ -63,22 +64,27 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         Rootfs::GuestPull(volume) => return Err(Error::GuestPull(volume.image.clone())),
     };
     // The guest has the pod's own container, and takes none of the host's.
-    let role = Role::of(spec);
+    let role = Role::of(&spec);
+    let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
+    let spec = &spec;
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
         let images = layers::prepare(context, request, spec, mounts, &vm.pinned, &log).await?;
-        let layers: Vec<Layer> = images.layers().iter().map(vm_layer).collect();
+        let mut layers: Vec<Layer> = images.layers().iter().map(vm_layer).collect();
         rootfs.layers.extend(layers.iter().map(|layer| layer.root));
+        layers.extend(models.iter().map(|model| model.layer.clone()));
         holdings.rootfs = Some(images);
         holdings.luns = vm
             .vm
             .add_layers(&layers)
             .await
-            .map_err(|error| Error::failed("give the VM the image's layers", error))?;
+            .map_err(|error| Error::failed("give the VM the container's layers and volumes", error))?;
     }
     let sandbox = SandboxFacts { namespace: context.namespace.as_str(), seccomp: vm.seccomp };
     let mut guest = translate(request.id.as_str(), spec, &sandbox, &rootfs, &stat)
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
+    let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
+    guest.mount_models(&mounts);
     if role != Role::Sandbox {
         guest.pass(&gpus::of_container(spec, &vm.devices)?);
     }
@@ -101,7 +107,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
 }
 
 fn vm_layer(layer: &host_claims::rootfs::Layer) -> Layer {
-    Layer { image: layer.image.clone(), root: layer.root }
+    Layer { image: layer.image.clone(), root: layer.root, encrypted: false }
 }
 
 /// What is at a path of the host.

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_client::AgentError;
+use model_volumes::{DOCUMENT, Volumes};
 use oci_spec::runtime::Spec;
 use readiness::Root;
 use slog::{info, warn};
@@ -108,6 +109,11 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         "memory" => %pod.memory, "memory_from" => pod.memory_from.name(), "image" => &image.name);
     let policy = pod.initdata.as_ref().and_then(|initdata| initdata.data().get(POLICY));
     let pinned = policy.map(|policy| Pinned::of(policy)).unwrap_or_default().into();
+    let declared = pod.initdata.as_ref().and_then(|initdata| initdata.data().get(DOCUMENT));
+    let volumes = Volumes::parse(declared.map_or("", String::as_str)).map_err(|error| {
+        let reason = format!("{DOCUMENT} of the pod's initdata is not usable: {error}");
+        Error::InvalidRequest { field: "initdata", reason }
+    })?;
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -140,7 +146,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         })
         .await?;
     let (devices, context) = (devices.into(), Arc::clone(context));
-    Ok(PodVm { vm, seccomp, pinned, devices, since: SystemTime::now(), context })
+    Ok(PodVm { vm, seccomp, pinned, volumes: volumes.into(), devices, since: SystemTime::now(), context })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or

@@ -18,6 +18,7 @@ mod guest;
 mod handle;
 mod launch;
 mod layers;
+mod models;
 mod pinned;
 mod pod_vm;
 mod real;

@@ -9,6 +9,8 @@ use vmm::Vm;
 use vmm::state::{ROOT, StateDir};
 
 use super::gpus::GuestDevice;
+use model_volumes::Volumes;
+
 use super::pinned::Pinned;
 use crate::api::{ContainerId, Namespace, RuntimeOptions};
 
@@ -43,6 +45,8 @@ pub struct PodVm {
     pub seccomp: bool,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
+    /// Model volumes that the pod's initdata declares.
+    pub volumes: Arc<Volumes>,
     /// The VM's GPUs and NVSwitches.
     pub devices: Arc<[GuestDevice]>,
     /// When the sandbox was up.

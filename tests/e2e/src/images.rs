@@ -6,6 +6,7 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use crate::artefacts::workspace;
 use crate::ctr::ctr;
 use crate::oci_archive::{Layer, archive, archive_with_volumes};
 use crate::or_fail::OrFail;
@@ -116,4 +117,64 @@ fn applets() -> Vec<String> {
     let output = Command::new(PROGRAM).arg("--list").output().or_fail("busybox --list");
     let names = String::from_utf8(output.stdout).or_fail("busybox --list");
     names.lines().filter(|name| *name != "busybox").map(str::to_owned).collect()
+}
+
+/// llama.cpp's server of Debian above busybox, with the libraries that it needs.
+pub const LLAMA: &str = "localhost/llama:test";
+
+/// [`LLAMA`] as an OCI archive.
+pub fn llama_archive() -> Vec<u8> {
+    archive(LLAMA, vec![busybox(), llama()], &["/usr/bin/llama-server"])
+}
+
+/// Imports [`LLAMA`] into containerd.
+pub async fn import_llama() {
+    import_archive(&llama_archive()).await;
+}
+
+/// The rig's own libraries that the server is linked with.
+const LIBRARIES: [&str; 7] = [
+    "libc.so.6",
+    "libcrypto.so.3",
+    "libgcc_s.so.1",
+    "libgomp.so.1",
+    "libm.so.6",
+    "libssl.so.3",
+    "libstdc++.so.6",
+];
+/// The server's own; of the processors that ggml knows the one with the fewest features, for an emulated one has no others
+/// that are quick.
+const OWN: [&str; 8] = [
+    "ggml/backends0/libggml-cpu-x64.so",
+    "libggml-base.so.0",
+    "libggml.so.0",
+    "libllama-common.so.0",
+    "libllama.so.0",
+    "libmtmd.so.0",
+    "llama/libllama-server-impl.so",
+    "../../bin/llama-server",
+];
+
+fn llama() -> Layer {
+    const FOLDER: &str = "usr/lib/x86_64-linux-gnu";
+    let fetched = workspace().join("build/model-server").join(FOLDER);
+    let read =
+        |path: &Path| fs::read(path).or_fail(format!("{}: run tools/model-server first", path.display()));
+    let folders = ["lib64", "usr", "usr/bin", "usr/lib", FOLDER];
+    let mut layer = folders.iter().fold(Layer::default(), |layer, folder| layer.directory(folder, 0o755));
+    for folder in ["ggml", "ggml/backends0", "llama"] {
+        layer = layer.directory(&format!("{FOLDER}/{folder}"), 0o755);
+    }
+    layer = layer.file("lib64/ld-linux-x86-64.so.2", 0o755, &read(Path::new("/lib64/ld-linux-x86-64.so.2")));
+    for name in LIBRARIES {
+        layer =
+            layer.file(&format!("{FOLDER}/{name}"), 0o644, &read(&Path::new("/").join(FOLDER).join(name)));
+    }
+    for name in OWN {
+        let place = name
+            .strip_prefix("../../bin/")
+            .map_or_else(|| format!("{FOLDER}/{name}"), |name| format!("usr/bin/{name}"));
+        layer = layer.file(&place, 0o755, &read(&fetched.join(name)));
+    }
+    layer
 }

@@ -23,7 +23,7 @@ impl KeyBroker {
     /// The resource that it has.
     pub const PATH: &str = "default/key/model";
     /// What is in it.
-    pub const KEY: &str = "the model's key";
+    pub const KEY: &str = "the key of the model";
 
     /// One at a port that nobody else in the rig has.
     pub fn at(port: u16) -> Self {
@@ -39,18 +39,28 @@ impl KeyBroker {
         format!("[token_configs.kbs]\nurl = \"https://{address}\"\ncert = '''\n{}'''\n", identity.certificate)
     }
 
+    /// Its certificate, PEM.
+    pub fn certificate(&self) -> &str {
+        &self.identity.certificate
+    }
+
     /// Opens it; its policy is for the pod with the tenant's initdata alone.
     pub fn open(&self, tenant: &Tenant) -> Kbs {
-        self.open_as(&self.identity, tenant)
+        self.open_as(&self.identity, tenant, Self::KEY)
+    }
+
+    /// Opens it with another key.
+    pub fn open_with_key(&self, tenant: &Tenant, key: &str) -> Kbs {
+        self.open_as(&self.identity, tenant, key)
     }
 
     /// Opens another one in its place.
     pub fn open_stranger(&self, tenant: &Tenant) -> Kbs {
-        self.open_as(&Identity::new(BRIDGE).or_fail("a certificate"), tenant)
+        self.open_as(&Identity::new(BRIDGE).or_fail("a certificate"), tenant, Self::KEY)
     }
 
-    fn open_as(&self, identity: &Identity, tenant: &Tenant) -> Kbs {
-        let setup = Setup::default().policy(policy(tenant)).resource(Self::PATH, Self::KEY.as_bytes());
+    fn open_as(&self, identity: &Identity, tenant: &Tenant, key: &str) -> Kbs {
+        let setup = Setup::default().policy(policy(tenant)).resource(Self::PATH, key.as_bytes());
         Kbs::start(self.address, Some(identity), setup).or_fail("start a key broker")
     }
 }

@@ -23,9 +23,11 @@ mod gpus;
 mod hypervisor;
 mod image_variant;
 mod images;
+mod inference;
 mod key_broker;
 mod kubelet;
 mod leaks;
+mod model_disk;
 mod monitor;
 mod netns;
 mod node_config;
@@ -54,12 +56,15 @@ pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
 pub use images::{
-    BUSYBOX, LAYERED, LAYERS, PAUSE, WITH_VOLUME, busybox as busybox_layer, import as import_images,
-    import_with_volume, layered_archive, unpack_busybox,
+    BUSYBOX, LAYERED, LAYERS, LLAMA, PAUSE, WITH_VOLUME, busybox as busybox_layer, busybox_archive,
+    import as import_images, import_llama, import_with_volume, layered_archive, llama_archive,
+    unpack_busybox,
 };
+pub use inference::{Inference, Refused, completion};
 pub use key_broker::KeyBroker;
 pub use kubelet::PodDirectory;
 pub use leaks::Machine;
+pub use model_disk::ModelDisk;
 pub use monitor::Monitor;
 pub use netns::Netns;
 pub use node_config::NodeConfig;
@@ -72,5 +77,5 @@ pub use random::Random;
 pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_with_gpus};
 pub use shim_start::{ShimProcess, StartReply, shim};
 pub use task_client::{Api, Refusal, Task};
-pub use tenant::{Flipped, Tenant, converted_layer};
+pub use tenant::{Binding, Flipped, Tenant, converted_layer};
 pub use wait::{until, within};

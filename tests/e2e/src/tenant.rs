@@ -12,6 +12,7 @@ use verity::RootHash;
 use crate::artefacts::Artefacts;
 use crate::bound_pod::BoundPod;
 use crate::images;
+use crate::model_disk::ModelDisk;
 use crate::or_fail::OrFail;
 
 /// A pod that its owner bound: manifest, policy and initdata, in a directory that goes when this is dropped.
@@ -30,27 +31,39 @@ impl Tenant {
 
     /// The same, with further documents in the initdata.
     pub fn bind_with(name: &str, image: &str, documents: &[(&str, &str)]) -> Self {
+        Self::bind_as(&Binding { name, image, documents, ..Binding::default() })
+    }
+
+    /// The same for any pod with one container.
+    pub fn bind_as(binding: &Binding<'_>) -> Self {
+        let Binding { name, image, archive, .. } = binding;
         let directory = Path::new("/run/e2e/tenants").join(name);
-        let layout = directory.join("busybox");
+        let layout = directory.join("image");
         fs::create_dir_all(&layout).or_fail("make a tenant's directory");
-        let archive = images::busybox_archive();
-        Archive::new(archive.as_slice()).unpack(&layout).or_fail("unpack an OCI layout");
+        let busybox = archive.is_none().then(images::busybox_archive);
+        let archive = archive.or(busybox.as_deref()).unwrap_or_default();
+        Archive::new(archive).unpack(&layout).or_fail("unpack an OCI layout");
         let index = fs::read(layout.join("index.json")).or_fail("index.json");
         let index: Value = serde_json::from_slice(&index).or_fail("index.json");
         let digest = index["manifests"][0]["digest"].as_str().or_fail("the image's digest");
         let tenant = Self { image: format!("{image}@{digest}"), directory };
-        tenant.write("pod.yaml", manifest(name, &tenant.image).as_bytes());
+        tenant.write("pod.yaml", binding.manifest(&tenant.image).as_bytes());
         let generate = ["policy", "generate", "--pod", "pod.yaml", "--allow-exec", "--cache", "cache"];
         let mut generate = tenant.command(&generate);
-        generate.args(["--image", "app=oci:busybox"]);
-        tenant.write("policy.rego", &output(generate));
-        let build =
-            ["initdata", "build", "--algorithm", "sha256", "--file", "policy.rego", "--pod", "pod.yaml"];
-        let mut build = tenant.command(&build);
-        for (document, content) in documents {
+        generate.args(["--image", "app=oci:image"]);
+        let mut build = tenant.command(&["initdata", "build", "--algorithm", "sha256", "--pod", "pod.yaml"]);
+        build.args(["--file", "policy.rego"]);
+        for (document, content) in binding.documents {
             tenant.write(document, content.as_bytes());
             build.args(["--file", document]);
         }
+        if !binding.volumes.is_empty() {
+            let tables: String = binding.volumes.iter().map(|volume| volume.table.as_str()).collect();
+            tenant.write("volumes.toml", tables.as_bytes());
+            build.args(["--file", "volumes.toml"]);
+            generate.args(["--volumes", "volumes.toml"]);
+        }
+        tenant.write("policy.rego", &output(generate));
         tenant.write("initdata.toml", &output(build));
         tenant
     }
@@ -99,7 +112,7 @@ impl Tenant {
 
     /// Root hashes of busybox's layers, the topmost first.
     pub fn layers(&self) -> Vec<RootHash> {
-        let verity = ["image", "verity", "oci:busybox", "-o", "json", "--cache", "cache"];
+        let verity = ["image", "verity", "oci:image", "-o", "json", "--cache", "cache"];
         let image: Value =
             serde_json::from_slice(&output(self.command(&verity))).or_fail("an image's hashes");
         let layers = image["layers"].as_array().or_fail("layers");
@@ -143,6 +156,11 @@ impl Tenant {
         String::from_utf8(output(self.command(&measure))).or_fail("a digest").trim().to_owned()
     }
 
+    /// The document itself.
+    pub fn document(&self) -> String {
+        fs::read_to_string(self.directory.join("initdata.toml")).or_fail("initdata.toml")
+    }
+
     /// The policy's text.
     pub fn policy(&self) -> String {
         fs::read_to_string(self.directory.join("policy.rego")).or_fail("policy.rego")
@@ -167,13 +185,50 @@ impl Drop for Tenant {
     }
 }
 
-/// The pod, as its owner wrote it.
-fn manifest(name: &str, image: &str) -> String {
-    format!(
-        "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
-         runtimeClassName: coffer-snp\n  automountServiceAccountToken: false\n  enableServiceLinks: false\n  \
-         containers:\n  - {{name: app, image: {image:?}, command: [sleep, \"100000\"]}}\n"
-    )
+/// What a pod is bound to.
+#[derive(Debug, Clone, Default)]
+pub struct Binding<'a> {
+    /// The pod's name, unique in the test binary.
+    pub name: &'a str,
+    /// The image's name.
+    pub image: &'a str,
+    /// The image as an OCI archive; busybox's where there is none.
+    pub archive: Option<&'a [u8]>,
+    /// What its container runs; it sleeps where nothing is said.
+    pub command: &'a [&'a str],
+    /// Documents of the initdata besides.
+    pub documents: &'a [(&'a str, &'a str)],
+    /// Model volumes.
+    pub volumes: &'a [&'a ModelDisk],
+    /// GPUs.
+    pub gpus: u32,
+}
+
+impl Binding<'_> {
+    /// The pod, as its owner wrote it.
+    fn manifest(&self, image: &str) -> String {
+        let Self { name, gpus, .. } = self;
+        let command = if self.command.is_empty() { &["sleep", "100000"][..] } else { self.command };
+        let command: Vec<String> = command.iter().map(|word| format!("{word:?}")).collect();
+        let (mut volumes, mut mounts) = (String::new(), String::new());
+        for volume in self.volumes {
+            let (name, file, path) = (&volume.name, volume.file(), &volume.path);
+            volumes += &format!("{{name: {name}, hostPath: {{path: {}, type: File}}}}, ", file.display());
+            mounts += &format!("{{name: {name}, mountPath: {path}, readOnly: true}}, ");
+        }
+        let limits = if *gpus == 0 {
+            String::new()
+        } else {
+            format!(", resources: {{limits: {{nvidia.com/pgpu: {gpus}}}}}")
+        };
+        format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+             runtimeClassName: coffer-snp\n  automountServiceAccountToken: false\n  enableServiceLinks: false\n  \
+             volumes: [{volumes}]\n  containers:\n  - {{name: app, image: {image:?}, command: [{}], \
+             volumeMounts: [{mounts}]{limits}}}\n",
+            command.join(", ")
+        )
+    }
 }
 
 fn output(mut command: Command) -> Vec<u8> {

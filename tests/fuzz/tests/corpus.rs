@@ -118,6 +118,8 @@ targets! {
     initdata_document
     initdata_gzip
     kernel_cmdline
+    luks_disk
+    luks_metadata
     node_config
     oci_spec
     pe
@@ -129,4 +131,5 @@ targets! {
     shim_sandbox_options
     shim_start
     state_record
+    volumes_document
 }

@@ -80,13 +80,19 @@ is_mount(mount, rule) if {
 	((options - propagation) - {"bind", "rbind", "ro", "rw"}) - confining[rule.kind] == set()
 }
 
-confining := {"shm": {"nosuid", "nodev", "noexec"}, "empty_dir": set(), "file": set(), "tree": set()}
+confining := {"shm": {"nosuid", "nodev", "noexec"}, "empty_dir": set(), "file": set(), "tree": set(), "model": set()}
 
 is_source("/run/kata-containers/sandbox/shm", rule) if rule.kind == "shm"
 
 is_source(source, rule) if {
 	rule.kind == "empty_dir"
 	source == concat("", ["/run/kata-containers/sandbox/ephemeral/", rule.name])
+}
+
+# PID 1's name of the image is in the storage; this is where it is mounted.
+is_source(source, rule) if {
+	rule.kind == "model"
+	source == rule.name
 }
 
 is_source(source, rule) if {

@@ -1,4 +1,5 @@
-# What the agent mounts, in this order: the image's layers by their root hashes, the overlay of them, the emptyDirs.
+# What the agent mounts, in this order: the image's layers by their root hashes, the overlay of them, the emptyDirs
+# and model volumes.
 
 storages_right if {
 	container.name == pause
@@ -13,11 +14,12 @@ storages_right if {
 	array.slice(input.storages, 0, count(root)) == root
 	rest := array.slice(input.storages, count(root), count(input.storages))
 	dirs := {empty_dir(name) | some name in container.empty_dirs}
-	{storage | some storage in rest} == dirs
-	count(rest) == count(dirs)
+	models := {layer(hash) | some hash in container.models}
+	{storage | some storage in rest} == dirs | models
+	count(rest) == count(dirs) + count(models)
 }
 
-# PID 1 gives the name to a layer whose verity tree has this root hash, and to nothing else.
+# PID 1 gives the name to a layer or a model volume whose verity tree has this root hash, and to nothing else.
 layer(hash) := {
 	"driver": "blk",
 	"driver_options": [],

@@ -60,7 +60,8 @@ impl Agent {
             ("gpu", image(&[7], r#"{"config": {"Env": ["MODE=image"]}}"#)),
         ];
         let images: BTreeMap<_, _> = images.map(|(name, image)| (name.to_owned(), image)).into();
-        Self::new(&generate(&pod, &Options { exec, logs, images, ..Options::default() }).unwrap())
+        let volumes = [("weights".to_owned(), layer(9))].into();
+        Self::new(&generate(&pod, &Options { exec, logs, images, volumes, ..Options::default() }).unwrap())
     }
 
     /// With the policy of `pods/job.yaml`.

@@ -30,6 +30,7 @@ pub(crate) fn all() {
     another_filter();
     other_mounts();
     other_storages();
+    other_models();
     other_devices();
     another_sandbox();
 }
@@ -522,6 +523,42 @@ fn other_storages() {
                 storage(r, "ephemeral")["fstype"] = "ext4".into();
             }),
             ("an emptyDir of another group", |r| storage(r, "ephemeral")["options"] = json!(["fsgid=0"])),
+        ],
+    );
+}
+
+/// The last of the storages is the model's.
+fn model(request: &mut Value) -> &mut Value {
+    request["storages"].as_array_mut().unwrap().last_mut().unwrap()
+}
+
+#[test]
+fn other_models() {
+    assert_refused(
+        &gpu,
+        &[
+            ("another model", |r| {
+                let hash = "08".repeat(32);
+                model(r)["source"] = format!("/dev/mapper/{hash}").into();
+            }),
+            ("a model for writing", |r| model(r)["options"] = json!(["nodev"])),
+            ("a disk as a model", |r| model(r)["source"] = "/dev/sdb".into()),
+            ("a model with another file system", |r| model(r)["fstype"] = "ext4".into()),
+            ("no model", |r| {
+                r["storages"].as_array_mut().unwrap().pop();
+            }),
+            ("a model twice", |r| {
+                let again = model(r).clone();
+                push(&mut r["storages"], again);
+            }),
+            ("a layer in the model's place", |r| {
+                mount(r, "/models")["source"] = format!("/run/l/{}", "07".repeat(10)).into();
+            }),
+            ("a mount for writing", |r| mount(r, "/models")["options"] = json!(["rbind", "rprivate", "rw"])),
+            ("the model elsewhere", |r| mount(r, "/models")["destination"] = "/usr".into()),
+            ("the model's mount left out", |r| {
+                r["OCI"]["Mounts"].as_array_mut().unwrap().retain(|mount| mount["destination"] != "/models");
+            }),
         ],
     );
 }

@@ -11,7 +11,7 @@ use crate::honest::{boot, of, removal};
 use crate::requests::{GPU, PREPARE, PROXY, SANDBOX, WEB, created, json_of};
 
 fn recorded(id: &str, spec: &str, layers: &[u8]) -> Value {
-    json_of(&created(id, serde_json::from_str(spec).unwrap(), layers, &[]))
+    json_of(&created(id, serde_json::from_str(spec).unwrap(), layers, &[], &[]))
 }
 
 #[test]

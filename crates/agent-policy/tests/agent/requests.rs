@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest};
-use guest_spec::{FileKind, GuestRootfs, HostFile, PassedDevice, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, ModelMount, PassedDevice, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -71,6 +71,8 @@ pub(crate) struct Own {
     pub(crate) read_only: bool,
     pub(crate) seccomp: bool,
     pub(crate) devices: Vec<PassedDevice>,
+    /// Model volumes, which the engine gives it as devices.
+    pub(crate) models: Vec<ModelMount>,
 }
 
 pub(crate) fn bind(source: &str, destination: &str, mode: &str) -> Value {
@@ -278,7 +280,7 @@ impl Engine {
 
     /// The shim's request for it.
     pub(crate) fn request(self, own: &Own) -> Value {
-        json_of(&created(own.id, self.spec(own), own.layers, &own.devices))
+        json_of(&created(own.id, self.spec(own), own.layers, &own.models, &own.devices))
     }
 }
 
@@ -296,12 +298,14 @@ pub(crate) fn created(
     id: &str,
     spec: Value,
     layers: &[u8],
+    models: &[ModelMount],
     devices: &[PassedDevice],
 ) -> CreateContainerRequest {
     let spec: Spec = serde_json::from_value(spec).unwrap();
     let rootfs = GuestRootfs { layers: layers.iter().copied().map(layer).collect() };
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
     let mut guest = translate(id, &spec, &sandbox, &rootfs, &stat).unwrap();
+    guest.mount_models(models);
     guest.pass(devices);
     guest.into_request(id)
 }
@@ -321,7 +325,7 @@ impl Engine {
         spec["hostname"] = "web-0".into();
         spec["process"]["args"] = json!(["/anything"]);
         spec["linux"]["sysctl"] = json!({"net.ipv4.ip_unprivileged_port_start": "0"});
-        json_of(&created(SANDBOX, spec, &[], &[]))
+        json_of(&created(SANDBOX, spec, &[], &[], &[]))
     }
 
     pub(crate) fn prepare(self) -> Value {
@@ -399,6 +403,7 @@ impl Engine {
                 device(7, "0000:61:00.0", "0a/00", Some(1)),
                 device(9, "0000:81:00.0", "0b/00", None),
             ],
+            models: vec![ModelMount { destination: "/models".into(), root: layer(9), options: Vec::new() }],
             ..Own::default()
         })
     }

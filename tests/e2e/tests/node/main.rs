@@ -17,3 +17,4 @@ mod lifecycle;
 mod measure_acpi;
 mod soak;
 mod tdx_platform;
+mod volumes;

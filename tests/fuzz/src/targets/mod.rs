@@ -9,6 +9,7 @@ mod host;
 mod measure;
 mod shim;
 mod vmm;
+mod volumes;
 
 use std::fmt;
 
@@ -68,6 +69,8 @@ pub const TARGETS: &[Target] = &[
     target("initdata_document", 2000, measure::initdata_document),
     target("initdata_gzip", 1000, measure::initdata_gzip),
     target("kernel_cmdline", 2000, config::kernel_cmdline),
+    target("luks_disk", 1000, volumes::disk),
+    target("luks_metadata", 2000, volumes::slots),
     target("node_config", 2000, config::node_config),
     target("oci_spec", 1000, guest::oci_spec),
     target("pe", 2000, measure::pe),
@@ -79,4 +82,5 @@ pub const TARGETS: &[Target] = &[
     target("shim_sandbox_options", 2000, shim::sandbox_options),
     target("shim_start", 2000, shim::start),
     target("state_record", 2000, vmm::state_record),
+    target("volumes_document", 2000, volumes::document),
 ];
