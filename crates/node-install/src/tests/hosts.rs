@@ -1,0 +1,142 @@
+//! Each host, from before an installation to after it.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+
+use super::fixture::{HOSTS, Host, bundle};
+use crate::daemon::Daemon;
+use crate::disk::Fault;
+use crate::dropin::Erofs;
+use crate::record::Record;
+use crate::versions::running;
+
+fn difference(before: &BTreeMap<String, String>, after: &BTreeMap<String, String>) -> String {
+    let ours = |path: &str| path.starts_with("/opt/coffer") || path.starts_with("/etc/coffer");
+    after.iter().filter(|(path, text)| !ours(path) && before.get(*path) != Some(text)).fold(
+        String::new(),
+        |mut all, (path, text)| {
+            let _ = writeln!(all, "==== {path}\n{text}");
+            all
+        },
+    )
+}
+
+#[test]
+fn every_engine_is_told_in_its_own_form_and_keeps_what_it_had() {
+    let (mut told, bundle) = (String::new(), bundle("1.0", "shim"));
+    for (name, files) in HOSTS {
+        let host = Host::new(files);
+        let (before, kind) = (host.tree(), host.engine().unwrap().kind);
+        let had = host.daemon.configured(kind).unwrap();
+        let installed = host.install(&bundle).unwrap_or_else(|error| panic!("{name}: {error}"));
+        let serves = host.daemon.serving(kind).unwrap();
+        assert!(installed.restarted && had.keys().all(|had| serves.contains_key(had)), "{name}: {serves:?}");
+        for handler in ["coffer", "coffer-snp"] {
+            assert!(serves.contains_key(handler), "{name}: {serves:?}");
+        }
+        assert!(!serves.contains_key("coffer-tdx"), "{name}");
+        let after = host.tree();
+        let _ = writeln!(told, "######## {name}\n{}", difference(&before, &after));
+
+        let restarts = host.daemon.restarts.get();
+        let again = host.install(&bundle).unwrap();
+        assert_eq!(
+            (host.tree(), again.restarted, host.daemon.restarts.get()),
+            (after, false, restarts),
+            "{name}"
+        );
+
+        let removed = host.uninstall().unwrap();
+        assert!(removed.was_there && removed.kept.is_empty(), "{name}");
+        assert_eq!(host.tree(), before, "{name}");
+        assert_eq!(host.daemon.serving(kind).unwrap(), had, "{name}");
+        assert!(!host.uninstall().unwrap().was_there);
+    }
+    insta::assert_snapshot!(told);
+}
+
+#[test]
+fn two_instances_stand_beside_each_other() {
+    let host = Host::new(HOSTS[2].1);
+    let before = host.tree();
+    host.install(&bundle("1.0", "shim")).unwrap();
+    let one = host.tree();
+    let mut next = host;
+    next.instance = "next".parse().unwrap();
+    next.install(&bundle("2.0", "shim of next")).unwrap();
+    let kind = next.engine().unwrap().kind;
+    let serves = next.daemon.serving(kind).unwrap();
+    for handler in ["coffer", "coffer-snp", "coffer-next", "coffer-snp-next", "runc"] {
+        assert!(serves.contains_key(handler), "{serves:?}");
+    }
+    next.uninstall().unwrap();
+    assert_eq!(next.tree(), one);
+    next.instance = crate::Instance::usual();
+    next.uninstall().unwrap();
+    assert_eq!(next.tree(), before);
+}
+
+#[test]
+fn an_upgrade_keeps_what_pods_use_and_collects_the_rest() {
+    let host = Host::new(HOSTS[2].1);
+    let before = host.tree();
+    let versions: Vec<String> =
+        ["1", "2", "3"].map(|shim| host.install(&bundle(shim, shim)).unwrap().version).to_vec();
+    let names = || host.root.names("/opt/coffer/versions");
+    assert_eq!(names(), versions[2..], "nobody used the others");
+    assert_eq!(host.daemon.restarts.get(), 2, "the engine is told of one path for all versions");
+    host.shim(71, &versions[2]);
+    assert_eq!(running(&host.root, &host.instance)[0].pid, 71);
+    let fourth = host.install(&bundle("4", "4")).unwrap();
+    assert_eq!(names(), [versions[2].clone(), fourth.version.clone()]);
+    assert_eq!(host.root.target("/opt/coffer/current").unwrap(), format!("versions/{}", fourth.version));
+    assert_eq!(host.root.names("/opt/coffer/images").len(), 2, "images are shared by their content");
+
+    let refusal = host.uninstall().unwrap_err();
+    assert!(refusal.code() == "pods-run" && refusal.to_string().contains("shims 71"), "{refusal}");
+    let mut asked = 0;
+    let mut wait = |count: usize| {
+        asked += count;
+        std::fs::remove_dir_all(host.at("/proc/71")).unwrap();
+        true
+    };
+    crate::uninstall(&host.root, &host.instance, &host.daemon, Some(&mut wait)).unwrap();
+    assert_eq!((asked, host.tree()), (1, before));
+}
+
+#[test]
+fn what_an_owner_changed_stays_his() {
+    let host = Host::new(HOSTS[2].1);
+    host.install(&bundle("1", "1")).unwrap();
+    host.write("/etc/coffer/coffer-snp.toml", "default_vcpus = 4\n");
+    host.install(&bundle("2", "2")).unwrap();
+    let read = |path: &str| host.root.text(path).unwrap().unwrap();
+    assert_eq!(read("/etc/coffer/coffer-snp.toml"), "default_vcpus = 4\n");
+    // The main file was edited meanwhile.
+    let main = format!("{}[plugins.mine]\n", read("/etc/containerd/config.toml"));
+    host.write("/etc/containerd/config.toml", &main);
+    let removed = host.uninstall().unwrap();
+    assert_eq!(removed.kept, ["/etc/coffer/coffer-snp.toml"]);
+    assert_eq!(read("/etc/containerd/config.toml"), format!("{}[plugins.mine]\n", HOSTS[2].1[0].1));
+    assert!(!host.root.exists("/opt/coffer") && host.root.exists("/etc/coffer/coffer-snp.toml"));
+}
+
+#[test]
+fn a_class_that_cannot_work_any_more_is_taken_away() {
+    let host = Host::new(HOSTS[2].1);
+    let bundle = bundle("1", "1");
+    host.install(&bundle).unwrap();
+    host.install_with(&bundle, Fault::None, &["coffer"], Erofs::WithTrees).unwrap();
+    let kind = host.engine().unwrap().kind;
+    let serves = host.daemon.serving(kind).unwrap();
+    assert!(serves.contains_key("coffer") && !serves.contains_key("coffer-snp"));
+    let record = Record::read(&host.root, &host.instance).unwrap().unwrap();
+    assert_eq!(record.handlers, ["coffer"]);
+    assert!(
+        host.root
+            .text("/etc/containerd/conf.d/coffer.toml")
+            .unwrap()
+            .unwrap()
+            .contains("enable_dmverity = true")
+    );
+}
