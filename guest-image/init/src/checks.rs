@@ -5,8 +5,10 @@ use std::path::{Path, PathBuf};
 use model_volumes::Volumes;
 
 use crate::attestation::{self, Order};
+use crate::inventory::Found;
 use crate::private::Private;
-use crate::{cmdline, initdata, inventory, profile, report, tee};
+use crate::profile::Profile;
+use crate::{cmdline, gpu, initdata, inventory, profile, report, tee};
 
 /// What the host brought and may not bring, or did not bring.
 #[derive(Debug, thiserror::Error)]
@@ -35,8 +37,10 @@ pub enum CheckError {
 /// What the rest of the boot needs to know.
 #[derive(Debug)]
 pub struct Checked {
-    /// Whether containers may use NVIDIA's devices.
-    pub has_gpus: bool,
+    /// NVIDIA's devices that are there.
+    pub gpus: Found,
+    /// What is to become of them, where they are declared.
+    pub bring_up: Option<gpu::Order>,
     /// The agent's policy, where the pod brought one.
     pub policy: Option<PathBuf>,
     /// The attestation service, where the pod named a key broker.
@@ -65,14 +69,15 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     let Some(document) = document else {
         // Nobody declared anything: a VM without initdata is no confidential one.
         return Ok(Checked {
-            has_gpus: found.gpus > 0,
+            gpus: found,
+            bring_up: None,
             policy: None,
             attestation: None,
             volumes: Volumes::default(),
         });
     };
     let declaration = initdata::declared(&document)?;
-    inventory::gpus(found, declaration.devices())?;
+    inventory::gpus(found.count(), declaration.devices())?;
     let volumes = initdata::volumes(&document)?;
     initdata::write(root, &document)?;
     let policy = root.join(initdata::POLICY_PATH);
@@ -82,6 +87,11 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     if volumes.need_keys() && attestation.is_none() {
         return Err(initdata::InitdataError::NoBroker.into());
     }
+    let bring_up = gpu::Order {
+        model: declaration.gpu_model,
+        has_broker: attestation.is_some(),
+        may_lack_driver: profile == Profile::Dev,
+    };
     let policy = policy.exists().then_some(policy);
-    Ok(Checked { has_gpus: found.gpus > 0, policy, attestation, volumes })
+    Ok(Checked { gpus: found, bring_up: Some(bring_up), policy, attestation, volumes })
 }

@@ -30,6 +30,8 @@ const COPIED: [&str; 2] = ["aa.toml", "cdh.toml"];
 pub struct Declaration {
     gpus: u16,
     switches: u16,
+    /// Which product all GPUs are: words of its name, such as `H100`.
+    pub gpu_model: Option<String>,
     /// Whether containers may have the private key of their attestation token.
     pub token_key: bool,
     /// Whom the attestation service asks for the key broker's address.

@@ -4,6 +4,7 @@
 //! pod runs, and no key is asked for, in a VM with a device that this list does not have. PCI hotplug is not in the kernel.
 
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::{fmt, fs, io};
 
 use crate::lun;
@@ -65,6 +66,60 @@ impl fmt::Display for Declared {
     }
 }
 
+/// The address of a PCI function, as sysfs writes it: `0000:01:00.0`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Slot {
+    domain: u32,
+    bus: u8,
+    device: u8,
+    function: u8,
+}
+
+impl fmt::Display for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { domain, bus, device, function } = self;
+        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
+    }
+}
+
+/// A text that is no PCI address.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("no PCI address")]
+pub struct NoSlot;
+
+impl FromStr for Slot {
+    type Err = NoSlot;
+
+    /// In either case, and with as many digits of the domain as the driver writes.
+    fn from_str(text: &str) -> Result<Self, NoSlot> {
+        let parts = || {
+            let (domain, rest) = text.split_once(':')?;
+            let (bus, rest) = rest.split_once(':')?;
+            let (device, function) = rest.split_once('.')?;
+            let number = |text: &str| u8::from_str_radix(text, 16).ok();
+            let domain = u32::from_str_radix(domain, 16).ok()?;
+            Some(Self { domain, bus: number(bus)?, device: number(device)?, function: number(function)? })
+        };
+        parts().ok_or(NoSlot)
+    }
+}
+
+/// NVIDIA's devices that are there.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// The GPUs, in the order of the bus.
+    pub gpus: Vec<Slot>,
+    /// How many NVSwitches.
+    pub switches: u16,
+}
+
+impl Found {
+    /// How many there are of each.
+    pub fn count(&self) -> Declared {
+        Declared { gpus: u16::try_from(self.gpus.len()).unwrap_or(u16::MAX), switches: self.switches }
+    }
+}
+
 /// What the VM may not have.
 #[derive(Debug, thiserror::Error)]
 pub enum InventoryError {
@@ -105,13 +160,14 @@ pub struct Disks {
     pub fake_report: Option<Device>,
 }
 
-/// Checks PCI devices; `sys` is /sys. Returns how many are NVIDIA's.
+/// Checks PCI devices; `sys` is /sys. Returns those of NVIDIA.
 ///
 /// # Errors
 ///
 /// [`InventoryError`] for the first device that may not be there.
-pub fn pci(sys: &Path, profile: Profile) -> Result<Declared, InventoryError> {
+pub fn pci(sys: &Path, profile: Profile) -> Result<Found, InventoryError> {
     let mut found = Vec::new();
+    let mut gpus = Vec::new();
     for folder in list(&sys.join("bus/pci/devices"))? {
         let slot = name(&folder);
         let [vendor, device, class] =
@@ -134,13 +190,15 @@ pub fn pci(sys: &Path, profile: Profile) -> Result<Declared, InventoryError> {
         if before >= most {
             return Err(InventoryError::TooMany { slot, what });
         }
+        if kind == Kind::Gpu {
+            let address = slot.parse();
+            gpus.push(address.map_err(|_| InventoryError::Pci { slot, vendor, device, class })?);
+        }
         found.push(kind);
     }
-    let count = |kind| {
-        let all = found.iter().filter(|other| **other == kind).count();
-        u16::try_from(all).unwrap_or(u16::MAX)
-    };
-    Ok(Declared { gpus: count(Kind::Gpu), switches: count(Kind::Switch) })
+    gpus.sort();
+    let switches = found.iter().filter(|kind| **kind == Kind::Switch).count();
+    Ok(Found { gpus, switches: u16::try_from(switches).unwrap_or(u16::MAX) })
 }
 
 /// Compares NVIDIA's devices with what the initdata declares.

@@ -22,6 +22,7 @@ mod dm;
 #[path = "../../../tests/fake-report/report.rs"]
 mod fake_report;
 mod gate;
+mod gpu;
 mod initdata;
 mod inventory;
 mod layers;
@@ -50,6 +51,7 @@ use std::path::Path;
 use agent::AgentEnd;
 use chain::Chain;
 use console::{gate, say};
+use inventory::Found;
 use layers::Layers;
 use mapper::Kernel;
 use private::Private;
@@ -62,10 +64,12 @@ enum Phase {
     Mounts,
     /// Comparing what the host brought with what it may bring.
     Checks,
-    /// Making the cgroup that containers are limited by and kept from devices by.
-    Cgroups,
     /// Host name, loopback, limits.
     Settings,
+    /// Bringing up the declared GPUs.
+    Gpus,
+    /// Making the cgroup that containers are limited by and kept from devices by.
+    Cgroups,
     /// Opening the layers that are there already.
     Layers,
     /// Starting what gets the pod its keys, where it has a key broker.
@@ -79,6 +83,7 @@ impl fmt::Display for Phase {
         f.write_str(match self {
             Phase::Mounts => "mounting file systems",
             Phase::Checks => "checking what the host brought",
+            Phase::Gpus => "bringing up GPUs",
             Phase::Cgroups => "enabling cgroup controllers",
             Phase::Settings => "applying settings",
             Phase::Layers => "looking for image layers",
@@ -101,6 +106,8 @@ enum BootError {
     Mount(#[from] mounts::MountError),
     #[error(transparent)]
     Check(#[from] checks::CheckError),
+    #[error(transparent)]
+    Gpu(#[from] gpu::GpuError),
     #[error(transparent)]
     Cgroup(#[from] cgroups::CgroupError),
     #[error(transparent)]
@@ -149,13 +156,17 @@ fn boot() -> Result<AgentEnd, BootError> {
     gate().connect(&private, root);
     say(Phase::Checks);
     let checked = checks::run(&private, root)?;
+    say(Phase::Settings);
+    settings::apply(root)?;
+    if let Some(order) = checked.bring_up.as_ref().filter(|_| checked.gpus != Found::default()) {
+        say(Phase::Gpus);
+        gpu::of_this_vm(root, &checked.gpus, order)?;
+    }
     say(Phase::Cgroups);
     let cgroup = Path::new("/sys/fs/cgroup");
     let containers = cgroups::prepare(cgroup)?;
-    device_program::attach(&containers, Path::new("/proc/devices"), checked.has_gpus)?;
+    device_program::attach(&containers, Path::new("/proc/devices"), !checked.gpus.gpus.is_empty())?;
     cgroups::cover(cgroup, &containers)?;
-    say(Phase::Settings);
-    settings::apply(root)?;
     settings::lock_modules(root)?;
     say(Phase::Layers);
     let uevents = Uevents::listen().map_err(BootError::Listen)?;
