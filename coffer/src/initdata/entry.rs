@@ -24,6 +24,7 @@ const PACKAGE: &str = "data.agent_policy";
 struct Declaration {
     gpus: u16,
     switches: u16,
+    gpu_model: Option<String>,
     token_key: bool,
     nameservers: Vec<IpAddr>,
 }
@@ -41,7 +42,7 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
             read.context(
-                "coffer.toml may have `gpus = N`, `switches = M`, `token_key = true` and `nameservers = [\"ADDRESS\"]`, and nothing else",
+                "coffer.toml may have `gpus = N`, `switches = M`, `gpu_model = \"H100\"`, `token_key = true` and `nameservers = [\"ADDRESS\"]`, and nothing else",
             )?;
             Ok(())
         }
@@ -201,6 +202,7 @@ mod tests {
             ),
             (DECLARATION, ""),
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
+            (DECLARATION, "gpus = 1\ngpu_model = \"H100\"\n"),
             (DECLARATION, "token_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n"),
             (DOCUMENT, ""),
             (

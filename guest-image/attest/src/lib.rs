@@ -12,6 +12,10 @@
 pub mod broker;
 pub mod config;
 pub mod evidence;
+#[cfg(feature = "fake-gpus")]
+#[path = "../../../tests/fake-gpus/nvml.rs"]
+mod fake_nvml;
+pub mod gpus;
 pub mod jwe;
 pub mod protocol;
 pub mod resource;

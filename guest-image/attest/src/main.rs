@@ -6,19 +6,23 @@ use std::net::TcpListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
-use std::{fs, io};
+use std::time::Duration;
+use std::{fs, io, thread};
 
-use attest::broker::Client;
+use attest::broker::{BrokerError, Client};
 use attest::config::Broker;
-use attest::evidence::nvml::Nvml;
 use attest::evidence::sample::Sample;
 use attest::evidence::tsm::{Kind, REPORTS, Tsm};
-use attest::evidence::{Attester, Cpu, Declared, Source};
+use attest::evidence::{Attester, Cpu, Declared};
+use attest::gpus;
 use attest::service::server::{self, ADDRESS};
 use attest::service::{Service, chain};
 
 /// Where PID 1 puts the checked initdata.
 const INITDATA: &str = "/run/confidential-containers/initdata";
+
+/// Between two tries to have the GPUs attested; each try has its own patience.
+const PAUSE: Duration = Duration::from_secs(1);
 
 /// Why it does not serve.
 #[derive(Debug, thiserror::Error)]
@@ -58,8 +62,34 @@ fn run() -> Result<(), StartError> {
         "by nothing: whoever is on the way can answer for it"
     };
     say(&format!("keys come from {}, known {known}; evidence is {}", broker.url, attester.tee().name()));
-    let service = Service::new(Client::new(&broker, attester, Some(document)), gives_key);
-    server::run(&listener, &Arc::new(service)).map_err(StartError::Serve)
+    let waiting = attester.has_driver();
+    let service = Arc::new(Service::new(Client::new(&broker, attester, Some(document)), gives_key));
+    if waiting {
+        let service = service.clone();
+        thread::spawn(move || ready(service.client()));
+    }
+    server::run(&listener, &service).map_err(StartError::Serve)
+}
+
+/// Has the GPUs attested without being asked: they take no work before, whoever wants to give them some. The pod's network comes
+/// up after this program, so a broker that cannot be reached is asked again for as long as the VM runs; its no is final.
+fn ready(client: &Client) {
+    loop {
+        match client.token() {
+            Ok(_) => return say("the GPUs are attested, and take work"),
+            Err(error) => {
+                say(&format!("the GPUs take no work: {}", chain(&error)));
+                if !matches!(error, BrokerError::Http { .. }) {
+                    return;
+                }
+            }
+        }
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "a thread of its own asks; there is no runtime to block"
+        )]
+        thread::sleep(PAUSE);
+    }
 }
 
 /// The VM, by PID 1's words.
@@ -77,8 +107,7 @@ fn machine(words: &[String]) -> Option<(Attester, bool)> {
         "none" => Box::new(Sample),
         _ => return None,
     };
-    let source = if tee == "none" { Source::Sample } else { Source::Driver(Arc::new(Nvml)) };
-    Some((Attester::new(cpu, source, declared), key))
+    Some((Attester::new(cpu, gpus::source(tee != "none"), declared), key))
 }
 
 /// One line, on the guest's console.

@@ -60,6 +60,11 @@ impl Service {
         Self { client, gives_key }
     }
 
+    /// Who asks the broker.
+    pub const fn client(&self) -> &Client {
+        &self.client
+    }
+
     /// Answers.
     pub fn answer(&self, question: &Question<'_>) -> Answer {
         let (path, query) = question.target.split_once('?').unwrap_or((question.target, ""));
@@ -207,7 +212,7 @@ fn no_evidence(error: &EvidenceError) -> Answer {
 fn failed(error: &BrokerError) -> Answer {
     let status = match error {
         BrokerError::Refused { .. } => 401,
-        BrokerError::Evidence(_) | BrokerError::Random(_) => 503,
+        BrokerError::Evidence(_) | BrokerError::Ready(_) | BrokerError::Random(_) => 503,
         BrokerError::Http { source: HttpError::Transport(..), .. } => 504,
         BrokerError::Http { .. }
         | BrokerError::Challenge { .. }

@@ -3,13 +3,15 @@
 //! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares.
 
 use std::fmt::Write as _;
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use measurement::initdata::InitData;
 use nix::errno::Errno;
+use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
 use toml::Value;
@@ -82,12 +84,56 @@ pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> O
     Some(Order { words, resolver })
 }
 
+/// The service that runs, and what it says.
+#[derive(Debug)]
+pub struct Service {
+    pid: Pid,
+    /// Until it says nothing more.
+    said: Option<File>,
+    /// The beginning of a line.
+    rest: Vec<u8>,
+}
+
+/// Longest line of the service that is passed on.
+const LONGEST: usize = 1000;
+
+impl Service {
+    /// Its process.
+    pub const fn pid(&self) -> Pid {
+        self.pid
+    }
+
+    /// The lines that it has said since. What is no whole line yet waits, up to a limit.
+    pub fn lines(&mut self) -> Vec<String> {
+        let mut chunk = [0; 4096];
+        while self.rest.len() <= 16 * LONGEST {
+            let Some(said) = &mut self.said else { break };
+            match said.read(&mut chunk) {
+                Ok(0) => self.said = None,
+                Ok(read) => self.rest.extend(&chunk[..read]),
+                // Nothing more for now.
+                Err(_) => break,
+            }
+        }
+        let end = self.rest.iter().rposition(|byte| *byte == b'\n').map_or(0, |at| at + 1);
+        let whole: Vec<u8> = self.rest.drain(..end).collect();
+        self.rest.truncate(LONGEST);
+        let lines = whole.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+        lines.map(|line| String::from_utf8_lossy(&line[..line.len().min(LONGEST)]).into_owned()).collect()
+    }
+
+    /// What to wait for, until it says nothing more.
+    pub fn as_fd(&self) -> Option<BorrowedFd<'_>> {
+        self.said.as_ref().map(File::as_fd)
+    }
+}
+
 /// Starts the service, with nothing in its environment.
 ///
 /// # Errors
 ///
 /// [`AttestationError`].
-pub fn start(root: &Path, order: &Order) -> Result<Pid, AttestationError> {
+pub fn start(root: &Path, order: &Order) -> Result<Service, AttestationError> {
     if !order.resolver.is_empty() {
         let path = root.join(OWN_RESOLVER);
         fs::write(&path, &order.resolver)
@@ -99,13 +145,17 @@ pub fn start(root: &Path, order: &Order) -> Result<Pid, AttestationError> {
     spawn(&root.join(PROGRAM), &order.words)
 }
 
-fn spawn(path: &Path, words: &[String]) -> Result<Pid, AttestationError> {
+fn spawn(path: &Path, words: &[String]) -> Result<Service, AttestationError> {
     let mut command = Command::new(path);
-    command.args(words).env_clear().current_dir("/").stdin(Stdio::null());
-    let child =
-        command.spawn().map_err(|source| AttestationError::Spawn { path: path.to_owned(), source })?;
+    // What it says goes by PID 1 to the host, which is how a release image is heard.
+    command.args(words).env_clear().current_dir("/").stdin(Stdio::null()).stderr(Stdio::piped());
+    let failed = |source| AttestationError::Spawn { path: path.to_owned(), source };
+    let mut child = command.spawn().map_err(failed)?;
     let id = i32::try_from(child.id()).map_err(|_| AttestationError::Id(child.id()))?;
-    Ok(Pid::from_raw(id))
+    let said = child.stderr.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
+    let said = File::from(OwnedFd::from(said));
+    fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
+    Ok(Service { pid: Pid::from_raw(id), said: Some(said), rest: Vec::new() })
 }
 
 #[cfg(test)]
@@ -113,6 +163,9 @@ mod tests {
     use std::collections::BTreeMap;
 
     use measurement::initdata::{Algorithm, build};
+    use nix::sys::stat::Mode;
+    use nix::sys::wait::waitpid;
+    use nix::unistd::mkfifo;
 
     use super::*;
 
@@ -159,6 +212,30 @@ mod tests {
         let document = build(Algorithm::Sha256, texts.into_iter().collect()).unwrap();
         let order = order(&document, None, &crate::initdata::declared(&document).unwrap()).unwrap();
         assert_eq!(order.resolver, "nameserver 10.96.0.10\nnameserver fd00::a\n");
+    }
+
+    #[test]
+    fn what_it_says_is_passed_on_in_whole_lines_of_bounded_length() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("service");
+        let script = "#!/bin/sh\necho one >&2; printf 'two\\n\\nthr' >&2; read -r go <$0.go; printf 'ee\\n%05000d\\n' 7 >&2\n";
+        fs::write(&path, script).unwrap();
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
+        let go = directory.path().join("service.go");
+        mkfifo(&go, Mode::S_IRWXU).unwrap();
+        let mut service = spawn(&path, &[]).unwrap();
+        let mut said = Vec::new();
+        while said.len() < 2 {
+            said.extend(service.lines());
+        }
+        assert_eq!(said, ["one", "two"]);
+        fs::write(&go, "go\n").unwrap();
+        waitpid(service.pid(), None).unwrap();
+        let said = service.lines();
+        assert_eq!(said[0], "three");
+        assert_eq!(said[1].len(), LONGEST);
+        assert!(service.as_fd().is_none(), "nobody may wait for what is at its end");
     }
 
     #[test]

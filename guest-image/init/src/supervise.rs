@@ -12,6 +12,7 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 
 use crate::agent::AgentEnd;
+use crate::attestation::Service;
 use crate::console::{gate, say};
 use crate::layers::{Layers, Mapper};
 use crate::uevent::{Next, Uevents};
@@ -40,7 +41,7 @@ pub enum SuperviseError {
 /// [`SuperviseError`].
 pub fn run<M: Mapper>(
     agent: Pid,
-    service: Option<Pid>,
+    mut service: Option<Service>,
     sys: &Path,
     uevents: &Uevents,
     layers: &mut Layers<M>,
@@ -54,7 +55,7 @@ pub fn run<M: Mapper>(
     loop {
         while signals.read_signal().map_err(SuperviseError::Poll)?.is_some() {}
         let other = |pid, end| {
-            if Some(pid) == service {
+            if Some(pid) == service.as_ref().map(Service::pid) {
                 say(format_args!("the attestation service {end}: containers get no keys from here on"));
             }
         };
@@ -63,6 +64,7 @@ pub fn run<M: Mapper>(
         }
         disks(sys, uevents, layers)?;
         layers.progress().iter().for_each(say);
+        service.iter_mut().flat_map(Service::lines).for_each(say);
         let mut gate = gate();
         gate.progress();
         let mut fds = vec![
@@ -70,6 +72,7 @@ pub fn run<M: Mapper>(
             PollFd::new(uevents.as_fd(), PollFlags::POLLIN),
         ];
         fds.extend(layers.wanted().map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
+        fds.extend(service.as_ref().and_then(Service::as_fd).map(|fd| PollFd::new(fd, PollFlags::POLLIN)));
         fds.extend(gate.wanted().map(|(fd, flags)| PollFd::new(fd, flags)));
         match poll(&mut fds, PollTimeout::NONE) {
             Ok(_) | Err(Errno::EINTR) => {}

@@ -13,7 +13,6 @@
 //! jwe       the resource, for the session's key alone
 //! ```
 
-pub mod hopper;
 mod jwe;
 mod policy;
 mod rcar;
@@ -33,6 +32,7 @@ use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 
+pub use fake_gpus::hopper;
 use rcar::Rcar;
 use server::Server;
 
@@ -76,6 +76,10 @@ pub struct Setup {
     pub resources: BTreeMap<String, Vec<u8>>,
     /// Who vouches for GPUs: a certificate (DER), as NVIDIA's root is.
     pub gpu_root: Option<Vec<u8>>,
+    /// Reference values by their names, for who administers it.
+    pub references: BTreeMap<String, serde_json::Value>,
+    /// Who may read policy and reference values: whoever has this token. Nobody without one.
+    pub admin: Option<String>,
     /// How long tokens and sessions are good.
     pub lifetime: Duration,
     /// What goes wrong.
@@ -88,6 +92,8 @@ impl Default for Setup {
             policy: ALLOW_ALL.to_owned(),
             resources: BTreeMap::new(),
             gpu_root: None,
+            references: BTreeMap::new(),
+            admin: None,
             lifetime: Duration::from_secs(300),
             trouble: Trouble::None,
         }

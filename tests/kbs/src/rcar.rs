@@ -60,6 +60,11 @@ impl Rcar {
         let answer = match (question.method.as_str(), parts.as_slice()) {
             ("POST", ["auth"]) => self.auth(&question.body),
             ("POST", ["attest"]) => self.attest(question),
+            ("GET", ["resource-policy"]) => self.admin(question, |setup| setup.policy.clone()),
+            ("GET", ["reference-value", name]) => self.admin(question, |setup| {
+                // Trustee's own answer for a name that it does not have.
+                setup.references.get(*name).map_or_else(|| "null".to_owned(), Value::to_string)
+            }),
             ("GET", ["resource", path @ ..]) => self.resource(question, path, query),
             (_, [plugin, ..]) => Err(Refused(404, "PluginNotFound", format!("Plugin {plugin} not found"))),
             (_, []) => Err(Refused(404, "InvalidRequestPath", "Request path is invalid".to_owned())),
@@ -69,6 +74,14 @@ impl Rcar {
             let body = json!({ "type": kind, "detail": detail }).to_string().into_bytes();
             Answer { status, headers: vec![], body }
         })
+    }
+
+    fn admin(&self, question: &Question, answer: impl Fn(&Setup) -> String) -> Result<Answer, Refused> {
+        let shown = question.header("authorization").and_then(|value| value.strip_prefix("Bearer "));
+        if self.setup.admin.is_none() || shown != self.setup.admin.as_deref() {
+            return Err(Refused(401, "AdminAuth", "Admin auth error".to_owned()));
+        }
+        Ok(Answer { status: 200, headers: vec![], body: answer(&self.setup).into_bytes() })
     }
 
     fn auth(&self, body: &[u8]) -> Result<Answer, Refused> {

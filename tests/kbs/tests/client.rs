@@ -2,6 +2,7 @@
 
 #![expect(clippy::unwrap_used, reason = "what is around the tests fails as they do")]
 
+use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -9,8 +10,9 @@ use std::time::{Duration, Instant};
 
 use attest::broker::{BrokerError, Client};
 use attest::config::Broker;
+use attest::evidence::nvml::{Facts, Library, Mode, Nvml};
 use attest::evidence::sample::Sample;
-use attest::evidence::{Attester, Cpu, Declared, Device, EvidenceError, Gpus, Source};
+use attest::evidence::{Attester, Cpu, Declared, EvidenceError, Source};
 use attest::protocol::Tee;
 use attest::service::chain;
 use base64::Engine as _;
@@ -55,64 +57,115 @@ gpus[name] := part["ear.veraison.annotated-evidence"].nvidia if {{
     )
 }
 
-/// GPUs of the tests' device authority: what NVML would give of them.
+/// GPUs of the tests' device authority, as their driver's library shows them.
 struct FakeNvml {
     devices: Vec<kbs::hopper::Device>,
     behaviour: Behaviour,
     /// What was answered first, for a host that plays it again.
-    first: Mutex<Option<Vec<Device>>>,
+    first: Mutex<BTreeMap<u32, Vec<u8>>>,
+    accepted: AtomicUsize,
 }
 
 #[derive(Clone, Copy, PartialEq)]
 enum Behaviour {
     Honest,
+    /// The library does not load.
+    NoLibrary,
     /// One does not answer: with confidential computing off the driver has no report of it.
-    Off(usize),
+    Off(u32),
+    /// One never answers.
+    Hangs(u32),
+    /// One has an empty report.
+    Empty(u32),
+    /// One is of a kind that signs nothing.
+    Old(u32),
     /// One is the first one again.
     Twice,
+    /// Another one has the first one's certificate under a name of its own.
+    SameKey,
     /// The last one is not there.
     Missing,
+    /// There is one more.
+    More,
     /// All answers are those to an earlier challenge.
     Replayed,
+    /// The end of each report is cut off.
+    Truncated,
     /// One has other firmware.
     Other,
+    /// All is well until they are to work.
+    NotReady,
 }
 
-impl Gpus for FakeNvml {
-    fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<Device>, EvidenceError> {
-        let answer = |(index, device): (usize, &kbs::hopper::Device)| {
-            if self.behaviour == Behaviour::Off(index) {
-                return Err(EvidenceError::Gpu {
-                    gpu: format!("GPU-{index}"),
-                    what: "this query is not supported".into(),
-                });
-            }
-            let changed = self.behaviour == Behaviour::Other && index == 0;
-            let report = device.report_with(nonce, |measured| {
-                if changed {
-                    measured[8] = [0; 48];
-                }
-            });
-            Ok(Device {
-                arch: "HOPPER".into(),
-                uuid: format!("GPU-{index}"),
-                evidence: STANDARD.encode(report),
-                certificate: STANDARD.encode(device.chain()),
-            })
-        };
-        let mut devices = self.devices.iter().enumerate().map(answer).collect::<Result<Vec<_>, _>>()?;
-        match self.behaviour {
-            Behaviour::Twice => devices[1] = devices[0].clone(),
-            Behaviour::Missing => {
-                devices.pop();
-            }
-            Behaviour::Replayed => {
-                let mut first = self.first.lock().unwrap();
-                return Ok(first.get_or_insert(devices).clone());
-            }
+/// An opened one.
+struct Opened(Arc<FakeNvml>);
+
+impl Opened {
+    fn device(&self, index: u32) -> &kbs::hopper::Device {
+        let same = [Behaviour::Twice, Behaviour::SameKey].contains(&self.0.behaviour);
+        &self.0.devices[if same { 0 } else { index as usize % self.0.devices.len() }]
+    }
+}
+
+impl Library for Opened {
+    fn count(&self) -> Result<u32, String> {
+        let all = u32::try_from(self.0.devices.len()).unwrap();
+        Ok(match self.0.behaviour {
+            Behaviour::Missing => all - 1,
+            Behaviour::More => all + 1,
+            _ => all,
+        })
+    }
+
+    fn facts(&self, index: u32) -> Result<Facts, String> {
+        let name = if self.0.behaviour == Behaviour::Twice { 0 } else { index };
+        Ok(Facts {
+            uuid: format!("GPU-{name}"),
+            slot: format!("0000:{index:02x}:00.0"),
+            minor: index,
+            product: "NVIDIA H100 80GB HBM3".into(),
+            arch: (self.0.behaviour != Behaviour::Old(index)).then_some("HOPPER"),
+        })
+    }
+
+    fn mode(&self, index: u32) -> Result<Mode, String> {
+        Ok(if self.0.behaviour == Behaviour::Off(index) { Mode::Off } else { Mode::On })
+    }
+
+    fn report(&self, index: u32, nonce: [u8; 32]) -> Result<Vec<u8>, String> {
+        match self.0.behaviour {
+            Behaviour::Off(off) if off == index => return Err("this query is not supported".into()),
+            Behaviour::Empty(empty) if empty == index => return Ok(Vec::new()),
+            Behaviour::Hangs(hangs) if hangs == index => loop {
+                std::thread::park();
+            },
             _ => {}
         }
-        Ok(devices)
+        let changed = self.0.behaviour == Behaviour::Other && index == 0;
+        let mut report = self.device(index).report_with(nonce, |measured| {
+            if changed {
+                measured[8] = [0; 48];
+            }
+        });
+        if self.0.behaviour == Behaviour::Truncated {
+            report.truncate(report.len() - 1);
+        }
+        if self.0.behaviour == Behaviour::Replayed {
+            return Ok(self.0.first.lock().unwrap().entry(index).or_insert(report).clone());
+        }
+        Ok(report)
+    }
+
+    fn chain(&self, index: u32) -> Result<Vec<u8>, String> {
+        Ok(self.device(index).chain().as_bytes().to_vec())
+    }
+
+    fn accept_work(&self) -> Result<(), String> {
+        if self.0.behaviour == Behaviour::NotReady {
+            return Err("an unknown error".into());
+        }
+        self.0.accepted.fetch_add(1, Ordering::AcqRel);
+        Ok(())
     }
 }
 
@@ -140,12 +193,24 @@ impl Scene {
     }
 
     fn attester(&self, behaviour: Behaviour) -> Attester {
+        self.attester_of(&self.driver(behaviour))
+    }
+
+    fn driver(&self, behaviour: Behaviour) -> Arc<FakeNvml> {
         let names = (0..self.gpus).map(|index| format!("GPU {index}"));
         let devices = names.map(|name| self.authority.device(&name).unwrap()).collect();
-        let nvml = FakeNvml { devices, behaviour, first: None.into() };
+        Arc::new(FakeNvml { devices, behaviour, first: Mutex::default(), accepted: AtomicUsize::default() })
+    }
+
+    fn attester_of(&self, driver: &Arc<FakeNvml>) -> Attester {
+        let driver = driver.clone();
+        let open = move || match driver.behaviour {
+            Behaviour::NoLibrary => Err("a libloading error occurred: libnvidia-ml.so".to_owned()),
+            _ => Ok(Opened(driver.clone())),
+        };
         Attester::new(
             Box::new(Sample),
-            Source::Driver(Arc::new(nvml)),
+            Source::Driver(Arc::new(Nvml::new(open))),
             Declared { gpus: self.gpus, switches: 0 },
         )
     }
@@ -227,6 +292,79 @@ fn the_same_gpu_twice_ends_it_in_the_guest() {
     let (error, shown) = with_gpus(2, Behaviour::Twice);
     words(&error, &["GPU-0 gave evidence twice"]);
     assert_eq!(shown, 0);
+}
+
+#[test]
+fn what_the_driver_does_not_give_ends_it_in_the_guest() {
+    for (gpus, behaviour, said) in [
+        (1, Behaviour::NoLibrary, "GPUs cannot be asked for evidence: a libloading error occurred"),
+        (8, Behaviour::Off(5), "GPU GPU-5: this query is not supported"),
+        (8, Behaviour::Empty(7), "GPU GPU-7: its report or its chain of certificates is empty"),
+        (2, Behaviour::Old(1), "GPU GPU-1: NVIDIA H100 80GB HBM3 signs no reports"),
+        (2, Behaviour::SameKey, "GPU GPU-1 gave evidence twice"),
+        (2, Behaviour::More, "3 GPUs gave evidence, and the pod's initdata declares 2"),
+        (8, Behaviour::Missing, "7 GPUs gave evidence, and the pod's initdata declares 8"),
+    ] {
+        let (error, shown) = with_gpus(gpus, behaviour);
+        words(&error, &["this guest has no evidence to show", said]);
+        assert_eq!(shown, 0, "{said}");
+    }
+}
+
+#[test]
+fn a_gpu_that_never_answers_ends_it_after_the_limit() {
+    let scene = Scene::new(8);
+    let kbs = scene.kbs(scene.setup());
+    let attester = scene.attester(Behaviour::Hangs(3)).with_patience(Duration::from_millis(300));
+    let client = scene.client(&kbs, attester);
+    words(&key(&client).unwrap_err(), &["the GPUs gave no evidence within"]);
+    // Whoever hangs is not asked again.
+    let began = Instant::now();
+    words(&key(&client).unwrap_err(), &["the GPUs gave no evidence within"]);
+    assert!(began.elapsed() < Duration::from_millis(250));
+    assert_eq!(kbs.attestations(), 0);
+}
+
+#[test]
+fn a_report_that_is_cut_off_is_refused() {
+    let (error, shown) = with_gpus(1, Behaviour::Truncated);
+    words(&error, &["to look at the evidence", "AttestationError"]);
+    assert_eq!(shown, 1);
+}
+
+#[test]
+fn gpus_take_work_when_their_evidence_was_believed_and_not_before() {
+    let scene = Scene::new(2);
+    let kbs = scene.kbs(scene.setup());
+    let driver = scene.driver(Behaviour::Honest);
+    let client = scene.client(&kbs, scene.attester_of(&driver));
+    assert_eq!(driver.accepted.load(Ordering::Acquire), 0);
+    client.token().unwrap();
+    assert_eq!(driver.accepted.load(Ordering::Acquire), 1);
+    // Another maker's GPU: nobody believed it.
+    let kbs = scene.kbs(Setup { gpu_root: Some(Authority::new().unwrap().root()), ..scene.setup() });
+    let driver = scene.driver(Behaviour::Honest);
+    let client = scene.client(&kbs, scene.attester_of(&driver));
+    words(&client.token().unwrap_err(), &["AttestationError"]);
+    assert_eq!(driver.accepted.load(Ordering::Acquire), 0);
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(Behaviour::NotReady));
+    words(
+        &client.token().unwrap_err(),
+        &["believed the evidence, and the GPUs cannot be told", "unknown error"],
+    );
+}
+
+#[test]
+fn pid_1_is_told_of_each_gpu() {
+    let scene = Scene::new(2);
+    let driver = scene.driver(Behaviour::Off(1));
+    let lines = Nvml::new(move || Ok(Opened(driver.clone()))).list().unwrap();
+    let wanted = [
+        "0000:00:00.0\t0\ton\tGPU-0\tNVIDIA H100 80GB HBM3",
+        "0000:01:00.0\t1\toff\tGPU-1\tNVIDIA H100 80GB HBM3",
+    ];
+    assert_eq!(lines, wanted);
 }
 
 #[test]

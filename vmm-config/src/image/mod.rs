@@ -65,6 +65,8 @@ pub struct ImageManifest {
     pub verity: Verity,
     /// The kernel's command line.
     pub cmdline: Cmdline,
+    /// The driver of GPUs inside, by its version; none in an image that drives none.
+    pub gpu_driver: Option<String>,
     /// Whether its PID 1 takes the hardware's report from a disk of the host: for tests, and worth nothing.
     pub fake_report: bool,
     /// The distribution's packages that the image was built with, and their versions.
@@ -211,6 +213,7 @@ struct Written {
     agent: String,
     agent_sha256: Sha256Digest,
     report: Option<WrittenReport>,
+    gpu_driver: Option<String>,
     kernel: WrittenKernel,
     root: WrittenRoot,
     cmdline: String,
@@ -279,6 +282,7 @@ impl ImageManifest {
             profile: written.profile,
             agent: written.agent,
             agent_sha256: written.agent_sha256,
+            gpu_driver: written.gpu_driver,
             fake_report: matches!(written.report, Some(WrittenReport::Fake)),
             kernel,
             kernel_release: release,
@@ -406,6 +410,14 @@ pub(crate) mod tests {
         assert!(parse(&json).unwrap().fake_report);
         json["report"] = "hardware".into();
         assert!(matches!(parse(&json), Err(ImageError::Json(_))));
+    }
+
+    #[test]
+    fn the_driver_of_gpus_is_told() {
+        let mut json = manifest();
+        assert_eq!(parse(&json).unwrap().gpu_driver, None);
+        json["gpu_driver"] = "550.163.01".into();
+        assert_eq!(parse(&json).unwrap().gpu_driver.as_deref(), Some("550.163.01"));
     }
 
     #[test]

@@ -42,6 +42,9 @@ pub enum BrokerError {
     /// No evidence.
     #[error("this guest has no evidence to show")]
     Evidence(#[from] EvidenceError),
+    /// The GPUs stay idle.
+    #[error("the key broker believed the evidence, and the GPUs cannot be told to take work")]
+    Ready(#[source] EvidenceError),
     /// No random numbers.
     #[error("no key can be made for a session with the key broker: {0}")]
     Random(String),
@@ -254,6 +257,7 @@ impl Client {
         })?;
         let answer: AttestAnswer = self.read(What::Attestation, &answer)?;
         let lifetime = token::lifetime(&answer.token).map_err(no_token)?;
+        self.attester.believed().map_err(BrokerError::Ready)?;
         Ok(Session { key, cookie, token: answer.token, until: begun + lifetime })
     }
 

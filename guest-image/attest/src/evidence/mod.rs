@@ -100,6 +100,13 @@ pub trait Gpus: Send + Sync {
     ///
     /// [`EvidenceError`].
     fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<Device>, EvidenceError>;
+
+    /// Lets the GPUs take work, all of them: somebody believed their evidence.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError`].
+    fn accept_work(&self) -> Result<(), EvidenceError>;
 }
 
 /// What the pod's owner declared of its devices.
@@ -126,6 +133,8 @@ pub struct Attester {
     gpus: Source,
     declared: Declared,
     deadline: Deadline,
+    /// How long the GPUs' driver may take for an answer.
+    patience: Duration,
 }
 
 impl std::fmt::Debug for Source {
@@ -158,7 +167,13 @@ pub struct Composite {
 impl Attester {
     /// A VM with these devices.
     pub fn new(cpu: Box<dyn Cpu>, gpus: Source, declared: Declared) -> Self {
-        Self { cpu, gpus, declared, deadline: Deadline::default() }
+        Self { cpu, gpus, declared, deadline: Deadline::default(), patience: GPUS_ANSWER }
+    }
+
+    /// The same with another limit for the GPUs' driver.
+    #[must_use]
+    pub fn with_patience(self, patience: Duration) -> Self {
+        Self { patience, ..self }
     }
 
     /// The processor's kind.
@@ -186,6 +201,28 @@ impl Attester {
         Ok(Composite { primary, additional })
     }
 
+    /// Lets the GPUs take work, where there are some: to be called when a verifier believed the evidence. A driver that hangs
+    /// is left.
+    ///
+    /// # Errors
+    ///
+    /// [`EvidenceError`].
+    pub fn believed(&self) -> Result<(), EvidenceError> {
+        match &self.gpus {
+            Source::Driver(driver) if self.declared.gpus > 0 => {
+                let driver = driver.clone();
+                let done = self.deadline.within(self.patience, move || driver.accept_work());
+                done.ok_or(EvidenceError::Late(self.patience))?
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether there are GPUs that wait for somebody to believe their evidence.
+    pub fn has_driver(&self) -> bool {
+        matches!(self.gpus, Source::Driver(_)) && self.declared.gpus > 0
+    }
+
     /// The processor's evidence over any data.
     ///
     /// # Errors
@@ -211,8 +248,8 @@ impl Attester {
                 let (driver, nonce) = (driver.clone(), gpu_nonce(data));
                 let devices = self
                     .deadline
-                    .within(GPUS_ANSWER, move || driver.evidence(nonce))
-                    .ok_or(EvidenceError::Late(GPUS_ANSWER))??;
+                    .within(self.patience, move || driver.evidence(nonce))
+                    .ok_or(EvidenceError::Late(self.patience))??;
                 all(&devices, gpus)?;
                 json!({ "nvidia": { "device_evidence_list": devices } })
             }

@@ -11,6 +11,10 @@ impl Gpus for Fake {
     fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<Device>, EvidenceError> {
         (self.0)(nonce)
     }
+
+    fn accept_work(&self) -> Result<(), EvidenceError> {
+        Ok(())
+    }
 }
 
 fn device(name: &str, nonce: [u8; 32]) -> Device {
@@ -96,7 +100,7 @@ fn a_sample_device_is_one() {
 #[test]
 fn the_librarys_absence_is_said() {
     // Machines that build this have no NVIDIA driver; where there is one, there is nothing to see.
-    if let Err(error) = nvml::Nvml.evidence([0; 32]) {
+    if let Err(error) = nvml::Nvml::new(nvml::Installed::open).evidence([0; 32]) {
         let text = error.to_string();
         assert!(text.contains("GPUs cannot be asked") || text.contains("GPU "), "{text}");
     }

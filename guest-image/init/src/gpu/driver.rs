@@ -139,7 +139,8 @@ impl Kernel {
 
     fn node(&self, name: &str, major: u64, minor: u64) -> Result<(), Fault> {
         let path = self.root.join("dev").join(name);
-        let made = mknod(&path, SFlag::S_IFCHR, Permissions::from_bits_truncate(0o666), makedev(major, minor));
+        let made =
+            mknod(&path, SFlag::S_IFCHR, Permissions::from_bits_truncate(0o666), makedev(major, minor));
         made.map_err(|errno| Fault::Path { path, source: errno.into() })
     }
 
@@ -148,7 +149,8 @@ impl Kernel {
         let path = self.root.join("proc/devices");
         let text = fs::read_to_string(&path).map_err(|source| Fault::Path { path, source })?;
         let lines = text.lines().take_while(|line| *line != "Block devices:");
-        let found = lines.filter_map(|line| line.trim_start().split_once(' ')).find(|(_, other)| *other == name);
+        let found =
+            lines.filter_map(|line| line.trim_start().split_once(' ')).find(|(_, other)| *other == name);
         found.and_then(|(major, _)| major.parse().ok()).ok_or(Fault::NoMajor(name))
     }
 
@@ -250,12 +252,16 @@ impl Driver for Kernel {
                 return Err(Fault::Late(limit));
             }
         }
-        let is_ready = || fs::read(&log).is_ok_and(|text| String::from_utf8_lossy(&text).contains(FABRIC_READY));
+        let is_ready =
+            || fs::read(&log).is_ok_and(|text| String::from_utf8_lossy(&text).contains(FABRIC_READY));
         while !is_ready() {
             if begun.elapsed() >= limit {
                 return Err(Fault::Late(limit));
             }
-            #[expect(clippy::disallowed_methods, reason = "the log is a file, of which nothing tells; the boot waits for it")]
+            #[expect(
+                clippy::disallowed_methods,
+                reason = "the log is a file, of which nothing tells; the boot waits for it"
+            )]
             thread::sleep(LOOK);
         }
         Ok(())
@@ -273,7 +279,10 @@ impl Driver for Kernel {
         let text = end.said.clone();
         succeeded(program.clone(), &end)?;
         let answer = |line: &str| {
-            Seen::parse(line).ok_or_else(|| Fault::Answer { program: program.clone(), line: line.chars().take(200).collect() })
+            Seen::parse(line).ok_or_else(|| Fault::Answer {
+                program: program.clone(),
+                line: line.chars().take(200).collect(),
+            })
         };
         text.lines().map(answer).collect()
     }

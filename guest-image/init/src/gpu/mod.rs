@@ -79,7 +79,7 @@ impl Display for Step {
 #[derive(Debug, thiserror::Error)]
 pub enum GpuError {
     /// The image cannot drive any.
-    #[error("the initdata declares GPUs, and this image has no driver for them: build it with GPU=1")]
+    #[error("the initdata declares GPUs, and this image has no driver for them")]
     NoDriver,
     /// Nobody would ever say that they may work.
     #[error(

@@ -7,15 +7,16 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
+use p384::SecretKey;
 use p384::ecdsa::signature::Signer as _;
 use p384::ecdsa::{Signature, SigningKey};
-use p384::pkcs8::DecodePrivateKey as _;
+use p384::pkcs8::{DecodePrivateKey as _, EncodePrivateKey as _};
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
     PKCS_ECDSA_P384_SHA384,
 };
 use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, UnixTime};
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer, UnixTime};
 use sha2::{Digest as _, Sha384};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert, ring::ECDSA_P384_SHA384};
 
@@ -50,9 +51,21 @@ impl Authority {
     ///
     /// When the library has no keys.
     pub fn new() -> Result<Self> {
+        Self::of_key(KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?)
+    }
+
+    /// The one that a guest with the tests' GPUs has, and a broker that is to believe it: everybody can know its key.
+    ///
+    /// # Errors
+    ///
+    /// When the library does not take the key.
+    pub fn known() -> Result<Self> {
+        Self::of_key(key_of("authority")?)
+    }
+
+    fn of_key(key: KeyPair) -> Result<Self> {
         let mut params = named("Device Authority of the Tests")?;
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
         let certificate = params.self_signed(&key)?;
         Ok(Self { issuer: Issuer::new(params, key), certificate })
     }
@@ -68,11 +81,34 @@ impl Authority {
     ///
     /// When the library has no keys.
     pub fn device(&self, name: &str) -> Result<Device> {
-        let key = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?;
+        self.device_of_key(name, KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384)?)
+    }
+
+    /// The device of this name, which has the same key each time.
+    ///
+    /// # Errors
+    ///
+    /// When the library does not take the key.
+    pub fn known_device(&self, name: &str) -> Result<Device> {
+        self.device_of_key(name, key_of(name)?)
+    }
+
+    fn device_of_key(&self, name: &str, key: KeyPair) -> Result<Device> {
         let leaf = named(name)?.signed_by(&key, &self.issuer)?;
         let key = SigningKey::from_pkcs8_der(&key.serialize_der()).map_err(|error| anyhow!("{error}"))?;
         Ok(Device { key, chain: leaf.pem() + &self.certificate.pem() })
     }
+}
+
+/// A key that follows from a name.
+fn key_of(name: &str) -> Result<KeyPair> {
+    let seed = Sha384::digest(["key of the tests: ", name].concat());
+    let key = SecretKey::from_slice(&seed).map_err(|error| anyhow!("{error}"))?;
+    let der = key.to_pkcs8_der().map_err(|error| anyhow!("{error}"))?;
+    Ok(KeyPair::from_pkcs8_der_and_sign_algo(
+        &PrivatePkcs8KeyDer::from(der.as_bytes()),
+        &PKCS_ECDSA_P384_SHA384,
+    )?)
 }
 
 fn named(name: &str) -> Result<CertificateParams> {
@@ -127,17 +163,23 @@ impl Device {
 
 /// What a report says.
 #[derive(Debug)]
-pub(crate) struct Report {
-    pub(crate) nonce: [u8; 32],
-    pub(crate) driver: String,
+pub struct Report {
+    /// What it answers.
+    pub nonce: [u8; 32],
+    /// The driver's version.
+    pub driver: String,
     /// Whether all measurements are as expected.
-    pub(crate) golden: bool,
+    pub golden: bool,
     /// Which device it is: a number, as text.
-    pub(crate) ueid: String,
+    pub ueid: String,
 }
 
 /// Checks signature and chain, and reads what was signed.
-pub(crate) fn verify(report: &[u8], chain: &str, root: &[u8]) -> Result<Report> {
+///
+/// # Errors
+///
+/// What is wrong with it.
+pub fn verify(report: &[u8], chain: &str, root: &[u8]) -> Result<Report> {
     let chain: Vec<_> = CertificateDer::pem_slice_iter(chain.as_bytes()).collect::<Result<_, _>>()?;
     let (leaf, others) = chain.split_first().context("the chain is empty")?;
     let root = CertificateDer::from(root);
@@ -187,4 +229,40 @@ fn driver(mut opaque: &[u8]) -> Option<String> {
         opaque = &rest[length..];
     }
     None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_knows_the_authority_believes_its_devices_and_no_others() {
+        let (one, two) = (Authority::known().unwrap(), Authority::known().unwrap());
+        let device = one.known_device("0000:01:00.0").unwrap();
+        let report = device.report([7; 32]);
+        // Each maker of the certificate signs it anew, with the same key.
+        let read = verify(&report, device.chain(), &two.root()).unwrap();
+        assert_eq!((read.nonce, read.driver.as_str(), read.golden), ([7; 32], DRIVER_VERSION, true));
+        let stranger = Authority::new().unwrap();
+        assert!(verify(&report, device.chain(), &stranger.root()).is_err());
+        let other = one.known_device("0000:02:00.0").unwrap();
+        assert!(verify(&report, other.chain(), &one.root()).is_err(), "another device's chain");
+    }
+
+    #[test]
+    fn what_was_changed_after_signing_is_found() {
+        let authority = Authority::known().unwrap();
+        let device = authority.known_device("0000:01:00.0").unwrap();
+        let report = device.report([7; 32]);
+        for at in [4, REQUEST + HEAD + 7, report.len() - SIGNATURE - 1, report.len() - 1] {
+            let mut changed = report.clone();
+            changed[at] ^= 1;
+            assert!(verify(&changed, device.chain(), &authority.root()).is_err(), "byte {at}");
+        }
+        for length in [0, REQUEST, report.len() - SIGNATURE, report.len() - 1] {
+            assert!(verify(&report[..length], device.chain(), &authority.root()).is_err(), "{length} bytes");
+        }
+        let other = device.report_with([7; 32], |measured| measured[8] = [0; 48]);
+        assert!(!verify(&other, device.chain(), &authority.root()).unwrap().golden);
+    }
 }
