@@ -18,6 +18,8 @@ pub struct Opens {
     pub sockets: Vec<PathBuf>,
     /// Devices that it opens by their IOMMU groups, whose nodes the host knows.
     pub groups: Vec<HostAddress>,
+    /// Whether it makes vsock sockets of the host's.
+    pub vsock: bool,
 }
 
 /// Where QEMU looks a passed-through device and the host's NUMA nodes up.
@@ -38,11 +40,11 @@ impl VmSpec {
         }
         match &self.confidential {
             Some(ConfidentialGuest::Snp(_)) => opens.nodes.push(SEV.into()),
-            Some(ConfidentialGuest::Tdx(guest)) => {
-                if let Some(QuoteAddress::Unix(path)) = &guest.quotes {
-                    opens.sockets.push(path.as_str().into());
-                }
-            }
+            Some(ConfidentialGuest::Tdx(guest)) => match &guest.quotes {
+                Some(QuoteAddress::Unix(path)) => opens.sockets.push(path.as_str().into()),
+                Some(QuoteAddress::Vsock { .. }) => opens.vsock = true,
+                None => {}
+            },
             None => {}
         }
         if !self.passthrough().is_empty() || !self.memory.nodes.is_empty() {

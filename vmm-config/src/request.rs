@@ -121,10 +121,10 @@ pub struct PodRequest {
     pub ignored: Vec<IgnoredAnnotation>,
 }
 
-/// A pod that asks for what cannot be.
+/// Why no VM can be made for a pod.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RequestError {
-    /// The sandbox id is none.
+    /// The sandbox id has characters that an id cannot have.
     #[error(transparent)]
     Name(#[from] BadName),
     /// An annotation's value is not of its type.

@@ -107,7 +107,7 @@ pub enum TeeError {
         /// The image's name.
         name: String,
     },
-    /// An image that shows its inside, or with an agent that is none.
+    /// An image of profile `dev` or `debug`: it has a console, or a stand-in for the agent.
     #[error(
         "the guest image {name} has the profile {}, and a confidential VM takes release images: install one, or set \
          allow_debug_image = true where nothing needs protection", profile.name()

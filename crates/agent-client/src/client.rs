@@ -1,11 +1,16 @@
 //! Connecting to an agent.
 
 use std::fmt;
+use std::fs::File;
 use std::future::Future;
 use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::fcntl::OFlag;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::time::timeout;
@@ -91,13 +96,27 @@ async fn open(endpoint: &Endpoint) -> Result<Agent, AgentError> {
             Ok(Agent::over(stream, endpoint))
         }
         Endpoint::Hybrid { socket, port } => {
-            let mut stream = UnixStream::connect(socket).await.map_err(unreachable)?;
+            let mut stream = connect_itself(socket).await.map_err(unreachable)?;
             handshake(&mut stream, *port)
                 .await
                 .map_err(|source| AgentError::Handshake { endpoint: endpoint.clone(), source })?;
             Ok(Agent::over(stream, endpoint))
         }
     }
+}
+
+/// Connects to the socket at `path` itself. Its directory belongs to the program that serves it, which may be in a guest's
+/// hands: a symbolic link there would lead to a socket of its choice, with our rights.
+async fn connect_itself(path: &Path) -> io::Result<UnixStream> {
+    let flags = (OFlag::O_PATH | OFlag::O_NOFOLLOW).bits();
+    let socket = File::options().read(true).custom_flags(flags).open(path)?;
+    if !socket.metadata()?.file_type().is_socket() {
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidInput,
+            "it is no socket; whoever serves it has changed it",
+        ));
+    }
+    UnixStream::connect(format!("/proc/self/fd/{}", socket.as_raw_fd())).await
 }
 
 impl Agent {

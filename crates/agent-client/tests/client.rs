@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too")]
 
 use std::future::pending;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use async_trait::async_trait;
 use tempfile::TempDir;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
 use ttrpc::asynchronous::{Server, TtrpcContext};
 use ttrpc::error::get_rpc_status;
 
@@ -143,6 +145,30 @@ fn unhealthy(error: AgentError) -> AgentError {
         AgentError::Unhealthy { source, .. } => *source,
         other => panic!("expected a failed health check, got: {other}"),
     }
+}
+
+/// Who serves the socket may be in a guest's hands, and put something else in its place.
+#[tokio::test]
+async fn a_link_in_place_of_the_vms_socket_leads_nowhere() {
+    let place = Place::new();
+    let (reached, mut connections) = mpsc::unbounded_channel();
+    let of_the_host = place.socket.with_file_name("containerd.sock");
+    accept(&of_the_host, move |_| {
+        reached.send(()).unwrap();
+        pending()
+    });
+    symlink(&of_the_host, &place.socket).unwrap();
+    let error = connect(&place.hybrid()).await.unwrap_err();
+    assert!(matches!(error, AgentError::Unreachable { .. }) && !error.is_retryable(), "{error}");
+    // One that is meant is reached, so that the silence means something.
+    std::fs::remove_file(&place.socket).unwrap();
+    std::fs::hard_link(&of_the_host, &place.socket).unwrap();
+    let meant = place.hybrid();
+    tokio::select! {
+        _ = connect(&meant) => panic!("nobody answers"),
+        first = connections.recv() => assert_eq!(first, Some(())),
+    }
+    assert!(connections.try_recv().is_err());
 }
 
 #[tokio::test]

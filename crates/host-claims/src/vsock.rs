@@ -9,6 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use jail::{Jail, UserId};
 use serde::{Deserialize, Serialize};
 
 pub use gate::GateListener;
@@ -19,11 +20,11 @@ use crate::process::{self, Identity};
 
 /// The program that stands in for vhost-vsock.
 pub const PROGRAM: &str = "vhost-device-vsock";
-/// Its socket for QEMU, in the sandbox's state directory.
+/// Its socket for QEMU, in its own directory.
 pub const VHOST_USER_SOCKET: &str = "vhost.sock";
-/// Its socket for us: hybrid vsock, `CONNECT <port>\n`. Relative to the state directory, too.
+/// Its socket for us: hybrid vsock, `CONNECT <port>\n`. In its own directory, too.
 pub const HYBRID_SOCKET: &str = "vsock.sock";
-/// Where it connects to for the guest's PID 1, on the port that is the guest's context id. Relative to the state
+/// Where it connects to for the guest's PID 1, on the port that is the guest's context id. In its own
 /// directory, too.
 pub const GATE_SOCKET: &str = "vsock.sock_1073741824";
 
@@ -97,6 +98,15 @@ pub enum Error {
         /// The last of what it wrote there.
         stderr: String,
     },
+    /// QEMU cannot be given its socket.
+    #[error("cannot give {} to QEMU", path.display())]
+    GiveSocket {
+        /// The socket.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A socket of it cannot be removed.
     #[error("Cannot remove socket {path:?}")]
     Remove {
@@ -153,8 +163,16 @@ fn remove_sockets(state_dir: &Path) -> Result<(), Error> {
     Ok(())
 }
 
-/// Makes the command that starts a program, to which arguments are added.
-pub type Start<'a> = &'a (dyn Fn(&Path) -> io::Result<std::process::Command> + Sync);
+/// Where the program is kept.
+#[derive(Debug, Clone, Copy)]
+pub struct Kept<'a> {
+    /// Its jail, whose user is not QEMU's.
+    pub jail: &'a Jail,
+    /// The program that builds the jail.
+    pub jailer: &'a Path,
+    /// QEMU's user, who gets [`VHOST_USER_SOCKET`].
+    pub qemu: UserId,
+}
 
 /// Which way the line will go.
 #[derive(Debug)]
@@ -192,15 +210,15 @@ impl VsockPlan {
         }
     }
 
-    /// Claims a context id, or starts the program with the command that `start` makes, and waits for its sockets.
+    /// Claims a context id, or starts the program and waits for its sockets. Only a test's program is not `kept` anywhere.
     ///
     /// # Errors
-    /// [`Error::NoCid`], [`Error::Device`]; [`Error::Spawn`], [`Error::Ended`], [`Error::NotReady`].
-    pub async fn claim(self, start: Start<'_>) -> Result<Vsock, Error> {
+    /// [`Error::NoCid`], [`Error::Device`]; [`Error::Spawn`], [`Error::Ended`], [`Error::NotReady`], [`Error::GiveSocket`].
+    pub async fn claim(self, kept: Option<Kept<'_>>) -> Result<Vsock, Error> {
         match self {
             Self::Kernel(device) => Ok(Vsock::Kernel(KernelVsock::claim(device)?)),
             Self::User { program, state_dir } => {
-                Ok(Vsock::User(Box::new(UserVsock::start(program, state_dir, start).await?)))
+                Ok(Vsock::User(Box::new(UserVsock::start(program, state_dir, kept).await?)))
             }
         }
     }

@@ -44,13 +44,16 @@ pub enum Error {
         user: UserId,
     },
     /// It is of another kind than it was said to be.
-    #[error("{} is no {wanted}", path.display())]
+    #[error("{} is no {wanted}; a symbolic link to one will not do", path.display())]
     Kind {
         /// What.
         path: PathBuf,
         /// What it should be.
         wanted: &'static str,
     },
+    /// The filter of system calls cannot be made or switched on.
+    #[error("cannot take system calls from a jailed program")]
+    Filter(#[source] Box<dyn std::error::Error + Send + Sync>),
     /// The program cannot be executed.
     #[error("cannot execute {}", program.display())]
     Execute {

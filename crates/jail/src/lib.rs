@@ -1,17 +1,22 @@
 //! Starts a program that nobody has to trust: QEMU, and the helpers that serve it.
 //!
 //! The program runs as a user of its own, without capabilities and without a way to get any, in mount, network, IPC and
-//! UTS namespaces of its own, below a root that holds only what it needs. It sees no process file system, no other
-//! sandbox's directory and no socket of the host.
+//! UTS namespaces of its own, below a root that holds only what it needs, and without the system calls that it has no use
+//! for. It sees no process file system, no other sandbox's directory and no socket of the host. Started with [`apart`], it
+//! sees no other process either.
 //!
 //! A [`Jail`] is a value that says what the program may have. [`Jail::command`] runs the jailer, by default the caller's own
 //! program once more, with [`ACTION`] as its first argument; there [`enter`] builds the jail around itself and becomes the program. So the
-//! process id is the program's from the start, descriptors pass through, and what root has to do is done before.
+//! process id is the program's from the start, descriptors pass through, and what root has to do is done before. The
+//! program's standard error has to be a pipe that the caller reads: by it the jailer sees that the caller lives.
 
+mod apart;
+mod calls;
 mod enter;
 mod error;
 mod root;
 mod user;
+mod workplace;
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -19,9 +24,11 @@ use std::process::Command;
 
 use serde::{Deserialize, Serialize};
 
+pub use apart::apart;
 pub use enter::enter;
 pub use error::Error;
-pub use user::{FIRST_USER, UserId, UserRange};
+pub use user::{FIRST_USER, Role, USERS, UserId, UserRange};
+pub use workplace::{Builder, Workplace, remove_dead_workplaces};
 
 /// The first argument by which the caller's program knows that it is to become a jailed one.
 pub const ACTION: &str = "jail";
@@ -29,6 +36,8 @@ pub const ACTION: &str = "jail";
 pub const OWN_PROGRAM: &str = "/proc/self/exe";
 /// Where the program finds its own directory, which is also its working directory.
 pub const HOME: &str = "/vm";
+/// Where it finds [`Jail::output`].
+pub const OUTPUT: &str = "/vm/output";
 
 /// What a program may have.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,15 +52,40 @@ pub struct Jail {
     pub read: Vec<PathBuf>,
     /// Device nodes that it may read and write, each at its own path.
     pub nodes: Vec<PathBuf>,
-    /// Sockets that it may connect to, each at its own path.
-    pub sockets: Vec<PathBuf>,
+    /// Sockets that it may connect to, by the path at which it finds each.
+    pub sockets: Vec<Socket>,
+    /// A file outside of its directory that it may read and write, at [`OUTPUT`]. It belongs to `user`.
+    pub output: Option<PathBuf>,
+    /// Whether it may read files whoever they belong to: of all capabilities it has CAP_DAC_READ_SEARCH.
+    pub reads_all: bool,
+    /// Whether it may make vsock sockets, by which every VM of the host can be reached.
+    pub vsock: bool,
+}
+
+/// A socket that a jailed program may connect to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Socket {
+    /// Where it is. A symbolic link is not followed: whoever owns its directory may not be trusted.
+    pub source: PathBuf,
+    /// Where the program finds it; what is relative is so to [`HOME`].
+    pub target: PathBuf,
 }
 
 impl Jail {
     /// A jail that holds a directory and what every program has: the system's programs and libraries, read-only, and the
     /// device nodes that are no devices.
     pub fn new(user: UserId, home: PathBuf) -> Self {
-        Self { user, home, read: Vec::new(), nodes: Vec::new(), sockets: Vec::new() }
+        Self {
+            user,
+            home,
+            read: Vec::new(),
+            nodes: Vec::new(),
+            sockets: Vec::new(),
+            output: None,
+            reads_all: false,
+            vsock: false,
+        }
     }
 
     /// The command by which `jailer`, usually [`OWN_PROGRAM`], starts `program`, an absolute path, in the jail. The caller
@@ -87,7 +121,7 @@ mod tests {
         let jail = Jail {
             read: vec!["/opt/a b".into()],
             nodes: vec!["/dev/kvm".into()],
-            ..Jail::new(range.of_process(77), "/run/x".into())
+            ..Jail::new(range.of_process(77, Role::Qemu), "/run/x".into())
         };
         let mut command = jail.command(Path::new(OWN_PROGRAM), Path::new("/usr/bin/qemu")).unwrap();
         command.args(["-name", "x"]);
@@ -103,7 +137,7 @@ mod tests {
         let words = |words: &[&str]| read(words.iter().map(OsString::from));
         assert!(matches!(words(&[]), Err(Error::Arguments)));
         assert!(matches!(words(&["{}", "/bin/sh"]), Err(Error::Description(_))));
-        let jail = Jail::new(UserRange::default().of_process(1), "/".into());
+        let jail = Jail::new(UserRange::default().of_process(1, Role::Qemu), "/".into());
         let line = serde_json::to_string(&jail).unwrap();
         assert!(matches!(words(&[&line]), Err(Error::Arguments)));
         assert!(matches!(words(&[&line.replace("\"read\"", "\"more\""), "/x"]), Err(Error::Description(_))));

@@ -6,11 +6,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 
+use nix::fcntl::OFlag;
 use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::stat::{Mode, SFlag, mknod};
 use nix::unistd::{Gid, Uid, chdir, chown, pivot_root};
 
-use crate::{Error, HOME, Jail};
+use crate::{Error, HOME, Jail, OUTPUT};
 
 /// Programs and libraries; a link stays one, as `/lib` is on most systems.
 const SYSTEM: [&str; 5] = ["/usr", "/lib", "/lib64", "/bin", "/sbin"];
@@ -32,8 +33,17 @@ struct Given {
 
 impl Given {
     fn open(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, OFlag::empty())
+    }
+
+    /// Opens it itself, where it may be a symbolic link that somebody else has put there.
+    fn open_itself(path: &Path) -> Result<Self, Error> {
+        Self::open_with(path, OFlag::O_NOFOLLOW)
+    }
+
+    fn open_with(path: &Path, flags: OFlag) -> Result<Self, Error> {
         let failed = |source| Error::Give { path: path.to_owned(), source };
-        let flags = nix::fcntl::OFlag::O_PATH.bits();
+        let flags = (OFlag::O_PATH | flags).bits();
         let handle = OpenOptions::new().read(true).custom_flags(flags).open(path).map_err(failed)?;
         let meta = handle.metadata().map_err(failed)?;
         Ok(Self { path: path.to_owned(), handle, meta })
@@ -84,10 +94,12 @@ pub(crate) fn build(jail: &Jail, program: &Path) -> Result<(), Error> {
             given.push(file);
         }
     }
-    let sockets = jail.sockets.iter().map(|path| Given::open(path)).collect::<Result<Vec<_>, _>>()?;
+    let sockets = jail.sockets.iter().map(|socket| Given::open_itself(&socket.source));
+    let sockets = sockets.collect::<Result<Vec<_>, _>>()?;
     if let Some(other) = sockets.iter().find(|socket| !socket.meta.file_type().is_socket()) {
         return Err(Error::Kind { path: other.path.clone(), wanted: "socket" });
     }
+    let output = jail.output.as_deref().map(Given::open_itself).transpose()?;
     let harmless = HARMLESS.into_iter().map(Path::new);
     let nodes = harmless.chain(jail.nodes.iter().map(PathBuf::as_path));
     let nodes = nodes.map(Given::open).collect::<Result<Vec<_>, _>>()?;
@@ -104,13 +116,17 @@ pub(crate) fn build(jail: &Jail, program: &Path) -> Result<(), Error> {
     for file in &given {
         file.bind(&inside(root, &file.path), false)?;
     }
-    for socket in &sockets {
-        socket.bind(&inside(root, &socket.path), true)?;
-    }
     for node in &nodes {
         make_node(jail, node, &inside(root, &node.path))?;
     }
     home.bind(&inside(root, Path::new(HOME)), true)?;
+    // After the directory, for they may be in it.
+    for (socket, given) in jail.sockets.iter().zip(&sockets) {
+        given.bind(&inside(root, &Path::new(HOME).join(&socket.target)), true)?;
+    }
+    if let Some(output) = output {
+        output.bind(&inside(root, Path::new(OUTPUT)), true)?;
+    }
     enter(root)?;
     // From here it is an empty directory below the program's own.
     fs::remove_dir(staging).map_err(|source| Error::Step { step: STEP_MAKE, source })
@@ -124,6 +140,9 @@ fn program_files(program: &Path) -> Vec<PathBuf> {
 
 /// The program is another user, and has no capability to read what it may not.
 fn readable(jail: &Jail, file: &Given) -> Result<(), Error> {
+    if jail.reads_all {
+        return Ok(());
+    }
     let wanted = if file.meta.is_dir() { 0o5 } else { 0o4 };
     if file.meta.permissions().mode() & wanted == wanted {
         return Ok(());
@@ -178,7 +197,7 @@ fn inside(root: &Path, path: &Path) -> PathBuf {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::UserRange;
+    use crate::{Role, UserRange};
 
     #[test]
     fn a_path_stays_below_its_root() {
@@ -191,7 +210,7 @@ mod tests {
         let path = dir.path().join("kernel");
         fs::write(&path, "x").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(0o640)).unwrap();
-        let jail = Jail::new(UserRange::default().of_process(5), dir.path().to_owned());
+        let jail = Jail::new(UserRange::default().of_process(5, Role::Qemu), dir.path().to_owned());
         let error = readable(&jail, &Given::open(&path).unwrap()).unwrap_err().to_string();
         assert!(
             error.contains("kernel") && error.contains("chmod o+r") && error.contains("1879048197"),

@@ -1,4 +1,4 @@
-//! Users that no account of the host has, one for each sandbox.
+//! Users that no account of the host has: for each process that starts jailed programs, one for each kind of them.
 
 use std::fmt;
 
@@ -7,8 +7,10 @@ use serde::{Deserialize, Serialize};
 /// The first user of the range where nothing is configured: above what systemd gives to containers, dynamic users and
 /// foreign images (its `UIDS-GIDS.md`: 0x70000000 and up is not given out by it), below 2^31, where some file systems end.
 pub const FIRST_USER: u32 = 0x7000_0000;
-/// How many users a range has: as many as there can be processes (`PID_MAX_LIMIT`, include/linux/threads.h).
-const USERS: u32 = 4 << 20;
+/// As many as there can be processes (`PID_MAX_LIMIT`, include/linux/threads.h).
+const PROCESSES: u32 = 4 << 20;
+/// How many users a range has: one for each process and [`Role`].
+pub const USERS: u32 = 3 * PROCESSES;
 /// Below this, numbers belong to the host's accounts (systemd's `UIDS-GIDS.md`).
 const ACCOUNTS: u32 = 1 << 16;
 
@@ -48,12 +50,23 @@ impl TryFrom<u32> for UserId {
     }
 }
 
+/// What a jailed program is for. Programs of one sandbox are nothing to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// QEMU.
+    Qemu,
+    /// The program that stands in for vhost-vsock.
+    Vsock,
+    /// mkfs.erofs.
+    ImageBuilder,
+}
+
 /// The users from which each sandbox gets its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct UserRange(u32);
 
 impl UserRange {
-    /// The range that begins with this user; it has 4,194,304.
+    /// The range that begins with this user; it has [`USERS`].
     ///
     /// # Errors
     /// It would hold an account's number, or numbers that are no users.
@@ -74,11 +87,16 @@ impl UserRange {
         self.0
     }
 
-    /// The user of the sandbox whose shim is process `pid`. The program ends with its shim, and a process id is nobody
-    /// else's meanwhile: so no two have the same, and there is nothing to give back.
+    /// The user of a program that process `pid`, usually a shim, starts. The program ends with that process, and a process id
+    /// is nobody else's meanwhile: so no two have the same, and there is nothing to give back.
     #[must_use]
-    pub const fn of_process(self, pid: u32) -> UserId {
-        UserId(self.0 + pid % USERS)
+    pub const fn of_process(self, pid: u32, role: Role) -> UserId {
+        let part = match role {
+            Role::Qemu => 0,
+            Role::Vsock => 1,
+            Role::ImageBuilder => 2,
+        };
+        UserId(self.0 + part * PROCESSES + pid % PROCESSES)
     }
 }
 
@@ -95,9 +113,14 @@ mod tests {
     #[test]
     fn every_process_has_a_user_of_its_own_within_the_range() {
         let range = UserRange::default();
-        assert_ne!(range.of_process(1), range.of_process(2));
-        assert_eq!(range.of_process(USERS - 1).get(), FIRST_USER + USERS - 1);
-        assert!(UserId::try_from(range.of_process(USERS - 1).get()).is_ok());
+        let roles = [Role::Qemu, Role::Vsock, Role::ImageBuilder];
+        let users = [1, 2, PROCESSES - 1].map(|pid| roles.map(|role| range.of_process(pid, role).get()));
+        let mut users = users.concat();
+        users.sort_unstable();
+        users.dedup();
+        assert_eq!(users.len(), 9);
+        assert!(users[0] >= FIRST_USER && users[8] < FIRST_USER + USERS);
+        assert!(users.into_iter().all(|user| UserId::try_from(user).is_ok()));
     }
 
     #[test]

@@ -29,7 +29,6 @@ pub use release::{Claim, ReleaseError};
 /// Where all sandboxes of a host have their directories.
 pub const ROOT: &str = "/run/coffer";
 const RECORD: &str = "state.json";
-const HOME: &str = "vm";
 /// How the names of root file systems' records begin.
 const ROOTFS: &str = "rootfs-";
 /// A record is a few hundred bytes per interface; a larger file is not ours.
@@ -38,6 +37,24 @@ const MAX_RECORD: u64 = 1 << 20;
 const OWNER_PATIENCE: Duration = Duration::from_secs(2);
 /// How long somebody who gives a dead sandbox back may take before its name can be used again: a GPU's reset and scrub.
 const REAPER_PATIENCE: Duration = Duration::from_secs(120);
+
+/// A jailed program's part of a sandbox's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Room {
+    /// QEMU's: what it reads and makes.
+    Qemu,
+    /// vhost-device-vsock's: its sockets.
+    Vsock,
+}
+
+impl Room {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Qemu => "vm",
+            Self::Vsock => "vsock",
+        }
+    }
+}
 
 /// The state directory could not be used.
 #[derive(Debug, thiserror::Error)]
@@ -142,25 +159,25 @@ impl StateDir {
         PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
     }
 
-    /// What QEMU and its helpers have of it, and nothing else: their sockets, and what QEMU reads.
-    pub fn home(&self) -> PathBuf {
-        self.path.join(HOME)
+    /// A part of it that belongs to a jailed program's user, and is all that the program can write to.
+    pub fn room(&self, room: Room) -> PathBuf {
+        self.path.join(room.name())
     }
 
     /// The same under a short path, as [`Self::short_path`].
-    pub fn short_home(&self) -> PathBuf {
-        self.short_path().join(HOME)
+    pub fn short_room(&self, room: Room) -> PathBuf {
+        self.short_path().join(room.name())
     }
 
-    /// Makes [`Self::home`] for the user as which they run.
+    /// Makes [`Self::room`] for the program's user.
     ///
     /// # Errors
     /// It cannot be made, or given to the user.
-    pub fn make_home(&self, user: UserId) -> Result<(), StateError> {
-        let path = self.home();
+    pub fn make_room(&self, room: Room, user: UserId) -> Result<(), StateError> {
+        let path = self.room(room);
         let made = DirBuilder::new().mode(0o700).create(&path);
         let made = made.and_then(|()| chown(&path, Some(user.get()), Some(user.get())));
-        made.map_err(|source| StateError::Io { action: "make QEMU's directory", path, source })
+        made.map_err(|source| StateError::Io { action: "make a jailed program's directory", path, source })
     }
 
     /// Changes the record and writes it, whole or not at all.

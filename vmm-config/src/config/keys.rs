@@ -107,8 +107,8 @@ node_config! {
     /// The QEMU program: an absolute path, or a name that is looked up in PATH.
     qemu: Program = Program::known("qemu-system-x86_64");
 
-    /// The first of 4,194,304 user ids from which each sandbox's QEMU and its helpers get one of their own. None of them may
-    /// be an account's on this host.
+    /// The first of 12,582,912 user ids from which each sandbox's QEMU, its vsock program and its image builder get one each.
+    /// None of them may be an account's on this host.
     qemu_users: UserRange = UserRange::default();
 
     /// Firmware image for the VM, given to QEMU as -bios. Unset: QEMU's own SeaBIOS.

@@ -81,7 +81,6 @@ impl VmSpec {
             Arg::verbatim("-display", "none"),
             Arg::bare("-no-reboot"),
             Arg::verbatim("-sandbox", SECCOMP),
-            Arg::verbatim("-run-with", "exit-with-parent=on"),
         ];
         args.extend(self.qmp.args());
         let guest = self.confidential.as_ref();

@@ -1,22 +1,23 @@
-//! vhost-user-vsock: the program `vhost-device-vsock`, one per VM, with both sockets in the state directory.
+//! vhost-user-vsock: the program `vhost-device-vsock`, one per VM, with its sockets in a directory of its own.
 
 use std::collections::VecDeque;
 use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, lchown};
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use jail::{UserId, apart};
 use tokio::io::AsyncReadExt;
 use tokio::process::{Child, ChildStderr, Command};
 
 use super::{
-    END, Error, GATE_SOCKET, GateListener, HYBRID_SOCKET, Start, VHOST_USER_SOCKET, VsockRecord,
+    END, Error, GATE_SOCKET, GateListener, HYBRID_SOCKET, Kept, VHOST_USER_SOCKET, VsockRecord,
     remove_sockets,
 };
 use crate::process::{self, Identity};
-use crate::sys;
 
 /// The guest's context id. It is the guest's own business: each program serves one VM, so all may have the same. PID 1
 /// connects to the port of that number, and the program to its socket's path with `_<port>` (its README). A number that
@@ -53,8 +54,11 @@ pub struct UserVsock {
 }
 
 impl UserVsock {
-    /// `start` makes the command that starts a program: as a user of its own, in a jail.
-    pub(super) async fn start(program: PathBuf, state_dir: PathBuf, start: Start<'_>) -> Result<Self, Error> {
+    pub(super) async fn start(
+        program: PathBuf,
+        state_dir: PathBuf,
+        kept: Option<Kept<'_>>,
+    ) -> Result<Self, Error> {
         remove_sockets(&state_dir)?;
         let path = state_dir.join(GATE_SOCKET);
         let listening = GateListener::unix(&state_dir, GATE_SOCKET)
@@ -62,12 +66,20 @@ impl UserVsock {
             .and_then(|gate| fs::set_permissions(&path, Permissions::from_mode(0o666)).map(|()| gate));
         let gate = Some(listening.map_err(|source| Error::Listen { path, source })?);
         let spawn = |source| Error::Spawn { program: program.clone(), source };
-        let mut command = Command::from(start(&program).map_err(spawn)?);
+        let no_jail = |error| spawn(io::Error::other(error));
+        let command = match kept {
+            Some(Kept { jail, jailer, .. }) => jail.command(jailer, &program).map_err(no_jail)?,
+            None => std::process::Command::new(&program),
+        };
+        let mut command = Command::from(command);
         command.args(["--guest-cid", GUEST_CID, "--socket", VHOST_USER_SOCKET, "--uds-path", HYBRID_SOCKET]);
         command.current_dir(&state_dir).stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         command.kill_on_drop(true);
-        sys::die_with_parent(command.as_std_mut());
-        let mut child = command.spawn().map_err(spawn)?;
+        let mut child = match kept {
+            Some(_) => apart(|| command.spawn()).map_err(no_jail)?,
+            None => command.spawn(),
+        }
+        .map_err(spawn)?;
         let stderr = Arc::new(Mutex::new(VecDeque::new()));
         if let Some(pipe) = child.stderr.take() {
             tokio::spawn(keep_last(pipe, Arc::clone(&stderr)));
@@ -76,7 +88,8 @@ impl UserVsock {
         // Not reaped by anyone but us, so the pid is the child's even if it has ended.
         let identity = Identity::of(pid).map_err(Error::End)?.unwrap_or(Identity { pid, start: 0 });
         let mut started = Self { program, state_dir, child, identity, stderr, gate };
-        match started.ready().await {
+        let ready = started.ready().await;
+        match ready.and_then(|()| kept.map_or(Ok(()), |kept| started.give_socket(kept.qemu))) {
             Ok(()) => Ok(started),
             Err(e) => {
                 let _ = started.release().await;
@@ -116,7 +129,13 @@ impl UserVsock {
         }
     }
 
-    /// For QEMU, whose working directory is the state directory: [`VHOST_USER_SOCKET`] will do there.
+    /// Lets QEMU connect, and nobody else. The program may have put anything there; whatever it is, was its own.
+    fn give_socket(&self, qemu: UserId) -> Result<(), Error> {
+        let path = self.vhost_user_socket();
+        lchown(&path, Some(qemu.get()), Some(qemu.get())).map_err(|source| Error::GiveSocket { path, source })
+    }
+
+    /// For QEMU.
     #[must_use]
     pub fn vhost_user_socket(&self) -> PathBuf {
         self.state_dir.join(VHOST_USER_SOCKET)
@@ -181,10 +200,6 @@ mod tests {
     use super::*;
     use crate::process::Process;
 
-    fn bare(program: &Path) -> std::io::Result<std::process::Command> {
-        Ok(std::process::Command::new(program))
-    }
-
     fn program(dir: &Path, script: &str) -> PathBuf {
         let path = dir.join(super::super::PROGRAM);
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
@@ -213,7 +228,7 @@ mod tests {
     async fn a_program_that_ends_is_named_with_its_last_words() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), "echo no such group >&2; exit 3");
-        let error = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap_err();
+        let error = UserVsock::start(program, dir.path().to_owned(), None).await.unwrap_err();
         let text = error.to_string();
         assert!(text.contains("vhost-device-vsock") && text.contains("no such group"), "{text}");
     }
@@ -222,7 +237,7 @@ mod tests {
     async fn it_runs_in_the_state_directory_and_leaves_nothing() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), "trap '' TERM; : > vsock.sock; : > vhost.sock; exec sleep 600");
-        let started = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap();
+        let started = UserVsock::start(program, dir.path().to_owned(), None).await.unwrap();
         assert!(started.hybrid_socket().starts_with(dir.path()));
         let record = started.record();
         let identity = started.identity();
@@ -238,7 +253,7 @@ mod tests {
     async fn a_record_is_enough() {
         let dir = tempfile::tempdir().unwrap();
         let program = program(dir.path(), ": > vsock.sock; : > vhost.sock; exec sleep 600");
-        let started = UserVsock::start(program, dir.path().to_owned(), &bare).await.unwrap();
+        let started = UserVsock::start(program, dir.path().to_owned(), None).await.unwrap();
         started.record().release().await.unwrap();
         assert!(!dir.path().join("vhost.sock").exists());
         started.release().await.unwrap();

@@ -1,15 +1,10 @@
 //! The real vhost-device-vsock, found in PATH; without it the tests say so and pass.
 
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::PathBuf;
 
 use host_claims::process::Process;
 use host_claims::vsock::{PROGRAM, Vsock, VsockPlan, VsockRecord, find_program};
-
-fn bare(program: &Path) -> std::io::Result<Command> {
-    Ok(Command::new(program))
-}
 
 fn search() -> Option<Vec<PathBuf>> {
     let search: Vec<PathBuf> = std::env::split_paths(&std::env::var_os("PATH")?).collect();
@@ -27,7 +22,7 @@ async fn the_program_serves_both_sockets_and_its_record_ends_it() {
     let program = find_program(PROGRAM, &search).unwrap();
     let plan = VsockPlan::User { program, state_dir: dir.path().to_owned() };
     let before = plan.record();
-    let Vsock::User(line) = plan.claim(&bare).await.unwrap() else { panic!("not the kernel's") };
+    let Vsock::User(line) = plan.claim(None).await.unwrap() else { panic!("not the kernel's") };
     UnixStream::connect(line.hybrid_socket()).unwrap();
     assert!(line.vhost_user_socket().exists());
     let identity = line.identity();

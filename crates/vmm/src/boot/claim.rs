@@ -6,8 +6,8 @@ use std::path::{Path, PathBuf};
 use host_claims::accel::{self, Accel};
 use host_claims::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host_claims::net::{Endpoint, NetPlan};
-use host_claims::vsock::{HYBRID_SOCKET, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
-use jail::{Jail, UserId};
+use host_claims::vsock::{HYBRID_SOCKET, Kept, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
+use jail::{Jail, Role, UserId};
 use slog::Logger;
 use vmm_config::config::{Accel as AccelChoice, NodeConfig};
 use vmm_config::net::MacAddress;
@@ -21,6 +21,7 @@ use super::{Failure, Request, confidential};
 use crate::claims::Claims;
 use crate::devices::DevicesPlan;
 use crate::qemu::SpawnError;
+use crate::state::Room;
 
 /// Where the KVM probe's verdict is kept until the host restarts.
 const KVM_MEMORY: &str = "/run/coffer/kvm.json";
@@ -49,8 +50,8 @@ pub(super) async fn claim_all(
         cgroup.join(i32::try_from(std::process::id()).unwrap_or(i32::MAX))?;
     }
     let kvm = probe_kvm(&request.config).await;
-    let user = own_user(&request.config);
-    claims.dir.make_home(user)?;
+    let user = own_user(&request.config, Role::Qemu);
+    claims.dir.make_room(Room::Qemu, user)?;
     let vsock = claim_vsock(request, claims, user).await?;
     let nics = claim_network(request, claims).await?;
     let passthrough = claim_devices(request, claims, log).await?;
@@ -65,13 +66,13 @@ pub(super) async fn claim_all(
         passthrough,
     };
     let spec = plan(&request.config, &request.image, &request.pod, &facts)?;
-    confidential::write_initdata(&claims.dir.home(), &request.pod, user)?;
+    confidential::write_initdata(&claims.dir.room(Room::Qemu), &request.pod, user)?;
     Ok(confidential::expect(spec, request, firmware, claims.dir.path(), log)?)
 }
 
-/// As whom QEMU and its helpers run.
-pub(super) fn own_user(config: &NodeConfig) -> UserId {
-    config.qemu_users.of_process(std::process::id())
+/// As whom QEMU or its helper runs.
+pub(super) fn own_user(config: &NodeConfig, role: Role) -> UserId {
+    config.qemu_users.of_process(std::process::id(), role)
 }
 
 /// The pod's GPUs, each clean and in the right mode.
@@ -104,14 +105,17 @@ async fn probe_kvm(config: &NodeConfig) -> Kvm {
 }
 
 /// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
-async fn claim_vsock(request: &Request, claims: &mut Claims, user: UserId) -> Result<VsockFacts, Failure> {
+async fn claim_vsock(request: &Request, claims: &mut Claims, qemu: UserId) -> Result<VsockFacts, Failure> {
     let (name, search) = program_and_places(request.config.vhost_device_vsock.as_str());
-    let home = claims.dir.home();
+    let home = claims.dir.room(Room::Vsock);
     let planned = VsockPlan::new(&home, name, &search)?;
     claims.dir.update(|record| record.vsock = Some(planned.record()))?;
-    let jail = Jail::new(user, home);
-    let start = |program: &Path| jail.command(&request.jailer, program).map_err(io::Error::other);
-    let vsock = claims.vsock.insert(planned.claim(&start).await?);
+    let user = own_user(&request.config, Role::Vsock);
+    if matches!(planned, VsockPlan::User { .. }) {
+        claims.dir.make_room(Room::Vsock, user)?;
+    }
+    let kept = Kept { jail: &Jail::new(user, home), jailer: &request.jailer, qemu };
+    let vsock = claims.vsock.insert(planned.claim(Some(kept)).await?);
     let record = vsock.record();
     let facts = match vsock {
         Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
@@ -148,7 +152,7 @@ pub(super) fn endpoint(claims: &Claims) -> Option<agent_client::Endpoint> {
     Some(match claims.vsock.as_ref()? {
         Vsock::Kernel(kernel) => agent_client::Endpoint::Vsock { cid: kernel.cid().get(), port },
         Vsock::User(_) => {
-            let socket = claims.dir.short_home().join(HYBRID_SOCKET);
+            let socket = claims.dir.short_room(Room::Vsock).join(HYBRID_SOCKET);
             agent_client::Endpoint::Hybrid { socket, port }
         }
     })

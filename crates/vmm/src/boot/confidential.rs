@@ -200,7 +200,7 @@ fn write(path: &Path, bytes: &[u8], owner: Option<UserId>) -> Result<(), Confide
 mod tests {
     use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
-    use jail::UserRange;
+    use jail::{Role, UserRange};
     use measurement::initdata::{Algorithm, annotation, build, disk};
     use vmm_config::path::AbsolutePath;
     use vmm_config::request::OciLimits;
@@ -219,7 +219,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let document =
             build(Algorithm::Sha384, [("aa.toml".to_owned(), "x = 1\n".to_owned())].into()).unwrap();
-        let user = UserRange::default().of_process(9);
+        let user = UserRange::default().of_process(9, Role::Qemu);
         write_initdata(dir.path(), &pod(&document), user).unwrap();
         let file = dir.path().join(INITDATA_FILE);
         assert_eq!(fs::metadata(&file).unwrap().uid(), user.get());

@@ -23,8 +23,8 @@ use agent_client::Agent;
 use host_claims::accel::is_vm;
 use host_claims::net::Endpoint;
 use host_claims::process::Identity;
-use host_claims::vsock::Vsock;
-use jail::Jail;
+use host_claims::vsock::{VHOST_USER_SOCKET, Vsock};
+use jail::{Jail, Role, Socket, apart};
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
 use tokio::sync::mpsc;
@@ -47,7 +47,7 @@ use crate::lost;
 use crate::progress::{Activity, Limits, within};
 use crate::qemu::{Qemu, SpawnError};
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::state::StateDir;
+use crate::state::{Room, StateDir};
 use crate::vm::{Parts, Vm};
 
 use claim::{claim_all, endpoint, find_qemu, own_user};
@@ -206,7 +206,7 @@ impl Claimed {
         if let Some(devices) = &mut self.claims.devices {
             devices.hand_over();
         }
-        let qemu = Qemu::spawn(program, command, &args, fds, log, activity)?;
+        let qemu = apart(|| Qemu::spawn(program, command, &args, fds, log, activity))??;
         let pid = i32::try_from(qemu.pid()).unwrap_or(i32::MAX);
         let identity = Identity::of(pid)?;
         self.claims.dir.update(|record| record.qemu = identity)?;
@@ -219,8 +219,14 @@ impl Claimed {
         let opens = self.spec.opens();
         let mut nodes = opens.nodes;
         nodes.extend(request.devices.host.group_nodes(&opens.groups)?);
-        let jail = Jail::new(own_user(&request.config), self.claims.dir.home());
-        Ok(Jail { read: opens.files, nodes, sockets: opens.sockets, ..jail })
+        let as_named = |path: PathBuf| Socket { source: path.clone(), target: path };
+        let mut sockets: Vec<Socket> = opens.sockets.into_iter().map(as_named).collect();
+        if let Some(Vsock::User(vsock)) = &self.claims.vsock {
+            sockets.push(Socket { source: vsock.vhost_user_socket(), target: VHOST_USER_SOCKET.into() });
+        }
+        let user = own_user(&request.config, Role::Qemu);
+        let jail = Jail::new(user, self.claims.dir.room(Room::Qemu));
+        Ok(Jail { read: opens.files, nodes, sockets, vsock: opens.vsock, ..jail })
     }
 }
 

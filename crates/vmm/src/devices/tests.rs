@@ -432,8 +432,7 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     std::fs::write(&program, "#!/bin/sh\n: > vsock.sock; : > vhost.sock; exec sleep 600\n").unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();
     let socket = dir.path().join(VHOST_USER_SOCKET);
-    let bare = |program: &Path| Ok(std::process::Command::new(program));
-    let vsock = VsockPlan::User { program, state_dir: dir.path().to_owned() }.claim(&bare).await.unwrap();
+    let vsock = VsockPlan::User { program, state_dir: dir.path().to_owned() }.claim(None).await.unwrap();
     let held = VfioUser::connect(rig.emulators[0].socket(), Duration::from_secs(5)).await.unwrap();
     let go = async {
         while socket.exists() {

@@ -25,7 +25,7 @@ pub struct Record {
     /// Whether that one only gives back.
     #[serde(default)]
     pub reaping: bool,
-    /// QEMU. Between its start and this entry only its own `exit-with-parent` ends it.
+    /// QEMU. Between its start and this entry only the shim's end ends it.
     pub qemu: Option<Identity>,
     /// The agent's transport.
     pub vsock: Option<VsockRecord>,

@@ -75,7 +75,7 @@ async fn app(pod: &mut Pod, tenant: &Tenant, image: &str) -> Result<PodContainer
 
 /// The guest's agent, asked by the host without its shim.
 async fn agent_of(pod: &Pod) -> Agent {
-    let socket = Path::new("/run/coffer").join(NAMESPACE).join(&pod.id).join("vm/vsock.sock");
+    let socket = Path::new("/run/coffer").join(NAMESPACE).join(&pod.id).join("vsock/vsock.sock");
     connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.or_fail("connect to the guest's agent")
 }
 
