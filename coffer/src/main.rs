@@ -64,6 +64,10 @@ enum Command {
 
 fn main() -> ExitCode {
     let words: Vec<OsString> = std::env::args_os().collect();
+    // Nobody's command: by it the image builder gets into its jail.
+    if words.get(1).is_some_and(|word| word == jail::ACTION) {
+        return jailed(words);
+    }
     let Cli { command } = match parse(&words) {
         Ok(cli) => cli,
         Err(code) => return code,
@@ -74,6 +78,17 @@ fn main() -> ExitCode {
         Err(error) if is_broken_pipe(&error) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("coffer: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// Becomes the program that the words name, in its jail.
+fn jailed(words: Vec<OsString>) -> ExitCode {
+    match jail::enter(words.into_iter().skip(2)) {
+        Ok(never) => match never {},
+        Err(error) => {
+            eprintln!("coffer: {:#}", anyhow::Error::from(error));
             ExitCode::FAILURE
         }
     }

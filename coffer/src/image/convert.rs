@@ -5,7 +5,9 @@ use std::path::{self, PathBuf};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
+use jail::{Builder, OWN_PROGRAM, Role, UserId, UserRange};
 use layers::Node;
+use rustix::process::geteuid;
 use serde_json::json;
 use verity::RootHash;
 
@@ -34,6 +36,9 @@ pub(super) struct Args {
     /// The root hashes that the pod's policy has for the container, the topmost layer's first
     #[arg(long, value_name = "HASH,...", value_delimiter = ',')]
     wanted: Option<Vec<RootHash>>,
+    /// As whom mkfs.erofs runs, a number that no account has [default: one of the default `qemu_users`]
+    #[arg(long, value_name = "UID", value_parser = user)]
+    user: Option<UserId>,
 }
 
 /// Prints `{"layers": [{"path", "root_hash", "diff_id", "digest"}...]}`, the topmost first, or `{"no_image": true}` for a
@@ -45,6 +50,9 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
         bytes: args.cache_bytes,
         patience: Duration::from_secs(args.patience),
         search: search(),
+        builder: geteuid()
+            .is_root()
+            .then(|| Builder { user: args.user.unwrap_or_else(own_user), jailer: OWN_PROGRAM.into() }),
     };
     let Args { containerd, namespace, container, wanted, .. } = args;
     let found =
@@ -57,4 +65,13 @@ pub(super) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     writeln!(out, "{answer}")?;
     out.flush()?;
     Ok(())
+}
+
+fn user(text: &str) -> Result<UserId, String> {
+    let number: u32 = text.parse().map_err(|_| "it is no number of a user".to_owned())?;
+    UserId::try_from(number).map_err(str::to_owned)
+}
+
+fn own_user() -> UserId {
+    UserRange::default().of_process(std::process::id(), Role::ImageBuilder)
 }

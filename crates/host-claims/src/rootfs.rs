@@ -15,6 +15,7 @@ use std::path::PathBuf;
 use std::process::ExitStatus;
 use std::time::Duration;
 
+use jail::Builder;
 use serde::{Deserialize, Serialize};
 
 pub use cache::{Cache, DEFAULT_CACHE_BYTES};
@@ -205,14 +206,15 @@ impl ImagePlan {
         RootfsRecord { own_image: self.place.own() }
     }
 
-    /// Builds the image where there is none yet. `search` is where mkfs.erofs is looked for.
+    /// Builds the image where there is none yet. `search` is where mkfs.erofs is looked for; without a `builder` it runs as
+    /// the caller.
     ///
     /// # Errors
     /// [`Error::NoMkfs`], [`Error::Mkfs`], [`Error::DiskFull`], [`Error::Locked`], [`Error::File`].
-    pub async fn claim(self, search: &[PathBuf]) -> Result<Rootfs, Error> {
+    pub async fn claim(self, search: &[PathBuf], builder: Option<Builder>) -> Result<Rootfs, Error> {
         let mut rootfs =
             Rootfs { layers: Vec::new(), _in_use: None, held: Vec::new(), record: self.record() };
-        let image = build::run(self, search).await?;
+        let image = build::run(self, search, builder).await?;
         rootfs.layers.push(image.layer.clone());
         rootfs._in_use = Some(image);
         Ok(rootfs)

@@ -47,7 +47,8 @@ pub(crate) fn convert(
     image: &Path,
 ) -> Result<Converted, Error> {
     let digest = layer.blob.digest;
-    let mut child = mkfs.start(digest, image)?;
+    let mut started = mkfs.start(digest, image)?;
+    let child = &mut started.child;
     let said = child.stderr.take().map(|pipe| thread::spawn(|| words(pipe)));
     let stdin = child.stdin.take();
     let fed = stdin.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe));
@@ -58,6 +59,7 @@ pub(crate) fn convert(
     }
     let status = child.wait().map_err(Error::file("wait for mkfs.erofs of", image))?;
     let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
+    started.finish().map_err(Error::file("take back", image))?;
     let accounts = fed?;
     if !status.success() {
         return Err(match image.parent() {

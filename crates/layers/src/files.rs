@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use jail::remove_dead_workplaces;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
@@ -98,6 +99,7 @@ pub(crate) fn remove_dead(directory: &Path) {
             let _ = remove_unused(&path);
         }
     }
+    remove_dead_workplaces(directory);
 }
 
 /// The exclusive right to make something; its file goes when it is dropped.
@@ -204,8 +206,13 @@ mod tests {
         let living = Temporary::new(dir.path(), "a").unwrap();
         let dead = dir.path().join("a.1-1.tmp");
         fs::write(&dead, "x").unwrap();
+        let [theirs, its] = [living.path(), &dead].map(|path| path.with_extension("tmp.d"));
+        for directory in [&theirs, &its] {
+            fs::create_dir_all(directory.join("work")).unwrap();
+        }
         remove_dead(dir.path());
         assert_eq!([living.path().exists(), dead.exists()], [true, false]);
+        assert_eq!([theirs.exists(), its.exists()], [true, false]);
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());

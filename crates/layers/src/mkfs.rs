@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::str::FromStr;
 
+use jail::{Builder, OUTPUT, Workplace};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
@@ -83,6 +84,15 @@ impl From<Version> for String {
 pub struct Mkfs {
     program: PathBuf,
     version: Version,
+    builder: Option<Builder>,
+}
+
+/// A conversion that has begun.
+#[derive(Debug)]
+pub(crate) struct Started {
+    pub(crate) child: Child,
+    /// What the program may write to, besides the image.
+    workplace: Option<Workplace>,
 }
 
 impl Mkfs {
@@ -103,8 +113,14 @@ impl Mkfs {
         match word.filter(|_| line.starts_with(PROGRAM)) {
             None => Err(Error::UnknownMkfs { program, said: line }),
             Some(found) if found < MINIMUM => Err(Error::OldMkfs { program, found }),
-            Some(version) => Ok(Self { program, version }),
+            Some(version) => Ok(Self { program, version, builder: None }),
         }
+    }
+
+    /// The same, in a jail: a layer that takes it over has nothing but that layer.
+    #[must_use]
+    pub fn jailed(self, builder: Option<Builder>) -> Self {
+        Self { builder, ..self }
     }
 
     /// The version of erofs-utils that it is of.
@@ -128,16 +144,37 @@ impl Mkfs {
         Err(Error::file("convert", directory)(said))
     }
 
-    /// Starts the conversion of a layer, to be written to its standard input, into a new file.
-    pub(crate) fn start(&self, layer: Digest, image: &Path) -> Result<Child, Error> {
-        let mut command = Command::new(&self.program);
-        command.args(OPTIONS).arg("-U").arg(uuid(layer).to_string()).arg(image);
-        // What it sorts out first goes beside the image, where there is room.
-        if let Some(directory) = image.parent() {
-            command.env("TMPDIR", directory);
-        }
-        command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
-        command.spawn().map_err(Error::file("start", &self.program))
+    /// Starts the conversion of a layer, to be written to its standard input, into a file that is there and empty.
+    pub(crate) fn start(&self, layer: Digest, image: &Path) -> Result<Started, Error> {
+        let failed = Error::file("start", &self.program);
+        let arguments = |command: &mut Command, output: &Path| {
+            command.args(OPTIONS).arg("-U").arg(uuid(layer).to_string()).arg(output);
+            command.stdin(Stdio::piped()).stdout(Stdio::null()).stderr(Stdio::piped());
+        };
+        let Some(Builder { user, jailer }) = &self.builder else {
+            let mut command = Command::new(&self.program);
+            arguments(&mut command, image);
+            // What it sorts out first goes beside the image, where there is room.
+            if let Some(directory) = image.parent() {
+                command.env("TMPDIR", directory);
+            }
+            return Ok(Started { child: command.spawn().map_err(failed)?, workplace: None });
+        };
+        let workplace = Workplace::new(image, *user).map_err(Error::file("give its user", image))?;
+        let start = || {
+            let mut command = workplace.jail().command(jailer, &self.program)?;
+            arguments(&mut command, Path::new(OUTPUT));
+            jail::apart(|| command.spawn())
+        };
+        let child = start().map_err(io::Error::other).flatten().map_err(failed)?;
+        Ok(Started { child, workplace: Some(workplace) })
+    }
+}
+
+impl Started {
+    /// Takes the image back, once the program has ended, and all that it had started with it.
+    pub(crate) fn finish(self) -> io::Result<()> {
+        self.workplace.map_or(Ok(()), Workplace::finish)
     }
 }
 

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 use std::time::{Duration, Instant, SystemTime};
 
+use jail::Builder;
 use serde::Serialize;
 use verity::RootHash;
 
@@ -35,6 +36,8 @@ pub struct Node {
     pub patience: Duration,
     /// Where mkfs.erofs is looked for.
     pub search: Vec<PathBuf>,
+    /// As whom it runs; `None`: as the caller, for one that has no right to be somebody else.
+    pub builder: Option<Builder>,
 }
 
 /// A layer on the node.
@@ -135,7 +138,7 @@ impl Node {
                 return Ok((known, file));
             }
             // Another version may make the bytes that the pod wants; the same one will not.
-            let found = Mkfs::find(self.search.iter().cloned())?;
+            let found = self.mkfs()?;
             if found.version() == known.erofs_utils {
                 return check(&known, wanted).map(|()| (known, file));
             }
@@ -152,7 +155,7 @@ impl Node {
         }
         let mkfs = match mkfs {
             Some(mkfs) => mkfs,
-            None => Mkfs::find(self.search.iter().cloned())?,
+            None => self.mkfs()?,
         };
         self.clean();
         progress(&format!("converting {:.1} MB", megabytes(layer.blob.size)));
@@ -170,6 +173,10 @@ impl Node {
         ));
         let lost = || Error::file("find", self.place(digest, "erofs"))(std::io::ErrorKind::NotFound.into());
         self.known(layer).ok_or_else(lost)
+    }
+
+    fn mkfs(&self) -> Result<Mkfs, Error> {
+        Ok(Mkfs::find(self.search.iter().cloned())?.jailed(self.builder.clone()))
     }
 
     fn place(&self, digest: Digest, extension: &str) -> PathBuf {

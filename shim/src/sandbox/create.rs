@@ -69,7 +69,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let spec = &spec;
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
-        let images = layers::prepare(context, request, spec, mounts, &vm.pinned, &log).await?;
+        let images = layers::prepare(context, request, spec, mounts, vm, &log).await?;
         let mut layers: Vec<Layer> = images.layers().iter().map(vm_layer).collect();
         rootfs.layers.extend(layers.iter().map(|layer| layer.root));
         layers.extend(models.iter().map(|model| model.layer.clone()));

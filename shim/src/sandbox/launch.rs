@@ -4,10 +4,12 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::process;
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_client::AgentError;
+use jail::{OWN_PROGRAM, Role};
 use model_volumes::{DOCUMENT, Volumes};
 use oci_spec::runtime::Spec;
 use readiness::Root;
@@ -115,6 +117,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         Error::InvalidRequest { field: "initdata", reason }
     })?;
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
+    let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
         namespace: context.namespace.to_string(),
         sandbox: context.id.to_string(),
@@ -126,7 +129,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         cgroup: launch.cgroup,
         limited,
         devices: gpus::of_pod(&launch.annotations, &launch.devices, log).await?,
-        jailer: jail::OWN_PROGRAM.into(),
+        jailer: OWN_PROGRAM.into(),
         state_root: Path::new(vmm::state::ROOT).to_owned(),
     };
     let claimed = Planned::new(request, log).claim().await?;
@@ -146,7 +149,16 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         })
         .await?;
     let (devices, context) = (devices.into(), Arc::clone(context));
-    Ok(PodVm { vm, seccomp, pinned, volumes: volumes.into(), devices, since: SystemTime::now(), context })
+    Ok(PodVm {
+        vm,
+        builder,
+        seccomp,
+        pinned,
+        volumes: volumes.into(),
+        devices,
+        since: SystemTime::now(),
+        context,
+    })
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or

@@ -8,14 +8,14 @@ use host_claims::rootfs::{
     Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Mount as HostMount, Rootfs, containerds_layers,
     has_changes,
 };
+use jail::{Builder, OWN_PROGRAM, UserId};
 use oci_spec::runtime::Spec;
 use slog::{Logger, info};
 use verity::RootHash;
 use vmm::state::record_rootfs;
 
 use super::bundle;
-use super::pinned::Pinned;
-use super::pod_vm::Context;
+use super::pod_vm::{Context, PodVm};
 use crate::api::{CreateRequest, Error, Mount, Result};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
@@ -38,7 +38,7 @@ pub async fn prepare(
     request: &CreateRequest,
     spec: &Spec,
     mounts: &[Mount],
-    pinned: &Pinned,
+    vm: &PodVm,
     log: &Logger,
 ) -> Result<Rootfs> {
     let mounts: Vec<HostMount> = match mounts {
@@ -50,10 +50,12 @@ pub async fn prepare(
         }],
         mounts => mounts.iter().map(host_mount).collect(),
     };
-    let wanted = pinned.layers(spec);
-    let rootfs = find_or_make(context, request.id.as_str(), &mounts, wanted, log).await.map_err(|error| {
-        Error::failed(format!("prepare the root file system of container {}", request.id), error)
-    })?;
+    let wanted = vm.pinned.layers(spec);
+    let builder = vm.builder;
+    let rootfs =
+        find_or_make(context, request.id.as_str(), &mounts, wanted, builder, log).await.map_err(|error| {
+            Error::failed(format!("prepare the root file system of container {}", request.id), error)
+        })?;
     let made: Vec<RootHash> = rootfs.layers().iter().map(|layer| layer.root).collect();
     match wanted {
         Some(wanted) if wanted != made => {
@@ -68,18 +70,20 @@ async fn find_or_make(
     container: &str,
     mounts: &[HostMount],
     wanted: Option<&[RootHash]>,
+    user: UserId,
     log: &Logger,
 ) -> std::result::Result<Rootfs, Cause> {
     if let Some(layers) = containerds_layers(mounts)? {
         return Ok(Rootfs::of_layers(layers));
     }
-    if let Some(rootfs) = converted(context, container, mounts, wanted, log).await? {
+    if let Some(rootfs) = converted(context, container, mounts, wanted, user, log).await? {
         return Ok(rootfs);
     }
     let cache = Cache::new(IMAGES, DEFAULT_CACHE_BYTES);
     let plan = ImagePlan::new(mounts, cache)?;
     record_rootfs(&context.state_dir(), container, &plan.record())?;
-    Ok(plan.claim(&search()).await?)
+    let builder = Builder { user, jailer: OWN_PROGRAM.into() };
+    Ok(plan.claim(&search(), Some(builder)).await?)
 }
 
 /// The layers of the container's image, converted where they are not yet. `None` where nobody has an image: CRI-O's
@@ -89,6 +93,7 @@ async fn converted(
     container: &str,
     mounts: &[HostMount],
     wanted: Option<&[RootHash]>,
+    user: UserId,
     log: &Logger,
 ) -> std::result::Result<Option<Rootfs>, Cause> {
     let engine = context.engine.as_str();
@@ -107,6 +112,7 @@ async fn converted(
         container,
         cache: Path::new(LAYERS),
         wanted,
+        user,
         patience: PATIENCE,
     };
     Ok(conversion.run(|line| info!(log, "{line}"; "source" => "image convert")).await?)

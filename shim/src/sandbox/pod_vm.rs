@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use jail::UserId;
 use slog::Logger;
 use vmm::Vm;
 use vmm::state::{ROOT, StateDir};
@@ -41,6 +42,8 @@ impl Context {
 pub struct PodVm {
     /// The VM.
     pub vm: Vm,
+    /// As whom images are built for its containers.
+    pub builder: UserId,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
     /// The layers that the pod's policy demands.

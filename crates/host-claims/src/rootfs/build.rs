@@ -1,12 +1,12 @@
 //! Runs mkfs.erofs over a directory tree and puts a hash tree behind what it makes, in a thread that has a mount namespace to itself: the tree's mount is seen by
 //! nobody else and gone with the thread, whatever happens to us.
 
-use std::ffi::OsString;
 use std::fs::File;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 
+use jail::{Builder, Jail, OUTPUT, Workplace, apart};
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -26,7 +26,11 @@ const OPTIONS: [&str; 6] =
 const KEPT: u64 = 2048;
 
 /// Opens the image, and builds it first where needed.
-pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Error> {
+pub(super) async fn run(
+    plan: ImagePlan,
+    search: &[PathBuf],
+    builder: Option<Builder>,
+) -> Result<Image, Error> {
     if let Some(image) = plan.cache.open(&plan.place).await? {
         return Ok(image);
     }
@@ -40,7 +44,7 @@ pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Er
     let (done, result) = oneshot::channel();
     let (cache, place) = (plan.cache.clone(), plan.place.clone());
     let spawned = std::thread::Builder::new().name("mkfs.erofs".into()).spawn(move || {
-        let built = build(&plan, &program).map(|()| lock);
+        let built = build(&plan, &program, builder.as_ref()).map(|()| lock);
         if done.send(built).is_err()
             && let Some(image) = plan.place.own()
         {
@@ -58,17 +62,17 @@ pub(super) async fn run(plan: ImagePlan, search: &[PathBuf]) -> Result<Image, Er
 }
 
 /// The thread's work.
-fn build(plan: &ImagePlan, program: &Path) -> Result<(), Error> {
+fn build(plan: &ImagePlan, program: &Path, builder: Option<&Builder>) -> Result<(), Error> {
     let path = plan.place.path();
     plan.cache.clean();
     let temporary =
         Temporary::new(path.with_extension(format!("{}.tmp", std::process::id())), plan.cache.dir())?;
-    mkfs(plan, program, &temporary.path)?;
+    mkfs(plan, program, &temporary.path, builder)?;
     append_tree(&temporary.path).map_err(|e| cache::full(plan.cache.dir(), &temporary.path, e))?;
     std::fs::rename(&temporary.path, path).map_err(Error::file("rename", &temporary.path))
 }
 
-fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {
+fn mkfs(plan: &ImagePlan, program: &Path, image: &Path, builder: Option<&Builder>) -> Result<(), Error> {
     // Empty for everybody but this thread and the program.
     let target = plan.cache.dir().join("mount");
     std::fs::create_dir_all(&target).map_err(Error::file("make", &target))?;
@@ -79,19 +83,11 @@ fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {
         plan.tree.mount_at(&target)
     };
     enter().map_err(|e| Error::file("mount the root file system on", &target)(e.into()))?;
-    let mut command = Command::new(program);
-    let mut arguments: Vec<OsString> = OPTIONS.map(OsString::from).to_vec();
-    arguments.extend([image.into(), target.into()]);
-    command
-        .args(arguments)
-        .current_dir("/")
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::piped());
-    sys::die_with_parent(&mut command);
-    let mut child = command.spawn().map_err(Error::file("start", program))?;
+    let (mut child, workplace) =
+        start(program, image, &target, builder).map_err(Error::file("start", program))?;
     let said = child.stderr.take().map(last_words).unwrap_or_default();
     let status = child.wait().map_err(Error::file("wait for", program))?;
+    workplace.map_or(Ok(()), Workplace::finish).map_err(Error::file("take back", image))?;
     match status.success() {
         true => Ok(()),
         false if said.contains("No space left") || said.contains("Disk quota") => {
@@ -99,6 +95,31 @@ fn mkfs(plan: &ImagePlan, program: &Path, image: &Path) -> Result<(), Error> {
         }
         false => Err(Error::Mkfs { image: image.to_owned(), status, stderr: said }),
     }
+}
+
+/// Starts the program, in a jail if there is somebody to be in it. It has to read files that are others' there.
+fn start(
+    program: &Path,
+    image: &Path,
+    tree: &Path,
+    builder: Option<&Builder>,
+) -> io::Result<(Child, Option<Workplace>)> {
+    let arguments = |command: &mut Command, image: &Path| {
+        command.args(OPTIONS).args([image, tree]).current_dir("/");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+    };
+    let Some(Builder { user, jailer }) = builder else {
+        let mut command = Command::new(program);
+        arguments(&mut command, image);
+        sys::die_with_parent(&mut command);
+        return Ok((command.spawn()?, None));
+    };
+    let workplace = Workplace::new(image, *user)?;
+    let jail = Jail { read: vec![tree.to_owned()], reads_all: true, ..workplace.jail() };
+    let mut command = jail.command(jailer, program).map_err(io::Error::other)?;
+    arguments(&mut command, Path::new(OUTPUT));
+    let child = apart(|| command.spawn()).map_err(io::Error::other)??;
+    Ok((child, Some(workplace)))
 }
 
 /// Puts the hash tree behind the image; the same image gets the same one.

@@ -11,6 +11,7 @@ use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
+use jail::remove_dead_workplaces;
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use tokio::time::{Instant, sleep};
@@ -172,6 +173,7 @@ impl Cache {
                 _ => {}
             }
         }
+        remove_dead_workplaces(&self.dir);
         images.sort();
         for (_, bytes, path) in images {
             if total <= self.bytes {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
+use jail::UserId;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
@@ -44,6 +45,8 @@ pub struct Conversion<'a> {
     pub cache: &'a Path,
     /// The root hashes that the pod's policy demands, the topmost layer's first: the program says what differs.
     pub wanted: Option<&'a [RootHash]>,
+    /// As whom the program runs mkfs.erofs.
+    pub user: UserId,
     /// How long all of it may take.
     pub patience: Duration,
 }
@@ -82,6 +85,7 @@ impl Conversion<'_> {
             let wanted: Vec<String> = wanted.iter().map(ToString::to_string).collect();
             command.args(["--wanted", &wanted.join(",")]);
         }
+        command.args(["--user", &self.user.to_string()]);
         command.current_dir("/").stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         command.kill_on_drop(true);
         sys::die_with_parent(command.as_std_mut());
@@ -177,6 +181,8 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 
+    use jail::{Role, UserRange};
+
     use super::super::layer::make;
     use super::*;
 
@@ -200,6 +206,7 @@ mod tests {
                 container: "web",
                 cache: self.0.path(),
                 wanted: Some(&[RootHash::from_bytes([0xab; 32])]),
+                user: UserRange::default().of_process(7, Role::ImageBuilder),
                 patience,
             };
             conversion.run(progress).await
@@ -229,7 +236,8 @@ mod tests {
         assert!(other.try_lock().is_err());
         rootfs.release().unwrap();
         other.try_lock().unwrap();
-        let wanted = format!("--wanted {}", "ab".repeat(32));
+        let user = UserRange::default().of_process(7, Role::ImageBuilder);
+        let wanted = format!("--wanted {} --user {user}", "ab".repeat(32));
         assert!(said[0].ends_with(&wanted), "{said:?}");
         assert!(
             said[0].starts_with(

@@ -47,7 +47,7 @@ impl Host {
     }
 
     async fn build(&self, mounts: &[Mount]) -> Rootfs {
-        self.plan(mounts).claim(&self.search).await.unwrap()
+        self.plan(mounts).claim(&self.search, None).await.unwrap()
     }
 
     fn cached(&self) -> Vec<String> {
@@ -187,7 +187,7 @@ async fn written_state_is_in_an_image_of_its_own_that_its_record_removes() {
     std::fs::write(host.snapshot(9).join("state"), "").unwrap();
     let plan = host.plan(&host.overlay(9, &[1]));
     let record = plan.record();
-    let rootfs = plan.claim(&host.search).await.unwrap();
+    let rootfs = plan.claim(&host.search, None).await.unwrap();
     {
         let mounted = Mounted::of(&rootfs);
         assert!(mounted.path("low").exists() && mounted.path("state").exists());
@@ -216,7 +216,7 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
     std::fs::write(host.snapshot(1).join("big"), vec![1; 4 << 20]).unwrap();
     let cache = host.dir("cache");
     run("mount", &["-t", "tmpfs", "-o", "size=1m", "small"], &cache, &[]);
-    let error = host.plan(&host.overlay(9, &[1])).claim(&host.search).await.unwrap_err();
+    let error = host.plan(&host.overlay(9, &[1])).claim(&host.search, None).await.unwrap_err();
     let left = host.cached();
     run("umount", &[], &cache, &[]);
     assert!(matches!(error, Error::DiskFull { .. }), "{error}");
@@ -227,6 +227,6 @@ async fn a_full_disk_is_said_and_leaves_nothing() {
 async fn a_missing_builder_is_named_with_its_package() {
     let Some(host) = Host::new() else { return };
     std::fs::write(host.snapshot(1).join("file"), "").unwrap();
-    let error = host.plan(&host.overlay(9, &[1])).claim(&[host.dir("empty")]).await.unwrap_err();
+    let error = host.plan(&host.overlay(9, &[1])).claim(&[host.dir("empty")], None).await.unwrap_err();
     assert!(error.to_string().contains("erofs-utils"), "{error}");
 }

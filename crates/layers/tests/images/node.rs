@@ -1,10 +1,12 @@
 //! Layers on the node: of containerd's images, each converted once.
 
 use std::fs::{self, File};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::thread;
 use std::time::Duration;
 
+use jail::{Builder, Role, UserRange};
 use layers::{ContainerdError, Error, Held, Node, NodeLayer};
 use verity::RootHash;
 
@@ -20,6 +22,7 @@ fn node(tools: &Tools, cache: &Path) -> Node {
         bytes: 1 << 30,
         patience: Duration::from_secs(60),
         search: tools.search(),
+        builder: None,
     }
 }
 
@@ -110,6 +113,41 @@ fn what_containerd_does_not_have_is_named() {
     let left: Vec<_> =
         left.filter(|path| path.extension().is_none_or(|e| e == "tmp" || e == "lock")).collect();
     assert!(left.is_empty(), "{left:?}");
+}
+
+/// The jail is played: what the real one keeps from a program is tested where there is one, with the command that is it.
+#[test]
+fn a_jailed_conversion_makes_the_same_bytes_and_leaves_them_to_the_node() {
+    let Some(tools) = Tools::find() else { return };
+    if !rustix::process::geteuid().is_root() {
+        eprintln!("NOT TESTED, it needs root");
+        return;
+    }
+    let (containerd, _) = containerd();
+    let open = layers(convert(&node(&tools, &containerd.directory().join("open")), &containerd, None));
+    let jailer = Tools::script(
+        "[ \"$1\" = jail ] || exit 9\n\
+         work=$(echo \"$2\" | sed 's/.*\"home\":\"\\([^\"]*\\)\".*/\\1/')\n\
+         output=$(echo \"$2\" | sed 's/.*\"output\":\"\\([^\"]*\\)\".*/\\1/')\n\
+         stat -c %u \"$work\" \"$output\" >>\"$(dirname \"$0\")/owners\"\n\
+         export TMPDIR=$work; shift 2; while [ $# -gt 1 ]; do set -- \"$@\" \"$1\"; shift; [ \"$1\" = /vm/output ] && break; done\n\
+         shift; exec \"$@\" \"$output\"",
+    );
+    let user = UserRange::default().of_process(1, Role::ImageBuilder);
+    let cache = containerd.directory().join("jailed");
+    let builder = Builder { user, jailer: jailer.program() };
+    let kept = layers(convert(&Node { builder: Some(builder), ..node(&tools, &cache) }, &containerd, None));
+    let bytes = |layers: &[NodeLayer]| -> Vec<Vec<u8>> {
+        layers.iter().map(|layer| fs::read(&layer.path).unwrap()).collect()
+    };
+    assert_eq!(bytes(&kept), bytes(&open));
+    let owners = fs::read_to_string(jailer.program().with_file_name("owners")).unwrap();
+    assert_eq!(owners, format!("{user}\n").repeat(2 * kept.len()));
+    for layer in &kept {
+        assert_eq!(fs::metadata(&layer.path).unwrap().uid(), 0);
+    }
+    let left = fs::read_dir(&cache).unwrap().flatten().filter(|entry| entry.path().is_dir());
+    assert_eq!(left.count(), 0);
 }
 
 #[test]
