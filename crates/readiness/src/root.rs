@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
 /// Most that is read of one file, in bytes. What is looked for is at the beginning of all of them.
@@ -45,6 +46,12 @@ impl Root {
     #[must_use]
     pub fn exists(&self, path: &str) -> bool {
         self.path(path).exists()
+    }
+
+    /// The rights of a file, the last nine bits of its mode; `None` if there is none.
+    #[must_use]
+    pub fn mode(&self, path: &str) -> Option<u32> {
+        Some(std::fs::metadata(self.path(path)).ok()?.permissions().mode() & 0o777)
     }
 
     /// A file's text, up to [`MAX_FILE`]; `None` if there is none.

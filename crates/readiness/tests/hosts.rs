@@ -57,6 +57,23 @@ const PLAIN: &[Breakage] = &[
     ("no QEMU", |h| h.remove("/usr/bin/qemu-system-x86_64")),
     ("old QEMU", |h| h.answers.version.major = 10),
     ("QEMU without vhost-vsock", |h| h.answers.types.retain(|t| *t != "vhost-vsock-pci")),
+    ("a kernel without PID namespaces", |h| h.remove("/proc/self/ns/pid")),
+    ("a kernel without seccomp", |h| h.remove("/proc/sys/kernel/seccomp")),
+    ("an account within QEMU's users", |h| {
+        h.write("/etc/passwd", "root:x:0:0:root:/root:/bin/bash\nbob:x:1879048200:1000::/home/bob:/bin/sh\n");
+    }),
+    ("groups within QEMU's users", |h| {
+        h.write("/etc/group", "# of a directory\na:x:1879048192:\nb:x:1891631103:\nc:x:1891631104:\n")
+    }),
+    ("an account's containers within QEMU's users", |h| {
+        h.write("/etc/coffer/config.toml", "qemu_users = 165535\n");
+    }),
+    ("guest image that only root may read", |h| {
+        for file in ["vmlinuz", "root.img"] {
+            h.allow(&format!("/opt/coffer/share/guest-image/{file}"), 0o600);
+        }
+    }),
+    ("QEMU that only root may run", |h| h.allow("/usr/bin/qemu-system-x86_64", 0o750)),
     ("no mkfs.erofs", |h| h.remove("/usr/bin/mkfs.erofs")),
     ("no guest image", |h| h.remove("/opt/coffer")),
     ("guest image without its kernel", |h| h.remove("/opt/coffer/share/guest-image/vmlinuz")),
@@ -125,6 +142,7 @@ const TDX: &[Breakage] = &[
     ("QEMU without TDX", |h| h.answers.types.retain(|t| *t != "tdx-guest")),
     ("no firmware configured", |h| h.remove("/etc/coffer/config.toml")),
     ("firmware missing", |h| h.remove(OVMF)),
+    ("firmware that only root may read", |h| h.allow(OVMF, 0o640)),
     ("firmware for SNP", |h| h.put(OVMF, &Image::amdsev().build())),
     ("firmware with Secure Boot", |h| {
         h.put(OVMF, &Fixture::firmware(Image { variables: true, ..Image::inteltdx() }, &volume::TDX));
@@ -382,6 +400,7 @@ fn a_program_stands_in_for_vhost_vsock() {
     let host = Fixture::plain();
     host.remove("/dev/vhost-vsock");
     host.write("/usr/bin/vhost-device-vsock", "");
+    host.allow("/usr/bin/vhost-device-vsock", 0o755);
     assert_eq!(host.examine().verdict(Class::Plain), Verdict::Ready);
 }
 

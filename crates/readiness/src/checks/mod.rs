@@ -2,6 +2,7 @@
 
 mod containerd;
 mod gpu;
+mod jail;
 mod machine;
 mod qemu;
 mod qgs;
@@ -33,7 +34,7 @@ pub(crate) enum Weight {
 }
 
 /// All groups, in the order of the report.
-pub(crate) const GROUPS: [Group; 11] = [
+pub(crate) const GROUPS: [Group; 12] = [
     Group { root: machine::CONFIG, weight: always },
     Group { root: machine::CGROUP, weight: |_, _| Weight::Warns },
     Group { root: machine::MEMORY, weight: |_, _| Weight::Warns },
@@ -41,6 +42,7 @@ pub(crate) const GROUPS: [Group; 11] = [
     Group { root: vm::VSOCK, weight: always },
     Group { root: qemu::QEMU, weight: always },
     Group { root: vm::IMAGE, weight: always },
+    Group { root: jail::JAIL, weight: always },
     Group { root: qemu::BUILDER, weight: |_, _| Weight::Warns },
     Group { root: containerd::CONTAINERD, weight: |_, _| Weight::Warns },
     Group { root: tdx::TDX, weight: |_, class| only(Class::Tdx, class) },
