@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer parts image image-debug image-release programs bench clean
+.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs bench clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -32,6 +32,12 @@ e2e: ## end-to-end tests only
 
 outer: ## only the tests in the outer VM: VFIO, and NVIDIA's tool on the emulated GPUs
 	@tools/test outer
+
+conformance: ## the end-to-end tests with the real agent in the guests: make conformance KATA_AGENT=/path
+	@KATA_AGENT="$(KATA_AGENT)" tools/test conformance
+
+coverage: ## how much of shim, vmm and the policy's rules the unit tests reach
+	@tools/coverage
 
 # The forky root first: both need it, and a machine without Rust gets cargo with it. Then each fills the other's gaps.
 parts: ## image and programs at the same time
