@@ -1,7 +1,7 @@
 //! The client against a real kata-agent.
 //!
 //! `COFFER_KATA_AGENT_SOCKET` names the unix socket of a running agent (`KATA_AGENT_SERVER_ADDR=unix://...`), in mount,
-//! PID and network namespaces of its own: the agent takes `/run/kata-containers` for itself.
+//! PID and network namespaces of its own: the agent takes `/run/kata-containers` for itself. `make conformance` has it in VMs.
 //! `COFFER_KATA_AGENT_ROOTFS`, a directory in the agent's mount namespace with a `/bin/sh`, adds the tests of containers.
 
 #![allow(clippy::unwrap_used, reason = "the helpers are test code too")]
@@ -19,9 +19,11 @@ use tempfile::TempDir;
 const SHARED: &str = "/run/kata-containers/shared/containers";
 
 #[tokio::test]
-#[ignore = "needs a running kata-agent, named by COFFER_KATA_AGENT_SOCKET"]
 async fn a_sandbox_and_a_container_on_a_real_agent() {
-    let socket = env::var_os("COFFER_KATA_AGENT_SOCKET").expect("COFFER_KATA_AGENT_SOCKET");
+    let Some(socket) = env::var_os("COFFER_KATA_AGENT_SOCKET") else {
+        eprintln!("NOT TESTED: no running kata-agent is named by COFFER_KATA_AGENT_SOCKET");
+        return;
+    };
     let agent = connect(&Endpoint::Unix(PathBuf::from(socket))).await.unwrap();
     describe(&agent).await;
     sandbox(&agent).await;

@@ -69,7 +69,8 @@ fn users(host: &Host<'_>) -> Finding {
         0 => Finding::Ok(format!("{first} to {last}")),
         found => {
             let more = if found > 1 { format!(", and {} more", found - 1) } else { String::new() };
-            let evidence = format!("{first} to {last} are not theirs alone: {}{more}", taken[0]);
+            let evidence =
+                format!("the numbers {first} to {last} are not only the jail's: {}{more}", taken[0]);
             let fix = format!(
                 "set `qemu_users` in the node's configuration to the first of {USERS} numbers that nobody has{}",
                 if range == UserRange::default() { "" } else { ", or remove it for the default" }

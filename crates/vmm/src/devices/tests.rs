@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, ReplyFault, Timing};
