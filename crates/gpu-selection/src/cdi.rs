@@ -166,7 +166,7 @@ pub enum Error {
         broken: Vec<(PathBuf, BadSpec)>,
     },
     /// Two have it.
-    #[error("CDI device {name} is in {first:?} and in {second:?}; remove one of the files")]
+    #[error("CDI device {name} is in {first} and in {second}; remove one of the files")]
     Conflict {
         /// The name.
         name: Name,

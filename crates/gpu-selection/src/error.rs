@@ -10,11 +10,11 @@ use crate::{Pod, Source, cdi, group, kubelet};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The host's devices cannot be read.
-    #[error("Cannot find the host's GPUs")]
+    #[error("cannot find the host's GPUs")]
     Sysfs(#[from] gpu::sysfs::Error),
     /// Kubelet's socket is missing.
     #[error(
-        "Pod {pod} asks for GPUs, but kubelet's socket {socket:?} is missing; start kubelet with the PodResources API, \
+        "pod {pod} asks for GPUs, but kubelet's socket {socket} is missing; start kubelet with the PodResources API, \
          or name its root directory in the configuration"
     )]
     NoSocket {
@@ -24,7 +24,7 @@ pub enum Error {
         socket: PathBuf,
     },
     /// Kubelet's answer is missing.
-    #[error("Cannot ask kubelet at {socket:?} which GPUs pod {pod} has")]
+    #[error("cannot ask kubelet at {socket} which GPUs pod {pod} has")]
     Kubelet {
         /// The pod.
         pod: Box<Pod>,
@@ -36,7 +36,7 @@ pub enum Error {
     },
     /// Kubelet answered about an earlier pod of the same name.
     #[error(
-        "Kubelet gave {resource} {id:?} to pod UID {owner}, not to pod {pod}; try again when the earlier pod is gone"
+        "kubelet gave {resource} {id:?} to pod UID {owner}, not to pod {pod}; try again when the earlier pod is gone"
     )]
     OtherPod {
         /// The pod.
@@ -60,11 +60,11 @@ pub enum Error {
     },
     /// Something is called a GPU, and GPUs were expected, but there is none.
     #[error(
-        "The pod's runtime class or configuration asks for GPUs, but nothing gives it any; does it have nvidia.com/pgpu in its limits?"
+        "the pod's runtime class or configuration asks for GPUs, but nothing gives it any; does it have nvidia.com/pgpu in its limits?"
     )]
     None,
     /// An annotation's value is no list of CDI devices.
-    #[error("Annotation {key} is wrong")]
+    #[error("annotation {key} is wrong")]
     Annotation {
         /// The annotation.
         key: String,
@@ -73,7 +73,7 @@ pub enum Error {
         source: cdi::BadName,
     },
     /// A name that no CDI spec explains.
-    #[error("Cannot find the device of {by}")]
+    #[error("cannot find the device of {by}")]
     Cdi {
         /// What names it.
         by: Box<Source>,
@@ -92,7 +92,7 @@ pub enum Error {
         nodes: Vec<PathBuf>,
     },
     /// A node without a device.
-    #[error("{by} stands for {node:?}, but no such device is on the host; is it bound to vfio-pci?")]
+    #[error("{by} stands for {node}, but no such device is on the host; is it bound to vfio-pci?")]
     Absent {
         /// What names it.
         by: Box<Source>,
@@ -100,7 +100,7 @@ pub enum Error {
         node: PathBuf,
     },
     /// A node without protection.
-    #[error("{by} stands for {node:?}: without an IOMMU no GPU goes to a VM")]
+    #[error("{by} stands for {node}: without an IOMMU no GPU goes to a VM")]
     NoIommu {
         /// What names it.
         by: Box<Source>,
@@ -121,6 +121,6 @@ pub enum Error {
         second: Vec<PciAddress>,
     },
     /// A group that cannot go to a VM.
-    #[error("The IOMMU groups of the pod's GPUs cannot go to a VM")]
+    #[error("the IOMMU groups of the pod's GPUs cannot go to a VM")]
     Group(#[from] group::Error),
 }

@@ -39,7 +39,7 @@ pub enum Error {
         limit: Duration,
     },
     /// The file is unusable.
-    #[error("Cannot lock GPU {gpu} by {path:?}")]
+    #[error("cannot lock GPU {gpu} by {path}")]
     File {
         /// The GPU.
         gpu: PciAddress,

@@ -29,7 +29,7 @@ pub enum Error {
     },
     /// Without a driver sysfs is the way in, and the kernel's lockdown bars it.
     #[error(
-        "Cannot map BAR0 of GPU {gpu} under Secure Boot's lockdown; bind it to vfio-pci (`coffer gpu bind`)"
+        "cannot map BAR0 of GPU {gpu} under Secure Boot's lockdown; bind it to vfio-pci (`coffer gpu bind`)"
     )]
     Lockdown {
         /// The GPU.
@@ -40,7 +40,7 @@ pub enum Error {
     },
     /// The way in is barred.
     #[error(
-        "Cannot open GPU {gpu} over {path:?}; is a VM running with it, or is its group not VFIO's as a whole?"
+        "cannot open GPU {gpu} over {path}; is a VM running with it, or is its group not VFIO's as a whole?"
     )]
     Open {
         /// The GPU.

@@ -18,7 +18,7 @@ use crate::wait::{Pace, poll};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file cannot be read or written.
-    #[error("GPU {gpu}: cannot use {path:?}")]
+    #[error("GPU {gpu}: cannot use {path}")]
     File {
         /// The GPU.
         gpu: PciAddress,

@@ -17,7 +17,7 @@ use crate::error::with_causes;
 pub enum Error {
     /// A record cannot be read; its GPU counts as quarantined.
     #[error(
-        "Cannot read quarantine record {path:?} of GPU {gpu}; it must not be used until the record is mended"
+        "cannot read quarantine record {path} of GPU {gpu}; it must not be used until the record is mended"
     )]
     Read {
         /// The GPU.
@@ -29,7 +29,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A record cannot be written or removed.
-    #[error("Cannot change quarantine record {path:?} of GPU {gpu}")]
+    #[error("cannot change quarantine record {path} of GPU {gpu}")]
     Write {
         /// The GPU.
         gpu: PciAddress,

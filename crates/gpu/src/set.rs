@@ -162,7 +162,7 @@ fn board(chips: impl Iterator<Item = Chip>) -> Result<(), BadSet> {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// There can be no such set. Nothing was done.
-    #[error("These GPUs cannot be set to one mode together")]
+    #[error("these GPUs cannot be set to one mode together")]
     Set(#[from] BadSet),
     /// Some failed.
     #[error("{}", text(.failures, .pending))]

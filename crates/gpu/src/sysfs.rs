@@ -19,7 +19,7 @@ pub use group::{GroupFunction, IommuGroup};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A file or folder is unreadable.
-    #[error("Cannot read {path:?}; a GPU that has just fallen off its bus looks like this, too")]
+    #[error("cannot read {path}; a GPU that has just fallen off its bus looks like this, too")]
     Read {
         /// The file.
         path: PathBuf,
@@ -28,7 +28,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A file does not hold what the kernel writes there.
-    #[error("{path:?} holds {content:?}, which is no {expected}")]
+    #[error("{path} holds {content:?}, which is no {expected}")]
     Content {
         /// The file.
         path: PathBuf,
@@ -38,7 +38,7 @@ pub enum Error {
         expected: &'static str,
     },
     /// A device's folder has another name than an address.
-    #[error("{path:?} is not named after a PCI address")]
+    #[error("{path} is not named after a PCI address")]
     Name {
         /// The folder.
         path: PathBuf,
@@ -47,7 +47,7 @@ pub enum Error {
         source: BadAddress,
     },
     /// No such device.
-    #[error("There is no PCI device {address} on this host")]
+    #[error("there is no PCI device {address} on this host")]
     Missing {
         /// Its address.
         address: PciAddress,

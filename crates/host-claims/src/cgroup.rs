@@ -17,7 +17,7 @@ use std::path::PathBuf;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The OCI spec's `cgroupsPath` is neither a plain path nor `slice:prefix:name`.
-    #[error("The cgroups path {path:?} of the OCI spec is malformed: {reason}")]
+    #[error("the cgroups path {path:?} of the OCI spec is malformed: {reason}")]
     Malformed {
         /// As it stands in the spec.
         path: String,
@@ -25,7 +25,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A file of cgroupfs cannot be read, written or understood.
-    #[error("Cannot {action} {path:?}")]
+    #[error("cannot {action} {path}")]
     File {
         /// What was tried.
         action: &'static str,
@@ -36,14 +36,14 @@ pub enum Error {
         source: io::Error,
     },
     /// No cgroup file system where limits were asked for.
-    #[error("The pod has resource limits and {root:?} holds no cgroup hierarchy that could enforce them")]
+    #[error("the pod has resource limits and {root} holds no cgroup hierarchy that could enforce them")]
     Absent {
         /// Where it should be mounted.
         root: PathBuf,
     },
     /// The VM is larger than its pod may be.
     #[error(
-        "The VM needs {needed} bytes (memory {memory} + overhead {overhead}) and cgroup {cgroup:?} allows \
+        "the VM needs {needed} bytes (memory {memory} + overhead {overhead}) and cgroup {cgroup} allows \
          {limit}, {} too few; raise the pod's memory limit or the RuntimeClass overhead, or ask for a smaller VM",
         needed.saturating_sub(*limit)
     )]
@@ -60,7 +60,7 @@ pub enum Error {
         cgroup: PathBuf,
     },
     /// Somebody else's processes are in the sandbox's cgroup.
-    #[error("Cannot remove cgroup {path:?}: processes {pids:?} are still in it")]
+    #[error("cannot remove cgroup {path}: processes {pids:?} are still in it")]
     Busy {
         /// The cgroup.
         path: PathBuf,

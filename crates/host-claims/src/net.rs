@@ -28,7 +28,7 @@ const MAX_QUEUES: u16 = 8;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The namespace that the pod was given is not there.
-    #[error("The pod's network namespace {path:?} is {reason}; has CNI set it up?")]
+    #[error("the pod's network namespace {path} is {reason}; has CNI set it up?")]
     Netns {
         /// As it stands in the OCI spec.
         path: PathBuf,
@@ -39,7 +39,7 @@ pub enum Error {
         source: Option<io::Error>,
     },
     /// A request over netlink failed.
-    #[error("Cannot {action} in network namespace {netns:?}")]
+    #[error("cannot {action} in network namespace {netns}")]
     Netlink {
         /// What was tried, with the link's name.
         action: String,
@@ -50,7 +50,7 @@ pub enum Error {
         source: rtnetlink::Error,
     },
     /// A device node or a socket cannot be had.
-    #[error("Cannot {action} in network namespace {netns:?}")]
+    #[error("cannot {action} in network namespace {netns}")]
     Device {
         /// What was tried.
         action: String,
@@ -61,7 +61,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The guest could not be given what CNI configured.
-    #[error("Link {link:?} of network namespace {netns:?} {reason}; the VM cannot take that over")]
+    #[error("link {link:?} of network namespace {netns} {reason}; the VM cannot take that over")]
     Unsupported {
         /// The link.
         link: String,

@@ -15,7 +15,7 @@ use crate::sys;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/proc/<pid>/stat` is there and cannot be read or understood.
-    #[error("Cannot read the start time of process {pid} from {path:?}")]
+    #[error("cannot read the start time of process {pid} from {path}")]
     Stat {
         /// The process.
         pid: i32,
@@ -26,7 +26,7 @@ pub enum Error {
         source: io::Error,
     },
     /// No pidfd for a process that exists.
-    #[error("Cannot open a pidfd for process {pid}")]
+    #[error("cannot open a pidfd for process {pid}")]
     Open {
         /// The process.
         pid: i32,
@@ -35,7 +35,7 @@ pub enum Error {
         source: Errno,
     },
     /// The signal was refused.
-    #[error("Cannot send {signal} to process {pid}")]
+    #[error("cannot send {signal} to process {pid}")]
     Signal {
         /// The process.
         pid: i32,
@@ -46,7 +46,7 @@ pub enum Error {
         source: Errno,
     },
     /// The pidfd cannot be waited on.
-    #[error("Cannot wait for process {pid} to end")]
+    #[error("cannot wait for process {pid} to end")]
     Wait {
         /// The process.
         pid: i32,
@@ -56,7 +56,7 @@ pub enum Error {
     },
     /// SIGKILL was sent, the process is still there.
     #[error(
-        "Process {pid} still exists {timeout:?} after SIGKILL; it hangs in the kernel, see /proc/{pid}/stack"
+        "process {pid} still exists {timeout:?} after SIGKILL; it hangs in the kernel, see /proc/{pid}/stack"
     )]
     Unkillable {
         /// The process.

@@ -44,7 +44,7 @@ impl Mount {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A path that containerd named cannot be used.
-    #[error("Cannot use {path:?} of the container's root file system: it {reason}")]
+    #[error("cannot use {path} of the container's root file system: it {reason}")]
     Untrusted {
         /// The path.
         path: PathBuf,
@@ -52,7 +52,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A mount that we do not know how to turn into an image.
-    #[error("A root file system of type {fstype:?} is not supported: {reason}")]
+    #[error("a root file system of type {fstype:?} is not supported: {reason}")]
     Unsupported {
         /// As containerd calls it.
         fstype: String,
@@ -60,7 +60,7 @@ pub enum Error {
         reason: &'static str,
     },
     /// A file or directory cannot be read, made or removed.
-    #[error("Cannot {action} {path:?}")]
+    #[error("cannot {action} {path}")]
     File {
         /// What was tried.
         action: &'static str,
@@ -71,7 +71,7 @@ pub enum Error {
         source: io::Error,
     },
     /// An image without a hash tree, or with one of another kind.
-    #[error("Image layer {image:?} has no dm-verity tree as containerd makes it")]
+    #[error("image layer {image} has no dm-verity tree as containerd makes it")]
     NoTree {
         /// The image.
         image: PathBuf,
@@ -80,7 +80,7 @@ pub enum Error {
         source: ReadError,
     },
     /// An image that is another one.
-    #[error("Image layer {image:?} has root hash {found}, and {described} is what whoever made it says")]
+    #[error("image layer {image} has root hash {found}, and {described} is what whoever made it says")]
     OtherRoot {
         /// The image.
         image: PathBuf,
@@ -93,7 +93,7 @@ pub enum Error {
     #[error(transparent)]
     Sidecar(Box<SidecarError>),
     /// containerd's layers cannot be converted.
-    #[error("{program:?} cannot convert the image's layers: {reason}")]
+    #[error("{program} cannot convert the image's layers: {reason}")]
     Convert {
         /// The program.
         program: PathBuf,
@@ -107,7 +107,7 @@ pub enum Error {
         searched: Vec<PathBuf>,
     },
     /// The image builder failed.
-    #[error("mkfs.erofs failed ({status}) on {image:?}: {stderr}")]
+    #[error("mkfs.erofs failed ({status}) on {image}: {stderr}")]
     Mkfs {
         /// What it should have made.
         image: PathBuf,
@@ -117,7 +117,7 @@ pub enum Error {
         stderr: String,
     },
     /// Somebody has a lock for too long.
-    #[error("{path:?} is locked by {holder} for {limit:?} by now; end that process (`fuser -v` shows it)")]
+    #[error("{path} is locked by {holder} for {limit:?} by now; end that process (`fuser -v` shows it)")]
     Locked {
         /// The file.
         path: PathBuf,
@@ -127,7 +127,7 @@ pub enum Error {
         limit: Duration,
     },
     /// No room for the image.
-    #[error("No space left for an EROFS image in {dir:?}; free some, or make the cache smaller")]
+    #[error("no space left for an EROFS image in {dir}; free some, or make the cache smaller")]
     DiskFull {
         /// The cache's directory.
         dir: PathBuf,

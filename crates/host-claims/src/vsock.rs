@@ -34,7 +34,7 @@ const END: Duration = Duration::from_secs(5);
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// `/dev/vhost-vsock` is there and refuses.
-    #[error("Cannot use {path:?}")]
+    #[error("cannot use {path}")]
     Device {
         /// The device node.
         path: PathBuf,
@@ -43,7 +43,7 @@ pub enum Error {
         source: io::Error,
     },
     /// Nobody can listen to the guest's PID 1.
-    #[error("Cannot listen on {path:?}")]
+    #[error("cannot listen on {path}")]
     Listen {
         /// The socket.
         path: PathBuf,
@@ -52,14 +52,14 @@ pub enum Error {
         source: io::Error,
     },
     /// Every context id that we tried was taken.
-    #[error("No free vsock context id found in {tries} tries; are there as many VMs on this host?")]
+    #[error("no free vsock context id found in {tries} tries; are there as many VMs on this host?")]
     NoCid {
         /// How often.
         tries: u32,
     },
     /// Neither the device nor the program is there.
     #[error(
-        "Neither /dev/vhost-vsock (modprobe vhost_vsock) nor the program {program:?} in {searched:?} was found"
+        "neither /dev/vhost-vsock (modprobe vhost_vsock) nor the program {program:?} in {searched:?} was found"
     )]
     NoProgram {
         /// Its name.
@@ -68,7 +68,7 @@ pub enum Error {
         searched: Vec<PathBuf>,
     },
     /// The program cannot be started.
-    #[error("Cannot start {program:?}")]
+    #[error("cannot start {program}")]
     Spawn {
         /// Its path.
         program: PathBuf,
@@ -77,7 +77,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program ended instead of serving.
-    #[error("{program:?} ended ({status}) before it served; it said: {stderr}")]
+    #[error("{program} ended ({status}) before it served; it said: {stderr}")]
     Ended {
         /// Its path.
         program: PathBuf,
@@ -87,7 +87,7 @@ pub enum Error {
         stderr: String,
     },
     /// The program makes no socket.
-    #[error("{program:?} made no socket {socket:?} within {timeout:?}; it said: {stderr}")]
+    #[error("{program} made no socket {socket} within {timeout:?}; it said: {stderr}")]
     NotReady {
         /// Its path.
         program: PathBuf,
@@ -108,7 +108,7 @@ pub enum Error {
         source: io::Error,
     },
     /// A socket of it cannot be removed.
-    #[error("Cannot remove socket {path:?}")]
+    #[error("cannot remove socket {path}")]
     Remove {
         /// The socket.
         path: PathBuf,
@@ -117,7 +117,7 @@ pub enum Error {
         source: io::Error,
     },
     /// The program cannot be ended.
-    #[error("Cannot end {PROGRAM:?}")]
+    #[error("cannot end {PROGRAM:?}")]
     End(#[source] process::Error),
 }
 
