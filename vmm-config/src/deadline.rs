@@ -35,6 +35,19 @@ pub enum Ground {
     Hypervisor,
 }
 
+impl Ground {
+    /// How many times longer what a VM does may take on it.
+    pub fn slower(self) -> u32 {
+        match self {
+            Self::Hardware => 1,
+            Self::Hypervisor => SLOWER,
+        }
+    }
+}
+
+/// Emulation, or a VM in a VM, against hardware.
+const SLOWER: u32 = 4;
+
 /// What a boot's duration depends on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BootShape {
@@ -81,10 +94,10 @@ impl BootDeadlines {
 
     /// The limits for a shape.
     pub fn for_shape(shape: BootShape) -> Self {
-        let slower = match (shape.accel, shape.ground) {
-            (Accelerator::Kvm, Ground::Hardware) => 1,
-            (Accelerator::Kvm, Ground::Hypervisor) | (Accelerator::Tcg, _) => 4,
-        };
+        let slower = u64::from(match shape.accel {
+            Accelerator::Kvm => shape.ground.slower(),
+            Accelerator::Tcg => SLOWER,
+        });
         let gib = shape.memory.mib().div_ceil(1024);
         let (vcpus, devices) = (u64::from(shape.vcpus.get()), u64::from(shape.passthrough));
         let accepting = match shape.acceptance {

@@ -8,6 +8,7 @@ use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 use verity::RootHash;
+use vmm_config::deadline::Ground;
 use vmm_config::hotplug::Lun;
 use vmm_config::qemu::VfioDevice;
 
@@ -27,7 +28,8 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long QEMU may take to quit before it is killed.
 const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
-/// How long the guest may take to open a layer whose disk it was given. It reads three blocks of it.
+/// How long the guest may take to open a layer whose disk it was given; four times that on a host that is a VM itself. It
+/// reads three blocks of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
 /// The same for an encrypted one, whose key comes over the network from a broker that may be slow or down for a while.
 const KEY_PATIENCE: Duration = Duration::from_secs(240);
@@ -54,6 +56,7 @@ pub struct Vm {
     agent: Agent,
     gate: Gate,
     qemu_pid: u32,
+    open_patience: Duration,
     commands: mpsc::Sender<Command>,
     ended: watch::Receiver<Option<Arc<Ended>>>,
     released: watch::Receiver<Option<Arc<[String]>>>,
@@ -81,12 +84,13 @@ pub(crate) struct Parts {
 }
 
 impl Vm {
-    pub(crate) fn drive(parts: Parts) -> Self {
+    pub(crate) fn drive(parts: Parts, ground: Ground) -> Self {
         let (commands, receiver) = mpsc::channel(16);
         let (end, ended) = watch::channel(None);
         let (all, released) = watch::channel(None);
         let (agent, gate) = (parts.agent.clone(), parts.gate.clone());
-        let vm = Self { agent, gate, qemu_pid: parts.qemu.pid(), commands, ended, released };
+        let open_patience = OPEN_PATIENCE * ground.slower();
+        let vm = Self { agent, gate, qemu_pid: parts.qemu.pid(), open_patience, commands, ended, released };
         let farewell = Farewell { ended: end, released: all };
         tokio::spawn(Driver { parts, signs: Signs::default() }.run(receiver, farewell));
         vm
@@ -140,7 +144,7 @@ impl Vm {
 
     async fn add_one(&self, layer: &Layer, luns: &mut Vec<Lun>) -> Result<(), DiskError> {
         let Layer { image, root, encrypted } = layer;
-        let patience = if *encrypted { KEY_PATIENCE } else { OPEN_PATIENCE };
+        let patience = if *encrypted { KEY_PATIENCE } else { self.open_patience };
         loop {
             let layer = layer.clone();
             if let Some(lun) = self.ask(|reply| Command::AddDisk { layer, reply }).await? {

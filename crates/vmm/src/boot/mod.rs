@@ -428,7 +428,10 @@ impl AgentReady {
         common.reached(Phase::Running);
         let log = common.log.clone();
         let (disks, devices) = (Disks::default(), spec.passthrough().to_vec());
-        Ok(Vm::drive(Parts { qemu, qmp, events, console, gate, agent, claims, disks, devices, log }))
+        Ok(Vm::drive(
+            Parts { qemu, qmp, events, console, gate, agent, claims, disks, devices, log },
+            common.ground,
+        ))
     }
 }
 

@@ -4,4 +4,5 @@
 
 mod command;
 mod gpus;
+mod nudge;
 mod pods;

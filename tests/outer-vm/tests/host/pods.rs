@@ -9,6 +9,7 @@ use e2e::{BUSYBOX, Container, OrFail, Rig, Run, Victim, e2e_in_outer_vm, process
 use outer_vm::{Product, State};
 
 use crate::gpus::{Bound, function, overwrite};
+use crate::nudge;
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 const IOMMUFD: &str = "/dev/iommu";
@@ -27,6 +28,7 @@ fn run(rig: &Rig<'_>, id: &str, gpu_mode: &str) -> Run {
 
 /// Starts it, and tells the time that it took.
 async fn start(run: &Run, what: &str) -> Container {
+    nudge::keep_awake();
     let start = Instant::now();
     let container = run.start().await;
     println!("{what}: runs after {} ms", start.elapsed().as_millis());
