@@ -27,6 +27,8 @@ enum Output {
     Text,
     /// A list of objects
     Json,
+    /// A page of documentation
+    Markdown,
 }
 
 /// Prints the effective configuration.
@@ -38,6 +40,7 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     match args.output {
         Output::Text => text(&config.entries(), out)?,
         Output::Json => json(&config.entries(), out)?,
+        Output::Markdown => markdown(&config.entries(), out)?,
     }
     Ok(())
 }
@@ -103,6 +106,23 @@ fn text(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
     Ok(())
 }
 
+/// What `docs/configuration.md` is.
+fn markdown(entries: &[Entry], out: &mut impl Write) -> io::Result<()> {
+    writeln!(
+        out,
+        "# Configuration\n\nThe keys of a configuration file. `coffer config --output markdown` prints this page."
+    )?;
+    for Entry { key, value, doc, .. } in entries {
+        let value = if value.is_null() { "unset".to_owned() } else { format!("`{value}`") };
+        writeln!(out, "\n## `{key}`\n")?;
+        for line in doc.lines() {
+            writeln!(out, "{}", line.trim())?;
+        }
+        writeln!(out, "\nDefault: {value}")?;
+    }
+    Ok(())
+}
+
 fn json(entries: &[Entry], out: &mut impl Write) -> Result<()> {
     let list: Vec<serde_json::Value> = entries
         .iter()
@@ -150,6 +170,16 @@ mod tests {
         assert_eq!(values(&printed), values(content));
         assert!(printed.contains("config.toml:1\n") && printed.contains("# default\n"), "{printed}");
         assert!(printed.contains("# firmware is not set  # default\n"), "{printed}");
+    }
+
+    #[test]
+    fn the_documented_keys_are_those_that_there_are() {
+        let documented = include_str!("../../docs/configuration.md");
+        let printed = output("", Output::Markdown).unwrap();
+        assert_eq!(
+            printed, documented,
+            "coffer config --config /dev/null --output markdown > docs/configuration.md"
+        );
     }
 
     #[test]

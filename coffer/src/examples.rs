@@ -4,7 +4,7 @@ use clap::Command;
 
 /// By the names of a command and those above it. Each line is a whole command; a test parses all, and runs those that need
 /// no hardware.
-const EXAMPLES: [(&[&str], &str); 32] = [
+const EXAMPLES: [(&[&str], &str); 39] = [
     (
         &["bind"],
         "coffer bind web.yaml > bound.yaml\nhelm template shop | coffer bind - --class coffer-snp\ncoffer bind manifests/ --check",
@@ -55,6 +55,16 @@ const EXAMPLES: [(&[&str], &str); 32] = [
         &["volume", "build"],
         "coffer volume build model/ --name weights --out weights.img --key key --resource kbs:///default/key/weights > volumes.toml",
     ),
+    (
+        &["install"],
+        "coffer install --bundle coffer-0.1.0/\ncoffer install --bundle coffer-0.1.0/ --class coffer-snp",
+    ),
+    (&["uninstall"], "coffer uninstall\ncoffer uninstall --wait 600"),
+    (&["status"], "coffer status --output json"),
+    (&["pods"], "coffer pods --output json"),
+    (&["timeline"], "coffer timeline 3f1c\ncoffer timeline 3f1c --svg > start.svg"),
+    (&["metrics"], "coffer metrics\ncoffer metrics --listen 127.0.0.1:9464"),
+    (&["logs"], "coffer logs 3f1c"),
     (&["sweep"], "coffer sweep"),
     (&["policy", "generate"], "coffer policy generate --pod pod.yaml --image server=oci:image > policy.rego"),
     (&["policy", "check"], "coffer policy check --policy policy.rego requests.json"),

@@ -11,6 +11,8 @@ mod gpu;
 mod image;
 mod initdata;
 mod measure;
+mod node;
+mod observe;
 mod policy;
 mod shell;
 mod sweep;
@@ -24,8 +26,12 @@ use anyhow::Result;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 
-/// Confidential VM pods for containerd: bind them, measure them, look at a node.
+/// Confidential VM pods for containerd: bind them, measure them, look after a node.
 #[derive(Debug, Parser)]
+#[command(
+    disable_help_subcommand = true,
+    help_template = "{about}\n{usage-heading} {usage}\n\n{subcommands}\n\n{options}"
+)]
 #[command(name = "coffer", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COFFER_COMMIT"), ")"))]
 struct Cli {
     #[command(subcommand)]
@@ -46,6 +52,20 @@ enum Command {
     Rehearse(Box<measure::rehearse::Args>),
     /// Look at GPUs, set their mode, reset them, end a quarantine
     Gpu(gpu::Args),
+    /// Install Coffer on this node, or another version of it
+    Install(node::InstallArgs),
+    /// Take Coffer away from this node
+    Uninstall(node::UninstallArgs),
+    /// Print what is installed on this node
+    Status(node::StatusArgs),
+    /// Print this node's sandboxes: state, shim, memory, GPUs
+    Pods(observe::PodsArgs),
+    /// Print what a pod's start took, step by step
+    Timeline(observe::TimelineArgs),
+    /// Print what a pod's shim and console said
+    Logs(observe::Which),
+    /// Print or serve this node's metrics for Prometheus
+    Metrics(observe::MetricsArgs),
     /// Print the names that prove what is in an image's layers
     Image(image::Args),
     /// Write and read initdata, which the report vouches for
@@ -57,8 +77,10 @@ enum Command {
     /// Give back what sandboxes left on this host whose shim is dead
     Sweep(sweep::Args),
     /// Print completions for a shell
+    #[command(hide = true)]
     Completions(shell::Completions),
     /// Write manual pages
+    #[command(hide = true)]
     Man(shell::Man),
 }
 
@@ -131,6 +153,13 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Bind(args) => return bind::run(&args, out),
         Command::Doctor(args) => return doctor::run(&args, out),
         Command::Sweep(args) => return sweep::run(&args, out),
+        Command::Status(args) => return node::status(&args, out),
+        Command::Pods(args) => observe::pods(&args, out),
+        Command::Timeline(args) => observe::timeline(&args, out),
+        Command::Metrics(args) => observe::metrics(&args, out),
+        Command::Logs(args) => observe::logs(&args, out),
+        Command::Install(args) => node::install(&args, out),
+        Command::Uninstall(args) => node::uninstall(&args, out),
         Command::Config(args) => config::run(&args, out),
         Command::Measure(args) => measure::run(&args, out),
         Command::Rehearse(args) => measure::rehearse::run(&args, out),

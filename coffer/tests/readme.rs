@@ -9,7 +9,9 @@ use std::process::{Command, Stdio};
 
 use image::FakeImage;
 
-const TEXTS: [&str; 2] = [include_str!("../../README.md"), include_str!("../../docs/bind.md")];
+const README: &str = include_str!("../../README.md");
+const NODE: &str = include_str!("../../docs/node.md");
+const TEXTS: [&str; 3] = [README, include_str!("../../docs/bind.md"), NODE];
 const DEPLOYMENT: &str = "apiVersion: apps/v1\nkind: Deployment\nmetadata: {name: web}\nspec:\n  template:\n    spec:\n      \
                           containers:\n      - {name: web, image: \"registry.example.com/web:v1\"}\n";
 
@@ -67,4 +69,36 @@ fn commands_are_right_as_they_are_typed() {
         bound.contains("cc_init_data: H4sI") && bound.contains("runtimeClassName: coffer-snp"),
         "{bound}"
     );
+}
+
+/// The way to a node with a RuntimeClass: at most five commands, and sixty lines with the manifests that they apply.
+#[test]
+fn a_node_takes_five_commands_and_sixty_lines() {
+    let section = README.split("\n## ").find(|section| section.starts_with("On a node\n")).unwrap();
+    let blocks = section.split("```console\n").skip(1).map(|rest| rest.split("```").next().unwrap());
+    // The output of `coffer doctor` further down is no step.
+    let typed: Vec<&str> = blocks
+        .flat_map(str::lines)
+        .filter_map(|line| line.strip_prefix("# ").or_else(|| line.strip_prefix("$ ")))
+        .filter(|line| *line != "coffer doctor")
+        .collect();
+    assert!(!typed.is_empty() && typed.len() <= 5, "{typed:?}");
+    let applied = typed.iter().filter_map(|line| line.split_once("--filename ")).map(|(_, path)| {
+        let text = fs::read_to_string(format!("{}/../{path}", env!("CARGO_MANIFEST_DIR"))).unwrap();
+        text.lines().filter(|line| !line.trim_start().starts_with('#')).count()
+    });
+    let lines = typed.len() + applied.sum::<usize>();
+    assert!(lines <= 60, "{lines} lines");
+}
+
+/// Each error of the installer by its word, as docs/node.md explains it: `match` in its source has all.
+#[test]
+fn every_error_of_an_installation_is_explained() {
+    let source = include_str!("../../crates/node-install/src/error.rs");
+    let codes: Vec<&str> =
+        source.lines().filter_map(|line| line.trim().split_once("=> \"")?.1.strip_suffix("\",")).collect();
+    assert!(codes.len() >= 20, "{codes:?}");
+    for code in codes {
+        assert!(NODE.contains(&format!("\n| `{code}` | ")), "docs/node.md has no entry for {code}");
+    }
 }

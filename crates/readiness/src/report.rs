@@ -48,9 +48,18 @@ pub struct Report {
     pub classes: Vec<ClassVerdict>,
     /// The checks.
     pub checks: Vec<Check>,
+    /// For each class that is not ready, what stops it, the first cause first.
+    #[serde(skip)]
+    pub stops: Vec<(Class, String)>,
 }
 
 impl Report {
+    /// What stops a class, in one line; `None` where nothing does.
+    #[must_use]
+    pub fn stopped(&self, class: Class) -> Option<&str> {
+        self.stops.iter().find(|(stopped, _)| *stopped == class).map(|(_, reason)| reason.as_str())
+    }
+
     /// The class's verdict.
     #[must_use]
     pub fn verdict(&self, class: Class) -> Verdict {
@@ -70,8 +79,26 @@ pub fn examine(host: &Host<'_>) -> Report {
         groups.iter().map(of_group).max().unwrap_or(Verdict::NotReady)
     };
     let classes = Class::ALL.map(|class| ClassVerdict { class, verdict: verdict(class) }).to_vec();
+    let stops = Class::ALL.iter().flat_map(|class| {
+        let stopping = groups.iter().filter(|(group, _)| (group.weight)(host, *class) == Weight::Stops);
+        stopping.filter_map(|(_, check)| stop(check)).map(|reason| (*class, reason))
+    });
+    let stops = stops.collect();
     let checks: Vec<_> = groups.into_iter().map(|(_, check)| check).collect();
-    Report { class: wanted(host, &checks), classes, checks }
+    Report { class: wanted(host, &checks), classes, checks, stops }
+}
+
+/// Why a check that stops a class does so.
+fn stop(root: &Check) -> Option<String> {
+    let fails = |check: &Check| check.result == Outcome::Failed;
+    let said = |check: &Check| match &check.fix {
+        Some(fix) => format!("{}: {}; {fix}", check.title, check.evidence),
+        None => format!("{}: {}", check.title, check.evidence),
+    };
+    match root.result {
+        Outcome::NotApplicable => Some(said(root)),
+        _ => root.all().find(|check| fails(check)).map(said),
+    }
 }
 
 fn judge(root: &Check, weight: Weight) -> Verdict {

@@ -139,14 +139,14 @@ fn log_path() -> PathBuf {
     directory.join(format!("{name}.log"))
 }
 
-fn write(path: &str, text: &str) {
+pub(crate) fn write(path: &str, text: &str) {
     let path = Path::new(path);
     fs::create_dir_all(path.parent().or_fail("parent directory")).or_fail("make a directory");
     fs::write(path, text).or_fail(path.display());
 }
 
 /// Makes CNI's bridge and the mount behind `ip netns` before a test does, so that they are no difference that it left.
-fn make_bridge() {
+pub(crate) fn make_bridge() {
     let script = "ip link show e2e0 >/dev/null 2>&1 || ip link add e2e0 type bridge; ip link set e2e0 up; \
                   ip addr replace 10.99.0.1/24 dev e2e0; ip -6 addr replace fd99::1/64 dev e2e0 nodad; \
                   ip netns add e2e-first; ip netns del e2e-first";
@@ -218,7 +218,7 @@ ConfigPath = "/run/e2e/handler.toml"
 }
 
 /// A bridge with one IPv4 and one IPv6 address per pod, as the simplest clusters have it.
-const BRIDGE: &str = r#"{
+pub(crate) const BRIDGE: &str = r#"{
   "cniVersion": "1.0.0",
   "name": "e2e",
   "plugins": [{

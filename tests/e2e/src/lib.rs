@@ -10,6 +10,7 @@
 //! ```
 
 mod artefacts;
+mod bare_node;
 mod bound_pod;
 mod bundle;
 mod cgroup;
@@ -44,6 +45,7 @@ mod tenant;
 mod wait;
 
 pub use artefacts::{Artefacts, fixture, workspace};
+pub use bare_node::BareNode;
 pub use bound_pod::{BoundPod, INITDATA};
 pub use bundle::{Bundle, spec};
 pub use cgroup::MemoryCgroup;

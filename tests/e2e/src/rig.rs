@@ -148,7 +148,7 @@ async fn set_up(artefacts: &Artefacts, setting: Setting) -> Containerd {
 }
 
 /// The rig's private containerd must never be another one's: it is told by the name `tools/enter` gives it.
-fn assert_in_rig() {
+pub(crate) fn assert_in_rig() {
     let name = nix::unistd::gethostname().or_fail("host name");
     assert_eq!(
         name, "coffer-rig",

@@ -1,0 +1,131 @@
+//! `coffer install`.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result};
+use node_install::{
+    Bundle, Daemon, Erofs, Error, Handler, Kind, Kubelet, Lock, Request, Root, install, stage,
+};
+
+use super::classes::{class_of, configurations, stopped};
+use super::daemon::{Engine, knows_erofs, own_bundle, program_in_path};
+use super::{Engine as Named, Place};
+
+/// What the command line's `--help` says beside the options.
+const HELP: &str = "\
+Programs and guest images go to /opt/coffer/versions and /opt/coffer/images, each class's configuration to /etc/coffer. The
+container engine is told of the classes that can work on this node, in a file of its own, and started anew. Where it does not
+come back with all that it had, everything is put back. Run again it changes nothing; with a newer bundle it is an upgrade:
+pods that run keep their version.";
+
+/// Arguments of `coffer install`.
+#[derive(Debug, clap::Args)]
+#[command(after_help = HELP)]
+pub(crate) struct Args {
+    /// What to install [default: the bundle that this program is part of]
+    #[arg(long, value_name = "DIRECTORY")]
+    bundle: Option<PathBuf>,
+    /// The node's container engine [default: the one that is found]
+    #[arg(long, value_enum)]
+    engine: Option<Named>,
+    /// A runtime class that must work here, several times for several [default: all that can work]
+    #[arg(long = "class", value_name = "CLASS", value_parser = ["coffer", "coffer-snp", "coffer-tdx"])]
+    classes: Vec<String>,
+    #[command(flatten)]
+    place: Place,
+}
+
+/// Installs Coffer on the node.
+///
+/// # Errors
+/// Nothing is half done then; the text says what was put back.
+pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
+    let (root, instance) = (args.place.root(), &args.place.instance);
+    let directory = args.bundle.clone().or_else(own_bundle);
+    let directory = directory.context("this program is part of no bundle: name one with --bundle")?;
+    let bundle = Bundle::read(&directory).map_err(explained)?;
+    let _lock = Lock::take(&root).map_err(explained)?;
+    let daemon = Engine::new(&root);
+    let classes = configurations(&root, &bundle, instance);
+    let request =
+        Request { instance, engine: args.engine.map(Kind::from), bundle: &bundle, classes: &classes };
+    let staged = stage(&root, &request, &daemon).map_err(explained)?;
+    let kind = staged.engine.kind;
+    line(out, "bundle", &format!("{}, {} files", bundle.id(), bundle.files().len()))?;
+    let version = daemon.version(kind);
+    let shown = version.map(|(major, minor)| format!(" {major}.{minor}")).unwrap_or_default();
+    line(out, "engine", &format!("{kind}{shown}"))?;
+    let (mut handlers, mut reasons) = (Vec::new(), Vec::new());
+    for (name, check) in &staged.checks {
+        let Some(class) = class_of(name) else { continue };
+        let wanted = args.classes.is_empty() || args.classes.iter().any(|wanted| wanted == name);
+        let reason = if wanted { stopped(&root, class, check) } else { Some("not asked for".to_owned()) };
+        match reason {
+            None => handlers.push(Handler { name: instance.handler(name), config: instance.config(name) }),
+            Some(reason) => {
+                line(out, &instance.handler(name), &format!("left out: {reason}"))?;
+                reasons.push((*name, reason));
+            }
+        }
+    }
+    let missing = args.classes.iter().find_map(|wanted| reasons.iter().find(|(name, _)| name == wanted));
+    let refusal = match missing {
+        _ if handlers.is_empty() => {
+            let reasons: Vec<_> = reasons.iter().map(|(name, reason)| format!("{name}: {reason}")).collect();
+            Some(explained(Error::NothingToRegister { reasons: reasons.join("; ") }))
+        }
+        Some((name, reason)) => Some(anyhow::anyhow!("the class {name} cannot work on this node: {reason}")),
+        None => None,
+    };
+    if let Some(refusal) = refusal {
+        staged.abandon(&root, &daemon).map_err(explained)?;
+        return Err(refusal);
+    }
+    for path in &staged.kept {
+        line(out, "kept", &format!("{path}, which was changed by hand"))?;
+    }
+    let erofs = erofs(&root, kind, version, out)?;
+    let installed = install(&root, staged, &handlers, erofs, &daemon).map_err(explained)?;
+    for handler in &handlers {
+        line(out, &handler.name, &format!("registered, configured by {}", handler.config))?;
+    }
+    if installed.restarted {
+        line(out, "restarted", &format!("{kind}; it serves all that it had, and these"))?;
+    }
+    for version in &installed.collected {
+        line(out, "removed", &format!("version {version}, which no pod used"))?;
+    }
+    if let Some(advice) = Kubelet::read(&root).map_err(explained)?.advice() {
+        line(out, "kubelet", &advice)?;
+    }
+    Ok(())
+}
+
+/// Whether containerd makes the layers; else the shim does, at each image's first container.
+fn erofs(root: &Root, kind: Kind, version: Option<(u32, u32)>, out: &mut impl Write) -> Result<Erofs> {
+    if kind == Kind::Crio {
+        return Ok(Erofs::No);
+    }
+    let reason = match version {
+        Some(version) if version >= (2, 1) && !knows_erofs(root) => "the kernel has no EROFS",
+        Some(version) if version >= (2, 1) && program_in_path(root, "mkfs.erofs").is_none() => {
+            "there is no mkfs.erofs: install erofs-utils 1.8 or newer, and run this again"
+        }
+        Some(version) if version >= (2, 3) => return Ok(Erofs::WithTrees),
+        Some(version) if version >= (2, 1) => return Ok(Erofs::Yes),
+        _ => "containerd is older than 2.1",
+    };
+    line(out, "layers", &format!("made by the shim at each image's first container: {reason}"))?;
+    Ok(Erofs::No)
+}
+
+pub(super) fn line(out: &mut impl Write, what: &str, text: &str) -> io::Result<()> {
+    writeln!(out, "{what:<12} {text}")
+}
+
+/// With the word under which docs/node.md explains it.
+pub(super) fn explained(error: Error) -> anyhow::Error {
+    let code = error.code();
+    anyhow::Error::new(error).context(format!("[{code}]"))
+}

@@ -1,0 +1,162 @@
+//! The shims' log lines, as containerd keeps them: logfmt, a sandbox's lines with `sandbox=ID`.
+
+use std::fs::File;
+use std::io::{self, BufRead, BufReader};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result};
+
+use crate::files::is_stdin;
+
+/// Which pod, and where its shim's log is.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Which {
+    /// The sandbox's id, or its beginning
+    #[arg(value_name = "POD")]
+    pod: String,
+    /// File with containerd's log [default: the journal of containerd's unit]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
+}
+
+impl Which {
+    /// What was asked for.
+    pub(super) fn pod(&self) -> &str {
+        &self.pod
+    }
+
+    /// The lines of the pod.
+    pub(super) fn lines(&self) -> Result<Vec<Line>> {
+        let of_pod = |text: io::Result<String>| match text {
+            Ok(text) => Line::parse(&text).filter(|line| line.is_of(&self.pod)).map(Ok),
+            Err(error) => Some(Err(error)),
+        };
+        let read = source(self.log.as_deref())?;
+        read.lines().filter_map(of_pod).collect::<io::Result<_>>().context("cannot read the log")
+    }
+}
+
+fn source(log: Option<&Path>) -> Result<Box<dyn BufRead>> {
+    match log {
+        Some(path) if is_stdin(path) => Ok(Box::new(BufReader::new(io::stdin()))),
+        Some(path) => {
+            let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+            Ok(Box::new(BufReader::new(file)))
+        }
+        None => {
+            // Of whichever runs it: k3s and rke2 have containerd's lines in their own unit's journal or in a file.
+            let mut journal = Command::new("journalctl");
+            journal.args([
+                "--output=cat",
+                "--no-pager",
+                "--unit=containerd",
+                "--unit=k0sworker",
+                "--unit=crio",
+            ]);
+            let mut child = journal
+                .stdout(Stdio::piped())
+                .spawn()
+                .context("cannot ask journalctl for containerd's log: name a file with --log")?;
+            let output = child.stdout.take().context("journalctl has no output")?;
+            Ok(Box::new(BufReader::new(output)))
+        }
+    }
+}
+
+/// A line.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Line {
+    values: Vec<(String, String)>,
+}
+
+impl Line {
+    /// `key=value` and `key="quoted value"`, with spaces between; `None` without time and message.
+    pub(super) fn parse(text: &str) -> Option<Self> {
+        let (mut values, mut rest) = (Vec::new(), text.trim());
+        while !rest.is_empty() {
+            let (key, after) = rest.split_once('=')?;
+            let (value, after) = match after.strip_prefix('"') {
+                Some(quoted) => quoted_value(quoted)?,
+                None => {
+                    let end = after.find(' ').unwrap_or(after.len());
+                    (after[..end].to_owned(), &after[end..])
+                }
+            };
+            values.push((key.trim().to_owned(), value));
+            rest = after.trim_start();
+        }
+        let line = Self { values };
+        (line.get("time").is_some() && line.get("msg").is_some()).then_some(line)
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<&str> {
+        self.values.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
+    }
+
+    /// The id of the sandbox that it is about.
+    pub(super) fn sandbox(&self) -> &str {
+        self.get("sandbox").unwrap_or_default()
+    }
+
+    fn is_of(&self, pod: &str) -> bool {
+        !pod.is_empty() && self.sandbox().starts_with(pod)
+    }
+
+    /// What happened, with what it is about.
+    pub(super) fn told(&self) -> String {
+        const FRAME: [&str; 7] = ["time", "level", "msg", "sandbox", "namespace", "runtime", "ms"];
+        let about = self.values.iter().filter(|(key, _)| !FRAME.contains(&key.as_str()));
+        about.fold(self.get("msg").unwrap_or_default().to_owned(), |text, (key, value)| {
+            format!("{text}  {key} {value}")
+        })
+    }
+
+    /// Milliseconds since midnight, from `2026-01-31T23:59:59.999888777Z`.
+    pub(super) fn time_of_day(&self) -> Option<u64> {
+        let (_, clock) = self.get("time")?.split_once('T')?;
+        let number = |range: std::ops::Range<usize>| clock.get(range)?.parse::<u64>().ok();
+        let fraction = clock.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0);
+        Some(((number(0..2)? * 60 + number(3..5)?) * 60 + number(6..8)?) * 1000 + fraction)
+    }
+}
+
+/// Up to the closing quote, and what is behind it; `\"` and `\\` stand for themselves.
+fn quoted_value(text: &str) -> Option<(String, &str)> {
+    let (mut value, mut characters) = (String::new(), text.char_indices());
+    while let Some((at, character)) = characters.next() {
+        match character {
+            '"' => return Some((value, &text[at + 1..])),
+            '\\' => value.push(match characters.next()?.1 {
+                'n' => '\n',
+                't' => '\t',
+                other => other,
+            }),
+            other => value.push(other),
+        }
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LINE: &str = r#"time="2026-11-28T12:59:21.254665059Z" level=info msg="GPU: reset" gpu=0000:40:00.0 why="a \"b\"" sandbox=abc1 namespace=k8s.io runtime=coffer"#;
+
+    #[test]
+    fn a_line_is_taken_apart() {
+        let line = Line::parse(LINE).unwrap();
+        assert_eq!((line.sandbox(), line.get("why")), ("abc1", Some("a \"b\"")));
+        assert_eq!(line.told(), "GPU: reset  gpu 0000:40:00.0  why a \"b\"");
+        assert_eq!(line.time_of_day(), Some(((12 * 60 + 59) * 60 + 21) * 1000 + 254));
+        assert!(line.is_of("abc") && !line.is_of("b") && !line.is_of(""));
+    }
+
+    #[test]
+    fn what_is_no_line_is_none() {
+        for text in ["", "no line", "time=1", "msg=\"open", "time=\"1\" msg=\"a\\", "=", "\"\"=\""] {
+            assert_eq!(Line::parse(text), None, "{text}");
+        }
+    }
+}
