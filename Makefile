@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs bench clean
+.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs bench soak clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -57,7 +57,10 @@ image-release: ## the guest image with the real kata-agent: make image-release K
 programs: ## the shim, the rig and vhost-device-vsock
 	@tools/programs
 
-bench: parts ## measure against bare QEMU: JSON and a table
+soak: parts ## one pod that lives long: restarts, execs, volumes, containers, and what they leave
+	@tools/soak
+
+bench: parts ## measure against bare QEMU: JSON and a table; KATA_AGENT=/path: with the real kata-agent
 	@tools/bench
 
 clean: ## remove build/ and target/ (the cache stays)

@@ -44,6 +44,12 @@ pub trait Machine: Clone + Send + Sync + 'static {
     /// The guest.
     fn guest(&self) -> Self::Guest;
 
+    /// Whether a container may have these limits.
+    ///
+    /// # Errors
+    /// They are more than the machine has.
+    fn fits(&self, id: &ContainerId, limits: &LinuxResources) -> Result<()>;
+
     /// Creates a container, from its layers to the guest's answer.
     ///
     /// # Errors

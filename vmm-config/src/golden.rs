@@ -174,6 +174,11 @@ proptest! {
         let mut on_line: Vec<u32> = Vec::new();
         for value in spec.qemu_args() {
             for (key, value) in properties(&value) {
+                // The first of `-add-fd`'s has no option before it.
+                let (key, value) = match value.strip_prefix("fd=") {
+                    Some(number) if key.is_empty() => ("fd".to_owned(), number.to_owned()),
+                    _ => (key, value),
+                };
                 if ["fd", "fds", "vhostfd", "vhostfds"].contains(&key.as_str()) {
                     on_line.extend(value.split(':').map(|n| n.parse::<u32>().unwrap()));
                 }
@@ -205,7 +210,9 @@ fn untold(spec: &crate::spec::VmSpec) -> Vec<String> {
         let nested = pair[1].split('"').map(|part| (String::new(), part.to_owned()));
         properties(&pair[1]).into_iter().chain(nested.collect::<Vec<_>>())
     });
-    let paths = values.map(|(_, value)| value).filter(|value| value.starts_with('/'));
+    // A set of descriptors is a name for QEMU only, not for the kernel.
+    let is_path = |value: &String| value.starts_with('/') && !value.starts_with("/dev/fdset/");
+    let paths = values.map(|(_, value)| value).filter(is_path);
     paths.filter(|path| !told.contains(&path.as_str())).collect()
 }
 

@@ -63,7 +63,7 @@ impl fmt::Display for QemuFd {
 pub enum FdRole {
     /// QEMU's end of the control socket pair.
     Qmp,
-    /// QEMU's end of the console socket pair.
+    /// The end of the console's pipe that QEMU writes.
     Console,
     /// The vhost-vsock device with the claimed context id.
     Vsock,

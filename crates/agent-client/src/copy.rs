@@ -1,20 +1,14 @@
-//! Files of the host that are copied into the guest: what there is to copy, and the calls that do it.
-//!
-//! kata-agent's CopyFile takes a directory, a symlink or a chunk of a file, by the type bits of the mode. Its ways that
-//! shape this code: it gives a file's owner to the file's parent too; it writes `name.ext` by way of `name.tmp`; and
-//! what is at the target is removed first.
+//! Files of the host that are copied into the guest: what there is to copy.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
-use std::os::unix::ffi::OsStrExt;
+use std::fs::Metadata;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Component, Path, PathBuf};
 
 use thiserror::Error;
 
-use crate::client::Agent;
+use crate::below::Below;
 use crate::error::AgentError;
-use crate::proto::agent::CopyFileRequest;
 
 /// Largest file that is copied, in bytes. One ConfigMap or Secret may hold 1 MiB.
 pub const MAX_FILE: u64 = 4 << 20;
@@ -24,12 +18,6 @@ pub const MAX_TREE: u64 = 16 << 20;
 
 /// Most entries of one tree.
 pub const MAX_ENTRIES: usize = 4096;
-
-/// Bytes of a file per call.
-const CHUNK: usize = 1 << 20;
-
-/// Mode of parents that are not there yet: a directory, 0755.
-const PARENT_MODE: u32 = 0o040_755;
 
 /// Why a copy failed.
 #[derive(Debug, Error)]
@@ -113,91 +101,19 @@ pub(crate) struct Entry {
     pub(crate) host: PathBuf,
     pub(crate) guest: String,
     pub(crate) kind: Kind,
-    mode: u32,
-    uid: u32,
-    gid: u32,
+    pub(crate) mode: u32,
+    pub(crate) uid: u32,
+    pub(crate) gid: u32,
 }
 
 impl Entry {
-    fn new(host: PathBuf, guest: String, meta: &Metadata, kind: Kind) -> Self {
-        Self { host, guest, kind, mode: meta.mode(), uid: meta.uid(), gid: meta.gid() }
-    }
-
-    fn request(&self) -> CopyFileRequest {
-        CopyFileRequest {
-            path: self.guest.clone(),
-            file_mode: self.mode,
-            dir_mode: PARENT_MODE,
-            uid: self.uid.cast_signed(),
-            gid: self.gid.cast_signed(),
-            ..Default::default()
-        }
-    }
-
-    /// Copies this entry.
-    pub(crate) async fn send(&self, agent: &Agent) -> Result<(), CopyError> {
-        match &self.kind {
-            Kind::Directory => self.call(agent, self.request()).await,
-            Kind::Symlink { target } => {
-                let data = target.as_os_str().as_bytes().to_vec();
-                self.call(agent, CopyFileRequest { data, ..self.request() }).await
-            }
-            Kind::File { .. } => self.send_content(agent, &read(&self.host)?).await,
-        }
-    }
-
-    async fn send_content(&self, agent: &Agent, content: &[u8]) -> Result<(), CopyError> {
-        let mut offset = 0;
-        loop {
-            let end = content.len().min(offset + CHUNK);
-            let request = CopyFileRequest {
-                file_size: to_i64(content.len()),
-                offset: to_i64(offset),
-                data: content[offset..end].to_vec(),
-                ..self.request()
-            };
-            self.call(agent, request).await?;
-            offset = end;
-            if offset == content.len() {
-                return Ok(());
-            }
-        }
-    }
-
-    /// Puts an empty file where this entry was: CopyFile cannot delete, but it frees what it replaces.
-    pub(crate) async fn blank(&self, agent: &Agent) -> Result<(), CopyError> {
-        /// A regular file, 0400.
-        const EMPTY: u32 = 0o100_400;
-        self.call(agent, CopyFileRequest { file_mode: EMPTY, ..self.request() }).await
-    }
-
-    async fn call(&self, agent: &Agent, request: CopyFileRequest) -> Result<(), CopyError> {
-        agent.copy_file(request).await.map(drop).map_err(|source| CopyError::Guest {
-            path: self.host.clone(),
-            guest: self.guest.clone(),
-            source,
-        })
+    fn new(host: &Path, guest: String, meta: &Metadata, kind: Kind) -> Self {
+        Self { host: host.to_path_buf(), guest, kind, mode: meta.mode(), uid: meta.uid(), gid: meta.gid() }
     }
 }
 
-/// Sizes here are at most [`MAX_FILE`].
-fn to_i64(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
-fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
+pub(crate) fn unreadable(path: &Path) -> impl FnOnce(io::Error) -> CopyError {
     |source| CopyError::Read { path: path.to_path_buf(), source }
-}
-
-/// Reads a file that may have grown since it was looked at.
-fn read(path: &Path) -> Result<Vec<u8>, CopyError> {
-    let mut content = Vec::new();
-    let file = File::open(path).map_err(unreadable(path))?;
-    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(unreadable(path))?;
-    if content.len() as u64 > MAX_FILE {
-        return Err(CopyError::FileTooLarge { path: path.to_path_buf() });
-    }
-    Ok(content)
 }
 
 fn file_kind(path: &Path, meta: &Metadata) -> Result<Kind, CopyError> {
@@ -208,86 +124,97 @@ fn file_kind(path: &Path, meta: &Metadata) -> Result<Kind, CopyError> {
     Ok(Kind::File { size: meta.size(), changed, inode: meta.ino() })
 }
 
-/// One regular file; symlinks are followed.
-pub(crate) fn single(host: &Path, guest: &str) -> Result<Entry, CopyError> {
-    let meta = fs::metadata(host).map_err(unreadable(host))?;
-    if !meta.is_file() {
-        return Err(CopyError::Special { path: host.to_path_buf() });
-    }
-    Ok(Entry::new(host.to_path_buf(), guest.to_string(), &meta, file_kind(host, &meta)?))
+/// Whether one path of the guest is below the other.
+pub(crate) fn is_below(guest: &str, directory: &str) -> bool {
+    guest.strip_prefix(directory).is_some_and(|rest| rest.starts_with('/'))
 }
 
-/// A directory and all below it, in the order of copying: what a symlink shows is there before the symlink.
-pub(crate) fn tree(host: &Path, guest: &str) -> Result<Vec<Entry>, CopyError> {
-    let mut walk = Walk { root: host, entries: Vec::new(), symlinks: Vec::new(), bytes: 0 };
-    walk.directory(host, guest)?;
-    walk.entries.append(&mut walk.symlinks);
-    Ok(walk.entries)
+/// What there is to copy, by what it is.
+#[derive(Debug, Default)]
+pub(crate) struct Tree {
+    pub(crate) directories: Vec<Entry>,
+    pub(crate) files: Vec<Entry>,
+    pub(crate) links: Vec<Entry>,
+    /// Directories with something of another owner in them, the deepest first.
+    pub(crate) mixed: Vec<Entry>,
+}
+
+impl Tree {
+    /// One regular file.
+    pub(crate) fn file(below: &Below, host: &Path, guest: &str) -> Result<Self, CopyError> {
+        let meta = below.look(host).map_err(unreadable(host))?;
+        if !meta.is_file() {
+            return Err(CopyError::Special { path: host.to_path_buf() });
+        }
+        let file = Entry::new(host, guest.to_string(), &meta, file_kind(host, &meta)?);
+        Ok(Self { files: vec![file], ..Self::default() })
+    }
+
+    /// A directory and all below it.
+    pub(crate) fn directory(below: &Below, host: &Path, guest: &str) -> Result<Self, CopyError> {
+        let mut walk = Walk { below, root: host, tree: Self::default(), bytes: 0 };
+        walk.directory(host, guest)?;
+        Ok(walk.tree)
+    }
+
+    /// All entries.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Entry> {
+        self.directories.iter().chain(&self.files).chain(&self.links)
+    }
 }
 
 struct Walk<'a> {
+    below: &'a Below,
     root: &'a Path,
-    entries: Vec<Entry>,
-    symlinks: Vec<Entry>,
+    tree: Tree,
     bytes: u64,
 }
 
 impl Walk<'_> {
     fn directory(&mut self, host: &Path, guest: &str) -> Result<(), CopyError> {
-        let meta = fs::symlink_metadata(host).map_err(unreadable(host))?;
+        let meta = self.below.look(host).map_err(unreadable(host))?;
         if !meta.is_dir() {
             return Err(CopyError::Special { path: host.to_path_buf() });
         }
-        let own = Entry::new(host.to_path_buf(), guest.to_string(), &meta, Kind::Directory);
-        let first = self.entries.len();
-        self.push(own.clone())?;
-
-        let mut children = Vec::new();
-        for child in fs::read_dir(host).map_err(unreadable(host))? {
-            children.push(child.map_err(unreadable(host))?.path());
-        }
-        // Files called `.tmp` last: an earlier `x.conf` is written by way of `x.tmp`.
-        children.sort_by_cached_key(|path| (path.extension().is_some_and(|e| e == "tmp"), path.clone()));
+        let own = Entry::new(host, guest.to_string(), &meta, Kind::Directory);
+        self.tree.directories.push(own.clone());
+        self.check_size()?;
+        let mut children = self.below.list(host).map_err(unreadable(host))?;
+        children.sort();
         for child in &children {
             let name = child.file_name().unwrap_or_default().to_string_lossy();
             self.entry(child, &format!("{guest}/{name}"))?;
         }
         let differs = |entry: &Entry| (entry.uid, entry.gid) != (own.uid, own.gid);
-        if self.entries[first..].iter().any(differs) {
-            // The agent has given the directory to a child's owner.
-            self.push(own)?;
+        if self.tree.entries().filter(|entry| is_below(&entry.guest, guest)).any(differs) {
+            self.tree.mixed.push(own);
         }
         Ok(())
     }
 
     fn entry(&mut self, host: &Path, guest: &str) -> Result<(), CopyError> {
-        let meta = fs::symlink_metadata(host).map_err(unreadable(host))?;
+        let meta = self.below.look(host).map_err(unreadable(host))?;
         if meta.is_dir() {
             return self.directory(host, guest);
         }
-        let entry = |kind| Entry::new(host.to_path_buf(), guest.to_string(), &meta, kind);
+        let entry = |kind| Entry::new(host, guest.to_string(), &meta, kind);
         if meta.is_symlink() {
-            let target = fs::read_link(host).map_err(unreadable(host))?;
+            let target = self.below.read_link(host).map_err(unreadable(host))?;
             if !stays_inside(self.root, host, &target) {
                 return Err(CopyError::Escapes { path: host.to_path_buf(), target });
             }
-            self.symlinks.push(entry(Kind::Symlink { target }));
-            self.check_size()
+            self.tree.links.push(entry(Kind::Symlink { target }));
         } else if meta.is_file() {
             self.bytes += meta.size();
-            self.push(entry(file_kind(host, &meta)?))
+            self.tree.files.push(entry(file_kind(host, &meta)?));
         } else {
-            Err(CopyError::Special { path: host.to_path_buf() })
+            return Err(CopyError::Special { path: host.to_path_buf() });
         }
-    }
-
-    fn push(&mut self, entry: Entry) -> Result<(), CopyError> {
-        self.entries.push(entry);
         self.check_size()
     }
 
     fn check_size(&self) -> Result<(), CopyError> {
-        if self.bytes > MAX_TREE || self.entries.len() + self.symlinks.len() > MAX_ENTRIES {
+        if self.bytes > MAX_TREE || self.tree.entries().count() > MAX_ENTRIES {
             return Err(CopyError::TreeTooLarge { path: self.root.to_path_buf() });
         }
         Ok(())
@@ -311,6 +238,7 @@ fn stays_inside(root: &Path, link: &Path, target: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::fs::{self, File};
     use std::os::unix::fs::symlink;
 
     use tempfile::TempDir;
@@ -321,26 +249,24 @@ mod tests {
         entries.iter().map(|entry| entry.guest.as_str()).collect()
     }
 
+    fn tree(root: &Path) -> Result<Tree, CopyError> {
+        Tree::directory(&Below::open(root).unwrap(), root, "/g")
+    }
+
     #[test]
-    fn what_a_symlink_shows_comes_before_it() {
+    fn a_tree_is_told_by_what_its_entries_are() {
         let dir = TempDir::new().unwrap();
         let root = dir.path();
         fs::create_dir(root.join("..2026_11_24")).unwrap();
         fs::write(root.join("..2026_11_24/key"), "value").unwrap();
         symlink("..2026_11_24", root.join("..data")).unwrap();
         symlink("..data/key", root.join("key")).unwrap();
-        let entries = tree(root, "/g").unwrap();
-        assert_eq!(names(&entries), ["/g", "/g/..2026_11_24", "/g/..2026_11_24/key", "/g/..data", "/g/key"]);
-        assert_eq!(entries[3].kind, Kind::Symlink { target: PathBuf::from("..2026_11_24") });
-    }
-
-    #[test]
-    fn temporary_names_come_last() {
-        let dir = TempDir::new().unwrap();
-        for name in ["x.tmp", "x.zip", "a"] {
-            fs::write(dir.path().join(name), "").unwrap();
-        }
-        assert_eq!(names(&tree(dir.path(), "/g").unwrap()), ["/g", "/g/a", "/g/x.zip", "/g/x.tmp"]);
+        let tree = tree(root).unwrap();
+        assert_eq!(names(&tree.directories), ["/g", "/g/..2026_11_24"]);
+        assert_eq!(names(&tree.files), ["/g/..2026_11_24/key"]);
+        assert_eq!(names(&tree.links), ["/g/..data", "/g/key"]);
+        assert_eq!(tree.links[0].kind, Kind::Symlink { target: PathBuf::from("..2026_11_24") });
+        assert!(tree.mixed.is_empty());
     }
 
     #[test]
@@ -352,19 +278,21 @@ mod tests {
         }
         let dir = TempDir::new().unwrap();
         symlink("../secret", dir.path().join("link")).unwrap();
-        assert!(matches!(tree(dir.path(), "/g"), Err(CopyError::Escapes { .. })));
+        assert!(matches!(tree(dir.path()), Err(CopyError::Escapes { .. })));
     }
 
     #[test]
     fn large_files_and_special_ones_are_refused() {
         let dir = TempDir::new().unwrap();
         let path = dir.path().join("large");
+        let single = |path: &Path| Tree::file(&Below::open(dir.path()).unwrap(), path, "/g");
         File::create(&path).unwrap().set_len(MAX_FILE + 1).unwrap();
-        assert!(matches!(single(&path, "/g"), Err(CopyError::FileTooLarge { .. })));
-        assert!(matches!(tree(dir.path(), "/g"), Err(CopyError::FileTooLarge { .. })));
-        assert!(matches!(single(dir.path(), "/g"), Err(CopyError::Special { .. })));
+        assert!(matches!(single(&path), Err(CopyError::FileTooLarge { .. })));
+        assert!(matches!(tree(dir.path()), Err(CopyError::FileTooLarge { .. })));
+        assert!(matches!(single(dir.path()), Err(CopyError::Special { .. })));
         File::create(&path).unwrap().set_len(MAX_FILE).unwrap();
-        assert!(single(&path, "/g").is_ok());
+        assert!(single(&path).is_ok());
+        assert!(single(&dir.path().join("missing")).unwrap_err().is_vanished());
     }
 
     #[test]
@@ -373,11 +301,18 @@ mod tests {
         for n in 0..=MAX_TREE / MAX_FILE {
             File::create(dir.path().join(n.to_string())).unwrap().set_len(MAX_FILE).unwrap();
         }
-        assert!(matches!(tree(dir.path(), "/g"), Err(CopyError::TreeTooLarge { .. })));
+        assert!(matches!(tree(dir.path()), Err(CopyError::TreeTooLarge { .. })));
     }
 
+    /// A directory that becomes a link once it was looked at shows nothing of what the link names.
     #[test]
-    fn a_vanished_entry_is_worth_another_look() {
-        assert!(single(Path::new("/nonexistent/file"), "/g").unwrap_err().is_vanished());
+    fn a_link_in_a_directorys_place_is_no_directory() {
+        let (dir, other) = (TempDir::new().unwrap(), TempDir::new().unwrap());
+        fs::write(other.path().join("secret"), "x").unwrap();
+        symlink(other.path(), dir.path().join("volume")).unwrap();
+        let below = Below::open(dir.path()).unwrap();
+        let volume = dir.path().join("volume");
+        assert!(matches!(Tree::directory(&below, &volume, "/g"), Err(CopyError::Special { .. })));
+        assert!(Tree::file(&below, &volume.join("secret"), "/g").is_err());
     }
 }

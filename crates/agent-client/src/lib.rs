@@ -3,8 +3,10 @@
 //! [`connect`] makes one attempt and returns an [`Agent`], whose methods are the agent's calls. Nothing the guest
 //! sends is trusted: frames are bounded before they are read, and text is made harmless before it is shown.
 
+mod below;
 mod client;
 mod copy;
+mod courier;
 mod endpoint;
 mod error;
 mod framing;
@@ -18,8 +20,10 @@ mod sys;
 mod text;
 mod watch;
 
+pub use below::Below;
 pub use client::{Agent, CONNECT_TIMEOUT, connect};
 pub use copy::{CopyError, MAX_ENTRIES, MAX_FILE, MAX_TREE};
+pub use courier::Courier;
 pub use endpoint::{AGENT_PORT, Endpoint};
 pub use error::{AgentError, Call};
 pub use framing::Violation;

@@ -1,21 +1,28 @@
 //! A file or tree of the host and its copy in the guest.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::fs;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use crate::client::Agent;
-use crate::copy::{CopyError, Entry, Kind, single, tree};
+use crate::below::Below;
+use crate::copy::{CopyError, Entry, Kind, Tree, is_below, unreadable};
+use crate::courier::Courier;
+use crate::error::AgentError;
 
 /// How often a tree is looked at anew when something vanishes under the walk.
 const ATTEMPTS: usize = 3;
 
-/// kubelet keeps a volume's generations in directories whose names begin so.
+/// kubelet keeps a volume's generations in directories whose names begin so, and the link that shows one.
 const GENERATION: &str = "..";
 
 /// A file or tree of the host and what the guest has of it.
 #[derive(Debug)]
 pub struct Mirror {
     host: PathBuf,
+    /// The directory below which it is reached without links; `None` follows all.
+    below: Option<PathBuf>,
     guest: String,
     is_tree: bool,
     sent: HashMap<String, Entry>,
@@ -23,13 +30,22 @@ pub struct Mirror {
 
 impl Mirror {
     /// Of one regular file. `guest` is a path below the agent's shared directory.
+    #[must_use]
     pub fn file(host: PathBuf, guest: String) -> Self {
-        Self { host, guest, is_tree: false, sent: HashMap::new() }
+        Self { host, below: None, guest, is_tree: false, sent: HashMap::new() }
     }
 
     /// Of a directory with all that is in it.
+    #[must_use]
     pub fn tree(host: PathBuf, guest: String) -> Self {
-        Self { host, guest, is_tree: true, sent: HashMap::new() }
+        Self { is_tree: true, ..Self::file(host, guest) }
+    }
+
+    /// The same, reached below this directory of the host without a symbolic link. Else whoever named it is root, and the
+    /// links on the way are his.
+    #[must_use]
+    pub fn below(self, directory: Option<PathBuf>) -> Self {
+        Self { below: directory, ..self }
     }
 
     /// The path on the host.
@@ -37,53 +53,89 @@ impl Mirror {
         &self.host
     }
 
-    /// Copies what the guest does not have yet.
+    /// Copies what the guest does not have yet, and removes what the host has no more.
     ///
     /// What is unchanged is left alone, since the agent replaces files by removing them first. A new generation of a
-    /// kubelet volume is copied before the symlink that shows it; generations that are gone give their memory back.
-    /// Single entries that are gone stay in the guest: the agent has no call to delete.
-    pub async fn sync(&mut self, agent: &Agent) -> Result<(), CopyError> {
+    /// kubelet volume is copied before the symlink that shows it, and an old one is removed after that.
+    pub async fn sync(&mut self, courier: &Courier) -> Result<(), CopyError> {
         let mut attempt = 1;
         loop {
-            match self.try_sync(agent).await {
+            match self.try_sync(courier).await {
                 Err(error) if error.is_vanished() && attempt < ATTEMPTS => attempt += 1,
                 done => return done,
             }
         }
     }
 
-    async fn try_sync(&mut self, agent: &Agent) -> Result<(), CopyError> {
-        let entries = if self.is_tree {
-            tree(&self.host, &self.guest)?
-        } else {
-            vec![single(&self.host, &self.guest)?]
+    /// Removes all of it from the guest.
+    pub async fn remove(&mut self, courier: &Courier) -> Result<(), AgentError> {
+        let Some(any) = self.sent.get(&self.guest).or_else(|| self.sent.values().next()).cloned() else {
+            return Ok(());
         };
-        for entry in &entries {
-            if self.sent.get(&entry.guest) != Some(entry) {
-                entry.send(agent).await?;
-                self.sent.insert(entry.guest.clone(), entry.clone());
-            }
-        }
-        self.retire(agent, &entries).await
+        self.sent.clear();
+        courier.remove(&self.guest, &any).await
     }
 
-    /// Frees the generations that are no longer on the host.
-    async fn retire(&mut self, agent: &Agent, entries: &[Entry]) -> Result<(), CopyError> {
-        let prefix = format!("{}/{GENERATION}", self.guest);
-        let is_generation = |path: &str| {
-            path.strip_prefix(&prefix).is_some_and(|name| !name.is_empty() && !name.contains('/'))
+    async fn try_sync(&mut self, courier: &Courier) -> Result<(), CopyError> {
+        let (below, host) = self.open().map_err(unreadable(&self.host))?;
+        let below = Arc::new(below);
+        let tree = match self.is_tree {
+            true => Tree::directory(&below, &host, &self.guest)?,
+            false => Tree::file(&below, &host, &self.guest)?,
         };
-        let gone: Vec<Entry> = self
-            .sent
-            .values()
-            .filter(|old| old.kind == Kind::Directory && is_generation(&old.guest))
-            .filter(|old| !entries.iter().any(|entry| entry.guest == old.guest))
-            .cloned()
-            .collect();
-        for old in gone {
-            old.blank(agent).await?;
-            let below = format!("{}/", old.guest);
-            self.sent.retain(|path, _| *path != old.guest && !path.starts_with(&below));
+        let (showing, links) =
+            tree.links.iter().cloned().partition(|link| self.is_top(&link.guest, GENERATION));
+        let mut fresh = Vec::new();
+        for step in [tree.directories.clone(), tree.files.clone(), showing, links] {
+            let missing =
+                step.into_iter().filter(|entry| self.sent.get(&entry.guest) != Some(entry)).collect();
+            let (sent, result) = courier.send(&below, missing).await;
+            fresh.extend(sent.iter().map(|entry| entry.guest.clone()));
+            self.sent.extend(sent.into_iter().map(|entry| (entry.guest.clone(), entry)));
+            result?;
+        }
+        for directory in &tree.mixed {
+            // The agent has given the directory to the owner of what came into it.
+            if fresh.iter().any(|guest| is_below(guest, &directory.guest)) {
+                courier.send(&below, vec![directory.clone()]).await.1?;
+            }
+        }
+        self.retire(courier, &tree).await
+    }
+
+    /// The directory below which it is, and its path.
+    fn open(&self) -> io::Result<(Below, PathBuf)> {
+        match &self.below {
+            Some(directory) => Ok((Below::open(directory)?, self.host.clone())),
+            None => {
+                let host = fs::canonicalize(&self.host)?;
+                Ok((Below::open(host.parent().unwrap_or(&host))?, host))
+            }
+        }
+    }
+
+    /// Whether this is right in the volume, with a name that begins so.
+    fn is_top(&self, guest: &str, prefix: &str) -> bool {
+        let name = guest.strip_prefix(&self.guest).and_then(|rest| rest.strip_prefix('/'));
+        name.is_some_and(|name| name.starts_with(prefix) && !name.contains('/'))
+    }
+
+    /// Removes from the guest what is no longer on the host.
+    async fn retire(&mut self, courier: &Courier, tree: &Tree) -> Result<(), CopyError> {
+        let there: HashSet<&str> = tree.entries().map(|entry| entry.guest.as_str()).collect();
+        let gone: Vec<Entry> =
+            self.sent.values().filter(|old| !there.contains(old.guest.as_str())).cloned().collect();
+        let directories: Vec<String> =
+            gone.iter().filter(|old| old.kind == Kind::Directory).map(|old| old.guest.clone()).collect();
+        for old in &gone {
+            // With a directory goes what is in it.
+            if !directories.iter().any(|directory| is_below(&old.guest, directory)) {
+                let parent = old.guest.rsplit_once('/').and_then(|(parent, _)| self.sent.get(parent));
+                courier.remove(&old.guest, parent.unwrap_or(old)).await.map_err(|source| {
+                    CopyError::Guest { path: old.host.clone(), guest: old.guest.clone(), source }
+                })?;
+            }
+            self.sent.remove(&old.guest);
         }
         Ok(())
     }

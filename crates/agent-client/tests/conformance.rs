@@ -13,7 +13,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use agent_client::proto::{agent as msg, oci};
-use agent_client::{Agent, Code, Endpoint, Mirror, ProcessRef, connect};
+use agent_client::{Agent, Code, Courier, Endpoint, Mirror, ProcessRef, connect};
 use tempfile::TempDir;
 
 const SHARED: &str = "/run/kata-containers/shared/containers";
@@ -72,6 +72,7 @@ async fn sandbox(agent: &Agent) {
 }
 
 async fn files(agent: &Agent) {
+    let courier = Courier::new(agent.clone());
     let dir = TempDir::new().unwrap();
     let volume = dir.path().join("volume");
     fs::create_dir_all(volume.join("..1")).unwrap();
@@ -79,14 +80,14 @@ async fn files(agent: &Agent) {
     symlink("..1", volume.join("..data")).unwrap();
     symlink("..data/key", volume.join("key")).unwrap();
     let mut mirror = Mirror::tree(volume.clone(), format!("{SHARED}/c1-volume"));
-    mirror.sync(agent).await.unwrap();
+    mirror.sync(&courier).await.unwrap();
 
     fs::create_dir(volume.join("..2")).unwrap();
     fs::write(volume.join("..2/key"), "new").unwrap();
     fs::remove_file(volume.join("..data")).unwrap();
     symlink("..2", volume.join("..data")).unwrap();
     fs::remove_dir_all(volume.join("..1")).unwrap();
-    mirror.sync(agent).await.unwrap();
+    mirror.sync(&courier).await.unwrap();
 }
 
 async fn refusals(agent: &Agent) {

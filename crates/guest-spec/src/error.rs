@@ -128,6 +128,30 @@ pub enum SpecError {
         /// Bytes.
         limit: i64,
     },
+    /// An emptyDir of huge pages.
+    #[error(
+        "container {container}: the emptyDir {volume} cannot be had: its medium is HugePages, of which the guest has none; \
+         leave the medium out, or use Memory"
+    )]
+    HugePagesVolume {
+        /// The container's id.
+        container: String,
+        /// Its name in the pod.
+        volume: String,
+    },
+    /// More than the VM has.
+    #[error(
+        "container {container}: {wanted} are more than its VM has, which is {has}: a VM does not grow; make the pod anew with \
+         the limit that it needs"
+    )]
+    BeyondVm {
+        /// The container's id.
+        container: String,
+        /// The limit, with what it is of.
+        wanted: String,
+        /// What there is.
+        has: String,
+    },
     /// Less memory than any process needs.
     #[error(
         "container {container}: a memory limit of {limit} bytes is less than any process needs; {least} is the least"

@@ -26,10 +26,10 @@ pub use linux::check_limits;
 pub use model::ModelMount;
 pub use passthrough::PassedDevice;
 pub use process::process;
-pub use resources::resources;
+pub use resources::{VmSize, check_size, resources};
 pub use role::{Role, sandbox_id};
 pub use rootfs::GuestRootfs;
 pub use storage::{shm_remount, shm_storage};
 pub use translate::{
-    Copy, CopyKind, FileKind, GuestContainer, HostFile, SandboxFacts, TerminationLog, translate,
+    Copy, CopyKind, FileKind, GuestContainer, HostFile, Medium, SandboxFacts, TerminationLog, translate,
 };

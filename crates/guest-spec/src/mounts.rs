@@ -2,16 +2,16 @@
 
 use std::path::{Component, Path};
 
-use agent_client::proto::agent::Storage;
+use agent_client::proto::agent::{Storage, UpdateEphemeralMountsRequest};
 use agent_client::proto::oci;
 use oci_spec::runtime::Mount;
 
 use crate::error::SpecError;
 use crate::paths;
 use crate::role::Owner;
-use crate::storage::empty_dir;
-use crate::translate::{Copy, CopyKind, FileKind, HostFile, TerminationLog};
-use crate::volume::{Volume, is_engine_file, is_image_volume, is_shm};
+use crate::storage::{empty_dir, empty_dir_size};
+use crate::translate::{Copy, CopyKind, FileKind, HostFile, Medium, TerminationLog};
+use crate::volume::{Volume, directory_of, is_engine_file, is_image_volume, is_shm};
 
 /// File systems that need nothing from the host.
 const KERNEL_TYPES: [&str; 7] = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "cgroup", "cgroup2"];
@@ -27,6 +27,7 @@ pub(crate) struct GuestMounts {
     pub(crate) copies: Vec<Copy>,
     pub(crate) termination_log: Option<TerminationLog>,
     pub(crate) notes: Vec<String>,
+    pub(crate) sizes: Vec<UpdateEphemeralMountsRequest>,
 }
 
 /// Translates the mounts of one container, in their order. `read_only` says whether its root file system is.
@@ -130,9 +131,18 @@ impl Translator<'_> {
         let file = (self.stat)(source)
             .filter(|file| file.kind == FileKind::Directory)
             .ok_or_else(|| self.wrong_kind(mount, source, "directory"))?;
+        if file.medium == Some(Medium::HugePages) {
+            return Err(SpecError::HugePagesVolume {
+                container: self.container.to_string(),
+                volume: name.to_string(),
+            });
+        }
         let storage = empty_dir(name, file.gid);
         self.push(mount, "bind", storage.mount_point.clone());
         if !self.out.storages.iter().any(|known| known.mount_point == storage.mount_point) {
+            if let Some(Medium::Memory(size)) = file.medium {
+                self.out.sizes.push(empty_dir_size(name, size));
+            }
             self.out.storages.push(storage);
         }
         Ok(())
@@ -174,8 +184,10 @@ impl Translator<'_> {
             });
         }
         let is_written = ["configmap", "secret", "projected", "downward-api"].iter().any(is_a);
+        // A driver of secrets, for one: its file is there, and is this pod's. A hostPath has no directory here.
+        let is_drivers = is_a(&"csi") && is_read_only(mount);
         match self.kind(source) {
-            Some(FileKind::File) if is_written || is_read_only(mount) => {
+            Some(FileKind::File) if is_written || is_drivers => {
                 self.copy(mount, source, CopyKind::File, false)
             }
             Some(FileKind::Directory) if is_written => self.copy(mount, source, CopyKind::Tree, false),
@@ -191,6 +203,7 @@ impl Translator<'_> {
         }
         self.out.termination_log = Some(TerminationLog {
             host: source.to_path_buf(),
+            below: directory_of(source, &self.owner),
             destination: mount.destination().display().to_string(),
         });
         Ok(())
@@ -207,7 +220,8 @@ impl Translator<'_> {
         }
         let guest = self.shared_path(mount.destination());
         self.push(mount, "bind", guest.clone());
-        self.out.copies.push(Copy { host: source.to_path_buf(), guest, kind, watch });
+        let below = directory_of(source, &self.owner);
+        self.out.copies.push(Copy { host: source.to_path_buf(), below, guest, kind, watch });
         Ok(())
     }
 
@@ -275,6 +289,7 @@ mod tests {
             || other("/cfg", "configmap")
             || other("/key", "csi")
             || other("/pvc", "csi")
+            || path.iter().any(|part| part == "volumes") && text.ends_with("/hostpath")
         {
             return None;
         } else if text.starts_with("/dev/") {
@@ -284,7 +299,12 @@ mod tests {
         } else {
             FileKind::File
         };
-        Some(HostFile { kind, gid: 2000 })
+        let medium = match text.rsplit('/').next() {
+            Some("in-memory") => Some(Medium::Memory(1 << 20)),
+            Some("in-huge-pages") => Some(Medium::HugePages),
+            _ => None,
+        };
+        Some(HostFile { kind, gid: 2000, medium })
     }
 
     fn bind(source: &str, destination: &str, options: &[&str]) -> Mount {
@@ -317,6 +337,7 @@ mod tests {
             let source = format!("{SANDBOX}/{}", file.strip_prefix("/etc/").unwrap());
             let out = one(bind(&source, file, &["rbind", "ro"])).unwrap();
             assert_eq!(out.copies[0].kind, CopyKind::File);
+            assert_eq!(out.copies[0].below.as_deref(), Some(Path::new(SANDBOX)));
             assert!(!out.copies[0].watch);
             assert_eq!(out.mounts[0].source, out.copies[0].guest);
             assert!(
@@ -333,6 +354,7 @@ mod tests {
             let source = format!("{POD}/volumes/kubernetes.io~{plugin}/v");
             let out = one(bind(&source, "/etc/v", &["rbind", "ro"])).unwrap();
             assert_eq!((out.copies[0].kind, out.copies[0].watch), (CopyKind::Tree, true), "{plugin}");
+            assert_eq!(out.copies[0].below.as_deref(), Some(Path::new(POD)));
         }
     }
 
@@ -346,6 +368,20 @@ mod tests {
         for mount in &out.mounts {
             assert_eq!(mount.source, "/run/kata-containers/sandbox/ephemeral/cache");
         }
+    }
+
+    /// Of an emptyDir kubelet tells its medium by what it mounts there.
+    #[test]
+    fn an_empty_dir_in_memory_has_its_size_and_one_of_huge_pages_is_refused() {
+        let source = |name: &str| format!("{POD}/volumes/kubernetes.io~empty-dir/{name}");
+        let twice = [bind(&source("in-memory"), "/a", &[]), bind(&source("in-memory"), "/b", &[])];
+        let out = mounts(OWNER, false, &twice, &stat).unwrap();
+        assert_eq!((out.storages.len(), out.sizes.len()), (1, 1));
+        assert_eq!(out.sizes[0].storages[0].options, ["remount", "size=1048576"]);
+        assert_eq!(out.sizes[0].storages[0].mount_point, out.storages[0].mount_point);
+        let error = one(bind(&source("in-huge-pages"), "/a", &[])).unwrap_err().to_string();
+        assert!(error.contains("in-huge-pages") && error.contains("medium"), "{error}");
+        assert!(one(bind(&source("plain"), "/a", &[])).unwrap().sizes.is_empty());
     }
 
     #[test]
@@ -404,6 +440,9 @@ mod tests {
         let source = format!("{POD}/volume-subpaths/key/app/0");
         assert_eq!(one(bind(&source, "/etc/app.conf", &["ro"])).unwrap().copies.len(), 1);
         assert!(matches!(one(bind(&source, "/etc/app.conf", &["rw"])), Err(SpecError::HostPath { .. })));
+        // A hostPath with a subPath is the host's file all the same.
+        let host = format!("{POD}/volume-subpaths/hostpath/app/0");
+        assert!(matches!(one(bind(&host, "/etc/app.conf", &["ro"])), Err(SpecError::HostPath { .. })));
         let tree = format!("{POD}/volume-subpaths/pvc/app/subdir");
         assert!(matches!(one(bind(&tree, "/etc/app", &["ro"])), Err(SpecError::HostPath { .. })));
     }

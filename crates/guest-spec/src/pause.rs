@@ -82,6 +82,7 @@ pub(crate) fn pause(
         sandbox_pidns: false,
         termination_log: None,
         notes,
+        sizes: Vec::new(),
     })
 }
 

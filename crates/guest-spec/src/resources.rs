@@ -1,7 +1,41 @@
 //! Resource limits, of a new container or of an update.
 
+use crate::error::SpecError;
 use agent_client::proto::oci;
 use oci_spec::runtime::{LinuxBlockIo, LinuxCpu, LinuxDeviceCgroup, LinuxMemory, LinuxResources};
+
+/// How much a VM has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct VmSize {
+    /// Virtual CPUs.
+    pub vcpus: u32,
+    /// Bytes of memory, of which the guest's kernel takes some.
+    pub memory: u64,
+}
+
+/// What cgroups take where no period is named, in microseconds.
+const USUAL_PERIOD: u64 = 100_000;
+
+/// Whether limits are within a VM. CRI's status shows a limit as if it were given.
+///
+/// # Errors
+/// [`SpecError::BeyondVm`].
+pub fn check_size(container: &str, limits: &oci::LinuxResources, vm: VmSize) -> Result<(), SpecError> {
+    let beyond = |wanted: String, has: String| {
+        Err(SpecError::BeyondVm { container: container.to_string(), wanted, has })
+    };
+    let memory = u64::try_from(limits.Memory.Limit).unwrap_or(0);
+    if memory > vm.memory {
+        return beyond(format!("{memory} bytes of memory"), format!("{} bytes", vm.memory));
+    }
+    let quota = u64::try_from(limits.CPU.Quota).unwrap_or(0);
+    let period = if limits.CPU.Period == 0 { USUAL_PERIOD } else { limits.CPU.Period };
+    if quota > period.saturating_mul(vm.vcpus.into()) {
+        let millis = quota.saturating_mul(1000) / period;
+        return beyond(format!("{millis}m CPUs"), format!("{}", vm.vcpus));
+    }
+    Ok(())
+}
 
 /// Translates limits; what counts in the host's numbering is left out and noted.
 pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxResources {
@@ -113,6 +147,23 @@ fn block_io(from: &LinuxBlockIo) -> oci::LinuxBlockIO {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_is_within_the_vm() {
+        let vm = VmSize { vcpus: 2, memory: 1 << 30 };
+        let check = |json: &str| check_size("c1", &translated(json).0, vm).map_err(|error| error.to_string());
+        for fine in [
+            "{}",
+            r#"{"memory": {"limit": -1}, "cpu": {"quota": -1, "period": 100000}}"#,
+            r#"{"memory": {"limit": 1073741824}, "cpu": {"quota": 200000}}"#,
+        ] {
+            assert_eq!(check(fine), Ok(()), "{fine}");
+        }
+        let memory = check(r#"{"memory": {"limit": 1073741825}}"#).unwrap_err();
+        assert!(memory.contains("1073741825 bytes") && memory.contains("1073741824 bytes"), "{memory}");
+        let cpu = check(r#"{"cpu": {"quota": 25000, "period": 10000}}"#).unwrap_err();
+        assert!(cpu.contains("2500m CPUs") && cpu.contains("which is 2:"), "{cpu}");
+    }
 
     fn translated(json: &str) -> (oci::LinuxResources, Vec<String>) {
         let mut notes = Vec::new();

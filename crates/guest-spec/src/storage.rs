@@ -25,6 +25,13 @@ pub(crate) fn empty_dir(name: &str, gid: u32) -> Storage {
     Storage { shared: true, ..ephemeral(format!("{}/{name}", paths::EPHEMERAL), options) }
 }
 
+/// Gives an emptyDir its size, in bytes; for UpdateEphemeralMounts after the first container that has it.
+pub(crate) fn empty_dir_size(name: &str, size: u64) -> UpdateEphemeralMountsRequest {
+    let options = vec!["remount".to_string(), format!("size={size}")];
+    let storage = ephemeral(format!("{}/{name}", paths::EPHEMERAL), options);
+    UpdateEphemeralMountsRequest { storages: vec![storage], ..Default::default() }
+}
+
 fn shm_options(size: u64) -> Vec<String> {
     ["noexec", "nosuid", "nodev", "mode=1777"]
         .map(str::to_string)

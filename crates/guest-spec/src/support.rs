@@ -238,13 +238,18 @@ pub const MESSAGES: &[Message] = &[
         name: "LinuxContainerResources",
         fields: &[
             field("cpu_period", "", Carried, "the container's cgroup in the guest"),
-            field("cpu_quota", "resources.limits.cpu", Carried, "the same"),
+            field(
+                "cpu_quota",
+                "resources.limits.cpu",
+                Carried,
+                "the same; more than the VM's vCPUs is refused",
+            ),
             field("cpu_shares", "resources.requests.cpu", Carried, "the same"),
             field(
                 "memory_limit_in_bytes",
                 "resources.limits.memory",
                 Carried,
-                "the same; less than 1 MiB is refused",
+                "the same; less than 1 MiB, and more than the VM has, is refused",
             ),
             field("oom_score_adj", "", Carried, "in the guest"),
             field("cpuset_cpus", "", Noted, "the host's numbering"),
@@ -312,8 +317,10 @@ pub const MESSAGES: &[Message] = &[
                 "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
                  once), emptyDir (guest memory), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
                  VOLUME of the image (the image's own directory), a disk or file of the node that the pod's volumes.toml declares \
-                 (a model volume, attestation.md). Refused by name: hostPath, CSI and other plugins' volumes, subPath of an emptyDir. \
-                 No effect: emptyDir's sizeLimit and medium",
+                 (a model volume, attestation.md). Files are taken below this pod's own directory of kubelet or the engine only, and \
+                 through no symbolic link. An emptyDir of medium Memory has its sizeLimit; another's sizeLimit is kubelet's, which \
+                 sees nothing of the guest. Refused by name: hostPath, CSI and other plugins' volumes, subPath of an emptyDir, \
+                 medium HugePages",
             ),
             field("readonly", "volumeMounts.readOnly", Carried, ""),
             field("selinux_relabel", "", Engine, "labels are the host's"),
@@ -393,5 +400,18 @@ the list's. What a pod's owner cannot see from outside is not in it: which layer
             let _ = writeln!(text, "| `{name}` | {pod} | {} | {how} |", class.word());
         }
     }
+    text.push_str(WAYS);
     text
 }
+
+/// Ways to a pod that are no field of its configuration.
+const WAYS: &str = "
+## Ways in and out
+
+| way | |
+|---|---|
+| `kubectl logs`, `exec`, `attach`, `cp` | yes |
+| `nerdctl run -d`, `ctr run --log-uri binary://...` | yes: the program that takes the output runs on the host, as containerd's own shim runs it |
+| `kubectl port-forward` | **no**, with containerd: it connects to `localhost` in the pod's network namespace on the node, where nothing of \
+the VM listens. The pod's address is served by the VM: a Service, or a pod beside it, reaches it |
+";

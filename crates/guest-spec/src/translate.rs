@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
-use agent_client::proto::agent::{CreateContainerRequest, Device, Storage};
+use agent_client::proto::agent::{CreateContainerRequest, Device, Storage, UpdateEphemeralMountsRequest};
 use agent_client::proto::oci;
 use oci_spec::runtime::{Hooks, Spec};
 use protobuf::MessageField;
@@ -62,6 +62,17 @@ pub struct HostFile {
     pub kind: FileKind,
     /// Its group.
     pub gid: u32,
+    /// What is mounted there, of what kubelet mounts for an emptyDir's `medium`.
+    pub medium: Option<Medium>,
+}
+
+/// How kubelet says what an emptyDir is made of: by what it mounts at its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Medium {
+    /// `Memory`: a tmpfs of so many bytes, which is the `sizeLimit` where there is one.
+    Memory(u64),
+    /// `HugePages`: a hugetlbfs.
+    HugePages,
 }
 
 /// What must be known of the pod.
@@ -87,6 +98,9 @@ pub enum CopyKind {
 pub struct Copy {
     /// Where it is on the host.
     pub host: PathBuf,
+    /// The pod's directory of the host below which it must be, without a symbolic link on the way. `None` for a container
+    /// that is no pod's: whoever named the file is root of the host.
+    pub below: Option<PathBuf>,
     /// Where the guest's spec expects it.
     pub guest: String,
     /// A file or a tree.
@@ -100,6 +114,8 @@ pub struct Copy {
 pub struct TerminationLog {
     /// kubelet's file.
     pub host: PathBuf,
+    /// As [`Copy::below`].
+    pub below: Option<PathBuf>,
     /// The path in the container.
     pub destination: String,
 }
@@ -121,6 +137,8 @@ pub struct GuestContainer {
     pub termination_log: Option<TerminationLog>,
     /// What was left out of the spec and why, for the log.
     pub notes: Vec<String>,
+    /// Gives each emptyDir of the container that has a size its size, once it is mounted.
+    pub sizes: Vec<UpdateEphemeralMountsRequest>,
 }
 
 impl GuestContainer {
@@ -174,7 +192,7 @@ pub fn translate(
     }
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
     let from_mounts = spec.mounts().as_deref().unwrap_or_default();
-    let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts } =
+    let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts, sizes } =
         mounts(Owner::of(container, spec), read_only, from_mounts, stat)?;
     notes.extend(of_mounts);
     let GuestLinux { linux, sandbox_pidns } = linux(container, from_linux, sandbox, &mut notes)?;
@@ -194,7 +212,16 @@ pub fn translate(
         ..Default::default()
     };
     let storages = rootfs.storages(container).into_iter().chain(volumes).collect();
-    Ok(GuestContainer { oci, storages, devices: Vec::new(), copies, sandbox_pidns, termination_log, notes })
+    Ok(GuestContainer {
+        oci,
+        storages,
+        devices: Vec::new(),
+        copies,
+        sandbox_pidns,
+        termination_log,
+        notes,
+        sizes,
+    })
 }
 
 /// The agent builds paths and cgroups from ids.

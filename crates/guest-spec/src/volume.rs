@@ -67,6 +67,20 @@ impl<'a> Volume<'a> {
     }
 }
 
+/// The directory of this pod that `path` is in, kubelet's or the engine's: files below it are the pod's, as long as no
+/// link leads out of it. `None` for a container that is no pod's.
+pub(crate) fn directory_of(path: &Path, owner: &Owner<'_>) -> Option<PathBuf> {
+    let pod = owner.pod?;
+    let parts = parts(path)?;
+    let is_own = |(at, part): (usize, &&str)| match *part {
+        "pods" => parts.get(at + 1) == Some(&pod.uid),
+        "sandboxes" | "overlay-containers" => parts.get(at + 1) == Some(&pod.sandbox),
+        _ => false,
+    };
+    let at = parts.iter().enumerate().rev().find(|place| is_own(*place))?.0;
+    Some(parts[..at + 2].iter().collect())
+}
+
 /// A path's parts; `None` for one that goes up, or is not in UTF-8.
 fn parts(path: &Path) -> Option<Vec<&str>> {
     if path.components().any(|part| part == Component::ParentDir) {
@@ -198,6 +212,22 @@ mod tests {
             assert!(!is(path, destination), "{path} {destination}");
         }
         assert!(is_engine_file(Path::new("/etc/hosts"), Path::new("/etc/hosts"), &NOBODY));
+    }
+
+    #[test]
+    fn a_pods_directory_is_the_last_that_has_its_id() {
+        let of = |path: &str| directory_of(Path::new(path), &OWNER);
+        for (path, directory) in [
+            ("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~secret/v", "/var/lib/kubelet/pods/8c5d"),
+            ("/var/lib/kubelet/pods/8c5d/etc-hosts", "/var/lib/kubelet/pods/8c5d"),
+            ("/c/sandboxes/f00d/resolv.conf", "/c/sandboxes/f00d"),
+            ("/c/overlay-containers/f00d/userdata/hostname", "/c/overlay-containers/f00d"),
+            ("/pods/8c5d/x/pods/8c5d/volumes", "/pods/8c5d/x/pods/8c5d"),
+        ] {
+            assert_eq!(of(path).as_deref(), Some(Path::new(directory)), "{path}");
+        }
+        assert_eq!(of("/var/lib/kubelet/pods/9e1f/etc-hosts"), None);
+        assert_eq!(directory_of(Path::new("/var/lib/kubelet/pods/8c5d/x"), &NOBODY), None);
     }
 
     #[test]

@@ -5,10 +5,10 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use slog::{Logger, info};
+use slog::{Logger, debug, info};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Notify, watch};
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep};
 
 use crate::progress::Activity;
 
@@ -20,6 +20,12 @@ const KEPT: usize = 64;
 const BURST: usize = 64 * 1024;
 /// How fast [`BURST`] refills, in bytes per second.
 const REFILL: usize = 4 * 1024;
+
+/// How long a stream's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
+/// than a whole line.
+const GATHER: Duration = Duration::from_millis(20);
+/// How many bytes are looked at in one go.
+const PIECE: usize = 8 * 1024;
 
 /// The last lines of a stream that is being followed; clones share them.
 #[derive(Debug, Clone)]
@@ -65,7 +71,7 @@ where
     R: AsyncRead + Send + Unpin + 'static,
 {
     let (tail, feed) = tail(source, MAX_LINE);
-    tokio::spawn(async move { feed.copy(stream, &log, &activity, |_| {}).await });
+    tokio::spawn(async move { feed.gathering(GATHER).copy(stream, &log, &activity, |_| {}).await });
     tail
 }
 
@@ -75,7 +81,7 @@ pub(crate) fn tail(source: &'static str, longest: usize) -> (Tail, Feed) {
     let (end, ended) = watch::channel(false);
     let more = Arc::new(Notify::new());
     let tail = Tail { kept: Arc::clone(&kept), more: Arc::clone(&more), ended };
-    (tail, Feed { kept, more, end, source, longest })
+    (tail, Feed { kept, more, end, source, longest, gather: Duration::ZERO })
 }
 
 /// Fills a [`Tail`].
@@ -86,9 +92,15 @@ pub(crate) struct Feed {
     end: watch::Sender<bool>,
     source: &'static str,
     longest: usize,
+    gather: Duration,
 }
 
 impl Feed {
+    /// Waits so long after each look at the stream.
+    fn gathering(self, gather: Duration) -> Self {
+        Self { gather, ..self }
+    }
+
     /// Copies the lines of a stream to its end; `each` sees every one of them, also those that are not logged.
     pub(crate) async fn copy<R: AsyncRead + Unpin>(
         self,
@@ -97,10 +109,10 @@ impl Feed {
         activity: &Activity,
         mut each: impl FnMut(&str),
     ) {
-        let Self { kept, more, end, source, longest } = self;
+        let Self { kept, more, end, source, longest, gather } = self;
         let mut budget = Budget::new();
         let mut splitter = Splitter { line: Vec::new(), longest };
-        let mut buffer = [0_u8; 1024];
+        let mut buffer = vec![0; PIECE];
         let mut line = |line: String| {
             each(&line);
             keep(line, &kept, source, log, &mut budget);
@@ -109,6 +121,9 @@ impl Feed {
             activity.mark();
             splitter.push(&buffer[..read], &mut line);
             more.notify_waiters();
+            if !gather.is_zero() {
+                sleep(gather).await;
+            }
         }
         splitter.finish(&mut line);
         more.notify_waiters();
@@ -123,7 +138,9 @@ fn keep(
     log: &Logger,
     budget: &mut Budget,
 ) {
-    if let Some(dropped) = budget.take(line.len()) {
+    if is_chatter(&line) {
+        debug!(log, "{line}"; "source" => source);
+    } else if let Some(dropped) = budget.take(line.len()) {
         if dropped > 0 {
             info!(log, "lines left out: too many at once"; "source" => source, "lines" => dropped);
         }
@@ -136,6 +153,15 @@ fn keep(
     kept.push_back(line);
 }
 
+/// Whether a line is of kata-agent's log (slog's JSON), and tells of nothing that went wrong. It writes some forty of them
+/// for each process; they are kept for errors like the others.
+fn is_chatter(line: &str) -> bool {
+    line.starts_with("{\"msg\":")
+        && ["\"level\":\"INFO\"", "\"level\":\"DEBG\"", "\"level\":\"TRCE\""]
+            .iter()
+            .any(|level| line.contains(level))
+}
+
 /// Cuts a byte stream into printable lines.
 #[derive(Debug)]
 struct Splitter {
@@ -145,11 +171,15 @@ struct Splitter {
 
 impl Splitter {
     fn push(&mut self, bytes: &[u8], mut each: impl FnMut(String)) {
-        for &byte in bytes {
-            match byte {
-                b'\n' => self.finish(&mut each),
-                _ if self.line.len() < self.longest => self.line.push(byte),
-                _ => {}
+        for piece in bytes.split_inclusive(|&byte| byte == b'\n') {
+            let (text, ends) = match piece {
+                [text @ .., b'\n'] => (text, true),
+                text => (text, false),
+            };
+            let room = self.longest.saturating_sub(self.line.len()).min(text.len());
+            self.line.extend_from_slice(&text[..room]);
+            if ends {
+                self.finish(&mut each);
             }
         }
     }
@@ -165,6 +195,10 @@ impl Splitter {
 
 /// The text of `bytes` without terminal escapes and other control characters.
 fn printable(bytes: &[u8]) -> String {
+    let bytes = bytes.trim_ascii_end();
+    if bytes.iter().all(|byte| matches!(byte, b' '..=b'~')) {
+        return String::from_utf8_lossy(bytes).into_owned(); // as nearly all lines are
+    }
     let text = String::from_utf8_lossy(bytes);
     let mut clean = String::with_capacity(text.len());
     let mut chars = text.chars();
@@ -220,9 +254,13 @@ impl Budget {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::pin::Pin;
+    use std::task::{Context, Poll};
+
     use proptest::prelude::*;
     use slog::{Discard, o};
-    use tokio::io::{AsyncWriteExt, duplex};
+    use tokio::io::{AsyncWriteExt, ReadBuf, duplex};
 
     use super::*;
 
@@ -244,6 +282,48 @@ mod tests {
         assert_eq!(lines.len(), KEPT);
         assert_eq!(lines[KEPT - 2], "line 89");
         assert_eq!(lines[KEPT - 1], "no newline at the end");
+    }
+
+    /// Counts what was read, and how often.
+    struct Counted<R>(R, Arc<Mutex<usize>>);
+
+    impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+        fn poll_read(
+            mut self: Pin<&mut Self>,
+            context: &mut Context<'_>,
+            buffer: &mut ReadBuf<'_>,
+        ) -> Poll<io::Result<()>> {
+            let read = Pin::new(&mut self.0).poll_read(context, buffer);
+            *self.1.lock().unwrap() += usize::from(read.is_ready());
+            read
+        }
+    }
+
+    /// As a UART writes: a line costs no wakeup for each of its letters.
+    #[tokio::test(start_paused = true)]
+    async fn single_bytes_are_gathered() {
+        let (mut guest, ours) = duplex(64 * 1024);
+        let reads = Arc::new(Mutex::new(0));
+        let tail = follow(Counted(ours, Arc::clone(&reads)), "console", quiet(), Activity::default());
+        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
+        for byte in line.repeat(50) {
+            guest.write_all(&[byte]).await.unwrap();
+            sleep(Duration::from_millis(1)).await;
+        }
+        drop(guest);
+        tail.ended(Duration::from_secs(5)).await;
+        assert_eq!(tail.lines().len(), 50);
+        let reads = *reads.lock().unwrap();
+        assert!(reads <= 50 * 100 / 15, "{reads} reads of 50 lines");
+    }
+
+    #[test]
+    fn the_agents_chatter_is_told_from_its_complaints() {
+        let line =
+            |level: &str| format!("{{\"msg\":\"signal process\",\"level\":\"{level}\",\"ts\":\"2026\"}}");
+        assert!(is_chatter(&line("INFO")) && is_chatter(&line("DEBG")));
+        assert!(!is_chatter(&line("WARN")) && !is_chatter(&line("ERRO")));
+        assert!(!is_chatter("[    0.1] \"level\":\"INFO\""));
     }
 
     #[tokio::test]

@@ -329,6 +329,23 @@ pub struct PodFacts {
     pub memory_limit: Option<i64>,
     /// Its name, UID and namespace, as annotations; and its annotations for the VM, none of them trusted.
     pub annotations: BTreeMap<String, String>,
+    /// What its name server is; `None` leaves the host's.
+    pub dns: Option<Dns>,
+    /// Its sysctls.
+    pub sysctls: BTreeMap<String, String>,
+    /// What it would share with the host, by the fields that ask for it in a pod's manifest.
+    pub host_namespaces: Vec<&'static str>,
+}
+
+/// How a pod looks names up (CRI's `DNSConfig`).
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Dns {
+    /// Addresses.
+    pub servers: Vec<String>,
+    /// Domains.
+    pub searches: Vec<String>,
+    /// As `resolv.conf` has them.
+    pub options: Vec<String>,
 }
 
 /// Answer to StartSandbox.

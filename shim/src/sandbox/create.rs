@@ -1,21 +1,24 @@
 //! The creation of a container, from its bundle to the agent's CreateContainer; and its removal.
 
-use std::fs::OpenOptions;
-use std::io::{self, Write};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::fs;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
+use agent_client::Below;
 use agent_client::proto::agent::GetDiagnosticDataRequest;
-use guest_spec::{FileKind, GuestRootfs, HostFile, Role, SandboxFacts, TerminationLog, translate};
-use nix::libc::O_NOFOLLOW;
+use guest_spec::{
+    FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, TerminationLog, check_size, translate,
+};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use slog::{info, warn};
 use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
 
 use super::pod_vm::{Context, PodVm};
-use super::volumes::Volumes;
+use super::volumes::Copied;
 use super::{gpus, layers, models};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
 use crate::core::Made;
@@ -33,8 +36,8 @@ pub struct Holdings {
     luns: Vec<Lun>,
     /// The images behind them.
     rootfs: Option<host_claims::rootfs::Rootfs>,
-    /// Its copied volumes that are watched for changes.
-    volumes: Volumes,
+    /// What was copied into the guest for it.
+    copied: Copied,
     /// Where its last words are wanted.
     termination_log: Option<TerminationLog>,
 }
@@ -81,7 +84,9 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
             .map_err(|error| Error::failed("give the VM the container's layers and volumes", error))?;
     }
     let sandbox = SandboxFacts { namespace: context.namespace.as_str(), seccomp: vm.seccomp };
-    let mut guest = translate(request.id.as_str(), spec, &sandbox, &rootfs, &stat)
+    let complete = vm.files.as_ref().map(|files| files.complete(spec));
+    let complete = complete.as_ref().unwrap_or(spec);
+    let mut guest = translate(request.id.as_str(), complete, &sandbox, &rootfs, &stat)
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
     guest.mount_models(&mounts);
@@ -91,9 +96,13 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     for note in &guest.notes {
         info!(log, "spec changed for the guest: {note}");
     }
+    let limits = guest.oci.Linux.Resources.get_or_default();
+    check_size(request.id.as_str(), limits, vm.size)
+        .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let agent = vm.vm.agent();
-    holdings.volumes = Volumes::copy_in(&guest.copies, agent, &log).await?;
+    vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
     holdings.termination_log = guest.termination_log.clone();
+    let sizes = std::mem::take(&mut guest.sizes);
     let asked = guest.into_request(request.id.as_str());
     let made = Made { role, shares_pids: asked.sandbox_pidns };
     if let Err(error) = agent.create_container(asked).await {
@@ -102,6 +111,12 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
             let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
         }
         return Err(error.into());
+    }
+    for size in sizes {
+        // A policy of another's may not know it: the VM's memory bounds the volume then.
+        if let Err(error) = agent.update_ephemeral_mounts(size).await {
+            warn!(log, "an emptyDir has no size of its own: its sizeLimit has no effect"; "error" => one_line(&error));
+        }
     }
     Ok(made)
 }
@@ -112,7 +127,7 @@ fn vm_layer(layer: &host_claims::rootfs::Layer) -> Layer {
 
 /// What is at a path of the host.
 fn stat(path: &Path) -> Option<HostFile> {
-    let metadata = std::fs::metadata(path).ok()?;
+    let metadata = fs::metadata(path).ok()?;
     let kind = metadata.file_type();
     let kind = if kind.is_file() {
         FileKind::File
@@ -123,7 +138,23 @@ fn stat(path: &Path) -> Option<HostFile> {
     } else {
         FileKind::Other
     };
-    Some(HostFile { kind, gid: metadata.gid() })
+    let medium = if kind == FileKind::Directory { medium(path, &metadata) } else { None };
+    Some(HostFile { kind, gid: metadata.gid(), medium })
+}
+
+/// What kubelet has mounted at an emptyDir's place, by its medium.
+fn medium(path: &Path, metadata: &fs::Metadata) -> Option<Medium> {
+    let above = fs::metadata(path.parent()?).ok()?;
+    if above.dev() == metadata.dev() {
+        return None; // nothing
+    }
+    let of = statfs(path).ok()?;
+    let size = of.blocks().saturating_mul(u64::try_from(of.block_size()).ok()?);
+    match of.filesystem_type() {
+        TMPFS_MAGIC => Some(Medium::Memory(size)).filter(|_| size > 0),
+        HUGETLBFS_MAGIC => Some(Medium::HugePages),
+        _ => None,
+    }
 }
 
 /// Removes a container from the guest, where there is one still, and gives back what it held. Its processes have ended.
@@ -137,9 +168,12 @@ pub async fn remove(vm: &PodVm, id: &ContainerId, holdings: Holdings) {
     give_back(vm, id.as_str(), holdings).await;
 }
 
-/// Gives back a container's disks and images; volumes stop being watched as they are dropped.
+/// Gives back a container's copies, disks and images.
 async fn give_back(vm: &PodVm, id: &str, mut holdings: Holdings) {
     let log = &vm.context.log;
+    if vm.vm.has_ended().is_none() {
+        vm.copies.remove(std::mem::take(&mut holdings.copied)).await;
+    }
     match vm.vm.remove_layers(std::mem::take(&mut holdings.luns)).await {
         Ok(held) => {
             for root in held {
@@ -175,7 +209,7 @@ pub async fn fetch_last_words(vm: &PodVm, id: &ContainerId, holdings: &Holdings)
     };
     let written = match vm.vm.agent().get_diagnostic_data(request).await {
         Ok(answer) => {
-            write_message(&termination_log.host, answer.data.as_bytes()).map_err(|error| error.to_string())
+            write_message(termination_log, answer.data.as_bytes()).map_err(|error| error.to_string())
         }
         Err(error) => Err(one_line(&error)),
     };
@@ -184,26 +218,55 @@ pub async fn fetch_last_words(vm: &PodVm, id: &ContainerId, holdings: &Holdings)
     }
 }
 
-/// Writes what the guest says is the message: so much of it as kubelet reads, and through no symbolic link.
-fn write_message(path: &Path, message: &[u8]) -> io::Result<()> {
-    let mut options = OpenOptions::new();
-    let mut file = options.write(true).create(true).truncate(true).custom_flags(O_NOFOLLOW).open(path)?;
-    file.write_all(&message[..message.len().min(MAX_MESSAGE)])
+/// Writes what the guest says is the message: so much of it as kubelet reads, into the file that is there, through no
+/// symbolic link.
+fn write_message(to: &TerminationLog, message: &[u8]) -> io::Result<()> {
+    let (below, path) = match &to.below {
+        Some(directory) => (Below::open(directory)?, to.host.clone()),
+        None => {
+            let path = fs::canonicalize(&to.host)?;
+            (Below::open(path.parent().unwrap_or(&path))?, path)
+        }
+    };
+    below.write(&path, &message[..message.len().min(MAX_MESSAGE)])
 }
 
 #[cfg(test)]
 mod tests {
     use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
 
     use super::*;
+
+    fn log(host: PathBuf, below: Option<PathBuf>) -> TerminationLog {
+        TerminationLog { host, below, destination: "/dev/termination-log".to_owned() }
+    }
 
     #[test]
     fn a_message_is_bounded_and_written_through_no_link() {
         let directory = tempfile::tempdir().unwrap();
-        let (file, link) = (directory.path().join("log"), directory.path().join("link"));
-        symlink(&file, &link).unwrap();
-        assert!(write_message(&link, b"x").is_err() && !file.exists());
-        write_message(&file, &[b'x'; 10_000]).unwrap();
-        assert_eq!(std::fs::read(&file).unwrap().len(), MAX_MESSAGE);
+        let pod = directory.path().join("pod");
+        fs::create_dir_all(pod.join("containers/app")).unwrap();
+        let (mine, theirs) = (pod.join("containers/app/1a2b"), directory.path().join("shadow"));
+        fs::write(&theirs, "root").unwrap();
+        let of_pod = |host: &Path| log(host.to_path_buf(), Some(pod.clone()));
+        // kubelet makes the file; where none is, none is made.
+        assert!(write_message(&of_pod(&mine), b"x").is_err() && !mine.exists());
+        symlink(&theirs, &mine).unwrap();
+        assert!(write_message(&of_pod(&mine), b"x").is_err());
+        fs::remove_file(&mine).unwrap();
+        // A link on the way is one as well.
+        symlink(directory.path(), pod.join("containers/away")).unwrap();
+        assert!(write_message(&of_pod(&pod.join("containers/away/shadow")), b"x").is_err());
+        assert_eq!(fs::read(&theirs).unwrap(), b"root");
+        fs::write(&mine, "what was there before, and is longer").unwrap();
+        write_message(&of_pod(&mine), b"last words").unwrap();
+        assert_eq!(fs::read(&mine).unwrap(), b"last words");
+        write_message(&of_pod(&mine), &[b'x'; 10_000]).unwrap();
+        assert_eq!(fs::read(&mine).unwrap().len(), MAX_MESSAGE);
+        // Nobody's pod: the file that root of this host has named, wherever it is.
+        symlink(&mine, directory.path().join("link")).unwrap();
+        write_message(&log(directory.path().join("link"), None), b"y").unwrap();
+        assert_eq!(fs::read(&mine).unwrap(), b"y");
     }
 }

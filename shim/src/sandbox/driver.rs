@@ -34,6 +34,8 @@ pub type Asked = (Call, oneshot::Sender<Result<Reply>>);
 pub struct Outlets {
     /// Takes the events for containerd, in their order.
     pub events: Box<dyn FnMut(Event) + Send>,
+    /// containerd's namespace.
+    pub namespace: String,
     /// The shim's log.
     pub log: Logger,
     /// Set to true when the shim shall end.
@@ -277,7 +279,8 @@ impl<H: Host> Driver<H> {
         spec: Option<Arc<OciProcess>>,
     ) {
         let Some(machine) = &self.machine else { return };
-        let opened = Stdio::open(paths, name(&id), machine.guest(), &self.outlets.log);
+        let opened =
+            Stdio::open(paths, name(&id), &self.outlets.namespace, machine.guest(), &self.outlets.log);
         let stdio = match opened {
             Ok(stdio) => Arc::new(stdio),
             Err(error) => {
@@ -286,18 +289,22 @@ impl<H: Host> Driver<H> {
             }
         };
         self.streams.insert(id.clone(), Arc::clone(&stdio));
-        let (told, process) = (id.clone(), id);
-        self.ask(
-            |guest| async move {
+        let Some(machine) = &self.machine else { return };
+        let (guest, process) = (machine.guest(), id.clone());
+        self.later(async move {
+            let started = async {
+                let unready = |error| Error::failed(format!("hand the output of {process} on"), error);
+                stdio.ready().await.map_err(unready)?;
                 match spec {
                     None => guest.start(process.container.as_str()).await?,
                     Some(spec) => guest.exec(name(&process), (*spec).clone()).await?,
                 }
                 stdio.pump();
-                Ok(())
-            },
-            move |result| Input::Started(ticket, told, result),
-        );
+                Ok::<_, Error>(())
+            };
+            let result = started.await;
+            Outcome::Plain(Input::Started(ticket, id, result))
+        });
     }
 
     fn follow(&self, id: ProcessId) {
@@ -325,6 +332,9 @@ impl<H: Host> Driver<H> {
                 self.ask(|guest| async move { guest.resize(name(&process), size).await }, done);
             }
             Pass::Update(id, limits) => {
+                if let Some(Err(error)) = self.machine.as_ref().map(|machine| machine.fits(&id, &limits)) {
+                    return self.now(done(Err(error)));
+                }
                 self.ask(|guest| async move { guest.update(id.as_str(), *limits).await }, done);
             }
             Pass::Ping(_) => self.ask(|guest| async move { guest.check().await }, done),

@@ -55,7 +55,8 @@ impl Handle {
         let context = Arc::new(context);
         let Outward { events, end } = outward;
         let tell = move |event| events.publish(&publisher::Event::from(event));
-        let outlets = Outlets { events: Box::new(tell), log: context.log.clone(), end };
+        let namespace = context.namespace.to_string();
+        let outlets = Outlets { events: Box::new(tell), namespace, log: context.log.clone(), end };
         let core = Core::new(context.id.clone());
         let calls = Driver::start(core, ThisHost(Arc::clone(&context)), outlets);
         Self { calls, context }

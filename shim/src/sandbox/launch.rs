@@ -9,6 +9,8 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_client::AgentError;
+use agent_client::proto::agent::CreateContainerRequest;
+use guest_spec::VmSize;
 use jail::{OWN_PROGRAM, Role};
 use model_volumes::{DOCUMENT, Volumes};
 use oci_spec::runtime::Spec;
@@ -19,8 +21,10 @@ use vmm_config::config::{FILE, NodeConfig};
 use vmm_config::image::ImageManifest;
 use vmm_config::request::{OciLimits, PodRequest};
 
+use super::own::{PodFiles, own_container};
 use super::pinned::Pinned;
 use super::pod_vm::{Context, PodVm};
+use super::volumes::Volumes as Copies;
 use super::{bundle, gpus, guest};
 use crate::api::{CreateSandboxRequest, Error, PodFacts, Result, RuntimeOptions, one_line};
 
@@ -49,6 +53,17 @@ pub struct Launch {
     pub shm_size: u64,
     /// Device nodes of the host that the engine gives the container that is the whole pod.
     pub devices: Vec<PathBuf>,
+    /// What the pod has that an engine would have made.
+    pub own: Option<Own>,
+}
+
+/// What is made for a pod for which the engine makes nothing.
+#[derive(Debug, Clone)]
+pub struct Own {
+    /// The pod's own container.
+    pub container: CreateContainerRequest,
+    /// Files of each of its containers.
+    pub files: PodFiles,
 }
 
 impl Launch {
@@ -64,14 +79,23 @@ impl Launch {
             hostname: spec.hostname().clone().unwrap_or_default(),
             shm_size: bundle::shm_size(spec),
             devices: bundle::devices(spec),
+            own: None,
         }
     }
 
     /// The pod that the Sandbox API was told of.
-    pub fn of_sandbox(request: &CreateSandboxRequest, options: RuntimeOptions) -> Self {
-        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, annotations } =
+    ///
+    /// # Errors
+    /// The pod wants what a VM cannot have, or its files cannot be written.
+    pub fn of_sandbox(
+        request: &CreateSandboxRequest,
+        namespace: &str,
+        options: RuntimeOptions,
+    ) -> Result<Self> {
+        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, annotations, .. } =
             &request.facts;
-        Self {
+        let container = own_container(&request.id, namespace, &request.facts)?;
+        Ok(Self {
             options,
             annotations: annotations.clone().into_iter().chain(request.annotations.clone()).collect(),
             limits: OciLimits { cpu_quota: *cpu_quota, cpu_period: *cpu_period, memory_limit: *memory_limit },
@@ -80,7 +104,8 @@ impl Launch {
             hostname: hostname.clone(),
             shm_size: 64 << 20,
             devices: Vec::new(),
-        }
+            own: Some(Own { container, files: PodFiles::write(request)? }),
+        })
     }
 }
 
@@ -116,6 +141,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         let reason = format!("{DOCUMENT} of the pod's initdata is not usable: {error}");
         Error::InvalidRequest { field: "initdata", reason }
     })?;
+    let size = VmSize { vcpus: pod.vcpus.get().into(), memory: pod.memory.size().bytes() };
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
     let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
@@ -135,6 +161,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let claimed = Planned::new(request, log).claim().await?;
     let ready = claimed.spawn().await?.qmp().await?.agent().await?;
     let (mut seccomp, mut devices) = (false, Vec::new());
+    let (own, files) = launch.own.map(|own| (own.container, own.files)).unzip();
     let sandbox = guest::GuestSandbox {
         id: context.id.to_string(),
         hostname: launch.hostname,
@@ -145,17 +172,26 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
             let details = guest::set_up(agent, endpoints, sandbox, log).await?;
             seccomp = details.supports_seccomp;
             devices = gpus::in_guest(spec);
+            if let Some(own) = own {
+                agent.create_container(own).await?;
+                agent.start_container(context.id.as_str()).await?;
+            }
             Ok::<_, AgentError>(())
         })
         .await?;
     let (devices, context) = (devices.into(), Arc::clone(context));
+    let copies = Copies::new(vm.agent().clone(), &context.log);
+    let volumes = volumes.into();
     Ok(PodVm {
         vm,
         builder,
         seccomp,
         pinned,
-        volumes: volumes.into(),
+        volumes,
+        copies,
+        files,
         devices,
+        size,
         since: SystemTime::now(),
         context,
     })

@@ -19,6 +19,7 @@ mod handle;
 mod launch;
 mod layers;
 mod models;
+mod own;
 mod pinned;
 mod pod_vm;
 mod real;

@@ -4,15 +4,17 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use guest_spec::VmSize;
 use jail::UserId;
+use model_volumes::Volumes;
 use slog::Logger;
 use vmm::Vm;
 use vmm::state::{ROOT, StateDir};
 
 use super::gpus::GuestDevice;
-use model_volumes::Volumes;
-
+use super::own::PodFiles;
 use super::pinned::Pinned;
+use super::volumes::Volumes as Copies;
 use crate::api::{ContainerId, Namespace, RuntimeOptions};
 
 /// What a sandbox is told when its shim starts.
@@ -50,8 +52,14 @@ pub struct PodVm {
     pub pinned: Arc<Pinned>,
     /// Model volumes that the pod's initdata declares.
     pub volumes: Arc<Volumes>,
+    /// What is copied into the guest for its containers.
+    pub copies: Copies,
+    /// Files that the pod has of the shim's, where the engine makes none.
+    pub files: Option<PodFiles>,
     /// The VM's GPUs and NVSwitches.
     pub devices: Arc<[GuestDevice]>,
+    /// How much it has.
+    pub size: VmSize,
     /// When the sandbox was up.
     pub since: SystemTime,
     /// The pod.

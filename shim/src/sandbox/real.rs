@@ -31,7 +31,9 @@ impl Host for ThisHost {
         let context = &self.0;
         let plan = match &whom {
             For::Container(new) => Launch::of_container(&new.spec, new.request.options.clone()),
-            For::Sandbox(request) => Launch::of_sandbox(request, context.options.clone()),
+            For::Sandbox(request) => {
+                Launch::of_sandbox(request, context.namespace.as_str(), context.options.clone())?
+            }
         };
         tokio::select! {
             launched = launch(plan, context) => launched,
@@ -56,6 +58,11 @@ impl Machine for PodVm {
 
     fn guest(&self) -> Agent {
         self.vm.agent().clone()
+    }
+
+    fn fits(&self, id: &ContainerId, limits: &LinuxResources) -> Result<()> {
+        guest_spec::check_size(id.as_str(), limits, self.size)
+            .map_err(|error| Error::InvalidRequest { field: "resources", reason: one_line(&error) })
     }
 
     async fn make(&self, new: Arc<NewContainer>) -> Result<(Made, Holdings)> {

@@ -1,81 +1,277 @@
-//! Files of the host that a container sees: copied into the guest, and again when they change.
+//! Files of the host that a pod's containers see: copied into the guest, again when they change, and removed from it with
+//! their container.
+//!
+//! Each container has copies of its own: a guest's policy knows a copy by the id of the container that it is for.
 
-use agent_client::{Agent, Mirror, Watcher};
+use std::collections::HashMap;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
+
+use agent_client::{Agent, CopyError, Courier, Mirror, Watcher};
 use guest_spec::{Copy, CopyKind};
 use slog::{Logger, info, warn};
-use tokio::task::JoinHandle;
+use tokio::sync::{Mutex, OnceCell};
+use tokio::task::JoinSet;
 
 use crate::api::{Error, Result, one_line};
 
-type Cause = Box<dyn std::error::Error + Send + Sync>;
+/// A copy, which the copying at the start and the following of changes share.
+type Shared = Arc<Mutex<Mirror>>;
 
-/// A container's copied volumes; dropping it ends the watching.
-#[derive(Debug, Default)]
-pub struct Volumes {
-    watching: Option<JoinHandle<()>>,
+/// A pod's copied volumes; clones share them.
+#[derive(Debug, Clone)]
+pub struct Volumes(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    courier: Courier,
+    log: Logger,
+    /// One for the pod, opened with the first volume that is followed: a user may have 128 on a node. `None` where there
+    /// is none left.
+    watcher: OnceCell<Option<Arc<Watcher>>>,
+    /// What is followed, by its path on the host.
+    followed: StdMutex<HashMap<PathBuf, Vec<Shared>>>,
 }
 
+/// What was copied for one container.
+#[derive(Debug, Default)]
+pub struct Copied(Vec<(PathBuf, Shared)>);
+
 impl Volumes {
-    /// Copies `copies` into the guest, and keeps those up to date that ask for it.
+    /// None yet, in this agent's guest.
+    #[must_use]
+    pub fn new(agent: Agent, log: &Logger) -> Self {
+        Self(Arc::new(Inner {
+            courier: Courier::new(agent),
+            log: log.clone(),
+            watcher: OnceCell::new(),
+            followed: StdMutex::default(),
+        }))
+    }
+
+    /// Copies `copies` into the guest, all at the same time, and follows those that ask for it. `copied` has what must be
+    /// removed again, also after a failure.
     ///
     /// # Errors
     /// A file cannot be read, is too large, or the guest refuses it.
-    pub async fn copy_in(copies: &[Copy], agent: &Agent, log: &Logger) -> Result<Self> {
-        let mut watched = None;
+    pub async fn copy_in(&self, copies: &[Copy], copied: &mut Copied) -> Result<()> {
+        let mut calls = JoinSet::new();
         for copy in copies {
-            let failed =
-                |error: Cause| Error::failed(format!("copy {} into the guest", copy.host.display()), error);
             let (host, guest) = (copy.host.clone(), copy.guest.clone());
-            let mut mirror = match copy.kind {
+            let mirror = match copy.kind {
                 CopyKind::File => Mirror::file(host, guest),
                 CopyKind::Tree => Mirror::tree(host, guest),
             };
-            if !copy.watch {
-                mirror.sync(agent).await.map_err(|error| failed(error.into()))?;
-                continue;
+            let mirror: Shared = Arc::new(Mutex::new(mirror.below(copy.below.clone())));
+            copied.0.push((copy.host.clone(), Arc::clone(&mirror)));
+            if copy.watch {
+                // Before it is copied: a change meanwhile is then seen as well.
+                self.follow(&copy.host, &mirror).await;
             }
-            let (watcher, mirrors) = match &mut watched {
-                Some(watched) => watched,
-                None => watched.insert((Watcher::new().map_err(|error| failed(error.into()))?, Vec::new())),
-            };
-            // Watched first: a change during the copy is then seen as well.
-            watcher.add(&copy.host).map_err(|error| failed(error.into()))?;
-            mirror.sync(agent).await.map_err(|error| failed(error.into()))?;
-            mirrors.push(mirror);
+            let courier = self.0.courier.clone();
+            let host = copy.host.clone();
+            calls.spawn(async move { (host, mirror.lock().await.sync(&courier).await) });
         }
-        let watching = watched
-            .map(|(watcher, mirrors)| tokio::spawn(follow(watcher, mirrors, agent.clone(), log.clone())));
-        Ok(Self { watching })
+        let mut first: Result<()> = Ok(());
+        while let Some(done) = calls.join_next().await {
+            if let Ok((host, Err(error))) = done
+                && first.is_ok()
+            {
+                first = Err(failed(&host, error));
+            }
+        }
+        first
     }
-}
 
-impl Drop for Volumes {
-    fn drop(&mut self) {
-        if let Some(watching) = &self.watching {
-            watching.abort();
+    /// Removes a container's copies from the guest, which must have let go of them.
+    pub async fn remove(&self, copied: Copied) {
+        for (host, mirror) in copied.0 {
+            self.unfollow(&host, &mirror);
+            if let Err(error) = mirror.lock().await.remove(&self.0.courier).await {
+                warn!(self.0.log, "a copied volume stays in the guest's memory";
+                    "volume" => host.display().to_string(), "error" => one_line(&error));
+            }
         }
     }
-}
 
-/// Copies what changes, for as long as the container is there.
-async fn follow(watcher: Watcher, mut mirrors: Vec<Mirror>, agent: Agent, log: Logger) {
-    loop {
-        let changed = match watcher.changed().await {
-            Ok(changed) => changed,
+    /// Follows a volume's changes. One that cannot be followed is as it was copied, which the log says.
+    async fn follow(&self, host: &Path, mirror: &Shared) {
+        let watcher = self.0.watcher.get_or_init(async || self.open_watcher()).await;
+        let Some(watcher) = watcher else { return };
+        if let Err(error) = watcher.add(host) {
+            return self.not_followed(&host.display().to_string(), &error);
+        }
+        self.followed().entry(host.to_path_buf()).or_default().push(Arc::clone(mirror));
+    }
+
+    fn open_watcher(&self) -> Option<Arc<Watcher>> {
+        match Watcher::new() {
+            Ok(watcher) => {
+                let watcher = Arc::new(watcher);
+                tokio::spawn(keep_up(Arc::downgrade(&self.0), Arc::clone(&watcher)));
+                Some(watcher)
+            }
             Err(error) => {
-                warn!(log, "volumes are no longer watched for changes"; "error" => one_line(&error));
-                return;
+                self.not_followed("all of the pod's", &error);
+                None
             }
+        }
+    }
+
+    fn not_followed(&self, volume: &str, error: &io::Error) {
+        warn!(self.0.log, "changes of a volume do not reach its containers: it cannot be watched (inotify(7), \
+            fs.inotify.max_user_instances)"; "volume" => volume, "error" => %error);
+    }
+
+    fn unfollow(&self, host: &Path, mirror: &Shared) {
+        let mut followed = self.followed();
+        let Some(users) = followed.get_mut(host) else { return };
+        let Some(at) = users.iter().position(|user| Arc::ptr_eq(user, mirror)) else { return };
+        users.remove(at);
+        if users.is_empty() {
+            followed.remove(host);
+        }
+        if let Some(Some(watcher)) = self.0.watcher.get() {
+            watcher.remove(host);
+        }
+    }
+
+    fn followed(&self) -> MutexGuard<'_, HashMap<PathBuf, Vec<Shared>>> {
+        self.0.followed.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn failed(host: &Path, error: CopyError) -> Error {
+    Error::failed(format!("copy {} into the guest", host.display()), error)
+}
+
+/// Copies what changes, for as long as the pod is there.
+async fn keep_up(volumes: Weak<Inner>, watcher: Arc<Watcher>) {
+    loop {
+        let changed = watcher.changed().await;
+        let Some(inner) = volumes.upgrade() else { return };
+        let volumes = Volumes(inner);
+        let changed = match changed {
+            Ok(changed) => changed,
+            Err(error) => return volumes.not_followed("all of the pod's", &error),
         };
-        for mirror in mirrors.iter_mut().filter(|mirror| changed.iter().any(|path| path == mirror.host())) {
-            let volume = mirror.host().display().to_string();
-            match mirror.sync(&agent).await {
-                Ok(()) => info!(log, "volume updated in the guest"; "volume" => volume),
-                // The next change tries again.
-                Err(error) => {
-                    warn!(log, "volume not updated in the guest"; "volume" => volume, "error" => one_line(&error));
+        for host in changed {
+            let users: Vec<Shared> = volumes.followed().get(&host).cloned().unwrap_or_default();
+            let (volume, log) = (host.display().to_string(), &volumes.0.log);
+            for mirror in users {
+                match mirror.lock().await.sync(&volumes.0.courier).await {
+                    Ok(()) => info!(log, "volume updated in the guest"; "volume" => &volume),
+                    // The next change tries again.
+                    Err(error) => {
+                        warn!(log, "volume not updated in the guest"; "volume" => &volume, "error" => one_line(&error));
+                    }
                 }
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use agent_client::proto::agent::{CopyFileRequest, Empty};
+    use agent_client::proto::agent_ttrpc::{AgentService, create_agent_service};
+    use agent_client::proto::health::{CheckRequest, HealthCheckResponse, health_check_response};
+    use agent_client::proto::health_ttrpc::{Health, create_health};
+    use agent_client::{Endpoint, connect};
+    use async_trait::async_trait;
+    use slog::{Discard, o};
+    use tokio::time::{sleep, timeout};
+    use ttrpc::r#async::{Server, TtrpcContext};
+
+    use super::*;
+
+    /// Counts what is copied.
+    #[derive(Default)]
+    struct Guest(AtomicUsize);
+
+    #[async_trait]
+    impl AgentService for Guest {
+        async fn copy_file(&self, _: &TtrpcContext, _: CopyFileRequest) -> ttrpc::Result<Empty> {
+            self.0.fetch_add(1, Ordering::Relaxed);
+            Ok(Empty::default())
+        }
+    }
+
+    #[async_trait]
+    impl Health for Guest {
+        async fn check(&self, _: &TtrpcContext, _: CheckRequest) -> ttrpc::Result<HealthCheckResponse> {
+            let status = health_check_response::ServingStatus::SERVING.into();
+            Ok(HealthCheckResponse { status, ..Default::default() })
+        }
+    }
+
+    /// Open descriptors of this process whose target contains `word`.
+    fn descriptors(word: &str) -> usize {
+        let links = fs::read_dir("/proc/self/fd").unwrap().flatten();
+        links
+            .filter_map(|link| fs::read_link(link.path()).ok())
+            .filter(|to| to.to_string_lossy().contains(word))
+            .count()
+    }
+
+    /// Of what a user has few on a node (128 inotify instances), a pod takes as much for thirty containers as for one.
+    #[tokio::test]
+    async fn thirty_containers_have_one_watcher() {
+        let dir = tempfile::tempdir().unwrap();
+        let guest = Arc::new(Guest::default());
+        let socket = dir.path().join("agent.sock");
+        let mut server = Server::new()
+            .bind(&format!("unix://{}", socket.display()))
+            .unwrap()
+            .register_service(create_agent_service(guest.clone()))
+            .register_service(create_health(guest.clone()));
+        server.start().await.unwrap();
+        let agent = connect(&Endpoint::Unix(socket)).await.unwrap();
+        let volumes = Volumes::new(agent, &Logger::root(Discard, o!()));
+        let volume = dir.path().join("volume");
+        fs::create_dir(&volume).unwrap();
+        fs::write(volume.join("key"), "old").unwrap();
+
+        let before = (descriptors("inotify"), descriptors(""));
+        let mut containers = Vec::new();
+        for number in 0..30 {
+            let copy = Copy {
+                host: volume.clone(),
+                below: Some(dir.path().to_path_buf()),
+                guest: format!("/g/{number}"),
+                kind: CopyKind::Tree,
+                watch: true,
+            };
+            let mut copied = Copied::default();
+            volumes.copy_in(&[copy], &mut copied).await.unwrap();
+            containers.push(copied);
+        }
+        // Other tests run beside this one, each with a few; thirty would be seen.
+        assert!(descriptors("inotify") - before.0 < 5, "{} inotify instances", descriptors("inotify"));
+        assert!(descriptors("") - before.1 < 20, "{} descriptors", descriptors(""));
+        assert_eq!(guest.0.load(Ordering::Relaxed), 60);
+
+        // All of them follow, until they go.
+        fs::write(volume.join("key"), "new content").unwrap();
+        let all = async {
+            while guest.0.load(Ordering::Relaxed) < 90 {
+                sleep(Duration::from_millis(10)).await;
+            }
+        };
+        timeout(Duration::from_secs(10), all).await.unwrap();
+        for copied in containers {
+            volumes.remove(copied).await;
+        }
+        assert!(volumes.followed().is_empty());
+        let gone = guest.0.load(Ordering::Relaxed);
+        assert_eq!(gone, 120, "one call removes a container's copy");
+        fs::write(volume.join("key"), "nobody's").unwrap();
+        sleep(Duration::from_millis(300)).await;
+        assert_eq!(guest.0.load(Ordering::Relaxed), gone);
     }
 }

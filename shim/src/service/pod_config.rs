@@ -1,12 +1,13 @@
 //! What the Sandbox API's options say of a pod: `runtime.v1.PodSandboxConfig` of CRI.
 //!
-//! Field numbers are those of Kubernetes' `cri-api`, `pkg/apis/runtime/v1/api.proto`. Only what decides the VM is read.
+//! Field numbers are those of Kubernetes' `cri-api`, `pkg/apis/runtime/v1/api.proto`. What decides the VM is read, and what
+//! containerd makes of it where it is the sandbox's controller itself.
 
 use protobuf::rt::skip_field_for_tag;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Result};
 
-use crate::api::PodFacts;
+use crate::api::{Dns, PodFacts};
 use crate::bootstrap::type_name;
 
 /// The message's name; containerd writes it without a host.
@@ -31,6 +32,7 @@ const fn tag(field: u32, wire_type: u32) -> u32 {
 pub fn pod_facts(any: &Any) -> Result<PodFacts> {
     const METADATA: u32 = tag(1, BYTES);
     const HOSTNAME: u32 = tag(2, BYTES);
+    const DNS_CONFIG: u32 = tag(4, BYTES);
     const ANNOTATIONS: u32 = tag(7, BYTES);
     const LINUX: u32 = tag(8, BYTES);
 
@@ -43,6 +45,7 @@ pub fn pod_facts(any: &Any) -> Result<PodFacts> {
         match tag {
             METADATA => metadata(&input.read_bytes()?, &mut facts)?,
             HOSTNAME => facts.hostname = input.read_string()?,
+            DNS_CONFIG => facts.dns = Some(dns(&input.read_bytes()?)?),
             ANNOTATIONS => {
                 let (name, value) = entry(&input.read_bytes()?)?;
                 if name.starts_with(FOR_THE_VM) {
@@ -99,14 +102,80 @@ fn entry(bytes: &[u8]) -> Result<(String, String)> {
 /// `LinuxPodSandboxConfig`.
 fn linux(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
     const CGROUP_PARENT: u32 = tag(1, BYTES);
+    const SECURITY_CONTEXT: u32 = tag(2, BYTES);
+    const SYSCTLS: u32 = tag(3, BYTES);
     const RESOURCES: u32 = tag(5, BYTES);
 
     let mut input = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         match tag {
             CGROUP_PARENT => facts.cgroup_parent = input.read_string()?,
+            SECURITY_CONTEXT => security_context(&input.read_bytes()?, facts)?,
+            SYSCTLS => {
+                let (name, value) = entry(&input.read_bytes()?)?;
+                facts.sysctls.insert(name, value);
+            }
             RESOURCES => resources(&input.read_bytes()?, facts)?,
             other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(())
+}
+
+/// `DNSConfig`.
+fn dns(bytes: &[u8]) -> Result<Dns> {
+    const SERVERS: u32 = tag(1, BYTES);
+    const SEARCHES: u32 = tag(2, BYTES);
+    const OPTIONS: u32 = tag(3, BYTES);
+
+    let mut dns = Dns::default();
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            SERVERS => dns.servers.push(input.read_string()?),
+            SEARCHES => dns.searches.push(input.read_string()?),
+            OPTIONS => dns.options.push(input.read_string()?),
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(dns)
+}
+
+/// `LinuxSandboxSecurityContext`, of which the namespaces count.
+fn security_context(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    const NAMESPACE_OPTIONS: u32 = tag(1, BYTES);
+
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        match tag {
+            NAMESPACE_OPTIONS => namespaces(&input.read_bytes()?, facts)?,
+            other => skip_field_for_tag(other, &mut input)?,
+        }
+    }
+    Ok(())
+}
+
+/// `NamespaceOption`.
+fn namespaces(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
+    const NETWORK: u32 = tag(1, VARINT);
+    const PID: u32 = tag(2, VARINT);
+    const IPC: u32 = tag(3, VARINT);
+    /// `NamespaceMode`'s for the host's.
+    const NODE: i32 = 2;
+
+    let mut input = CodedInputStream::from_bytes(bytes);
+    while let Some(tag) = input.read_raw_tag_or_eof()? {
+        let field = match tag {
+            NETWORK => "hostNetwork",
+            PID => "hostPID",
+            IPC => "hostIPC",
+            other => {
+                skip_field_for_tag(other, &mut input)?;
+                continue;
+            }
+        };
+        if input.read_int32()? == NODE {
+            facts.host_namespaces.push(field);
         }
     }
     Ok(())
@@ -136,9 +205,9 @@ fn resources(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// hostname "web", an unknown field 4, linux { cgroup_parent "/p", resources { period 100, quota 200, memory 4096 } }
+    /// hostname "web", a log_directory, linux { cgroup_parent "/p", resources { period 100, quota 200, memory 4096 } }
     const CONFIG: &[u8] =
-        b"\x12\x03web\x22\x01x\x42\x10\x0a\x02/p\x2a\x0a\x08\x64\x10\xc8\x01\x18\x05\x20\x80\x20";
+        b"\x12\x03web\x1a\x01x\x42\x10\x0a\x02/p\x2a\x0a\x08\x64\x10\xc8\x01\x18\x05\x20\x80\x20";
 
     fn any(value: &[u8]) -> Any {
         Any { type_url: NAME.to_owned(), value: value.to_vec(), ..Any::default() }
@@ -169,6 +238,23 @@ mod tests {
         let facts = pod_facts(&any(&message)).unwrap();
         assert_eq!(facts.annotations, [(ours.to_owned(), "H4sI".to_owned())].into());
         assert_eq!(facts.hostname, "web");
+    }
+
+    #[test]
+    fn what_a_pause_container_would_have_is_read() {
+        // dns_config { servers "1" "2", searches "s", options "o" }, linux { security_context { namespace_options {
+        // network NODE, pid CONTAINER, ipc NODE } }, sysctls { "a": "b" } }
+        let message = b"\x22\x0c\x0a\x011\x0a\x012\x12\x01s\x1a\x01o\
+            \x42\x12\x12\x08\x0a\x06\x08\x02\x10\x01\x18\x02\x1a\x06\x0a\x01a\x12\x01b";
+        let facts = pod_facts(&any(message)).unwrap();
+        let dns = facts.dns.unwrap();
+        assert_eq!((dns.servers, dns.searches, dns.options), (list(&["1", "2"]), list(&["s"]), list(&["o"])));
+        assert_eq!(facts.sysctls, [("a".to_owned(), "b".to_owned())].into());
+        assert_eq!(facts.host_namespaces, ["hostNetwork", "hostIPC"]);
+    }
+
+    fn list(words: &[&str]) -> Vec<String> {
+        words.iter().map(|word| (*word).to_owned()).collect()
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! The standard streams of a process: between the engine's fifos and the guest.
 
+mod logger;
 mod sink;
 mod streams;
 

@@ -19,8 +19,17 @@ pub enum OpenError {
         #[source]
         source: io::Error,
     },
+    /// A program that takes output cannot be started.
+    #[error("cannot start the logging program {}", .path.display())]
+    Logger {
+        /// The program.
+        path: PathBuf,
+        /// The cause.
+        #[source]
+        source: io::Error,
+    },
     /// The engine asks for what Coffer has not.
-    #[error("output to {scheme}:// is not supported; use a fifo or file://")]
+    #[error("output to {scheme}:// is not supported; use a fifo, file:// or binary://")]
     Scheme {
         /// The URI's scheme.
         scheme: String,

@@ -4,7 +4,7 @@
 //! fifo, with a short queue between them, so that neither waits for the other's turn. A reader that stops reading
 //! holds up its own stream and nothing else.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use agent_client::{AgentError, ProcessRef};
@@ -14,6 +14,7 @@ use tokio::net::unix::pipe;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
+use super::logger::{self, Logger as LoggingProgram, NotReady};
 use super::sink::{OpenError, Sink};
 use crate::api::StdioPaths;
 use crate::machine::{Guest, Output};
@@ -76,6 +77,7 @@ struct Ends {
     outputs: Vec<Flowing>,
     close_stdin: oneshot::Receiver<()>,
     terminal: bool,
+    program: Option<LoggingProgram>,
 }
 
 /// The streams of one process. Dropping it closes the engine's fifos once the output that is there is written.
@@ -97,6 +99,7 @@ impl<G: Guest> Stdio<G> {
     pub fn open(
         paths: &StdioPaths,
         process: ProcessRef<'_>,
+        namespace: &str,
         guest: G,
         log: &Logger,
     ) -> Result<Self, OpenError> {
@@ -108,9 +111,17 @@ impl<G: Guest> Stdio<G> {
                 Some(opened.map_err(|source| OpenError::Open { path: path.into(), source })?)
             }
         };
-        let mut outputs = vec![(Output::Stdout, Sink::open(&paths.stdout)?)];
+        let (program, stdout, stderr) = if logger::is_wanted(&paths.stdout) {
+            // The same one for both, which is how engines ask for it.
+            let (program, stdout, stderr) =
+                LoggingProgram::start(&paths.stdout, namespace, process.container)?;
+            (Some(program), stdout, Some(stderr))
+        } else {
+            (None, Sink::open(&paths.stdout)?, None)
+        };
+        let mut outputs = vec![(Output::Stdout, stdout)];
         if !paths.terminal {
-            outputs.push((Output::Stderr, Sink::open(&paths.stderr)?));
+            outputs.push((Output::Stderr, stderr.map_or_else(|| Sink::open(&paths.stderr), Ok)?));
         }
         let mut flows = Vec::new();
         let (active, activity) = watch::channel(Reads::default());
@@ -126,7 +137,7 @@ impl<G: Guest> Stdio<G> {
         let remote = Remote { guest, container: process.container.to_owned(), exec: process.exec.to_owned() };
         Ok(Self {
             remote,
-            ends: Mutex::new(Some(Ends { stdin, outputs, close_stdin, terminal: paths.terminal })),
+            ends: Mutex::new(Some(Ends { stdin, outputs, close_stdin, terminal: paths.terminal, program })),
             flows,
             activity,
             stdin_closer: Mutex::new(Some(closer)),
@@ -134,9 +145,34 @@ impl<G: Guest> Stdio<G> {
         })
     }
 
+    /// Waits until who takes the output is ready.
+    ///
+    /// # Errors
+    /// A program that takes it is not in time.
+    pub async fn ready(&self) -> Result<(), NotReady> {
+        let program = self.ends().as_mut().and_then(|ends| ends.program.take());
+        let Some(mut program) = program else { return Ok(()) };
+        program.ready().await?;
+        if let Some(ends) = self.ends().as_mut() {
+            ends.program = Some(program);
+        }
+        Ok(())
+    }
+
+    fn ends(&self) -> MutexGuard<'_, Option<Ends>> {
+        self.ends.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Sets the streams in motion; once the guest knows the process. A second call does nothing.
     pub fn pump(&self) {
-        let Some(ends) = self.ends.lock().unwrap_or_else(PoisonError::into_inner).take() else { return };
+        let Some(ends) = self.ends().take() else { return };
+        if let Some(program) = ends.program {
+            let flows = self.flows.clone();
+            tokio::spawn(async move {
+                all_ended(&flows).await;
+                program.finish().await;
+            });
+        }
         for flowing in ends.outputs {
             tokio::spawn(pump_out(self.remote.clone(), flowing, self.log.clone()));
         }
@@ -155,9 +191,7 @@ impl<G: Guest> Stdio<G> {
 
     /// Waits until all output is written, for as long as that takes.
     pub async fn ended(&self) {
-        for flow in &self.flows {
-            let _ = flow.clone().wait_for(|flow| *flow == Flow::Ended).await;
-        }
+        all_ended(&self.flows).await;
     }
 
     /// Changes with each piece of output; closes with the last stream.
@@ -199,6 +233,12 @@ impl<G: Guest> Stdio<G> {
                 }
             }
         }
+    }
+}
+
+async fn all_ended(flows: &[watch::Receiver<Flow>]) {
+    for flow in flows {
+        let _ = flow.clone().wait_for(|flow| *flow == Flow::Ended).await;
     }
 }
 

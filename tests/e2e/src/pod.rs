@@ -78,6 +78,13 @@ impl PodRequest {
         self
     }
 
+    /// A sysctl of the pod.
+    #[must_use]
+    pub fn sysctl(mut self, name: &str, value: &str) -> Self {
+        self.linux().sysctls.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
     /// The pod's cgroup, which kubelet made.
     #[must_use]
     pub fn cgroup_parent(mut self, path: &str) -> Self {

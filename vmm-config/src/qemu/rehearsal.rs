@@ -67,7 +67,7 @@ impl VmSpec {
 
 impl Console {
     fn rehearsal(&self) -> [Arg; 2] {
-        let [_, device] = self.args();
+        let [.., device] = self.args();
         [Arg::new("-chardev", Options::new("null").text("id", "console")), device]
     }
 }
@@ -83,7 +83,7 @@ impl Vsock {
 impl Nic {
     /// On a hub that leads nowhere.
     fn rehearsal(&self) -> [Arg; 2] {
-        let [_, device] = self.args();
+        let [.., device] = self.args();
         let hub =
             Options::new("hubport").text("id", &format!("net{}", self.index)).number("hubid", self.index);
         [Arg::new("-netdev", hub), device]

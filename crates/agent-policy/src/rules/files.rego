@@ -89,6 +89,19 @@ is_place if {
 	in_tree
 }
 
+is_place if {
+	count(path_parts) == 1
+	is_removal
+	some file in pod.files
+	is_copy(path_parts[0], file)
+}
+
+is_place if {
+	count(path_parts) == 1
+	is_removal
+	in_tree
+}
+
 in_tree if {
 	some tree in pod.trees
 	is_copy(path_parts[0], tree)
@@ -108,6 +121,12 @@ copy_in_time if {
 	is_copy(path_parts[0], tree)
 }
 
+# What a container had is removed when the container is.
+copy_in_time if {
+	is_removal
+	memory.containers[copied_for].phase == "removed"
+}
+
 target_right if {
 	input.file_type != "Symlink"
 	is_null(input.symlink_target)
@@ -118,6 +137,14 @@ target_right if {
 	input.file_type == "Symlink"
 	every part in split(input.symlink_target, "/") { is_part(part) }
 }
+
+# A link to nothing cannot be made: what was there is gone then, which is all that is wanted.
+is_removal if {
+	input.file_type == "Symlink"
+	input.symlink_target == ""
+}
+
+target_right if is_removal
 
 # The type's bits, and rights; on directories the group's and sticky bit as well, as kubelet sets them for fsGroup.
 mode_right if {

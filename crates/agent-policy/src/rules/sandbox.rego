@@ -32,10 +32,22 @@ remount_faults contains "(the time)" if not count(memory.containers) == 0
 
 remount_faults contains "storages" if not is_shm(["remount", "noexec", "nosuid", "nodev", "mode=1777"])
 
+# Gives an emptyDir of a container that is there its size.
+UpdateEphemeralMountsRequest if {
+	[storage] := input.storages
+	[_, size] := storage.options
+	is_size(size)
+	some one in memory.containers
+	some name in expected[one.name].empty_dirs
+	storage == tmpfs(concat("", ["ephemeral/", name]), ["remount", size], false)
+}
+
+is_size(option) if regex.match(`^size=[1-9][0-9]{0,18}$`, option)
+
 is_shm(options) if {
 	[storage] := input.storages
 	[size] := array.slice(storage.options, count(options), count(storage.options))
-	regex.match(`^size=[1-9][0-9]{0,18}$`, size)
+	is_size(size)
 	storage == tmpfs("shm", array.concat(options, [size]), false)
 }
 

@@ -18,6 +18,7 @@ pub(crate) fn all() {
     others_are_refused();
     later_only_volumes_that_change();
     there_is_an_end_to_it();
+    a_containers_copies_go_with_it();
 }
 
 fn request(path: &str, mode: u32, data: &str) -> Value {
@@ -103,7 +104,10 @@ fn others_are_refused() {
         (format!("{tree}/x"), SYMLINK, "/etc"),
         (format!("{tree}/x"), SYMLINK, "../../x"),
         (format!("{tree}/x"), SYMLINK, "a/../../x"),
-        (format!("{tree}/x"), SYMLINK, ""),
+        (format!("{SHARED}/{WEB}"), SYMLINK, ""),
+        (format!("{SHARED}/x"), SYMLINK, ""),
+        (at(WEB, "passwd"), SYMLINK, ""),
+        (format!("{tree}/.."), SYMLINK, ""),
         (format!("{tree}/x"), 0o060_600, ""),
         (format!("{tree}/x"), 0o020_600, ""),
     ] {
@@ -124,6 +128,23 @@ fn later_only_volumes_that_change() {
     agent.refuse("CopyFileRequest", &request(&at(SANDBOX, "app"), DIRECTORY, ""), "(the time");
     agent.accept("RemoveContainerRequest", &removal(WEB));
     agent.refuse("CopyFileRequest", &update, "(the time");
+}
+
+/// A link to nothing removes what is there (kata-agent 4.1.0).
+#[test]
+fn a_containers_copies_go_with_it() {
+    let mut agent = Agent::strict();
+    with_web(&mut agent);
+    let remove = |path: &str| request(path, SYMLINK, "");
+    let tree = at(WEB, "app");
+    // A key that a volume has no more; but nothing else of a container that is there.
+    agent.accept("CopyFileRequest", &remove(&format!("{tree}/a.conf")));
+    agent.refuse("CopyFileRequest", &remove(&at(WEB, "hosts")), "(the time");
+    agent.accept("RemoveContainerRequest", &removal(WEB));
+    for path in [at(WEB, "hosts"), at(WEB, "token"), format!("{tree}/x"), tree] {
+        agent.accept("CopyFileRequest", &remove(&path));
+    }
+    agent.refuse("CopyFileRequest", &remove(&format!("{SHARED}/{WEB}")), "path");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::engine::Agent;
-use crate::honest::{boot, initialised, sandbox};
+use crate::honest::{boot, initialised, sandbox, with_web};
 use crate::requests::{Engine, GPU, WEB, json_of};
 
 const ENGINE: Engine = Engine::Containerd2;
@@ -33,6 +33,7 @@ pub(crate) fn all() {
     other_models();
     other_devices();
     another_sandbox();
+    an_empty_dir_gets_a_size_of_its_own();
 }
 
 type Forge = fn(&mut Value);
@@ -646,4 +647,33 @@ fn another_sandbox() {
     agent.accept("UpdateEphemeralMountsRequest", &remount);
     agent.accept("CreateContainerRequest", &pause());
     agent.refuse("UpdateEphemeralMountsRequest", &remount, "(the time)");
+}
+
+/// Once it is mounted, and nothing but its size.
+#[test]
+fn an_empty_dir_gets_a_size_of_its_own() {
+    let mut agent = Agent::strict();
+    let web = Engine::Containerd2.web();
+    let mut storages = web["storages"].as_array().unwrap().iter();
+    let place = storages.find(|storage| storage["driver"] == "ephemeral").unwrap()["mount_point"].clone();
+    let mut size = json_of(&guest_spec::shm_remount(4096));
+    size["storages"][0]["mount_point"] = place;
+    size["storages"][0]["options"] = json!(["remount", "size=4096"]);
+    boot(&mut agent);
+    assert!(!agent.allows("UpdateEphemeralMountsRequest", &size), "before its container");
+    let mut agent = Agent::strict();
+    with_web(&mut agent);
+    agent.accept("UpdateEphemeralMountsRequest", &size);
+    for (field, value) in [
+        ("mount_point", json!("/run/kata-containers/sandbox/ephemeral/x")),
+        ("options", json!(["remount", "size=0"])),
+        ("options", json!(["remount", "size=4096", "mode=0777"])),
+        ("options", json!(["bind", "size=4096"])),
+        ("source", json!("/dev/vda")),
+        ("shared", json!(true)),
+    ] {
+        let mut request = size.clone();
+        request["storages"][0][field] = value;
+        assert!(!agent.allows("UpdateEphemeralMountsRequest", &request), "{request}");
+    }
 }

@@ -291,7 +291,7 @@ fn stat(path: &Path) -> Option<HostFile> {
         return None;
     }
     let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 2000 })
+    Some(HostFile { kind, gid: 2000, medium: None })
 }
 
 pub(crate) fn created(

@@ -14,6 +14,7 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
@@ -27,6 +28,7 @@ use host_claims::vsock::{VHOST_USER_SOCKET, Vsock};
 use jail::{Jail, Role, Socket, apart};
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use vmm_config::config::NodeConfig;
@@ -185,7 +187,7 @@ impl Claimed {
 
     fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail, Gate), Failure> {
         let (monitor, qemu_monitor) = socket_pair()?;
-        let (console, qemu_console) = socket_pair()?;
+        let (console, qemu_console) = console_pipe()?;
         let mut ends =
             Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
         if self.spec.locks_memory() {
@@ -264,6 +266,12 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), Failure> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))
+}
+
+/// Our end, and the one for QEMU.
+fn console_pipe() -> Result<(pipe::Receiver, OwnedFd), Failure> {
+    let (ours, theirs) = io::pipe()?;
+    Ok((pipe::Receiver::from_owned_fd(ours.into())?, theirs.into()))
 }
 
 /// A VM whose QEMU runs.

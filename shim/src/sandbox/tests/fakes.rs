@@ -176,6 +176,17 @@ impl Machine for FakeVm {
         self.guest.clone()
     }
 
+    /// A kilobyte is what it has.
+    fn fits(&self, _: &ContainerId, limits: &LinuxResources) -> Result<()> {
+        match limits.Memory.Limit {
+            ..=1024 => Ok(()),
+            more => Err(Error::InvalidRequest {
+                field: "resources",
+                reason: format!("{more} are more than 1024"),
+            }),
+        }
+    }
+
     async fn make(&self, new: Arc<NewContainer>) -> Result<(Made, FakeHoldings)> {
         let claim = Claim::take(&self.taken);
         self.guest.answer().await?;

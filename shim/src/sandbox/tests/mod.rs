@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use agent_client::proto::oci;
 use oci_spec::runtime::Spec;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -17,7 +18,7 @@ use crate::api::{
     ContainerId, CreateRequest, ExecId, Exit, KillRequest, NewContainer, ProcessId, Result, Rootfs,
     RuntimeOptions, StdioPaths,
 };
-use crate::core::{Call, Core, Event, Reply};
+use crate::core::{Call, Core, Event, Pass, Reply};
 use fakes::{FakeHost, STAGES};
 
 /// Longer than anything here may take.
@@ -62,6 +63,7 @@ impl Pod {
         let told = Arc::clone(&events);
         let outlets = Outlets {
             events: Box::new(move |event| told.lock().unwrap().push(word(&event))),
+            namespace: "k8s.io".to_owned(),
             log: slog::Logger::root(slog::Discard, slog::o!()),
             end,
         };
@@ -139,6 +141,22 @@ async fn a_boot_that_is_given_up_at_any_stage_leaves_nothing() {
         pod.ended.clone().wait_for(|end| *end).await.unwrap();
         assert_eq!(pod.host.taken(), 0, "{name}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn limits_beyond_the_vm_are_refused_and_change_nothing() {
+    let pod = Pod::new();
+    pod.call(create("b", "")).await.unwrap();
+    pod.call(Call::Start(init("b"))).await.unwrap();
+    let update = |limit: i64| {
+        let memory = oci::LinuxMemory { Limit: limit, ..Default::default() };
+        let limits = oci::LinuxResources { Memory: Some(memory).into(), ..Default::default() };
+        pod.call(Call::Pass(Pass::Update(ContainerId::new("b").unwrap(), Box::new(limits))))
+    };
+    let error = update(1025).await.unwrap_err().to_string();
+    assert!(error.contains("1025") && error.contains("1024"), "{error}");
+    update(1024).await.unwrap();
+    assert_eq!(pod.events(), ["Created b", "Started b"]);
 }
 
 #[tokio::test(start_paused = true)]

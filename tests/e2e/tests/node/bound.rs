@@ -268,7 +268,7 @@ fn request(id: &str, spec: Value, tenant: &Tenant) -> Value {
     let rootfs = GuestRootfs { layers: tenant.layers() };
     let stat = |path: &Path| {
         let kind = if path.is_dir() { FileKind::Directory } else { FileKind::File };
-        Some(HostFile { kind, gid: path.metadata().ok()?.gid() })
+        Some(HostFile { kind, gid: path.metadata().ok()?.gid(), medium: None })
     };
     let guest = translate(id, &spec, &facts, &rootfs, &stat).or_fail("the guest's request");
     serde_json::to_value(guest.into_request(id)).or_fail("a request")

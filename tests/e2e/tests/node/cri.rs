@@ -215,11 +215,16 @@ fn the_sandbox_service_runs_pods_without_a_pause_container() {
         let initdata = "H4sIAAAAAAAC/xXJQQqAIBAAwPu+QvYBYtShSy+RiKVMJXVBl96vXmd+V1vkog6FRi/aIFDyXKOEPK0FWvcNAexDQicgkRbOCWcighX+XLluLm/0bfywDmFjv8RTAAAA";
         let request = rig.pod("direct").await.handler("coffer-sandbox");
         let request = request.annotation("io.katacontainers.config.hypervisor.cc_init_data", initdata);
+        let request = request.sysctl("net.core.somaxconn", "777");
         let mut pod = request.start().await;
         let one = pod.run("one", BUSYBOX, &FOREVER, vec![]).await;
         let two = pod.run("two", LAYERED, &FOREVER, vec![]).await;
         assert_eq!(Victim::Shim.processes().len(), 1);
         assert_eq!(one.exec(&["hostname"]).await, "direct\n");
+        // What containerd makes of a pod's configuration where it is the controller.
+        let names = one.exec(&["cat", "/etc/hostname", "/etc/resolv.conf"]).await;
+        assert_eq!(names, "direct\nsearch e2e.test\nnameserver 10.99.0.53\noptions ndots:5\n");
+        assert_eq!(two.exec(&["cat", "/proc/sys/net/core/somaxconn"]).await, "777\n");
         assert_eq!(one.exec(&["cat", "/sys/block/vdb/serial"]).await.trim(), "coffer-initdata");
         assert_eq!(two.exec(&["cat", "/layers/top"]).await, "29\n");
         one.exec(&["ping", "-c", "2", "-W", "5", "10.99.0.1"]).await;

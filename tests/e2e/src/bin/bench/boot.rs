@@ -1,6 +1,7 @@
 //! Time to agent ready, through Coffer and with bare QEMU: the same programs with the same arguments, in turn.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::{Path, PathBuf};
@@ -11,8 +12,9 @@ use std::time::{Duration, Instant};
 use agent_client::{AGENT_PORT, Endpoint};
 use command_fds::{CommandFdExt, FdMapping};
 use e2e::{Artefacts, OrFail, Process, Victim, until, within};
-use tokio::io::{AsyncBufReadExt, BufReader};
+use tokio::io::{AsyncBufReadExt, AsyncRead, BufReader};
 use tokio::net::UnixStream;
+use tokio::net::unix::pipe;
 use tokio::process::{Child, Command};
 use tokio::sync::Notify;
 use tokio::time::sleep;
@@ -131,28 +133,42 @@ impl Bare {
 /// has said its first word.
 fn descriptors(qemu: &[String]) -> (Vec<FdMapping>, Arc<Notify>) {
     let init = Arc::new(Notify::new());
-    let numbers =
-        qemu.iter().filter_map(|argument| argument.split(',').find_map(|part| part.strip_prefix("fd=")));
+    let numbers = qemu.iter().filter_map(|argument| {
+        let number = argument.split(',').find_map(|part| part.strip_prefix("fd="))?;
+        Some((number, argument.contains(",set=")))
+    });
     let fds = numbers
-        .map(|number| {
-            let (ours, theirs) = StdUnixStream::pair().or_fail("a socket pair");
-            ours.set_nonblocking(true).or_fail("a socket pair");
-            let mut lines = BufReader::new(UnixStream::from_std(ours).or_fail("a socket pair")).split(b'\n');
-            let init = Arc::clone(&init);
-            tokio::spawn(async move {
-                while let Ok(Some(line)) = lines.next_segment().await {
-                    if String::from_utf8_lossy(&line).contains("coffer-init:") {
-                        init.notify_one();
-                    }
+        .map(|(number, is_pipe)| {
+            let theirs: OwnedFd = match is_pipe {
+                true => {
+                    let (ours, theirs) = io::pipe().or_fail("a pipe");
+                    let ours = pipe::Receiver::from_owned_fd(ours.into()).or_fail("a pipe");
+                    listen(ours, Arc::clone(&init));
+                    theirs.into()
                 }
-            });
-            FdMapping {
-                parent_fd: OwnedFd::from(theirs),
-                child_fd: number.parse().or_fail("a descriptor's number"),
-            }
+                false => {
+                    let (ours, theirs) = StdUnixStream::pair().or_fail("a socket pair");
+                    ours.set_nonblocking(true).or_fail("a socket pair");
+                    listen(UnixStream::from_std(ours).or_fail("a socket pair"), Arc::clone(&init));
+                    theirs.into()
+                }
+            };
+            FdMapping { parent_fd: theirs, child_fd: number.parse().or_fail("a descriptor's number") }
         })
         .collect();
     (fds, init)
+}
+
+/// Reads lines to the end; tells of PID 1's.
+fn listen(stream: impl AsyncRead + Send + Unpin + 'static, init: Arc<Notify>) {
+    let mut lines = BufReader::new(stream).split(b'\n');
+    tokio::spawn(async move {
+        while let Ok(Some(line)) = lines.next_segment().await {
+            if String::from_utf8_lossy(&line).contains("coffer-init:") {
+                init.notify_one();
+            }
+        }
+    });
 }
 
 fn spawn(line: &[String], fds: Vec<FdMapping>) -> Child {

@@ -1,6 +1,6 @@
 //! Figures, as a table for people and as JSON for programs.
 
-use std::fs;
+use std::{env, fs};
 
 use e2e::OrFail;
 use serde_json::{Value, json};
@@ -18,10 +18,18 @@ struct Figure {
     at_most: Option<f64>,
 }
 
+/// Says which agent the guest has; `tools/bench` sets it.
+const AGENT: &str = "COFFER_BENCH_AGENT";
+
 /// All figures of a run.
 #[derive(Debug, Default)]
 pub struct Report {
     figures: Vec<Figure>,
+}
+
+/// The agent that made the figures.
+fn agent() -> String {
+    env::var(AGENT).unwrap_or_else(|_| "the stand-in".to_owned())
 }
 
 impl Report {
@@ -42,7 +50,8 @@ impl Report {
 
     /// Prints the table and writes the JSON.
     pub fn write(&self) {
-        println!("\n| figure | value | bound |\n|---|---|---|");
+        let agent = agent();
+        println!("\nThe guest's agent: {agent}\n\n| figure | value | bound |\n|---|---|---|");
         for figure in &self.figures {
             println!("{}", line(figure));
         }
@@ -50,7 +59,8 @@ impl Report {
             .figures
             .iter()
             .map(|figure| {
-                json!({ "name": figure.name, "value": figure.value, "unit": figure.unit, "at_most": figure.at_most })
+                json!({ "name": figure.name, "value": figure.value, "unit": figure.unit, "at_most": figure.at_most,
+                    "agent": agent })
             })
             .collect();
         fs::write(FILE, format!("{:#}\n", Value::Array(values))).or_fail(FILE);

@@ -1,0 +1,196 @@
+//! A program that takes a container's output (`binary://`), as containerd's own shim runs it: `nerdctl run -d` names one.
+//!
+//! What it is given (containerd, `cmd/containerd-shim-runc-v2/process/io.go` and `pkg/shim`'s `NewBinaryCmd`): the URI's
+//! query as arguments, key and value by turns; the container's id and namespace in its environment; stdout's pipe as
+//! descriptor 3, stderr's as 4, and as 5 a pipe that it closes when it is ready.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use command_fds::{CommandFdExt, FdMapping};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::pipe;
+use tokio::process::{Child, Command};
+use tokio::time::timeout;
+
+use super::sink::{OpenError, Sink};
+
+/// How long it may take to be ready.
+const START_PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take with the rest, once there is no more output.
+const END_PATIENCE: Duration = Duration::from_secs(10);
+/// And how long to end when it is asked to.
+const TERM_PATIENCE: Duration = Duration::from_secs(2);
+
+/// How such a URI begins.
+const SCHEME: &str = "binary://";
+
+/// The program of one process's output.
+#[derive(Debug)]
+pub struct Logger {
+    path: PathBuf,
+    child: Child,
+    ready: pipe::Receiver,
+}
+
+/// Why output goes nowhere.
+#[derive(Debug, thiserror::Error)]
+pub enum NotReady {
+    /// It ended, or closed all, without a word.
+    #[error("the logging program {} was not ready within {} s", .0.display(), START_PATIENCE.as_secs())]
+    Slow(PathBuf),
+    /// Its pipe failed.
+    #[error("cannot hear whether the logging program {} is ready", .0.display())]
+    Pipe(PathBuf, #[source] io::Error),
+}
+
+/// Whether output is for a program.
+pub fn is_wanted(uri: &str) -> bool {
+    uri.starts_with(SCHEME)
+}
+
+impl Logger {
+    /// Starts the program of `uri`; returns it with what stdout and stderr are written to.
+    ///
+    /// # Errors
+    /// It cannot be executed, or there are no pipes left.
+    pub fn start(uri: &str, namespace: &str, container: &str) -> Result<(Self, Sink, Sink), OpenError> {
+        let rest = uri.strip_prefix(SCHEME).unwrap_or(uri);
+        let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
+        let path = PathBuf::from(path);
+        let failed = |source: io::Error| OpenError::Logger { path: path.clone(), source };
+        let (stdout, to_stdout) = io::pipe().map_err(failed)?;
+        let (stderr, to_stderr) = io::pipe().map_err(failed)?;
+        let (ready, is_ready) = io::pipe().map_err(failed)?;
+        let given: [OwnedFd; 3] = [stdout.into(), stderr.into(), is_ready.into()];
+        let mappings = (3..).zip(given).map(|(child_fd, parent_fd)| FdMapping { parent_fd, child_fd });
+        let mut command = Command::new(&path);
+        command
+            .args(arguments(query))
+            .env_clear()
+            .env("CONTAINER_ID", container)
+            .env("CONTAINER_NAMESPACE", namespace)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        command.fd_mappings(mappings.collect()).map_err(|error| failed(io::Error::other(error)))?;
+        let child = command.spawn().map_err(failed)?;
+        drop(command); // and with it our copies of the program's ends
+        let sink =
+            |end: io::PipeWriter| pipe::Sender::from_owned_fd(end.into()).map(Sink::Fifo).map_err(failed);
+        let (stdout, stderr) = (sink(to_stdout)?, sink(to_stderr)?);
+        let ready = pipe::Receiver::from_owned_fd(ready.into()).map_err(failed)?;
+        Ok((Self { path, child, ready }, stdout, stderr))
+    }
+
+    /// Waits until it is ready, which it says by a byte or by closing the pipe.
+    ///
+    /// # Errors
+    /// It takes too long.
+    pub async fn ready(&mut self) -> Result<(), NotReady> {
+        match timeout(START_PATIENCE, self.ready.read(&mut [0])).await {
+            Ok(Ok(_)) => Ok(()),
+            Ok(Err(error)) => Err(NotReady::Pipe(self.path.clone(), error)),
+            Err(_) => Err(NotReady::Slow(self.path.clone())),
+        }
+    }
+
+    /// Waits for its end, after that of the output; ends it where it does not come.
+    pub async fn finish(mut self) {
+        if timeout(END_PATIENCE, self.child.wait()).await.is_ok() {
+            return;
+        }
+        if let Some(pid) = self.child.id().and_then(|pid| i32::try_from(pid).ok()) {
+            let _ = kill(Pid::from_raw(pid), Signal::SIGTERM);
+        }
+        if timeout(TERM_PATIENCE, self.child.wait()).await.is_err() {
+            let _ = self.child.kill().await;
+        }
+    }
+}
+
+/// `key=value&key` as words.
+fn arguments(query: &str) -> Vec<String> {
+    let pairs = query.split('&').filter(|pair| !pair.is_empty());
+    pairs.flat_map(|pair| pair.splitn(2, '=').map(decoded).collect::<Vec<_>>()).collect()
+}
+
+/// The text of a part of a query: `+` is a space, `%` comes before two hexadecimal digits.
+fn decoded(text: &str) -> String {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, tail @ ..] = rest {
+        let digits = tail.get(..2).and_then(|digits| str::from_utf8(digits).ok());
+        let byte = digits.filter(|_| *first == b'%').and_then(|digits| u8::from_str_radix(digits, 16).ok());
+        match byte {
+            Some(byte) => {
+                bytes.push(byte);
+                rest = &tail[2..];
+            }
+            None => {
+                bytes.push(if *first == b'+' { b' ' } else { *first });
+                rest = tail;
+            }
+        }
+    }
+    String::from_utf8_lossy(&bytes).into_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn a_query_is_words() {
+        assert_eq!(
+            arguments("_NERDCTL_INTERNAL_LOGGING=%2Fvar%2Flib%2Fn"),
+            ["_NERDCTL_INTERNAL_LOGGING", "/var/lib/n"]
+        );
+        assert_eq!(arguments("a=b+c&d&e="), ["a", "b c", "d", "e", ""]);
+        assert_eq!(decoded("%zz%4"), "%zz%4");
+        assert!(arguments("").is_empty());
+    }
+
+    /// A program that does as nerdctl's does: it reads both streams to their end.
+    #[tokio::test]
+    async fn a_program_gets_the_output_and_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("logger");
+        let script = "#!/bin/sh\nexec 5>&-\necho \"$@ $CONTAINER_ID $CONTAINER_NAMESPACE\" > $2/who\n\
+            cat <&3 > $2/out &\ncat <&4 > $2/err\nwait\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, PermissionsExt::from_mode(0o755)).unwrap();
+        let uri = format!("binary://{}?dir={}", program.display(), dir.path().display());
+        // Another thread's fork may hold the script open for writing for a moment.
+        let started = loop {
+            match Logger::start(&uri, "ns", "c1") {
+                Err(OpenError::Logger { source, .. })
+                    if source.kind() == io::ErrorKind::ExecutableFileBusy => {}
+                started => break started.unwrap(),
+            }
+        };
+        let (mut logger, mut stdout, mut stderr) = started;
+        logger.ready().await.unwrap();
+        stdout.write_all(b"to stdout").await.unwrap();
+        stderr.write_all(b"to stderr").await.unwrap();
+        drop((stdout, stderr));
+        timeout(Duration::from_secs(5), logger.finish()).await.unwrap();
+        let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
+        assert_eq!((text("out").as_str(), text("err").as_str()), ("to stdout", "to stderr"));
+        assert_eq!(text("who"), format!("dir {} c1 ns\n", dir.path().display()));
+    }
+
+    #[tokio::test]
+    async fn one_that_is_not_there_is_named() {
+        let error = Logger::start("binary:///no/such/logger", "ns", "c1").unwrap_err();
+        assert!(error.to_string().contains("/no/such/logger"), "{error}");
+    }
+}
