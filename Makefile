@@ -12,7 +12,9 @@ help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
 
 demo: programs-for = demo
-demo: parts ## run a container in a VM, a bound pod, and a pod with an emulated GPU, step by step
+demo: parts ## run a container in a VM, a bound pod, an inference server, and a pod with an emulated GPU, step by step
+	@tools/image release-test
+	@tools/model-server
 	@tools/enter target/debug/rig demo
 
 shell: parts ## a shell beside a private containerd, to try `ctr run` by hand

@@ -133,7 +133,7 @@ pub async fn import_llama() {
 }
 
 /// The rig's own libraries that the server is linked with.
-const LIBRARIES: [&str; 7] = [
+const LIBRARIES: [&str; 9] = [
     "libc.so.6",
     "libcrypto.so.3",
     "libgcc_s.so.1",
@@ -141,6 +141,8 @@ const LIBRARIES: [&str; 7] = [
     "libm.so.6",
     "libssl.so.3",
     "libstdc++.so.6",
+    "libz.so.1",
+    "libzstd.so.1",
 ];
 /// The server's own; of the processors that ggml knows the one with the fewest features, for an emulated one has no others
 /// that are quick.

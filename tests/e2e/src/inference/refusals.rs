@@ -34,10 +34,11 @@ pub struct Refused {
 }
 
 impl Refused {
-    /// The part of what was said that tells it: from the first of the words on.
+    /// The part of what was said that tells it: from the first of the words on, without the guest's last lines, which say it again.
     pub fn told(&self) -> &str {
         let start = self.words.first().and_then(|word| self.said.find(word)).unwrap_or_default();
-        self.said[start..].trim_end().lines().next().unwrap_or_default()
+        let told = self.said[start..].split("; the guest's last lines").next().unwrap_or_default();
+        told.lines().next().unwrap_or_default().trim_end_matches(['"', '}'])
     }
 
     /// Fails unless it is refused, for the reason that it is to be refused for, and without a key.
@@ -59,7 +60,7 @@ impl Inference {
             changed: "another image's layers",
             step: "the node's shim, and behind it the guest's policy",
             said: refused(self.serve_image(pod, BUSYBOX).await),
-            words: &["its root file system has", "the policy is for another image"],
+            words: &["the image has 1 layers, and the pod wants 2", "its policy was made for another image"],
             released: gave(&kbs),
         });
         drop(kbs);

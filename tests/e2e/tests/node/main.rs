@@ -11,6 +11,7 @@ mod dishonest;
 mod events;
 mod faults;
 mod harness;
+mod inference;
 mod jail;
 mod keys;
 mod lifecycle;

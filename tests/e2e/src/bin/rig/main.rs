@@ -2,6 +2,7 @@
 
 mod bound;
 mod gpu;
+mod inference;
 mod steps;
 
 use std::env;
@@ -78,6 +79,7 @@ async fn demo() {
     container.remove().await;
     steps.done("\ncontainer removed");
     bound::demo(&containerd, &mut steps).await;
+    inference::demo(&artefacts, &mut steps).await;
     gpu::demo(&containerd, &artefacts, &mut steps).await;
     Machine::back_to(&before).await;
     steps.done("\nno process, mount, tap, socket or file is left");
