@@ -3,7 +3,7 @@
 use super::super::{Call, Input, Reply, Step, Ticket};
 use super::play::{Pending, World};
 use super::{EPOCH, add, create, exec, id, init, kill, sandbox};
-use crate::api::{Exit, Status};
+use crate::api::{Error, Exit, Status};
 
 /// A world with container `b` in the state of this name.
 fn in_state(state: &str) -> World {
@@ -213,6 +213,38 @@ fn the_sandbox_containers_end_is_told_before_its_vm_is_stopped() {
     let stopped = world.call(Call::State(init("pod")));
     let Some(Ok(Reply::State(state))) = world.answer(stopped) else { panic!() };
     assert_eq!(state.status, Status::Stopped(Exit { status: 143, at: EPOCH }));
+}
+
+#[test]
+fn a_vm_that_is_being_stopped_takes_no_container_and_is_asked_to_remove_none() {
+    let mut world = in_state("running");
+    world.done(create("c"));
+    world.call(Call::StopSandbox(id("pod")));
+    let late = world.call(create("d"));
+    assert!(matches!(world.answer(late), Some(Err(Error::VmGone(_)))));
+    let deletes = world.call(Call::Delete(init("c")));
+    assert!(!world.said.contains(&"Remove".to_owned()) && world.answer(deletes).is_none());
+    world.settle();
+    assert!(matches!(world.answer(deletes), Some(Ok(Reply::Deleted(_)))));
+}
+
+#[test]
+fn who_waits_for_an_exec_that_never_started_is_told_by_its_deletion() {
+    let mut world = in_state("running");
+    world.done(add(exec("b", "x")));
+    let waits = world.call(Call::Wait(exec("b", "x")));
+    world.call(Call::Delete(exec("b", "x")));
+    assert!(is_exit(&world, waits, Exit::KILLED));
+}
+
+#[test]
+fn a_shutdown_for_later_leaves_containers_and_who_comes_meanwhile() {
+    let mut world = in_state("running");
+    world.done(Call::Shutdown { now: false });
+    let comes = world.call(create("c"));
+    world.settle();
+    assert!(matches!(world.answer(comes), Some(Ok(Reply::Pid(_)))));
+    assert!(world.vm && !world.ended);
 }
 
 #[test]
