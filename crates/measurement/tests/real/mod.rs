@@ -32,7 +32,7 @@ impl Debian {
             assert!(path.is_file(), "{variable} names {}, which is no file", path.display());
             return Some(path);
         }
-        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/forky/usr/share");
+        let root = checkout().join("build/forky/usr/share");
         let found = ["ovmf", "OVMF"].iter().map(|dir| root.join(dir).join(file)).find(|p| p.is_file());
         if found.is_none() {
             let how = format!("{file} of Debian's {package}: set {variable}, or run tools/forky-root");
@@ -47,7 +47,7 @@ impl Debian {
 ///
 /// Where there is none, the test says so and goes on, unless `COFFER_REQUIRE_FIRMWARE=1`.
 pub fn built() -> Option<PathBuf> {
-    let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../build/firmware-tdx");
+    let directory = checkout().join("build/firmware-tdx");
     if directory.join("OVMF.fd").is_file() {
         return Some(directory);
     }
@@ -55,6 +55,12 @@ pub fn built() -> Option<PathBuf> {
     assert!(std::env::var_os("COFFER_REQUIRE_FIRMWARE").is_none_or(|v| v != "1"), "no {how}");
     say(&format!("NOT TESTED, there is no {how}"));
     None
+}
+
+/// The checkout. Tests of other crates have this file, too, from folders of other depths.
+fn checkout() -> &'static Path {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+    own.ancestors().find(|folder| folder.join("Cargo.lock").is_file()).unwrap_or(own)
 }
 
 /// Prints a line that the test runner does not keep for itself.
