@@ -174,8 +174,8 @@ fn provide_files() {
 }
 
 /// Starts QEMU with a line, stopped before the guest's first instruction, has it quit, and returns what it complained of.
-/// What comes from Coffer as a descriptor is left out or stands alone: QEMU's end of a socket pair, taps, vhost. So is
-/// KVM, which these machines have not.
+/// What comes from Coffer as a descriptor is left out or stands alone: QEMU's end of a socket pair, the console's pipe, taps,
+/// vhost. So is KVM, which these machines have not.
 fn start(line: &Line) -> String {
     let mut command = Command::new(QEMU);
     command
@@ -191,11 +191,14 @@ fn start(line: &Line) -> String {
             "-cpu" if given("host") => {
                 value.replacen("host", "max", 1).replace("host-phys-bits=on", "phys-bits=52")
             }
-            "-chardev" => value.split(",fd=").next().unwrap().replacen("socket", "null", 1),
+            "-chardev" => {
+                let id = value.split(',').find(|option| option.starts_with("id=")).unwrap();
+                format!("null,{id}")
+            }
             "-object" if given("iommufd") => "iommufd,id=iommufd0".to_owned(),
             "-netdev" if given("tap") => continue,
             "-device" if given("vhost-") || given("virtio-net") => continue,
-            "-qmp" | "-run-with" => continue,
+            "-add-fd" | "-qmp" | "-run-with" => continue,
             _ => value.clone(),
         };
         command.arg(option);
