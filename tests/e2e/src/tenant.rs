@@ -72,7 +72,7 @@ impl Tenant {
     /// bound text.
     pub fn bind_manifest(name: &str, manifest: &str, containers: &[&str]) -> (Self, String) {
         let directory = Path::new("/run/e2e/tenants").join(name);
-        let layout = directory.join("busybox");
+        let layout = directory.join("image");
         fs::create_dir_all(&layout).or_fail("make a tenant's directory");
         Archive::new(images::busybox_archive().as_slice()).unpack(&layout).or_fail("unpack an OCI layout");
         let tenant = Self { image: String::new(), directory };
@@ -80,7 +80,7 @@ impl Tenant {
         let options = ["--allow-exec", "--class", "coffer-snp", "--cache", "cache"];
         let mut bind = tenant.command(&[&["bind", "manifest.yaml"], &options[..]].concat());
         for container in containers {
-            bind.args(["--image", &format!("{container}=oci:busybox")]);
+            bind.args(["--image", &format!("{container}=oci:image")]);
         }
         let bound = output(bind);
         let text = String::from_utf8(bound).or_fail("a manifest");
