@@ -58,6 +58,9 @@ pub struct Jail {
     pub output: Option<PathBuf>,
     /// Whether it may read files whoever they belong to: of all capabilities it has CAP_DAC_READ_SEARCH.
     pub reads_all: bool,
+    /// Whether it takes itself for root: what mkfs.erofs makes must not depend on as whom it runs, and the directories that a
+    /// layer only implies are its user's.
+    pub seems_root: bool,
     /// Whether it may make vsock sockets, by which every VM of the host can be reached.
     pub vsock: bool,
 }
@@ -84,6 +87,7 @@ impl Jail {
             sockets: Vec::new(),
             output: None,
             reads_all: false,
+            seems_root: false,
             vsock: false,
         }
     }

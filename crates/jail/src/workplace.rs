@@ -45,7 +45,11 @@ impl Workplace {
 
     /// A jail with both.
     pub fn jail(&self) -> Jail {
-        Jail { output: Some(self.file.clone()), ..Jail::new(self.user, self.directory.clone()) }
+        Jail {
+            output: Some(self.file.clone()),
+            seems_root: true,
+            ..Jail::new(self.user, self.directory.clone())
+        }
     }
 
     /// Makes the file ours again, once the program has ended, and with it all that it had started. It cannot have put another
