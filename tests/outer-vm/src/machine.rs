@@ -10,10 +10,11 @@ const CPUS: u32 = 1;
 
 /// What the kernel is told.
 ///
-/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `idle=poll`: an
-/// idle CPU that halts has been seen to sleep for half a minute with something to do. `-c` and what follows is for PID 1, a
-/// shell, which goes on with the script that the VM is given.
-const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check idle=poll intel_iommu=on \
+/// `no_timer_check`: under emulation the check of the timer's interrupt fails now and then, and panics. `nohz=off
+/// highres=off`: with a timer that has to be set anew each time, the VM has been seen to stop for good; one that ticks by
+/// itself goes on. `idle=poll`: an idle CPU that halts has been seen to sleep for half a minute with something to do. `-c`
+/// and what follows is for PID 1, a shell, which goes on with the script that the VM is given.
+const KERNEL: &str = "console=ttyS0 panic=-1 quiet no_timer_check idle=poll nohz=off highres=off intel_iommu=on \
                       root=/dev/vda rootfstype=erofs ro init=/bin/sh -- -c \"mount -t 9p -o \
                       trans=virtio,version=9p2000.L run /mnt && exec sh /mnt/init\"";
 

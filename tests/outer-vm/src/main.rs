@@ -39,7 +39,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value_t = 4096)]
     memory: u32,
     /// So many seconds may it take in all.
-    #[arg(long, default_value_t = 1800)]
+    #[arg(long, default_value_t = 900)]
     limit: u64,
     /// What to run.
     #[arg(trailing_var_arg = true, required = true)]
