@@ -91,13 +91,16 @@ impl Logger {
     /// Waits until it is ready, which it says by a byte or by closing the pipe.
     ///
     /// # Errors
-    /// It takes too long.
+    /// It takes too long; it is killed then.
     pub async fn ready(&mut self) -> Result<(), NotReady> {
-        match timeout(START_PATIENCE, self.ready.read(&mut [0])).await {
-            Ok(Ok(_)) => Ok(()),
-            Ok(Err(error)) => Err(NotReady::Pipe(self.path.clone(), error)),
-            Err(_) => Err(NotReady::Slow(self.path.clone())),
-        }
+        let failure = match timeout(START_PATIENCE, self.ready.read(&mut [0])).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) => NotReady::Pipe(self.path.clone(), error),
+            Err(_) => NotReady::Slow(self.path.clone()),
+        };
+        // Nobody else ends one that does not even look at its pipes.
+        let _ = self.child.start_kill();
+        Err(failure)
     }
 
     /// Waits for its end, after that of the output; ends it where it does not come.
@@ -145,6 +148,7 @@ fn decoded(text: &str) -> String {
 mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::process::ExitStatusExt;
 
     use super::*;
 
@@ -186,6 +190,13 @@ mod tests {
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!((text("out").as_str(), text("err").as_str()), ("to stdout", "to stderr"));
         assert_eq!(text("who"), format!("dir {} c1 ns\n", dir.path().display()));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn one_that_is_never_ready_is_killed() {
+        let (mut logger, ..) = Logger::start("binary:///usr/bin/tail?-f=/dev/null", "ns", "c1").unwrap();
+        assert!(matches!(logger.ready().await, Err(NotReady::Slow(_))));
+        assert_eq!(logger.child.wait().await.unwrap().signal(), Some(9));
     }
 
     #[tokio::test]
