@@ -14,6 +14,8 @@ use crate::files::Kind;
 
 mod admin;
 mod prediction;
+#[cfg(test)]
+mod samples;
 mod search;
 
 use admin::{Admin, Finding};

@@ -5,7 +5,7 @@ use std::path::Path;
 use crate::Arguments;
 
 /// Emulated CPUs. One that polls when it is idle keeps one CPU of the machine busy; a second one would take the other from
-/// QEMU's own thread and from the GPUs' emulators, and each interrupt between the two would be one more to be lost.
+/// QEMU's own thread and from the GPUs' emulators.
 const CPUS: u32 = 1;
 
 /// What the kernel is told.

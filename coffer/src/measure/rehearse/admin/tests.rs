@@ -5,38 +5,13 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use kbs::{Identity, Kbs, Setup, Trouble};
-use measurement::Sha384Digest;
 use serde_json::json;
 
+use super::super::samples::{register, resource, snp, tdx};
 use super::*;
 
 const HERE: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 const TOKEN: &str = "an-administrators-token";
-
-fn register(of: &str) -> String {
-    Sha384Digest::of(of.as_bytes()).to_string()
-}
-
-fn snp() -> Demand {
-    Demand {
-        name: "inference".into(),
-        class: Class::CofferSnp,
-        registers: vec![("launch_digest", register("launch"))],
-        initdata: "1".repeat(64),
-        gpus: 1,
-        snp_policy: Some(0x30000),
-    }
-}
-
-fn tdx() -> Demand {
-    let registers =
-        vec![("mrtd", register("mrtd")), ("rtmr1", register("kernel")), ("rtmr2", register("line"))];
-    Demand { class: Class::CofferTdx, registers, initdata: "1".repeat(96), snp_policy: None, ..snp() }
-}
-
-fn resource() -> Resource {
-    "default/key/model".parse().unwrap()
-}
 
 fn values(demand: &Demand) -> BTreeMap<String, Value> {
     let own = demand.for_trustee([resource()]).measurements.into_iter();

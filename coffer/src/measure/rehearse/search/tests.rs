@@ -2,35 +2,9 @@
 
 use std::collections::BTreeSet;
 
-use measurement::Sha384Digest;
-
 use super::super::super::trustee;
+use super::super::samples::{register, resource, snp, tdx};
 use super::*;
-
-fn register(of: &str) -> String {
-    Sha384Digest::of(of.as_bytes()).to_string()
-}
-
-fn snp() -> Demand {
-    Demand {
-        name: "inference".into(),
-        class: Class::CofferSnp,
-        registers: vec![("launch_digest", register("launch"))],
-        initdata: "1".repeat(64),
-        gpus: 1,
-        snp_policy: Some(0x30000),
-    }
-}
-
-fn tdx() -> Demand {
-    let registers =
-        vec![("mrtd", register("mrtd")), ("rtmr1", register("kernel")), ("rtmr2", register("line"))];
-    Demand { class: Class::CofferTdx, registers, initdata: "1".repeat(96), snp_policy: None, ..snp() }
-}
-
-fn resource() -> Resource {
-    "default/key/model".parse().unwrap()
-}
 
 fn policy(demand: &Demand) -> String {
     let output = trustee::output([demand.for_trustee([resource()])]).unwrap();
