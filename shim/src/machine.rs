@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
 use agent_client::{AgentError, ProcessRef};
+use guest_spec::TerminationLog;
 use tokio::sync::oneshot;
 
 use crate::api::{ContainerId, NewContainer, ProcessId, Result, TerminalSize};
@@ -56,12 +57,8 @@ pub trait Machine: Clone + Send + Sync + 'static {
     /// A step fails; all that it took is given back.
     fn make(&self, new: Arc<NewContainer>) -> impl Future<Output = Result<(Made, Self::Holdings)>> + Send;
 
-    /// Fetches a container's termination message.
-    fn last_words(
-        &self,
-        id: ContainerId,
-        holdings: Self::Holdings,
-    ) -> impl Future<Output = Self::Holdings> + Send;
+    /// Fetches a container's termination message, within a limit.
+    fn last_words(&self, id: &ContainerId, to: &TerminationLog) -> impl Future<Output = ()> + Send;
 
     /// Removes a container from the guest, if there is one any more, and gives back what it held.
     fn remove(&self, id: ContainerId, holdings: Self::Holdings) -> impl Future<Output = ()> + Send;

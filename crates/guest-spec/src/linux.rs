@@ -13,7 +13,8 @@ use crate::resources::{device_type, resources};
 use crate::seccomp::seccomp;
 use crate::translate::SandboxFacts;
 
-/// Device nodes the agent makes for every container; they mean the same in the guest.
+/// Device nodes the agent makes for every container; they mean the same in the guest. It is asked for none of them: it
+/// would make that one twice, and the second time it is there (kata-agent 4.1.0, rustjail's `create_devices`).
 const STANDARD_DEVICES: [&str; 6] =
     ["/dev/null", "/dev/zero", "/dev/full", "/dev/random", "/dev/urandom", "/dev/tty"];
 
@@ -62,8 +63,8 @@ pub(crate) fn linux(
     }
 
     let namespaces = namespaces(from, notes);
-    let (devices, dropped): (Vec<&LinuxDevice>, Vec<&LinuxDevice>) =
-        from.devices().iter().flatten().partition(|device| is_standard(device));
+    let dropped: Vec<&LinuxDevice> =
+        from.devices().iter().flatten().filter(|device| !is_standard(device)).collect();
     let all_are_asked_for = from.resources().as_ref().is_some_and(allows_every_device);
     if let Some(device) = dropped.iter().find(|device| !all_are_asked_for && !is_vfio(device)) {
         return Err(SpecError::Device { container: container.to_string(), device: device.path().clone() });
@@ -84,7 +85,6 @@ pub(crate) fn linux(
         // A plain path, never systemd's `slice:prefix:name`: nobody runs systemd in the guest.
         CgroupsPath: paths::cgroup(sandbox.namespace, container),
         Namespaces: namespaces.kept,
-        Devices: devices.into_iter().map(device).collect(),
         Seccomp: from
             .seccomp()
             .as_ref()
@@ -200,20 +200,6 @@ fn is_rule_for(rule: &oci::LinuxDeviceCgroup, device: &LinuxDevice) -> bool {
     rule.Major > 0 && rule.Type == typ && (rule.Major, rule.Minor) == (device.major(), device.minor())
 }
 
-fn device(from: &LinuxDevice) -> oci::LinuxDevice {
-    oci::LinuxDevice {
-        Path: from.path().display().to_string(),
-        Type: device_type(from.typ()).to_string(),
-        Major: from.major(),
-        Minor: from.minor(),
-        // Not zero: the agent takes the number as it stands.
-        FileMode: from.file_mode().unwrap_or(0o666),
-        UID: from.uid().unwrap_or_default(),
-        GID: from.gid().unwrap_or_default(),
-        ..Default::default()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -318,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn host_devices_go_with_their_rules_and_standard_ones_stay() {
+    fn host_devices_go_with_their_rules_and_of_standard_ones_the_rules_stay() {
         let (guest, notes) = translated(
             r#"{"devices": [{"path": "/dev/null", "type": "c", "major": 1, "minor": 3},
                             {"path": "/dev/vfio/7", "type": "c", "major": 10, "minor": 232}],
@@ -326,8 +312,7 @@ mod tests {
                     {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"},
                     {"allow": true, "type": "c", "major": 10, "minor": 232, "access": "rwm"}]}}"#,
         );
-        assert_eq!(guest.linux.Devices.len(), 1);
-        assert_eq!(guest.linux.Devices[0].FileMode, 0o666);
+        assert_eq!(guest.linux.Devices, []);
         assert_eq!(guest.linux.Resources.Devices.len(), 2);
         assert_eq!(notes.len(), 1, "{notes:?}");
         assert!(notes[0].contains("/dev/vfio/7"));

@@ -134,7 +134,7 @@ impl Core {
             return self.answer(ticket, Err(Error::NoProcess(id.clone())));
         };
         process.starting = false;
-        let pid = process.pid;
+        let (pid, size) = (process.pid, process.size.take());
         let result = match result {
             // A VM that ended meanwhile has ended the process too.
             Ok(()) => process.take(Step::Start).map_err(|_| wrong_state("start", id, state_of(process))),
@@ -147,6 +147,9 @@ impl Core {
         self.tell(Event::Started(id.clone(), pid));
         self.say(Line::Started(id.clone()));
         self.push(Effect::Follow(id.clone()));
+        if let Some(size) = size {
+            self.push(Effect::Resize(id.clone(), size));
+        }
         if id.exec.is_none() {
             self.push(Effect::Settle);
         }
@@ -209,15 +212,6 @@ impl Core {
         self.answer(ticket, result);
     }
 
-    /// The last container has said its last words: the VM may go, unless somebody came meanwhile.
-    pub(super) fn spoken(&mut self, id: ContainerId) {
-        if self.is_last(&id) {
-            self.stop_then(After::Remove(id), "its last container is deleted");
-        } else {
-            self.push(Effect::Remove(id));
-        }
-    }
-
     pub(super) fn removed(&mut self, id: &ContainerId) {
         // One that became the last meanwhile is answered when nothing is left, as every last one is.
         if self.sandbox.is_none() && self.slots.len() == 1 && !self.is_gone() {
@@ -239,11 +233,29 @@ impl Core {
     /// A process that the guest saw end. One that nobody here killed gets a moment, in which the guest may say that its
     /// memory ran out: the agent learns of the two in either order, containerd expects the reason first.
     pub(super) fn exit_seen(&mut self, id: ProcessId, exit: Exit) {
-        let Ok(process) = self.process(&id) else { return };
+        let Some(process) = self.process_mut(&id) else { return };
+        process.seen = Some(exit);
         if id.exec.is_none() && exit.status == Exit::KILLED && !process.killed {
             return self.push(Effect::Wake(super::end::OOM_GRACE, super::Wake::Exit(id, exit)));
         }
-        self.exited(&id, exit);
+        self.ended(&id, exit);
+    }
+
+    /// Whose end is known already, such as the sandbox container's that goes with its sandbox, has lost nothing.
+    pub(super) fn exit_lost(&mut self, id: ProcessId, error: String) {
+        if self.process(&id).is_ok_and(|process| process.exit().is_none()) {
+            self.say(Line::ExitLost(id, error));
+        }
+    }
+
+    /// A process that ended is told of, a container's first one when its last words are there: who learns of the end reads
+    /// them.
+    pub(super) fn ended(&mut self, id: &ProcessId, exit: Exit) {
+        let Ok(container) = self.container(&id.container) else { return };
+        match container.made.last_words.clone().filter(|_| id.exec.is_none()) {
+            Some(log) => self.push(Effect::LastWords(id.container.clone(), exit, log)),
+            None => self.exited(id, exit),
+        }
     }
 
     pub(super) fn oom(&mut self, name: String) {

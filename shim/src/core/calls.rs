@@ -126,7 +126,7 @@ impl Core {
         let container = self.container(&id.container)?;
         let is_sandbox = container.is_sandbox() && id.exec.is_none();
         let process = container.process(&id).ok_or_else(|| Error::NoProcess(id.clone()))?;
-        if process.exit().is_some() {
+        if process.exit().or(process.seen).is_some() {
             // What containerd understands as: it has ended already.
             return Err(Error::NoProcess(id));
         }
@@ -182,9 +182,19 @@ impl Core {
 
     fn pass(&mut self, ticket: Ticket, pass: Pass) -> Result<Option<Reply>> {
         match &pass {
-            Pass::Resize(process, _) => {
-                self.process(process)?;
+            Pass::Resize(id, size) => {
+                let process = self.process(id)?;
+                if process.exit().or(process.seen).is_some() {
+                    return Err(wrong_state("resize", id, "stopped"));
+                }
                 self.up()?;
+                if id.exec.is_some() && self.process(id)?.status == Status::Created {
+                    // The guest knows it with its start.
+                    if let Some(process) = self.process_mut(id) {
+                        process.size = Some(*size);
+                    }
+                    return Ok(Some(Reply::Done));
+                }
             }
             // Its streams are the host's.
             Pass::CloseStdin(process) => drop(self.process(process)?),
@@ -248,7 +258,9 @@ impl Core {
                 );
                 let (id, is_last) = (id.clone(), self.is_last(id));
                 match &self.machine {
-                    Machine::Up { stopping: false, .. } if is_last => self.push(Effect::LastWords(id)),
+                    Machine::Up { stopping: false, .. } if is_last => {
+                        self.stop_then(After::Remove(id), "its last container is deleted");
+                    }
                     // With nothing left of the VM this container is removed, and only then is its deletion answered.
                     Machine::Ended { released: false, .. } if is_last => self.after.push(After::Remove(id)),
                     Machine::Up { stopping: true, .. } => self.after.push(After::Remove(id)),

@@ -27,6 +27,8 @@ impl Core {
         let Some(container) = self.container_mut(&id.container) else { return };
         let shares_pids = container.made.shares_pids;
         let Some(process) = container.process_mut(id) else { return };
+        let seen = process.seen;
+        let exit = seen.unwrap_or(exit);
         if process.take(Step::Exit(exit)).is_err() {
             return;
         }
@@ -35,7 +37,7 @@ impl Core {
         self.push(Effect::CloseStreams(id.clone()));
         self.answer_waiting(waiting, exit);
         match &self.machine {
-            Machine::Ended { end, .. } if !end.asked => {
+            Machine::Ended { end, .. } if !end.asked && seen.is_none() => {
                 let why = end.why.clone();
                 self.say(Line::EndsWithVm(id.clone(), why));
             }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
-use guest_spec::Role;
+use guest_spec::{Role, TerminationLog};
 
 use crate::api::{
     Connected, ContainerId, CreateSandboxRequest, Deleted, Error, Exit, KillRequest, NewContainer, ProcessId,
@@ -36,11 +36,13 @@ pub enum Input {
     /// [`Effect::Pass`] is over.
     Passed(Ticket, Result<Reply>),
     /// [`Effect::LastWords`] is over.
-    LastWords(ContainerId),
+    LastWords(ContainerId, Exit),
     /// [`Effect::Remove`] is over.
     Removed(ContainerId),
     /// A started process has ended.
     Exited(ProcessId, Exit),
+    /// The guest does not say how a process ended that has; [`Self::Exited`] follows.
+    ExitLost(ProcessId, String),
     /// The VM is there no longer; what it had on the host may still be taken.
     VmEnded(End),
     /// What the VM had on the host is given back, but for these.
@@ -156,12 +158,14 @@ pub struct End {
 }
 
 /// A container that the guest has created.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Made {
     /// What it is to the pod.
     pub role: Role,
     /// Whether its processes live in a PID namespace with those of other containers.
     pub shares_pids: bool,
+    /// Where its termination message is wanted.
+    pub last_words: Option<Arc<TerminationLog>>,
 }
 
 /// For whom a VM is booted.
@@ -194,6 +198,8 @@ pub enum Effect {
     Follow(ProcessId),
     /// Send a signal; [`Input::Signalled`].
     Signal(Ticket, KillRequest),
+    /// Set a terminal's size.
+    Resize(ProcessId, TerminalSize),
     /// Kill what is left of a container whose first process is gone.
     KillRest(ContainerId),
     /// Freeze or thaw a container; [`Input::Frozen`].
@@ -202,8 +208,8 @@ pub enum Effect {
     Pass(Ticket, Pass),
     /// Close a process's streams once the output that is there is written.
     CloseStreams(ProcessId),
-    /// Fetch a container's termination message; [`Input::LastWords`].
-    LastWords(ContainerId),
+    /// Fetch the termination message of a container whose first process ended so; [`Input::LastWords`].
+    LastWords(ContainerId, Exit, Arc<TerminationLog>),
     /// Remove a container from the guest, if there is one, and give back what it held; [`Input::Removed`].
     Remove(ContainerId),
     /// Stop the VM; [`Input::VmEnded`], then [`Input::Released`].
@@ -251,6 +257,8 @@ pub enum Line {
     Started(ProcessId),
     /// A process ended.
     Ended(ProcessId, u32),
+    /// Nobody knows how a process ended.
+    ExitLost(ProcessId, String),
     /// A process went down with its VM.
     EndsWithVm(ProcessId, Arc<str>),
     /// A container ran out of memory; whether it is the last time that this is said of it.

@@ -176,13 +176,14 @@ impl Core {
                 let result = result.map_err(|error| self.explain(error));
                 self.answer(ticket, result);
             }
-            Input::LastWords(id) => self.spoken(id),
+            Input::LastWords(container, exit) => self.exited(&ProcessId::init(container), exit),
             Input::Removed(id) => self.removed(&id),
             Input::Exited(process, exit) => self.exit_seen(process, exit),
+            Input::ExitLost(process, error) => self.exit_lost(process, error),
             Input::VmEnded(end) => self.vm_ended(end),
             Input::Released(failures) => self.released(failures),
             Input::Oom(name) => self.oom(name),
-            Input::Woken(Wake::Exit(process, exit)) => self.exited(&process, exit),
+            Input::Woken(Wake::Exit(process, exit)) => self.ended(&process, exit),
         }
         std::mem::take(&mut self.effects)
     }

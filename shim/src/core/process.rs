@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use agent_client::proto::oci::Process as OciProcess;
 
-use crate::api::{Exit, ProcessId, Status, StdioPaths};
+use crate::api::{Exit, ProcessId, Status, StdioPaths, TerminalSize};
 
 use super::message::Ticket;
 
@@ -101,6 +101,10 @@ pub struct Process {
     pub starting: bool,
     /// Whether the engine has it killed.
     pub killed: bool,
+    /// How it ended, as the guest saw it: from then on nothing else can be its end, though nobody is told yet.
+    pub seen: Option<Exit>,
+    /// The size its terminal is to have, told before the guest knew the process.
+    pub size: Option<TerminalSize>,
     /// What an exec is started with.
     pub spec: Option<Arc<OciProcess>>,
     /// Who waits for its end.
@@ -117,6 +121,8 @@ impl Process {
             status: Status::Created,
             starting: false,
             killed: false,
+            seen: None,
+            size: None,
             spec,
             waiting: Vec::new(),
         }

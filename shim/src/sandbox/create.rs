@@ -1,16 +1,12 @@
 //! The creation of a container, from its bundle to the agent's CreateContainer; and its removal.
 
 use std::fs;
-use std::io;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
-use agent_client::Below;
-use agent_client::proto::agent::GetDiagnosticDataRequest;
-use guest_spec::{
-    FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, TerminationLog, check_size, translate,
-};
+use guest_spec::{FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, translate};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use slog::{info, warn};
 use vmm::Layer;
@@ -26,9 +22,6 @@ use crate::core::Made;
 /// How long the guest may take to remove a container.
 const REMOVE_PATIENCE: Duration = Duration::from_secs(30);
 
-/// How much of a termination message kubelet reads, in bytes.
-const MAX_MESSAGE: usize = 4096;
-
 /// What a container needs given back when it is removed.
 #[derive(Debug, Default)]
 pub struct Holdings {
@@ -38,8 +31,6 @@ pub struct Holdings {
     rootfs: Option<host_claims::rootfs::Rootfs>,
     /// What was copied into the guest for it.
     copied: Copied,
-    /// Where its last words are wanted.
-    termination_log: Option<TerminationLog>,
 }
 
 /// Creates a container in a VM that runs.
@@ -101,10 +92,10 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let agent = vm.vm.agent();
     vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
-    holdings.termination_log = guest.termination_log.clone();
+    let last_words = guest.termination_log.take().map(Arc::new);
     let sizes = std::mem::take(&mut guest.sizes);
     let asked = guest.into_request(request.id.as_str());
-    let made = Made { role, shares_pids: asked.sandbox_pidns };
+    let made = Made { role, shares_pids: asked.sandbox_pidns, last_words };
     if let Err(error) = agent.create_container(asked).await {
         // A guest's policy may count containers, and has counted this one before it failed.
         if error.code().is_some() {
@@ -159,11 +150,10 @@ fn medium(path: &Path, metadata: &fs::Metadata) -> Option<Medium> {
 
 /// Removes a container from the guest, where there is one still, and gives back what it held. Its processes have ended.
 pub async fn remove(vm: &PodVm, id: &ContainerId, holdings: Holdings) {
-    if vm.vm.has_ended().is_none() {
-        fetch_last_words(vm, id, &holdings).await;
-        if let Err(error) = vm.vm.agent().remove_container(id.as_str(), REMOVE_PATIENCE).await {
-            warn!(vm.context.log, "guest did not remove a container"; "container" => %id, "error" => one_line(&error));
-        }
+    if vm.vm.has_ended().is_none()
+        && let Err(error) = vm.vm.agent().remove_container(id.as_str(), REMOVE_PATIENCE).await
+    {
+        warn!(vm.context.log, "guest did not remove a container"; "container" => %id, "error" => one_line(&error));
     }
     give_back(vm, id.as_str(), holdings).await;
 }
@@ -196,77 +186,5 @@ fn release_images(context: &Context, id: &str, holdings: Holdings) {
         Err(error) => {
             warn!(context.log, "could not release an image"; "container" => id, "error" => one_line(&error));
         }
-    }
-}
-
-/// Writes the container's termination message to where the kubelet reads it.
-pub async fn fetch_last_words(vm: &PodVm, id: &ContainerId, holdings: &Holdings) {
-    let Some(termination_log) = &holdings.termination_log else { return };
-    let request = GetDiagnosticDataRequest {
-        log_type: "termination_log".to_owned(),
-        container_id: id.to_string(),
-        ..Default::default()
-    };
-    let written = match vm.vm.agent().get_diagnostic_data(request).await {
-        Ok(answer) => {
-            write_message(termination_log, answer.data.as_bytes()).map_err(|error| error.to_string())
-        }
-        Err(error) => Err(one_line(&error)),
-    };
-    if let Err(error) = written {
-        warn!(vm.context.log, "termination message is lost"; "container" => %id, "error" => error);
-    }
-}
-
-/// Writes what the guest says is the message: so much of it as kubelet reads, into the file that is there, through no
-/// symbolic link.
-fn write_message(to: &TerminationLog, message: &[u8]) -> io::Result<()> {
-    let (below, path) = match &to.below {
-        Some(directory) => (Below::open(directory)?, to.host.clone()),
-        None => {
-            let path = fs::canonicalize(&to.host)?;
-            (Below::open(path.parent().unwrap_or(&path))?, path)
-        }
-    };
-    below.write(&path, &message[..message.len().min(MAX_MESSAGE)])
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::fs::symlink;
-    use std::path::PathBuf;
-
-    use super::*;
-
-    fn log(host: PathBuf, below: Option<PathBuf>) -> TerminationLog {
-        TerminationLog { host, below, destination: "/dev/termination-log".to_owned() }
-    }
-
-    #[test]
-    fn a_message_is_bounded_and_written_through_no_link() {
-        let directory = tempfile::tempdir().unwrap();
-        let pod = directory.path().join("pod");
-        fs::create_dir_all(pod.join("containers/app")).unwrap();
-        let (mine, theirs) = (pod.join("containers/app/1a2b"), directory.path().join("shadow"));
-        fs::write(&theirs, "root").unwrap();
-        let of_pod = |host: &Path| log(host.to_path_buf(), Some(pod.clone()));
-        // kubelet makes the file; where none is, none is made.
-        assert!(write_message(&of_pod(&mine), b"x").is_err() && !mine.exists());
-        symlink(&theirs, &mine).unwrap();
-        assert!(write_message(&of_pod(&mine), b"x").is_err());
-        fs::remove_file(&mine).unwrap();
-        // A link on the way is one as well.
-        symlink(directory.path(), pod.join("containers/away")).unwrap();
-        assert!(write_message(&of_pod(&pod.join("containers/away/shadow")), b"x").is_err());
-        assert_eq!(fs::read(&theirs).unwrap(), b"root");
-        fs::write(&mine, "what was there before, and is longer").unwrap();
-        write_message(&of_pod(&mine), b"last words").unwrap();
-        assert_eq!(fs::read(&mine).unwrap(), b"last words");
-        write_message(&of_pod(&mine), &[b'x'; 10_000]).unwrap();
-        assert_eq!(fs::read(&mine).unwrap().len(), MAX_MESSAGE);
-        // Nobody's pod: the file that root of this host has named, wherever it is.
-        symlink(&mine, directory.path().join("link")).unwrap();
-        write_message(&log(directory.path().join("link"), None), b"y").unwrap();
-        assert_eq!(fs::read(&mine).unwrap(), b"y");
     }
 }

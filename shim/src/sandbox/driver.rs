@@ -15,8 +15,8 @@ use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
-use super::follow::follow;
-use crate::api::{ContainerId, Error, KillRequest, ProcessId, Result, StdioPaths};
+use super::follow::{Followed, follow};
+use crate::api::{ContainerId, Error, KillRequest, ProcessId, Result, StdioPaths, one_line};
 use crate::core::{Call, Core, Effect, Event, Input, Line, Made, Pass, Reply, Step, Ticket};
 use crate::machine::{Guest, Host, Machine, name};
 use crate::resident::drop_idle_code;
@@ -46,7 +46,6 @@ pub struct Outlets {
 enum Outcome<M: Machine> {
     Booted(Result<M>),
     Made(ContainerId, Result<(Made, M::Holdings)>),
-    LastWords(ContainerId, M::Holdings),
     /// Needs nothing of the driver.
     Plain(Input),
 }
@@ -127,10 +126,6 @@ impl<H: Host> Driver<H> {
                     made
                 });
                 Input::Made(id, result)
-            }
-            Outcome::LastWords(id, holdings) => {
-                self.holdings.insert(id.clone(), holdings);
-                Input::LastWords(id)
             }
         }
     }
@@ -221,6 +216,14 @@ impl<H: Host> Driver<H> {
                     move |result| Input::Signalled(ticket, told, result),
                 );
             }
+            Effect::Resize(id, size) => {
+                let Some(machine) = &self.machine else { return };
+                let guest = machine.guest();
+                tokio::spawn(async move {
+                    // The process may have ended by now.
+                    let _ = guest.resize(name(&id), size).await;
+                });
+            }
             Effect::KillRest(id) => {
                 let Some(machine) = &self.machine else { return };
                 let guest = machine.guest();
@@ -238,12 +241,12 @@ impl<H: Host> Driver<H> {
             }
             Effect::Pass(ticket, pass) => self.pass(ticket, pass),
             Effect::CloseStreams(process) => drop(self.streams.remove(&process)),
-            Effect::LastWords(id) => match (self.machine.clone(), self.holdings.remove(&id)) {
-                (Some(machine), Some(holdings)) => self.later(async move {
-                    let holdings = machine.last_words(id.clone(), holdings).await;
-                    Outcome::LastWords(id, holdings)
+            Effect::LastWords(id, exit, to) => match self.machine.clone() {
+                Some(machine) => self.later(async move {
+                    machine.last_words(&id, &to).await;
+                    Outcome::Plain(Input::LastWords(id, exit))
                 }),
-                _ => self.now(Input::LastWords(id)),
+                None => self.now(Input::LastWords(id, exit)),
             },
             Effect::Remove(id) => match (self.machine.clone(), self.holdings.remove(&id)) {
                 (Some(machine), Some(holdings)) => self.later(async move {
@@ -310,12 +313,14 @@ impl<H: Host> Driver<H> {
     fn follow(&self, id: ProcessId) {
         let (Some(machine), Some(stdio)) = (&self.machine, self.streams.get(&id)) else { return };
         let (guest, stdio) = (machine.guest(), Arc::clone(stdio));
-        let (log, outcomes) = (self.outlets.log.clone(), self.outcomes.clone());
+        let outcomes = self.outcomes.clone();
         tokio::spawn(async move {
             // Without an exit the agent is gone: then the VM's end is the process's.
-            if let Some(exit) = follow(&guest, &id, &stdio, &log).await {
-                let _ = outcomes.send(Outcome::Plain(Input::Exited(id, exit)));
+            let Some(Followed { exit, lost }) = follow(&guest, &id, &stdio).await else { return };
+            if let Some(error) = lost {
+                let _ = outcomes.send(Outcome::Plain(Input::ExitLost(id.clone(), one_line(&error))));
             }
+            let _ = outcomes.send(Outcome::Plain(Input::Exited(id, exit)));
         });
     }
 
@@ -353,6 +358,9 @@ fn say(log: &Logger, line: Line) {
         Line::Started(process) => info!(log, "process started"; "process" => %process),
         Line::Ended(process, status) => {
             info!(log, "process ended"; "process" => %process, "status" => status)
+        }
+        Line::ExitLost(process, error) => {
+            warn!(log, "exit status is lost"; "process" => %process, "error" => error);
         }
         Line::EndsWithVm(process, why) => {
             warn!(log, "process ends with its VM"; "process" => %process, "reason" => %why);

@@ -15,7 +15,6 @@ use std::time::Duration;
 
 use agent_client::AgentError;
 use nix::sys::signal::Signal;
-use slog::{Logger, warn};
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::{Exit, ProcessId};
@@ -38,8 +37,17 @@ const UNREAD_PATIENCE: Duration = Duration::from_secs(5);
 /// The exit code for a process whose status nobody knows, as containerd uses it.
 const UNKNOWN: u32 = 255;
 
+/// How a process ended, as far as the guest says.
+#[derive(Debug)]
+pub struct Followed {
+    /// Status and time.
+    pub exit: Exit,
+    /// Why nobody knows the status, where nobody does.
+    pub lost: Option<AgentError>,
+}
+
 /// Waits for the end of a process, reads what it has written, and returns how it ended. `None` when the agent goes away.
-pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>, log: &Logger) -> Option<Exit> {
+pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Option<Followed> {
     let gone = tokio::select! {
         () = stdio.ended() => None,
         gone = watch(guest, id, stdio) => gone,
@@ -51,21 +59,17 @@ pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>, log: 
         }
         drain(stdio).await;
     }
-    match guest.wait(name(id)).await {
+    let (status, lost) = match guest.wait(name(id)).await {
         Ok(status) => {
             stdio.drained(UNREAD_PATIENCE).await;
-            Some(gone.map_or_else(
-                || Exit::now(exit_code(status)),
-                |exit| Exit { status: exit_code(status), ..exit },
-            ))
+            (exit_code(status), None)
         }
-        Err(AgentError::Disconnected { .. } | AgentError::Violation { .. }) => None,
-        Err(error) => {
-            // The agent is there and does not know the process: its exit is lost, not its end.
-            warn!(log, "exit status is lost"; "process" => %id, "error" => %error);
-            Some(gone.map_or_else(|| Exit::now(UNKNOWN), |exit| Exit { status: UNKNOWN, ..exit }))
-        }
-    }
+        Err(AgentError::Disconnected { .. } | AgentError::Violation { .. }) => return None,
+        // The agent is there and does not know the process: its exit is lost, not its end.
+        Err(error) => (UNKNOWN, Some(error)),
+    };
+    let exit = gone.map_or_else(|| Exit::now(status), |exit| Exit { status, ..exit });
+    Some(Followed { exit, lost })
 }
 
 /// Waits until the guest says that the process is gone; returns when that was. Without an answer from the guest: until

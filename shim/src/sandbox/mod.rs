@@ -3,7 +3,7 @@
 //! ```text
 //! Handle ── calls ──► driver ── owns ──► Core
 //!                       │ carries out
-//!                       ├── machine   boots (`launch`), containers (`create`, `layers`, `gpus`, `volumes`), its end
+//!                       ├── machine   boots (`launch`), containers (`create`, `layers`, `gpus`, `volumes`), `last_words`, its end
 //!                       └── guest     processes (`follow`), their streams (`stdio`)
 //! ```
 //!
@@ -16,6 +16,7 @@ mod follow;
 mod gpus;
 mod guest;
 mod handle;
+mod last_words;
 mod launch;
 mod layers;
 mod models;

@@ -5,11 +5,13 @@ use std::time::SystemTime;
 
 use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
 use agent_client::{Agent, AgentError, ProcessRef};
+use guest_spec::TerminationLog;
 use slog::error;
 use tokio::sync::oneshot;
 use vmm::ended::Cause;
 
 use super::create::{self, Holdings};
+use super::last_words;
 use super::launch::{Launch, launch};
 use super::pod_vm::{Context, PodVm};
 use crate::api::{ContainerId, Error, NewContainer, Result, TerminalSize, one_line};
@@ -69,9 +71,8 @@ impl Machine for PodVm {
         create::create(self, &new).await
     }
 
-    async fn last_words(&self, id: ContainerId, holdings: Holdings) -> Holdings {
-        create::fetch_last_words(self, &id, &holdings).await;
-        holdings
+    async fn last_words(&self, id: &ContainerId, to: &TerminationLog) {
+        last_words::fetch(self, id, to).await;
     }
 
     async fn remove(&self, id: ContainerId, holdings: Holdings) {

@@ -55,6 +55,12 @@ impl<G: Guest> Remote<G> {
     async fn read(&self, output: Output) -> Result<Vec<u8>, AgentError> {
         self.guest.read(self.process(), output, CHUNK).await
     }
+
+    async fn close_stdin(&self, log: &Logger) {
+        if let Err(error) = self.guest.close_stdin(self.process()).await {
+            debug!(log, "stdin could not be closed"; "error" => %error);
+        }
+    }
 }
 
 /// How often each output stream was read.
@@ -176,9 +182,12 @@ impl<G: Guest> Stdio<G> {
         for flowing in ends.outputs {
             tokio::spawn(pump_out(self.remote.clone(), flowing, self.log.clone()));
         }
-        if let Some(stdin) = ends.stdin {
-            let (remote, log) = (self.remote.clone(), self.log.clone());
-            tokio::spawn(pump_in(remote, stdin, ends.close_stdin, ends.terminal, log));
+        let (remote, log) = (self.remote.clone(), self.log.clone());
+        match ends.stdin {
+            Some(stdin) => drop(tokio::spawn(pump_in(remote, stdin, ends.close_stdin, ends.terminal, log))),
+            // The agent gives every process a pipe: one that nobody writes to has its end at once, as /dev/null has.
+            None if !ends.terminal => drop(tokio::spawn(async move { remote.close_stdin(&log).await })),
+            None => {}
         }
     }
 
@@ -373,9 +382,7 @@ async fn pump_in<G: Guest>(
         return; // closing a terminal's input closes its output, too
     }
     // What was written before CloseIO was read first: the select prefers it.
-    if let Err(error) = remote.guest.close_stdin(remote.process()).await {
-        debug!(log, "stdin could not be closed"; "error" => %error);
-    }
+    remote.close_stdin(&log).await;
 }
 
 #[cfg(test)]

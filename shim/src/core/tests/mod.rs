@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_client::proto::oci::Process as OciProcess;
-use guest_spec::Role;
+use guest_spec::{Role, TerminationLog};
 use oci_spec::runtime::Spec;
 
 use crate::api::{
@@ -62,8 +62,10 @@ fn sandbox(name: &str) -> Call {
     }))
 }
 
-/// A container whose name is the pod's is its sandbox container.
+/// A container whose name is the pod's is its sandbox container; `c` shares PIDs and has last words.
 fn made(name: &ContainerId) -> Made {
     let role = if name.as_str() == "pod" { Role::Sandbox } else { Role::PodContainer };
-    Made { role, shares_pids: name.as_str() == "c" }
+    let log = TerminationLog { host: PathBuf::from("/log"), below: None, destination: "/dev/log".to_owned() };
+    let has_all = name.as_str() == "c";
+    Made { role, shares_pids: has_all, last_words: has_all.then(|| Arc::new(log)) }
 }

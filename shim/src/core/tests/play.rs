@@ -17,7 +17,7 @@ pub enum Pending {
     Signal(Ticket, KillRequest),
     Freeze(Ticket, ContainerId, Step),
     Pass(Ticket),
-    LastWords(ContainerId),
+    LastWords(ContainerId, Exit),
     Remove(ContainerId),
     Stop,
     Release,
@@ -138,7 +138,7 @@ impl World {
             Pending::Signal(ticket, request) => Input::Signalled(ticket, request, done(well)),
             Pending::Freeze(ticket, name, step) => Input::Frozen(ticket, name, step, done(well)),
             Pending::Pass(ticket) => Input::Passed(ticket, done(well).map(|()| Reply::Done)),
-            Pending::LastWords(name) => Input::LastWords(name),
+            Pending::LastWords(name, exit) => Input::LastWords(name, exit),
             Pending::Remove(name) => {
                 self.holding.remove(&name);
                 Input::Removed(name)
@@ -196,14 +196,18 @@ impl World {
             Effect::Signal(ticket, request) => self.pending.push(Pending::Signal(ticket, request)),
             Effect::Freeze(ticket, name, step) => self.pending.push(Pending::Freeze(ticket, name, step)),
             Effect::Pass(ticket, _) => self.pending.push(Pending::Pass(ticket)),
-            Effect::LastWords(name) => self.pending.push(Pending::LastWords(name)),
+            Effect::LastWords(name, exit, _) => self.pending.push(Pending::LastWords(name, exit)),
             Effect::Remove(name) => self.pending.push(Pending::Remove(name)),
             Effect::Stop => {
                 assert!(!std::mem::replace(&mut self.stopping, true), "stopped twice");
                 self.pending.push(Pending::Stop);
             }
             Effect::Wake(_, wake) => self.pending.push(Pending::Wake(wake)),
-            Effect::Say(_) | Effect::KillRest(_) | Effect::CloseStreams(_) | Effect::Settle => {}
+            Effect::Say(_)
+            | Effect::KillRest(_)
+            | Effect::Resize(..)
+            | Effect::CloseStreams(_)
+            | Effect::Settle => {}
             Effect::End => {
                 assert!(!self.vm && self.holding.is_empty(), "ends while {:?} hold something", self.holding);
                 self.ended = true;

@@ -1,9 +1,9 @@
 //! One container in each of its states, and what each call does there.
 
-use super::super::{Call, Input, Reply, Step, Ticket};
+use super::super::{Call, Input, Pass, Reply, Step, Ticket};
 use super::play::{Pending, World};
 use super::{EPOCH, add, create, exec, id, init, kill, sandbox};
-use crate::api::{Error, Exit, Status};
+use crate::api::{Error, Exit, Status, TerminalSize};
 
 /// A world with container `b` in the state of this name.
 fn in_state(state: &str) -> World {
@@ -87,7 +87,7 @@ fn every_call_in_every_state() {
 }
 
 const CREATE: &str = "Boot | exists | exists | exists | exists | exists | exists | exists | exists | exists";
-const CREATE_ANOTHER: &str = "Boot |  | Make | Make | Make | Make | Make | Make | Make | gone";
+const CREATE_ANOTHER: &str = "Boot |  | Make | Make | Make | Make | Make | Make | gone | gone";
 const START: &str = "none | none | none | Start | no | no | no | no | no | no";
 const STATE: &str = "none | none | none | ok | ok | ok | ok | ok | ok | ok";
 const KILL: &str = "none | none | none | Signal | Signal | Signal | Signal | none | none | none";
@@ -95,9 +95,9 @@ const EXEC: &str = "none | none | none | no | no | added!+ok | no | no | no | no
 const PAUSE: &str = "none | none | none | no | no | Freeze | no | no | no | no";
 const RESUME: &str = "none | none | none | no | no | no | Freeze | no | no | no";
 const WAIT: &str = "none | none | none |  |  |  |  | ok | ok | ok";
-const DELETE: &str = "none | none | none | LastWords | no | no | no | LastWords |  | ";
+const DELETE: &str = "none | none | none | Stop | no | no | no | Stop |  | ";
 const SHUTDOWN: &str = "ok+End | ok | ok | ok | ok | ok | ok | ok | ok | ok";
-const SHUTDOWN_NOW: &str = "ok+End | CancelBoot | Stop | Stop | Stop | Stop | Stop | Stop | Stop | ";
+const SHUTDOWN_NOW: &str = "ok+End | CancelBoot | Stop | Stop | Stop | Stop | Stop | Stop |  | ";
 const WAIT_SANDBOX: &str = "gone |  |  |  |  |  |  |  |  | ok";
 
 /// What follows from each outcome; the world has one container, `b`, in the state that the effect came from.
@@ -124,7 +124,7 @@ fn every_outcome_well_and_not() {
         ("running", Some(kill(init("b"), 9)), "ok", "Stop"),
         // The guest tells of no end before a start.
         ("created", Some(kill(init("b"), 9)), "exited!+CloseStreams+ok", "Stop"),
-        ("leaving", None, "Stop", "Stop"),
+        ("leaving", None, "", ""),
         ("vm ended", None, "", ""),
     ];
     for (state, call, well, badly) in cases {
@@ -164,6 +164,7 @@ fn of_two_deletions_at_once_one_is_the_last() {
         let is_its = |pending: &Pending| matches!(pending, Pending::Exit(process) if *process == init(name));
         let at = world.pending.iter().position(is_its).unwrap();
         world.finish(at, false);
+        world.settle();
     }
     let (one, two) = (world.call(Call::Delete(init("b"))), world.call(Call::Delete(init("c"))));
     let again = world.call(Call::Delete(init("b")));
@@ -213,6 +214,17 @@ fn the_sandbox_containers_end_is_told_before_its_vm_is_stopped() {
     let stopped = world.call(Call::State(init("pod")));
     let Some(Ok(Reply::State(state))) = world.answer(stopped) else { panic!() };
     assert_eq!(state.status, Status::Stopped(Exit { status: 143, at: EPOCH }));
+}
+
+#[test]
+fn that_the_guest_has_forgotten_an_end_is_said_where_nobody_knows_it() {
+    let lost = || Input::ExitLost(init("b"), "no such process".to_owned());
+    let mut world = in_state("running");
+    world.apply(lost());
+    assert_eq!(world.said, ["Say"]);
+    let mut world = in_state("stopped");
+    world.apply(lost());
+    assert_eq!(world.said, Vec::<String>::new());
 }
 
 #[test]
@@ -268,8 +280,57 @@ fn what_shares_a_pid_namespace_is_killed_with_the_first_process() {
         world.done(create(name));
         world.done(Call::Start(init(name)));
         end_process(&mut world);
+        world.settle();
         assert_eq!(world.said.contains(&"KillRest".to_owned()), expected, "{name}");
     }
+}
+
+#[test]
+fn a_size_that_comes_before_the_start_is_set_with_it() {
+    let size = TerminalSize { width: 80, height: 24 };
+    let resize = |process| Call::Pass(Pass::Resize(process, size));
+    let mut world = in_state("running");
+    world.done(add(exec("b", "x")));
+    world.call(resize(exec("b", "x")));
+    assert_eq!(world.said, ["ok"]);
+    world.call(Call::Start(exec("b", "x")));
+    world.call(resize(exec("b", "x")));
+    assert_eq!(world.said, ["ok"], "the guest does not know it yet");
+    world.settle();
+    assert_eq!(world.said, ["started!", "Say", "Follow", "Resize", "ok"]);
+    world.call(resize(exec("b", "x")));
+    assert_eq!(world.said, ["Pass"]);
+    world.settle();
+    end_process(&mut world);
+    world.call(resize(init("b")));
+    assert_eq!(world.said, ["failed_precondition"]);
+}
+
+#[test]
+fn last_words_are_there_when_the_end_is_told() {
+    let begin = || {
+        let mut world = in_state("running");
+        world.done(create("c"));
+        world.done(Call::Start(init("c")));
+        let of_c = |pending: &Pending| matches!(pending, Pending::Exit(process) if *process == init("c"));
+        let at = world.pending.iter().position(of_c).unwrap();
+        world.finish(at, true);
+        assert_eq!(world.said, ["LastWords"]);
+        let waits = world.call(Call::Wait(init("c")));
+        assert!(world.answer(waits).is_none());
+        // It is gone, and a signal that comes too late finds nothing.
+        world.call(kill(init("c"), 15));
+        assert_eq!(world.said, ["not_found"]);
+        (world, waits)
+    };
+    let (mut world, waits) = begin();
+    world.settle();
+    assert!(is_exit(&world, waits, 0));
+    // How it ended stays, whatever comes between.
+    let (mut world, waits) = begin();
+    world.die();
+    assert!(is_exit(&world, waits, 0));
+    world.settle();
 }
 
 #[test]

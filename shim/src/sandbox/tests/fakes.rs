@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime};
 
 use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
 use agent_client::{AgentError, Call, Code, ProcessRef};
-use guest_spec::Role;
+use guest_spec::{Role, TerminationLog};
 use tokio::sync::{Notify, oneshot, watch};
 use tokio::time::{sleep, timeout};
 
@@ -196,12 +196,13 @@ impl Machine for FakeVm {
         let name = new.request.id.as_str();
         self.guest.add(name, name);
         let role = if name == "pod" { Role::Sandbox } else { Role::PodContainer };
-        Ok((Made { role, shares_pids: false }, FakeHoldings(claim)))
+        let log = || TerminationLog { host: "/log".into(), below: None, destination: "/dev/log".to_owned() };
+        let last_words = (name != "pod").then(|| Arc::new(log()));
+        Ok((Made { role, shares_pids: false, last_words }, FakeHoldings(claim)))
     }
 
-    async fn last_words(&self, _: ContainerId, holdings: FakeHoldings) -> FakeHoldings {
+    async fn last_words(&self, _: &ContainerId, _: &TerminationLog) {
         let _ = self.guest.answer().await;
-        holdings
     }
 
     async fn remove(&self, _: ContainerId, holdings: FakeHoldings) {
@@ -243,6 +244,7 @@ struct Process {
     child: Child,
     ended: Arc<Notify>,
     more: Arc<Notify>,
+    input_ended: bool,
 }
 
 /// A guest whose processes do what the test says.
@@ -304,6 +306,11 @@ impl FakeGuest {
     /// A process leaves its streams to a child when it ends.
     pub fn leaves(&self, name: (&str, &str), child: Child) {
         let _ = self.with(name, |process| process.child = child);
+    }
+
+    /// Whether nobody writes to its input any more.
+    pub fn input_ended(&self, name: (&str, &str)) -> bool {
+        self.with(name, |process| process.input_ended).unwrap()
     }
 
     pub fn end(&self, name: (&str, &str), status: i32) {
@@ -452,7 +459,8 @@ impl Guest for FakeGuest {
         self.answer().await
     }
 
-    async fn close_stdin(&self, _: ProcessRef<'_>) -> Answer<()> {
-        self.answer().await
+    async fn close_stdin(&self, process: ProcessRef<'_>) -> Answer<()> {
+        self.answer().await?;
+        self.with((process.container, process.exec), |process| process.input_ended = true)
     }
 }

@@ -43,6 +43,20 @@ async fn all_output_of_a_process_is_there_before_its_exit() {
     assert!(text.starts_with(&lines[..64 << 10]), "{} bytes came", text.len());
 }
 
+/// Whom nobody gives an input finds its end, as in /dev/null.
+#[tokio::test(start_paused = true)]
+async fn an_input_that_nobody_gives_is_at_its_end() {
+    let pod = running("").await;
+    with_exec(&pod).await;
+    let terminal = StdioPaths { terminal: true, ..StdioPaths::default() };
+    pod.call(Call::Exec(exec("b", "t"), terminal, Arc::new(OciProcess::default()))).await.unwrap();
+    pod.call(Call::Start(exec("b", "t"))).await.unwrap();
+    sleep(Duration::from_secs(1)).await;
+    for (process, ended) in [("b", true), ("x", true), ("t", false)] {
+        assert_eq!(pod.host.guest().input_ended(("b", process)), ended, "{process}");
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn an_end_is_told_whoever_holds_the_streams_and_whenever_it_comes() {
     for child in [Child::None, Child::Quiet, Child::Chatty] {
