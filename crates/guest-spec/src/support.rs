@@ -189,7 +189,7 @@ pub const MESSAGES: &[Message] = &[
                 "working_dir",
                 "containers.workingDir",
                 Carried,
-                "it must be in the image: the guest's agent makes none",
+                "made where the image has none; an exec's must be there",
             ),
             field("envs", "containers.env, envFrom", Carried, ""),
             field("mounts", "containers.volumeMounts", Carried, "below"),
@@ -315,7 +315,7 @@ pub const MESSAGES: &[Message] = &[
                 "volumes",
                 Refused,
                 "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
-                 once), emptyDir (guest memory), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
+                 once), emptyDir (guest memory, mode 1777), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
                  VOLUME of the image (the image's own directory), a disk or file of the node that the pod's volumes.toml declares \
                  (a model volume, attestation.md). Files are taken below this pod's own directory of kubelet or the engine only, and \
                  through no symbolic link. An emptyDir of medium Memory has its sizeLimit; another's sizeLimit is kubelet's, which \

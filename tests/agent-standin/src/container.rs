@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::IoSliceMut;
+use std::io::{self, IoSliceMut};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
@@ -16,12 +16,14 @@ use nix::sys::signal::{Signal, kill};
 use nix::sys::socket::{ControlMessageOwned, MsgFlags, recvmsg};
 use nix::unistd::Pid;
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
+use tokio::sync::Notify;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::cgroup::Cgroup;
 use crate::error::{Error, Result};
 use crate::helper::{self, Task};
+use crate::inside;
 use crate::log;
 use crate::mounts;
 use crate::reaper::{Exit, Reaper, ended};
@@ -40,6 +42,8 @@ pub struct Process {
     pub streams: SharedStreams,
     /// When and how it ended.
     pub exit: Exit,
+    /// Told when somebody has learned that.
+    pub forgotten: Arc<Notify>,
 }
 
 /// Where in its life a container is.
@@ -74,6 +78,7 @@ impl Container {
     pub async fn create(id: &str, mut spec: Spec, reaper: &Reaper) -> Result<Self> {
         let bundle = bundle(id);
         bind_root(&bundle, &mut spec)?;
+        inside::provide(&bundle.join("rootfs"), &spec)?;
         let cgroup = Cgroup::of(id, &mut spec);
         let groups = spec.process_mut().as_mut().map(take_groups).unwrap_or_default();
         let config = bundle.join("config.json");
@@ -177,6 +182,7 @@ impl Container {
         if processes.get(key).is_some_and(|known| known.pid == process.pid) {
             processes.remove(key);
         }
+        process.forgotten.notify_waiters();
         Ok(code)
     }
 
@@ -191,6 +197,27 @@ impl Container {
         match sys::kill(process.pid, signal) {
             Ok(()) | Err(Errno::ESRCH) => Ok(()),
             Err(errno) => Err(Error::system("signal a process")(errno)),
+        }
+    }
+
+    /// What is in the file that is mounted where the container's last words go; as kata-agent 4.1.0, so much of it.
+    pub fn last_words(&self) -> Result<String> {
+        const MOST: usize = 4096;
+        let annotations = self.spec.annotations().as_ref();
+        let path = annotations.and_then(|all| all.get("io.kubernetes.container.terminationMessagePath"));
+        let path = path.ok_or_else(|| Error::refused("no terminationMessagePath annotation"))?;
+        let mut mounts = self.spec.mounts().iter().flatten();
+        let source = mounts
+            .find(|mount| mount.destination() == Path::new(path))
+            .and_then(|mount| mount.source().clone());
+        let source = source.ok_or_else(|| Error::refused(format!("nothing is mounted at {path}")))?;
+        match fs::read(&source) {
+            Ok(mut content) => {
+                content.truncate(MOST);
+                Ok(String::from_utf8_lossy(&content).into_owned())
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+            Err(error) => Err(Error::path("read", &source)(error)),
         }
     }
 
@@ -249,9 +276,7 @@ fn bind_root(bundle: &Path, spec: &mut Spec) -> Result<()> {
 pub fn remove_bundle(bundle: &Path) -> Result<()> {
     mounts::detach(&bundle.join("rootfs"))?;
     match fs::remove_dir_all(bundle) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
-            Err(Error::path("remove", bundle)(error))
-        }
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::path("remove", bundle)(error)),
         _ => Ok(()),
     }
 }
@@ -291,7 +316,7 @@ async fn launch(
         let (streams, ends) = Streams::pipes()?;
         (helper::run(id, task, groups, Some(ends), None).await?, streams)
     };
-    Ok(Process { pid, streams: Arc::new(streams), exit: reaper.watch(pid) })
+    Ok(Process { pid, streams: Arc::new(streams), exit: reaper.watch(pid), forgotten: Arc::default() })
 }
 
 /// Takes the terminal's master side, which was sent before the helper answered.

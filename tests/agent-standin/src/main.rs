@@ -11,6 +11,7 @@ mod error;
 mod fault;
 mod helper;
 mod id;
+mod inside;
 mod kernel_line;
 mod log;
 mod mounts;

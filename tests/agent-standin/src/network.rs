@@ -52,13 +52,13 @@ impl Network {
             .find(|link| address(link) == wanted)
             .ok_or_else(|| Error::refused(format!("no link has hardware address {}", interface.hwAddr)))?;
         let index = link.header.index;
-        if let Some(other) =
-            links.iter().find(|other| name(other) == interface.name && other.header.index != index)
-        {
-            return Err(Error::refused(format!(
-                "interface name {} is taken by link {}",
-                interface.name, other.header.index
-            )));
+        // As kata-agent: who has the name gets the other's, by way of a third.
+        let other = links.iter().find(|other| name(other) == interface.name && other.header.index != index);
+        if let Some(other) = other {
+            let (aside, what) = (format!("{}_temp", name(other)), format!("rename {}", name(other)));
+            let index = other.header.index;
+            self.set(LinkUnspec::new_with_index(index).down().build(), &what).await?;
+            self.set(LinkUnspec::new_with_index(index).name(&aside).build(), &what).await?;
         }
         if link.header.flags.contains(LinkFlags::Up) {
             let what = format!("bring down {}", interface.name);
@@ -73,6 +73,11 @@ impl Network {
         // The link must be up first: bringing it down and up again drops IPv6 addresses.
         self.set(LinkUnspec::new_with_index(index).up().build(), &format!("bring up {}", interface.name))
             .await?;
+        if let Some(other) = other {
+            let what = format!("rename {}_temp", interface.name);
+            let back = LinkUnspec::new_with_index(other.header.index).name(name(link)).up();
+            self.set(back.build(), &what).await?;
+        }
         for given in &interface.IPAddresses {
             let (ip, prefix) = ip_and_prefix(given)?;
             let mut request = self.handle.address().add(index, ip, prefix).replace();

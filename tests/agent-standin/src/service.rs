@@ -8,14 +8,15 @@ use std::time::Duration;
 
 use agent_client::proto::agent::{
     AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
-    CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GetMetricsRequest,
-    GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces, ListInterfacesRequest,
-    ListRoutesRequest, Metrics, OOMEvent, OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest,
-    ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes,
-    SetGuestDateTimeRequest, SetPolicyRequest, SignalProcessRequest, StartContainerRequest,
-    StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest,
-    UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest,
-    WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
+    CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GetDiagnosticDataRequest,
+    GetDiagnosticDataResponse, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest,
+    GuestDetailsResponse, Interfaces, ListInterfacesRequest, ListRoutesRequest, Metrics, OOMEvent,
+    OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
+    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
+    SetPolicyRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
+    StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest,
+    UpdateInterfaceRequest, UpdateRoutesRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest,
+    WriteStreamResponse,
 };
 use agent_client::proto::agent_ttrpc::AgentService;
 use agent_client::proto::health::{
@@ -118,6 +119,7 @@ calls! {
     set_guest_date_time(SetGuestDateTimeRequest) -> Empty = "SetGuestDateTime", allows;
     copy_file(CopyFileRequest) -> Empty = "CopyFile", allows_copy;
     get_oom_event(GetOOMEventRequest) -> OOMEvent = "GetOOMEvent", allows;
+    get_diagnostic_data(GetDiagnosticDataRequest) -> GetDiagnosticDataResponse = "GetDiagnosticData", allows;
     set_policy(SetPolicyRequest) -> Empty = "SetPolicy", allows;
 }
 
@@ -240,7 +242,7 @@ impl Service {
             return Err(Error::refused(format!("read of {} bytes: must be 1 to {READ_MAX}", request.len)));
         }
         let process = self.sandbox.container(&request.container_id)?.process(&request.exec_id)?;
-        let mut data = process.streams.read(output, request.len, &process.exit).await?;
+        let mut data = process.streams.read(output, request.len, &process.exit, &process.forgotten).await?;
         // As kata-agent: the caller sees an end that may not see the output.
         if self.policy.check(ReadStreamRequest::NAME, request).is_err() {
             data.clear();
@@ -348,6 +350,17 @@ impl Service {
 
     async fn get_oom_event(&self, _: GetOOMEventRequest) -> Result<OOMEvent> {
         Ok(OOMEvent { container_id: self.sandbox.next_oom().await?, ..Default::default() })
+    }
+
+    async fn get_diagnostic_data(
+        &self,
+        request: GetDiagnosticDataRequest,
+    ) -> Result<GetDiagnosticDataResponse> {
+        if request.log_type != "termination_log" {
+            return Err(Error::refused(format!("unsupported diagnostic log_type: {}", request.log_type)));
+        }
+        let data = self.sandbox.container(&request.container_id)?.last_words()?;
+        Ok(GetDiagnosticDataResponse { data, ..Default::default() })
     }
 
     async fn set_policy(&self, _: SetPolicyRequest) -> Result<Empty> {

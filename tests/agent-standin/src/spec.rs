@@ -103,6 +103,7 @@ fn linux_value(linux: &oci::Linux) -> Result<Value> {
     if linux.Seccomp.is_some() {
         return Err(Error::refused("a seccomp profile, though the agent's details say that it knows none"));
     }
+    unusual(&linux.Devices)?;
     if linux.IntelRdt.is_some() || !linux.MountLabel.is_empty() {
         return Err(Error::refused("intelRdt and mountLabel are the host's, not the guest's"));
     }
@@ -128,6 +129,19 @@ fn linux_value(linux: &oci::Linux) -> Result<Value> {
         "maskedPaths": linux.MaskedPaths,
         "readonlyPaths": linux.ReadonlyPaths,
     }))
+}
+
+/// Made for every container by kata-agent 4.1.0 (rustjail's `DEFAULT_DEVICES`), which fails on one that is there already.
+const USUAL_DEVICES: [&str; 6] =
+    ["/dev/null", "/dev/zero", "/dev/full", "/dev/tty", "/dev/urandom", "/dev/random"];
+
+fn unusual(devices: &[oci::LinuxDevice]) -> Result<()> {
+    match devices.iter().find(|device| USUAL_DEVICES.contains(&device.Path.as_str())) {
+        Some(device) => {
+            Err(Error::errno("create container device", device.Path.as_str())(nix::errno::Errno::EEXIST))
+        }
+        None => Ok(()),
+    }
 }
 
 /// The guest's own network and clock are the pod's: a container must not get others. Paths are the host's and dropped;

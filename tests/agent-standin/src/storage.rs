@@ -182,7 +182,8 @@ fn ephemeral(storage: &Storage, target: &Path) -> Result<()> {
     mounts::attach(Path::new("tmpfs"), target, "tmpfs", MsFlags::empty(), "")?;
     if let Some(group) = group {
         chown(target, None, Some(group)).map_err(Error::path("change group of", target))?;
-        set_mode(target, 0o2777)?;
+        let mode = fs::metadata(target).map_err(Error::path("look at", target))?.permissions().mode();
+        set_mode(target, mode | 0o2000)?;
     }
     Ok(())
 }

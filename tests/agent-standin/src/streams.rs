@@ -11,7 +11,7 @@ use nix::unistd;
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::net::unix::pipe::{Receiver, Sender};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, Notify};
 use tokio::time::timeout;
 
 use crate::error::{Error, Result};
@@ -119,14 +119,20 @@ impl Streams {
     }
 
     /// Reads up to `len` bytes. Nothing read means end of file; so does the error of a terminal that hung up.
-    pub async fn read(&self, output: Output, len: u32, exit: &Exit) -> Result<Vec<u8>> {
+    ///
+    /// As kata-agent 4.1.0 (`do_read_stream`): a read that waits when the process ends, or is `forgotten`, is answered in
+    /// any case. One that comes after the end waits for whoever holds the stream.
+    pub async fn read(&self, output: Output, len: u32, exit: &Exit, forgotten: &Notify) -> Result<Vec<u8>> {
+        let was_there = exit.borrow().is_none();
         let read = self.read_once(output, len);
         tokio::pin!(read);
         tokio::select! {
             biased;
-            data = &mut read => data,
-            _ = ended(exit.clone()) => timeout(DRAIN, read).await.unwrap_or_else(|_| Ok(Vec::new())),
+            data = &mut read => return data,
+            _ = ended(exit.clone()), if was_there => {}
+            () = forgotten.notified() => {}
         }
+        timeout(DRAIN, read).await.unwrap_or_else(|_| Ok(Vec::new()))
     }
 
     async fn read_once(&self, output: Output, len: u32) -> Result<Vec<u8>> {
@@ -168,6 +174,7 @@ pub type SharedStreams = Arc<Streams>;
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
+    use tokio::time::sleep;
 
     use super::*;
 
@@ -180,15 +187,24 @@ mod tests {
         let (streams, ends) = Streams::pipes().unwrap();
         drop(ends);
         let (_keep, exit) = running();
-        assert_eq!(streams.read(Output::Stdout, 10, &exit).await.unwrap(), b"");
+        assert_eq!(streams.read(Output::Stdout, 10, &exit, &Notify::new()).await.unwrap(), b"");
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_pipe_held_open_after_exit_reads_as_empty() {
+    async fn a_read_of_a_pipe_held_open_is_answered_at_the_exit_and_not_after_it() {
         let (streams, _ends) = Streams::pipes().unwrap();
-        let (exited, exit) = running();
-        exited.send_replace(Some(0));
-        assert_eq!(streams.read(Output::Stderr, 10, &exit).await.unwrap(), b"");
+        let ((exited, exit), forgotten) = (running(), Notify::new());
+        let read = streams.read(Output::Stderr, 10, &exit, &forgotten);
+        let ends = async {
+            sleep(Duration::from_secs(1)).await;
+            exited.send_replace(Some(0));
+        };
+        assert_eq!(tokio::join!(read, ends).0.unwrap(), b"");
+        let late = streams.read(Output::Stderr, 10, &exit, &forgotten);
+        tokio::pin!(late);
+        assert!(timeout(Duration::from_secs(60), &mut late).await.is_err());
+        forgotten.notify_waiters();
+        assert_eq!(late.await.unwrap(), b"");
     }
 
     #[tokio::test]
@@ -198,10 +214,10 @@ mod tests {
         streams.resize(40, 120).unwrap();
         streams.write(b"hello\n").await.unwrap();
         let (_keep, exit) = running();
-        assert_eq!(streams.read(Output::Stdout, 100, &exit).await.unwrap(), b"hello\r\n");
-        assert!(streams.read(Output::Stderr, 100, &exit).await.is_err());
+        assert_eq!(streams.read(Output::Stdout, 100, &exit, &Notify::new()).await.unwrap(), b"hello\r\n");
+        assert!(streams.read(Output::Stderr, 100, &exit, &Notify::new()).await.is_err());
         drop(pty.slave);
-        assert!(streams.read(Output::Stdout, 100, &exit).await.is_err());
+        assert!(streams.read(Output::Stdout, 100, &exit, &Notify::new()).await.is_err());
     }
 
     #[tokio::test]

@@ -4,12 +4,12 @@
 
 #![allow(clippy::unwrap_used, reason = "all of it is tests")]
 
-use std::env;
+mod conformance;
+mod rig;
+
 use std::fs;
-use std::future::Future;
-use std::os::unix::fs::symlink;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::path::Path;
+use std::process::Command;
 use std::time::Duration;
 
 use agent_client::proto::agent::{
@@ -17,187 +17,10 @@ use agent_client::proto::agent::{
 };
 use agent_client::proto::oci;
 use agent_client::proto::types::{IPAddress, IPFamily, Interface, Route};
-use agent_client::{Agent, AgentError, Code, Endpoint, ProcessRef};
-use tokio::runtime::Builder;
+use agent_client::{AgentError, Code, ProcessRef};
 use tokio::time::sleep;
 
-const INSIDE: &str = "AGENT_STANDIN_INSIDE";
-
-/// Runs `body` inside the private root; on the outside, runs this test there.
-fn inside<F: Future<Output = ()>>(test: &str, body: impl FnOnce(Rig) -> F) {
-    if env::var_os(INSIDE).is_some() {
-        let runtime = Builder::new_current_thread().enable_all().build().unwrap();
-        return runtime.block_on(async { body(Rig::new(test).await).await });
-    }
-    if !nix::unistd::geteuid().is_root() {
-        eprintln!("SKIPPED {test}: needs root");
-        return;
-    }
-    let program = env::current_exe().unwrap();
-    let repository = Path::new(env!("CARGO_MANIFEST_DIR")).ancestors().nth(2).unwrap();
-    let standin = Path::new(env!("CARGO_BIN_EXE_agent-standin"));
-    let binds = [program.parent().unwrap(), standin.parent().unwrap()].map(|dir| dir.display().to_string());
-    let status = Command::new(repository.join("tools/enter"))
-        .arg(&program)
-        .args(["--exact", test, "--nocapture"])
-        .env(INSIDE, "1")
-        .env("COFFER_BIND", binds.join(" "))
-        .status()
-        .unwrap();
-    assert!(status.success(), "{test} failed inside tools/enter");
-}
-
-struct Rig {
-    /// Name of the test, and of the cgroup above its containers': the tree of cgroups is the whole machine's.
-    test: String,
-    agent: Agent,
-    standin: Child,
-    root: PathBuf,
-}
-
-impl Drop for Rig {
-    fn drop(&mut self) {
-        let _ = self.standin.kill();
-        let _ = self.standin.wait();
-        let cgroup = Path::new("/sys/fs/cgroup").join(&self.test);
-        for container in fs::read_dir(&cgroup).into_iter().flatten().flatten() {
-            let _ = fs::write(container.path().join("cgroup.kill"), "1");
-            let _ = fs::remove_dir(container.path());
-        }
-        let _ = fs::remove_dir(cgroup);
-    }
-}
-
-impl Rig {
-    async fn new(test: &str) -> Self {
-        mount(&["-t", "cgroup2", "cgroup2", "/sys/fs/cgroup"]);
-        let root = PathBuf::from("/tmp/rootfs");
-        for directory in ["bin", "proc", "dev", "sys", "tmp", "etc"] {
-            fs::create_dir_all(root.join(directory)).unwrap();
-        }
-        fs::copy("/usr/bin/busybox", root.join("bin/busybox")).unwrap();
-        for applet in [
-            "sh", "cat", "dd", "echo", "sleep", "id", "hostname", "stty", "ls", "grep", "ipcs", "true", "seq",
-        ] {
-            symlink("busybox", root.join("bin").join(applet)).unwrap();
-        }
-        let (agent, standin) = start(&[]).await;
-        Self { test: format!("agent-standin-{test}"), agent, standin, root }
-    }
-
-    async fn sandbox(&self) {
-        let request = CreateSandboxRequest {
-            sandbox_id: "pod1".into(),
-            hostname: "podhost".into(),
-            dns: vec!["nameserver 192.0.2.1".into()],
-            storages: vec![Storage {
-                driver: "ephemeral".into(),
-                source: "shm".into(),
-                fstype: "tmpfs".into(),
-                mount_point: "/run/kata-containers/sandbox/shm".into(),
-                ..Default::default()
-            }],
-            ..Default::default()
-        };
-        self.agent.create_sandbox(request).await.unwrap();
-    }
-
-    fn spec(&self, args: &[&str]) -> oci::Spec {
-        let namespace = |name: &str| oci::LinuxNamespace { Type: name.into(), ..Default::default() };
-        let mount = |kind: &str, target: &str| oci::Mount {
-            type_: kind.into(),
-            source: kind.into(),
-            destination: target.into(),
-            ..Default::default()
-        };
-        oci::Spec {
-            Version: "1.1.0".into(),
-            Process: Some(process(args)).into(),
-            Root: Some(oci::Root { Path: self.root.display().to_string(), ..Default::default() }).into(),
-            Mounts: vec![mount("proc", "/proc"), mount("tmpfs", "/dev"), mount("devpts", "/dev/pts")],
-            Linux: Some(oci::Linux {
-                Namespaces: ["mount", "ipc", "uts"].into_iter().map(namespace).collect(),
-                CgroupsPath: format!("/{}", self.test),
-                ..Default::default()
-            })
-            .into(),
-            ..Default::default()
-        }
-    }
-
-    async fn create(&self, id: &str, spec: oci::Spec) -> Result<(), AgentError> {
-        let mut spec = spec;
-        if let Some(linux) = spec.Linux.as_mut() {
-            linux.CgroupsPath = format!("{}/{id}", linux.CgroupsPath);
-        }
-        let request =
-            CreateContainerRequest { container_id: id.into(), OCI: Some(spec).into(), ..Default::default() };
-        self.agent.create_container(request).await
-    }
-
-    async fn run(&self, id: &str, args: &[&str]) {
-        self.create(id, self.spec(args)).await.unwrap();
-        self.agent.start_container(id).await.unwrap();
-    }
-
-    async fn remove(&self, id: &str) {
-        self.agent.remove_container(id, Duration::from_secs(10)).await.unwrap();
-    }
-
-    async fn output(&self, process: ProcessRef<'_>) -> String {
-        let mut all = Vec::new();
-        loop {
-            match self.agent.read_stdout(process, 4096).await {
-                Ok(data) if !data.is_empty() => all.extend(data),
-                _ => return String::from_utf8(all).unwrap(),
-            }
-        }
-    }
-}
-
-#[allow(clippy::zombie_processes, reason = "the rig waits for it")]
-async fn start(extra: &[(&str, &str)]) -> (Agent, Child) {
-    let socket = PathBuf::from("/run/agent.sock");
-    let _ = fs::remove_file(&socket);
-    let standin = Command::new(env!("CARGO_BIN_EXE_agent-standin"))
-        .args(["--listen", "unix:///run/agent.sock"])
-        .envs(extra.iter().copied())
-        .spawn()
-        .unwrap();
-    let endpoint = Endpoint::Unix(socket);
-    for _ in 0..200 {
-        if let Ok(agent) = agent_client::connect(&endpoint).await {
-            return (agent, standin);
-        }
-        sleep(Duration::from_millis(50)).await;
-    }
-    panic!("the stand-in does not answer");
-}
-
-fn mount(args: &[&str]) {
-    assert!(Command::new("mount").args(args).status().unwrap().success(), "mount {args:?}");
-}
-
-fn process(args: &[&str]) -> oci::Process {
-    let all = vec!["CAP_CHOWN".to_owned(), "CAP_KILL".to_owned()];
-    oci::Process {
-        Args: args.iter().map(|arg| (*arg).to_owned()).collect(),
-        Env: vec!["PATH=/bin".into()],
-        Cwd: "/".into(),
-        Capabilities: Some(oci::LinuxCapabilities {
-            Bounding: all.clone(),
-            Effective: all.clone(),
-            Permitted: all,
-            ..Default::default()
-        })
-        .into(),
-        ..Default::default()
-    }
-}
-
-fn mounts() -> usize {
-    fs::read_to_string("/proc/self/mountinfo").unwrap().lines().count()
-}
+use rig::{inside, mounts, process, start};
 
 #[test]
 fn a_container_runs_and_leaves_nothing() {

@@ -1,0 +1,312 @@
+//! The same calls to the stand-in and, where `KATA_AGENT` names one, to a real kata-agent: what the one answers, the other
+//! does. What is asserted here is what kata-agent 4.1.0 did.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::Path;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest, GetDiagnosticDataRequest};
+use agent_client::proto::oci;
+use agent_client::proto::types::Interface;
+use agent_client::{AgentError, Courier, Mirror, ProcessRef};
+use tokio::time::{sleep, timeout};
+
+use crate::rig::{Rig, inside_both, process};
+
+const SHARED: &str = "/run/kata-containers/shared/containers";
+/// One more than Linux has.
+const NO_SIGNAL: u32 = 65;
+
+/// Longer than anything here takes.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// How many processes of this PID namespace, which is the agent's as well, have such a command line.
+fn processes(line: &str) -> usize {
+    let lines = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
+        let text = fs::read_to_string(entry.path().join("cmdline")).ok()?;
+        Some(text.trim_end_matches('\0').replace('\0', " "))
+    });
+    lines.filter(|found| found == line).count()
+}
+
+async fn until(what: &str, holds: impl Fn() -> bool) {
+    let poll = async {
+        while !holds() {
+            sleep(Duration::from_millis(50)).await;
+        }
+    };
+    timeout(LIMIT, poll).await.unwrap_or_else(|_| panic!("not seen: {what}"));
+}
+
+async fn lives(rig: &Rig, process: ProcessRef<'_>) -> bool {
+    match rig.agent.signal_process(process, NO_SIGNAL).await {
+        Ok(()) => false,
+        Err(AgentError::Refused { message, .. }) if message.contains("Invalid argument") => true,
+        Err(error) => panic!("{error}"),
+    }
+}
+
+#[test]
+fn signals_of_any_number() {
+    inside_both("conformance::signals_of_any_number", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "trap 'exit 5' 37; echo ready; while :; do sleep 0.1; done"]).await;
+        let init = ProcessRef::init("ctr1");
+        assert_eq!(rig.agent.read_stdout(init, 100).await.unwrap(), b"ready\n");
+        assert!(lives(&rig, init).await);
+        // A real-time signal, as some programs want for their stop.
+        rig.agent.signal_process(init, 37).await.unwrap();
+        // It ended, and nobody has asked how.
+        timeout(LIMIT, async {
+            while lives(&rig, init).await {
+                sleep(Duration::from_millis(50)).await;
+            }
+        })
+        .await
+        .unwrap();
+        assert_eq!(rig.agent.wait_process(init).await.unwrap(), 5);
+        rig.remove("ctr1").await;
+    });
+}
+
+/// The end of a stream is told once: to the read that waits when the process ends. A later one waits for the child.
+#[test]
+fn a_stream_that_a_child_holds() {
+    inside_both("conformance::a_stream_that_a_child_holds", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sleep", "1000"]).await;
+        let script = "sleep 6 & echo out; sleep 1";
+        rig.agent.exec_process("ctr1", "e1", process(&["sh", "-c", script])).await.unwrap();
+        let exec = ProcessRef::exec("ctr1", "e1");
+        let begun = Instant::now();
+        assert_eq!(rig.agent.read_stdout(exec, 100).await.unwrap(), b"out\n");
+        assert_eq!(rig.agent.read_stdout(exec, 100).await.unwrap(), b"");
+        assert!(begun.elapsed() < Duration::from_secs(4), "{:?}", begun.elapsed());
+        let late = timeout(Duration::from_secs(1), rig.agent.read_stdout(exec, 100)).await;
+        assert!(late.is_err(), "answered though the child holds the stream: {late:?}");
+        assert_eq!(rig.agent.wait_process(exec).await.unwrap(), 0);
+        rig.remove("ctr1").await;
+    });
+}
+
+/// In the sandbox's PID namespace nobody is killed for the end of a container's first process.
+#[test]
+fn what_the_first_process_leaves() {
+    inside_both("conformance::what_the_first_process_leaves", |rig| async move {
+        rig.sandbox().await;
+        rig.run("pause", &["sleep", "1000"]).await;
+        let mut spec = rig.spec(&["sh", "-c", "sleep 4242 & exit 3"]);
+        spec.Linux.as_mut().unwrap().CgroupsPath += "/ctr1";
+        let request = CreateContainerRequest {
+            container_id: "ctr1".into(),
+            OCI: Some(spec).into(),
+            sandbox_pidns: true,
+            ..Default::default()
+        };
+        rig.agent.create_container(request).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 3);
+        until("the child", || processes("sleep 4242") == 1).await;
+        rig.agent.signal_all("ctr1", 9).await.unwrap();
+        until("the child's end", || processes("sleep 4242") == 0).await;
+        rig.remove("ctr1").await;
+    });
+}
+
+/// A container gets one, an exec does not.
+#[test]
+fn a_working_directory_that_is_missing() {
+    inside_both("conformance::a_working_directory_that_is_missing", |rig| async move {
+        rig.sandbox().await;
+        let mut spec = rig.spec(&["sh", "-c", "pwd; exec sleep 1000"]);
+        spec.Process.as_mut().unwrap().Cwd = "/no/such/directory".into();
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        let said = rig.agent.read_stdout(ProcessRef::init("ctr1"), 100).await.unwrap();
+        assert_eq!(said, b"/no/such/directory\n");
+
+        let mut exec = process(&["true"]);
+        exec.Cwd = "/no/other/directory".into();
+        rig.agent.exec_process("ctr1", "e1", exec).await.unwrap_err();
+        rig.remove("ctr1").await;
+    });
+}
+
+/// Images come with it: what it names is made by a service that runs in no container.
+#[test]
+fn a_file_over_a_link_to_nothing() {
+    inside_both("conformance::a_file_over_a_link_to_nothing", |rig| async move {
+        rig.sandbox().await;
+        let _ = fs::remove_file(rig.root.join("etc/resolv.conf"));
+        symlink("../run/systemd/resolve/stub-resolv.conf", rig.root.join("etc/resolv.conf")).unwrap();
+        copy(&rig, "ctr1-resolv.conf", b"nameserver 192.0.2.1\n").await;
+        let mut spec = rig.spec(&["cat", "/etc/resolv.conf"]);
+        spec.Mounts.push(bind("ctr1-resolv.conf", "/etc/resolv.conf"));
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        assert_eq!(rig.output(ProcessRef::init("ctr1")).await, "nameserver 192.0.2.1\n");
+        rig.remove("ctr1").await;
+    });
+}
+
+/// Made for every container, and so none of them may be asked for.
+#[test]
+fn the_usual_devices() {
+    inside_both("conformance::the_usual_devices", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "ls /dev; head -c 4 /dev/zero > /dev/full"]).await;
+        let listed = rig.output(ProcessRef::init("ctr1")).await;
+        for node in ["null", "zero", "full", "random", "urandom", "tty", "ptmx", "fd", "stdin"] {
+            assert!(listed.lines().any(|line| line == node), "{node}: {listed}");
+        }
+        assert_ne!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 0, "no space is left");
+        rig.remove("ctr1").await;
+
+        let mut spec = rig.spec(&["true"]);
+        let full = oci::LinuxDevice {
+            Path: "/dev/full".into(),
+            Type: "c".into(),
+            Major: 1,
+            Minor: 7,
+            FileMode: 0o666,
+            ..Default::default()
+        };
+        spec.Linux.as_mut().unwrap().Devices.push(full);
+        let error = rig.create("ctr2", spec).await.unwrap_err();
+        assert!(error.to_string().contains("exist"), "{error}");
+    });
+}
+
+/// The pod's own program ends by SIGTERM though it has a handler for nothing, and SIGKILL ends what is left.
+#[test]
+fn the_end_of_a_process_without_handlers() {
+    inside_both("conformance::the_end_of_a_process_without_handlers", |rig| async move {
+        rig.sandbox().await;
+        rig.run("pause", &["sleep", "1000"]).await;
+        let pause = ProcessRef::init("pause");
+        let waits = rig.agent.wait_process(pause);
+        let ends = async {
+            sleep(Duration::from_millis(200)).await;
+            rig.agent.signal_process(pause, 15).await.unwrap();
+        };
+        assert_eq!(tokio::join!(waits, ends).0.unwrap(), 137);
+        // Once told, it is known no longer; its container is.
+        rig.agent.wait_process(pause).await.unwrap_err();
+        rig.agent.signal_process(pause, 15).await.unwrap_err();
+        rig.agent.signal_all("pause", 9).await.unwrap();
+        rig.remove("pause").await;
+    });
+}
+
+#[test]
+fn two_interfaces_whose_names_are_swapped() {
+    inside_both("conformance::two_interfaces_whose_names_are_swapped", |rig| async move {
+        let ip = |args: &str| assert!(Command::new("ip").args(args.split(' ')).status().unwrap().success());
+        ip("link add eth0 type veth peer name eth1");
+        ip("link set eth0 address 02:00:00:00:00:01");
+        ip("link set eth1 address 02:00:00:00:00:02");
+        ip("link set eth0 up");
+        for (name, address) in [("eth1", "02:00:00:00:00:01"), ("eth0", "02:00:00:00:00:02")] {
+            let interface =
+                Interface { name: name.into(), hwAddr: address.into(), mtu: 1400, ..Default::default() };
+            rig.agent.update_interface(interface).await.unwrap();
+        }
+        let list = rig.agent.list_interfaces().await.unwrap();
+        for (name, address) in [("eth1", "02:00:00:00:00:01"), ("eth0", "02:00:00:00:00:02")] {
+            let found = list.iter().find(|interface| interface.name == name).unwrap();
+            assert_eq!(found.hwAddr.to_lowercase(), address, "{name}");
+        }
+    });
+}
+
+#[test]
+fn last_words() {
+    inside_both("conformance::last_words", |rig| async move {
+        rig.sandbox().await;
+        copy(&rig, "ctr1-log", b"").await;
+        let ask = |log_type: &str| GetDiagnosticDataRequest {
+            log_type: log_type.into(),
+            container_id: "ctr1".into(),
+            ..Default::default()
+        };
+        let mut spec = rig.spec(&["sh", "-c", "seq 2000 > /dev/log/last"]);
+        spec.Mounts.push(bind("ctr1-log", "/dev/log/last"));
+        let key = "io.kubernetes.container.terminationMessagePath".to_owned();
+        spec.Annotations.insert(key, "/dev/log/last".into());
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 0);
+        let words = rig.agent.get_diagnostic_data(ask("termination_log")).await.unwrap().data;
+        assert!(words.len() == 4096 && words.starts_with("1\n2\n"), "{}", words.len());
+        assert!(rig.agent.get_diagnostic_data(ask("core")).await.is_err());
+        rig.remove("ctr1").await;
+        assert!(rig.agent.get_diagnostic_data(ask("termination_log")).await.is_err());
+    });
+}
+
+/// A volume that changes, with a key that goes; and all of it when its container has gone.
+#[test]
+fn volumes_change_and_go() {
+    inside_both("conformance::volumes_change_and_go", |rig| async move {
+        rig.sandbox().await;
+        let volume = Path::new("/tmp/volume");
+        let write = |generation: &str, keys: &[&str]| {
+            fs::create_dir_all(volume.join(generation)).unwrap();
+            for key in keys {
+                fs::write(volume.join(generation).join(key), generation).unwrap();
+                let _ = symlink(format!("..data/{key}"), volume.join(key));
+            }
+            let _ = fs::remove_file(volume.join("..data"));
+            symlink(generation, volume.join("..data")).unwrap();
+        };
+        write("..1", &["a", "b", "c.conf", "c.json"]);
+        let courier = Courier::new(rig.agent.clone());
+        let guest = format!("{SHARED}/ctr1-volume");
+        let mut mirror = Mirror::tree(volume.to_path_buf(), guest.clone());
+        mirror.sync(&courier).await.unwrap();
+        let shown = |name: &str| fs::read_to_string(Path::new(&guest).join(name));
+        for key in ["a", "b", "c.conf", "c.json"] {
+            assert_eq!(shown(key).unwrap(), "..1", "{key}");
+        }
+        write("..2", &["a"]);
+        for gone in ["b", "c.conf", "c.json"] {
+            fs::remove_file(volume.join(gone)).unwrap();
+        }
+        fs::remove_dir_all(volume.join("..1")).unwrap();
+        mirror.sync(&courier).await.unwrap();
+        assert_eq!(shown("a").unwrap(), "..2");
+        let mut names: Vec<_> = fs::read_dir(&guest)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
+        names.sort();
+        assert_eq!(names, ["..2", "..data", "a"]);
+        mirror.remove(&courier).await.unwrap();
+        assert!(!Path::new(&guest).exists());
+        assert_eq!(fs::read_dir(SHARED).unwrap().count(), 0);
+    });
+}
+
+async fn copy(rig: &Rig, name: &str, data: &[u8]) {
+    let file = CopyFileRequest {
+        path: format!("{SHARED}/{name}"),
+        file_size: i64::try_from(data.len()).unwrap(),
+        file_mode: 0o100_644,
+        dir_mode: 0o040_755,
+        data: data.to_vec(),
+        ..Default::default()
+    };
+    rig.agent.copy_file(file).await.unwrap();
+}
+
+fn bind(name: &str, destination: &str) -> oci::Mount {
+    oci::Mount {
+        destination: destination.into(),
+        source: format!("{SHARED}/{name}"),
+        type_: "bind".into(),
+        options: vec!["rbind".into()],
+        ..Default::default()
+    }
+}
