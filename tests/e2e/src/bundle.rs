@@ -5,6 +5,7 @@ use std::io::Read;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use k8s_cri::v1::Mount;
 use nix::fcntl::OFlag;
 use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
@@ -31,13 +32,28 @@ impl Bundle {
 
     /// A container of CRI-O: the sandbox itself when `sandbox` is its own id.
     pub fn of_crio(id: &str, sandbox: &str, command: &[&str]) -> Self {
+        Self::of_crio_with(id, sandbox, command, &[])
+    }
+
+    /// The same with mounts of files of the node. The pod's UID is `uid-` and its name.
+    pub fn of_crio_with(id: &str, sandbox: &str, command: &[&str], mounts: &[Mount]) -> Self {
         let kind = if id == sandbox { "sandbox" } else { "container" };
         let annotations = json!({
             "io.kubernetes.cri-o.ContainerType": kind,
             "io.kubernetes.cri-o.SandboxID": sandbox,
             "io.kubernetes.cri-o.SandboxName": "e2e",
+            "io.kubernetes.pod.uid": format!("uid-{sandbox}"),
         });
-        Self::with_spec(id, &spec(command, annotations))
+        let mut spec: Value = serde_json::from_str(&spec(command, annotations)).or_fail("a spec");
+        for mount in mounts {
+            spec["mounts"].as_array_mut().or_fail("mounts").push(json!({
+                "destination": mount.container_path,
+                "type": "bind",
+                "source": mount.host_path,
+                "options": ["rbind", "rprivate", if mount.readonly { "ro" } else { "rw" }],
+            }));
+        }
+        Self::with_spec(id, &spec.to_string())
     }
 
     /// A container whose config.json is what the test says, valid or not.

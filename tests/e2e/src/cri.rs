@@ -8,8 +8,8 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerState, ContainerStats, ContainerStatsRequest, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse,
     LinuxContainerResources, ListContainerStatsRequest, PodSandboxConfig, PodSandboxStatus,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, RunPodSandboxRequest,
-    StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
+    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
+    RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest,
 };
 use tokio::net::UnixStream;
@@ -110,9 +110,24 @@ impl Cri {
 
     /// ExecSync with a limit of 30 seconds.
     pub async fn exec(&mut self, container: &str, command: &[&str]) -> ExecSyncResponse {
+        self.try_exec(container, command).await.or_fail("ExecSync")
+    }
+
+    /// The same.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_exec(&mut self, container: &str, command: &[&str]) -> Result<ExecSyncResponse, Status> {
         let cmd = command.iter().map(|word| (*word).to_owned()).collect();
         let request = ExecSyncRequest { container_id: container.to_owned(), cmd, timeout: 30 };
-        self.client.exec_sync(request).await.or_fail("ExecSync").into_inner()
+        Ok(self.client.exec_sync(request).await?.into_inner())
+    }
+
+    /// ReopenContainerLog, after kubelet has renamed the file.
+    pub async fn reopen_log(&mut self, container: &str) {
+        let request = ReopenContainerLogRequest { container_id: container.to_owned() };
+        self.client.reopen_container_log(request).await.or_fail("ReopenContainerLog");
     }
 
     /// ContainerStats.

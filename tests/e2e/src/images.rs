@@ -18,6 +18,9 @@ pub const BUSYBOX: &str = "localhost/busybox:test";
 pub const LAYERED: &str = "localhost/layered:test";
 /// busybox with a `VOLUME` at `/data`, where a file `seed` is; imported by [`import_with_volume`].
 pub const WITH_VOLUME: &str = "localhost/volume:test";
+/// busybox as distributions arrange it: `/var/run` is a link to `/run`, `/etc/resolv.conf` one to nothing; and `/old`, whose
+/// content a second layer replaces; imported by [`import_odd`].
+pub const ODD: &str = "localhost/odd:test";
 /// How many layers [`LAYERED`] has.
 pub const LAYERS: usize = 30;
 /// What CRI runs as the sandbox's own container.
@@ -53,6 +56,25 @@ pub fn unpack_busybox(directory: &Path) {
 pub async fn import_with_volume() {
     let layer = busybox().directory("data", 0o1770).file("data/seed", 0o640, b"of the image\n");
     import_archive(&archive_with_volumes(WITH_VOLUME, vec![layer], &["/bin/sh"], &["/data"])).await;
+}
+
+/// Imports [`ODD`] into containerd.
+pub async fn import_odd() {
+    let layers = vec![
+        busybox()
+            .directory("run", 0o755)
+            .directory("var", 0o755)
+            .link("var/run", "/run")
+            .link("etc/resolv.conf", "../run/systemd/resolve/stub-resolv.conf")
+            .directory("old", 0o755)
+            .file("old/one", 0o644, b"of the first layer\n"),
+        Layer::default()
+            .directory("old", 0o755)
+            .file("old/.wh..wh..opq", 0o644, b"")
+            .file("old/two", 0o4755, b"of the second layer\n")
+            .hard_link("old/same", "old/two"),
+    ];
+    import_one(ODD, layers, &["/bin/sh"]).await;
 }
 
 async fn import_one(name: &str, layers: Vec<Layer>, entrypoint: &[&str]) {

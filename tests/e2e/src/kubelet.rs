@@ -1,7 +1,7 @@
 //! A pod's directory on the node, laid out as kubelet's volume plugins lay it out.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,6 +46,16 @@ impl PodDirectory {
     /// An emptyDir on the node's disk, mounted at `target`.
     pub fn empty_dir(&self, name: &str, target: &str) -> Mount {
         mount(&self.volume("empty-dir", name), target, false)
+    }
+
+    /// The empty file for a container's last words, mounted at `target`; and where it is on the node.
+    pub fn termination_log(&self, container: &str, target: &str) -> (Mount, PathBuf) {
+        let directory = self.root.join("containers").join(container);
+        fs::create_dir_all(&directory).or_fail("make a container's directory");
+        let file = directory.join("1a2b3c4d");
+        fs::write(&file, "").or_fail("make a termination log");
+        fs::set_permissions(&file, fs::Permissions::from_mode(0o666)).or_fail("open it for all");
+        (mount(&file, target, false), file)
     }
 
     /// The pod's `/etc/hosts`, which kubelet manages.
@@ -115,6 +125,13 @@ fn write_atomically(volume: &Path, files: &[(&str, &str)]) {
     let next = volume.join("..data_tmp");
     symlink(&new, &next).or_fail("..data_tmp");
     fs::rename(&next, &link).or_fail("..data");
+    for entry in fs::read_dir(volume).or_fail("read a volume").flatten() {
+        // What the new version does not have is no longer shown.
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with("..") && !volume.join(&new).join(&name).exists() {
+            fs::remove_file(entry.path()).or_fail("remove a key that is gone");
+        }
+    }
     if let Some(old) = old {
         fs::remove_dir_all(volume.join(old)).or_fail("remove the old version of a volume");
     }
@@ -140,5 +157,7 @@ mod tests {
         assert_eq!(fs::read_to_string(directory.path().join("key")).unwrap(), "two");
         assert_eq!(fs::read_to_string(directory.path().join("more")).unwrap(), "new");
         assert!(!directory.path().join(first).exists());
+        write_atomically(directory.path(), &[("more", "newer")]);
+        assert!(fs::symlink_metadata(directory.path().join("key")).is_err(), "a key that is gone is shown");
     }
 }

@@ -58,8 +58,8 @@ pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
 pub use images::{
-    BUSYBOX, LAYERED, LAYERS, LLAMA, PAUSE, WITH_VOLUME, busybox as busybox_layer, busybox_archive,
-    import as import_images, import_llama, import_with_volume, layered_archive, llama_archive,
+    BUSYBOX, LAYERED, LAYERS, LLAMA, ODD, PAUSE, WITH_VOLUME, busybox as busybox_layer, busybox_archive,
+    import as import_images, import_llama, import_odd, import_with_volume, layered_archive, llama_archive,
     unpack_busybox,
 };
 pub use inference::{Inference, Refused, completion};
@@ -76,7 +76,7 @@ pub use pod::{Pod, PodContainer, PodRequest};
 pub use process::{Process, processes};
 pub use pty::Pty;
 pub use random::Random;
-pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_with_gpus};
+pub use rig::{Rig, e2e, e2e_in_outer_vm, e2e_that_takes, e2e_with_gpus};
 pub use shim_start::{ShimProcess, StartReply, shim};
 pub use task_client::{Api, Refusal, Task};
 pub use tenant::{Binding, Flipped, Tenant, converted_layer};

@@ -39,6 +39,12 @@ impl Layer {
         self.entry(path, EntryType::Symlink, 0o777, Some(target), &[])
     }
 
+    /// Adds another name for a file of this layer.
+    #[must_use]
+    pub fn hard_link(self, path: &str, target: &str) -> Self {
+        self.entry(path, EntryType::Link, 0o644, Some(target), &[])
+    }
+
     /// Removes a file of a lower layer: a whiteout.
     #[must_use]
     pub fn without(self, path: &str) -> Self {

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use k8s_cri::v1::{
-    CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, DnsConfig, ImageSpec,
+    CdiDevice, ContainerConfig, ContainerMetadata, ContainerState, DnsConfig, ExecSyncResponse, ImageSpec,
     LinuxContainerConfig, LinuxContainerResources, LinuxContainerSecurityContext, LinuxPodSandboxConfig,
     LinuxSandboxSecurityContext, Mount, NamespaceMode, NamespaceOption, PodSandboxConfig, PodSandboxMetadata,
 };
@@ -82,6 +82,21 @@ impl PodRequest {
     #[must_use]
     pub fn sysctl(mut self, name: &str, value: &str) -> Self {
         self.linux().sysctls.insert(name.to_owned(), value.to_owned());
+        self
+    }
+
+    /// A pod that may have privileged containers.
+    #[must_use]
+    pub fn privileged(mut self) -> Self {
+        self.linux().security_context.get_or_insert_default().privileged = true;
+        self
+    }
+
+    /// Its containers see each other's processes.
+    #[must_use]
+    pub fn shared_processes(mut self) -> Self {
+        let context = self.linux().security_context.get_or_insert_default();
+        context.namespace_options.get_or_insert_default().pid = NamespaceMode::Pod.into();
         self
     }
 
@@ -256,7 +271,8 @@ impl Pod {
         config
     }
 
-    fn container_config(
+    /// What kubelet asks for in every case.
+    pub fn container_config(
         &self,
         name: &str,
         image: &str,
@@ -319,6 +335,11 @@ impl PodContainer {
         String::from_utf8_lossy(&answer.stdout).into_owned()
     }
 
+    /// Runs a command in it; gives all that came of it.
+    pub async fn exec_answer(&self, command: &[&str]) -> ExecSyncResponse {
+        self.cri.clone().exec(&self.id, command).await
+    }
+
     /// Runs a command in it; gives its exit code.
     pub async fn exec_code(&self, command: &[&str]) -> i32 {
         self.cri.clone().exec(&self.id, command).await.exit_code
@@ -332,6 +353,16 @@ impl PodContainer {
             log.lines().find(|line| line.contains(stream) && line.contains(text)).map(str::to_owned)
         })
         .await
+    }
+
+    /// Renames its log, as kubelet does before it asks the engine for a new one.
+    pub fn rotate_log(&self) {
+        fs::rename(&self.log, self.log.with_extension("log.1")).or_fail("rename a log");
+    }
+
+    /// What it has written so far, as the engine logs it.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).or_fail("read a container's log")
     }
 
     /// Waits until it has exited; gives its exit code.

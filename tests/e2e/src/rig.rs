@@ -21,7 +21,7 @@ use crate::or_fail::OrFail;
 use crate::pod::PodRequest;
 use crate::wait::{until, within};
 
-/// No test takes longer, except the soak tests, which are many in one.
+/// No test takes longer, but for [`e2e_that_takes`].
 const LIMIT: Duration = Duration::from_secs(600);
 
 /// containerd serves all tests of a binary; the lock makes them take turns whatever `--test-threads` says.
@@ -80,20 +80,26 @@ impl Rig<'_> {
 /// Runs one test: with containerd up, under a time limit, and with the machine as it was afterwards.
 #[track_caller]
 pub fn e2e(test: impl AsyncFnOnce(&mut Rig<'_>)) {
-    run(&Artefacts::find(), Setting::Node, test);
+    run(&Artefacts::find(), Setting::Node, LIMIT, test);
+}
+
+/// The same for a test that is many in one.
+#[track_caller]
+pub fn e2e_that_takes(limit: Duration, test: impl AsyncFnOnce(&mut Rig<'_>)) {
+    run(&Artefacts::find(), Setting::Node, limit, test);
 }
 
 /// The same in the outer VM, where making the images that its tests do not use takes minutes: there is
 /// [`crate::BUSYBOX`] only, and no network for pods.
 #[track_caller]
 pub fn e2e_in_outer_vm(test: impl AsyncFnOnce(&mut Rig<'_>)) {
-    run(&Artefacts::find(), Setting::OuterVm, test);
+    run(&Artefacts::find(), Setting::OuterVm, LIMIT, test);
 }
 
 /// The same with the shim that knows emulated GPUs. A test binary has tests of one kind only.
 #[track_caller]
 pub fn e2e_with_gpus(test: impl AsyncFnOnce(&mut Rig<'_>)) {
-    run(&Artefacts::with_gpus(), Setting::Node, test);
+    run(&Artefacts::with_gpus(), Setting::Node, LIMIT, test);
 }
 
 /// What there is beside containerd.
@@ -106,7 +112,7 @@ enum Setting {
 }
 
 #[track_caller]
-fn run(artefacts: &Artefacts, setting: Setting, test: impl AsyncFnOnce(&mut Rig<'_>)) {
+fn run(artefacts: &Artefacts, setting: Setting, limit: Duration, test: impl AsyncFnOnce(&mut Rig<'_>)) {
     assert_in_rig();
     let mut containerd = CONTAINERD.lock().unwrap_or_else(PoisonError::into_inner);
     let runtime = Builder::new_current_thread().enable_all().build().or_fail("runtime");
@@ -119,7 +125,7 @@ fn run(artefacts: &Artefacts, setting: Setting, test: impl AsyncFnOnce(&mut Rig<
     let mut rig = Rig { artefacts: artefacts.clone(), containerd, mark };
     let outcome = catch_unwind(AssertUnwindSafe(|| {
         runtime.block_on(async {
-            within("the test", LIMIT, test(&mut rig)).await;
+            within("the test", limit, test(&mut rig)).await;
             Machine::back_to(&before).await;
         });
     }));

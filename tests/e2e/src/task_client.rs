@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use containerd_shim_protos::api::{
     CloseIORequest, CreateTaskRequest, CreateTaskResponse, DeleteRequest, DeleteResponse, Empty,
-    ExecProcessRequest, KillRequest, Mount, ShutdownRequest, StartRequest, StartResponse, StateRequest,
-    StateResponse, WaitRequest, WaitResponse,
+    ExecProcessRequest, KillRequest, Mount, ResizePtyRequest, ShutdownRequest, StartRequest, StartResponse,
+    StateRequest, StateResponse, WaitRequest, WaitResponse,
 };
 use protobuf::well_known_types::any::Any;
 use protobuf::{Message, MessageField};
@@ -128,22 +128,10 @@ impl Task {
         stdout: Option<&Path>,
     ) -> Result<Empty, Refusal> {
         let text = |path: Option<&Path>| path.map(|path| path.display().to_string()).unwrap_or_default();
-        let process = json!({
-            "terminal": false,
-            "user": { "uid": 0, "gid": 0 },
-            "args": command,
-            "env": ["PATH=/bin"],
-            "cwd": "/",
-        });
-        let spec = Any {
-            type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
-            value: process.to_string().into_bytes(),
-            ..Any::default()
-        };
         let request = ExecProcessRequest {
             id: id.to_owned(),
             exec_id: exec_id.to_owned(),
-            spec: MessageField::some(spec),
+            spec: MessageField::some(process(command, false)),
             stdin: text(stdin),
             stdout: text(stdout),
             ..ExecProcessRequest::default()
@@ -158,6 +146,45 @@ impl Task {
     /// The shim's answer.
     pub async fn state(&self, id: &str) -> Result<StateResponse, Refusal> {
         self.call("State", &StateRequest { id: id.to_owned(), ..StateRequest::default() }).await
+    }
+
+    /// Exec on a terminal whose output goes to a file.
+    ///
+    /// # Errors
+    ///
+    /// The shim's answer.
+    pub async fn exec_on_a_terminal(
+        &self,
+        id: &str,
+        exec_id: &str,
+        command: &[&str],
+        stdout: &Path,
+    ) -> Result<Empty, Refusal> {
+        let request = ExecProcessRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            spec: MessageField::some(process(command, true)),
+            terminal: true,
+            stdout: format!("file://{}", stdout.display()),
+            ..ExecProcessRequest::default()
+        };
+        self.call("Exec", &request).await
+    }
+
+    /// ResizePty.
+    ///
+    /// # Errors
+    ///
+    /// The shim's answer.
+    pub async fn resize(&self, id: &str, exec_id: &str, width: u32, height: u32) -> Result<Empty, Refusal> {
+        let request = ResizePtyRequest {
+            id: id.to_owned(),
+            exec_id: exec_id.to_owned(),
+            width,
+            height,
+            ..ResizePtyRequest::default()
+        };
+        self.call("ResizePty", &request).await
     }
 
     /// Wait for the end of a container, or of an exec process.
@@ -234,5 +261,21 @@ impl Task {
             Err(ttrpc::Error::RpcStatus(status)) => Err(format!("{:?}: {}", status.code(), status.message)),
             Err(error) => Err(error.to_string()),
         }
+    }
+}
+
+/// What is to run, as an engine sends it.
+fn process(command: &[&str], terminal: bool) -> Any {
+    let process = json!({
+        "terminal": terminal,
+        "user": { "uid": 0, "gid": 0 },
+        "args": command,
+        "env": ["PATH=/bin"],
+        "cwd": "/",
+    });
+    Any {
+        type_url: "types.containerd.io/opencontainers/runtime-spec/1/Process".to_owned(),
+        value: process.to_string().into_bytes(),
+        ..Any::default()
     }
 }

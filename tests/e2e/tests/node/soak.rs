@@ -1,10 +1,13 @@
 //! Many pods, and many shims that die: nothing accumulates.
 
+use std::env;
 use std::fs;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use e2e::{BUSYBOX, Machine, OrFail, Pod, PodContainer, Random, Rig, Run, Victim, e2e, until};
+use e2e::{
+    BUSYBOX, Machine, OrFail, Pod, PodContainer, Random, Rig, Run, Victim, e2e, e2e_that_takes, until,
+};
 use k8s_cri::v1::Mount;
 use tokio::time::sleep;
 
@@ -94,11 +97,18 @@ impl Taken {
     }
 }
 
+/// How much of it is done, in percent: `COFFER_SOAK`, or all.
+fn share(of: usize) -> usize {
+    let percent = env::var("COFFER_SOAK").ok().map_or(100, |text| text.parse().or_fail("COFFER_SOAK"));
+    (of * percent / 100).max(1)
+}
+
 /// `make soak`: 200 restarts, 30 containers, 1,000 execs with children, 50 volumes that change, in one pod.
 #[test]
 #[ignore = "takes long: make soak"]
 fn one_pod_that_lives_long_takes_no_more_than_at_first() {
-    e2e(async |rig| {
+    e2e_that_takes(Duration::from_secs(3 * 3600), async |rig| {
+        let (restarted_times, executions, crowd) = (share(200), share(1000), share(30));
         let mut pod = rig.pod("long").await.resources(1 << 30, 1).start().await;
         let volumes: Vec<_> = (0..50)
             .map(|n| {
@@ -112,15 +122,15 @@ fn one_pod_that_lives_long_takes_no_more_than_at_first() {
         let first = Taken::by(&keeper).await;
         println!("after 2 restarts: {first:?}");
 
-        restarts(&mut pod, 200, &mounts).await;
+        restarts(&mut pod, restarted_times, &mounts).await;
         let restarted = Taken::by(&keeper).await;
-        println!("after 200 restarts more: {restarted:?}");
+        println!("after {restarted_times} restarts more: {restarted:?}");
 
-        for _ in 0..1000 {
+        for _ in 0..executions {
             keeper.exec(&["sh", "-c", "sleep 1 & sleep 1 & true"]).await;
         }
         let executed = Taken::by(&keeper).await;
-        println!("after 1,000 execs with children: {executed:?}");
+        println!("after {executions} execs with children: {executed:?}");
 
         for round in 1..=3_u32 {
             let value = round.to_string();
@@ -137,13 +147,13 @@ fn one_pod_that_lives_long_takes_no_more_than_at_first() {
         println!("after 50 volumes changed 3 times: {rotated:?}");
 
         let mut many = Vec::new();
-        for n in 0..30 {
+        for n in 0..crowd {
             many.push(
                 pod.run(&format!("many-{n}"), BUSYBOX, &["sleep", "100000"], mounts[..1].to_vec()).await,
             );
         }
         let crowded = Taken::by(&keeper).await;
-        println!("with 30 containers more: {crowded:?}");
+        println!("with {crowd} containers more: {crowded:?}");
         for container in &many {
             pod.cri.stop(&container.id, 0).await;
             pod.cri.remove(&container.id).await;
