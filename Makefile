@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs bench soak clean
+.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs package installer-image bench soak clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -58,6 +58,14 @@ image-release: ## the guest image with the real kata-agent: make image-release K
 
 programs: ## the shim, the rig and vhost-device-vsock
 	@tools/programs
+
+package: ## what is released: a bundle as a tarball and as a .deb, its list of components (CycloneDX), checksums: in build/package
+	@tools/cargo build --quiet --release -p coffer -p containerd-shim-coffer
+	@tools/package build/package
+
+installer-image: ## the installer's container image, by buildah, of the bundle in build/bundle: build/coffer-node.tar
+	@tools/forky-root >/dev/null
+	@tools/installer-image build/bundle build/coffer-node.tar
 
 soak: parts ## one pod that lives long: restarts, execs, volumes, containers, and what they leave
 	@tools/soak

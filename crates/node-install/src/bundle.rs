@@ -4,6 +4,7 @@
 //! two spaces, the path. A file that it does not list is refused, and so is a link.
 
 use std::collections::BTreeMap;
+use std::env::consts::ARCH;
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read};
@@ -72,7 +73,12 @@ impl Bundle {
                 let directory = directory.display().to_string();
                 return Err(Error::Checksum { directory, file: path, wanted: sha256, found: digest });
             }
-            files.push(BundleFile { path, sha256, executable: mode & 0o111 != 0 });
+            let executable = mode & 0o111 != 0;
+            if let Some(found) = executable.then(|| foreign(&at)).flatten() {
+                let directory = directory.display().to_string();
+                return Err(Error::Architecture { directory, file: path, found, wanted: ARCH });
+            }
+            files.push(BundleFile { path, sha256, executable });
         }
         let id = format!("{version}-{}", &hex(&Sha256::digest(sums.as_bytes()))[..12]);
         Ok(Self { directory: directory.to_owned(), id, files })
@@ -175,6 +181,26 @@ fn digest(path: &Path) -> io::Result<(String, u32)> {
     }
 }
 
+/// What a program is for, where it is not for this processor; a script is for all. `elf(5)`: `e_ident`, `e_machine`.
+fn foreign(path: &Path) -> Option<String> {
+    let mut head = [0; 20];
+    File::open(path).and_then(|mut file| file.read_exact(&mut head)).ok()?;
+    if !head.starts_with(b"\x7fELF") {
+        return None;
+    }
+    let machine = [head[18], head[19]];
+    let machine = if head[5] == 2 { u16::from_be_bytes(machine) } else { u16::from_le_bytes(machine) };
+    let name = match machine {
+        62 => "x86_64",
+        183 => "aarch64",
+        243 => "riscv64",
+        22 => "s390x",
+        21 => "powerpc64",
+        _ => return Some(format!("the machine {machine}")),
+    };
+    (name != ARCH).then(|| name.to_owned())
+}
+
 /// Of a file's content, in hex.
 pub(crate) fn sha256(content: &[u8]) -> String {
     hex(&Sha256::digest(content))
@@ -205,6 +231,27 @@ mod tests {
         assert_eq!(read(&one).images().keys().collect::<Vec<_>>(), ["confidential", "plain"]);
         let shim = read(&one).files().iter().find(|file| file.path == SHIM).unwrap().executable;
         assert!(shim && !read(&one).files().iter().all(|file| file.executable));
+    }
+
+    #[test]
+    fn a_program_for_another_processor_is_refused() {
+        let program = |machine: [u8; 2], order: u8| {
+            let head = [0x7f, b'E', b'L', b'F', 2, order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0];
+            String::from_utf8([&head[..], &machine].concat()).unwrap()
+        };
+        let own = if cfg!(target_arch = "x86_64") { 62 } else { 99 };
+        let read =
+            |text: &str| Bundle::read(bundle("1.0", text).path()).map(|_| ()).map_err(|e| e.to_string());
+        read(&program([own, 0], 1)).unwrap();
+        read("#!/bin/sh").unwrap();
+        for (text, found) in [
+            (program([22, 0], 1), "s390x"),
+            (program([0, 21], 2), "powerpc64"),
+            (program([1, 1], 1), "the machine 257"),
+        ] {
+            let said = read(&text).unwrap_err();
+            assert!(said.contains(SHIM) && said.contains(&format!("a program for {found}")), "{said}");
+        }
     }
 
     #[test]

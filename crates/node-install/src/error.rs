@@ -70,6 +70,20 @@ pub enum Error {
         /// The digest that it has.
         found: String,
     },
+    /// A program of the bundle is another processor's.
+    #[error(
+        "{file} of the bundle {directory} is a program for {found}, and this node is {wanted}: get the bundle for {wanted}"
+    )]
+    Architecture {
+        /// The bundle's directory.
+        directory: String,
+        /// The program.
+        file: String,
+        /// What it is for.
+        found: String,
+        /// What this is.
+        wanted: &'static str,
+    },
     /// No container engine.
     #[error(
         "there is no configuration of containerd, k3s, rke2, k0s or CRI-O on this node: install one of them first, or name it with --engine"
@@ -216,6 +230,7 @@ impl Error {
             Self::Locked { .. } => "locked",
             Self::Bundle { .. } => "bundle",
             Self::Checksum { .. } => "checksum",
+            Self::Architecture { .. } => "architecture",
             Self::NoEngine => "no-engine",
             Self::ManyEngines { .. } => "many-engines",
             Self::Syntax { .. } => "syntax",
