@@ -168,7 +168,7 @@ impl Which {
         if let Some(error) = unreadable.into_iter().next() {
             return Err(anyhow::Error::new(error).context("a GPU cannot be read, so this would not be all"));
         }
-        let wanted = |f: &Function| switches || f.kind == gpu::sysfs::Kind::Gpu;
+        let wanted = |f: &Function| switches || f.kind == gpu::Kind::Gpu;
         let found: Vec<_> = functions.into_iter().filter(wanted).collect();
         ensure!(!found.is_empty(), "there is no NVIDIA GPU on this host");
         Ok(found)

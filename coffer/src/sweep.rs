@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use shared_types::one_line;
 use slog::{Discard, Logger, o};
-use vmm::one_line;
 use vmm::state::{Orphan, orphans};
 
 /// What the command line's `--help` says beside the options.

@@ -20,13 +20,13 @@ use measurement::initdata::{Algorithm, annotation, build};
 use measurement::ovmf::{Acceptance, Firmware};
 use real::Debian;
 use serde_json::{Value, json};
+use shared_types::{Cid, KvmTrial, Mac};
 use vmm_config::config::NodeConfig;
 use vmm_config::expect::{Expectation, expectation};
 use vmm_config::image::ImageManifest;
 use vmm_config::passthrough::HostDevices;
-use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan};
+use vmm_config::plan::{HostFacts, NicFacts, VsockFacts, plan};
 use vmm_config::request::{OciLimits, PodRequest};
-use vmm_config::spec::Cid;
 use vmm_config::tee::{HostTee, SevAddressing};
 
 /// Containers' limits as YAML, init containers first after `!`; then quota, memory as CRI sends them; then GPUs.
@@ -107,9 +107,14 @@ impl Node {
         let at = dir.path().display();
         let text = format!("tee = \"{tee}\"\nimage = \"{at}\"\nfirmware = \"{at}/firmware\"\n");
         fs::write(dir.path().join("c.toml"), &text).unwrap();
-        let nic = NicFacts { mac: "02:00:00:00:00:99".parse().unwrap(), mtu: 1450, queues: 2, vhost: false };
+        let nic = NicFacts {
+            mac: Mac([2, 0, 0, 0, 0, 0x99]).try_into().unwrap(),
+            mtu: 1450,
+            queues: 2,
+            vhost: false,
+        };
         let host = HostFacts {
-            kvm: Kvm::Works,
+            kvm: KvmTrial::Works,
             vsock: VsockFacts::Vhost { cid: Cid::new(4711).unwrap() },
             nics: vec![nic, nic],
             memory_budget: None,

@@ -4,8 +4,9 @@
 use std::path::Path;
 
 use fake_gpus::Board;
+use shared_types::GpuMode;
 
-use crate::evidence::nvml::{Facts, Library, Mode};
+use crate::evidence::nvml::{Facts, Library};
 
 /// The emulated GPUs of this guest.
 #[derive(Debug)]
@@ -39,13 +40,8 @@ impl Library for FakeNvml {
         })
     }
 
-    fn mode(&self, index: u32) -> Result<Mode, String> {
-        Ok(match self.0.mode(index as usize).map_err(said)? {
-            fake_gpus::Mode::Off => Mode::Off,
-            fake_gpus::Mode::On => Mode::On,
-            fake_gpus::Mode::Devtools => Mode::Devtools,
-            fake_gpus::Mode::Ppcie => Mode::Board,
-        })
+    fn mode(&self, index: u32) -> Result<GpuMode, String> {
+        self.0.mode(index as usize).map_err(said)
     }
 
     fn report(&self, index: u32, nonce: [u8; 32]) -> Result<Vec<u8>, String> {

@@ -5,60 +5,13 @@
 
 use std::fmt;
 
+use shared_types::kernel_keys;
+
 /// The kernel's limit on x86 (`COMMAND_LINE_SIZE`), its terminating NUL included.
 const MAX_LEN: usize = 2048;
 
-/// Keys that may appear: the kernel's own, then the agent's (`Documentation/admin-guide/kernel-parameters`
-/// in Linux, kata-agent's README).
-const KEYS: [&str; 26] = [
-    "8250.nr_uarts",
-    "cgroup_no_v1",
-    "console",
-    "dm-mod.create",
-    "dm-mod.waitfor",
-    "loglevel",
-    "net.ifnames",
-    "no_timer_check",
-    "panic",
-    "quiet",
-    "random.trust_cpu",
-    "reboot",
-    "ro",
-    "root",
-    "rootflags",
-    "rootfstype",
-    "rootwait",
-    "tsc",
-    "agent.cdi_timeout",
-    "agent.debug_console",
-    "agent.debug_console_vport",
-    "agent.hotplug_timeout",
-    "agent.log",
-    "agent.log_vport",
-    "agent.unified_cgroup_hierarchy",
-    STANDIN,
-];
-
-/// Those of them that a release image's PID 1 accepts (`guest-image/init`): none that lets the host look inside, by the agent's
-/// debug console, its log on a port, or tracing.
-pub const RELEASE_KEYS: [&str; 10] = [
-    "agent.cdi_timeout",
-    "agent.hotplug_timeout",
-    "agent.log",
-    "console",
-    "dm-mod.create",
-    "panic",
-    "quiet",
-    "ro",
-    "root",
-    "rootfstype",
-];
-
 /// Value of `console` by which the kernel takes none (Linux, `kernel/printk/printk.c`, `console_setup`).
 pub const NO_CONSOLE: &str = "null";
-
-/// Misbehaviour of the stand-in agent, for tests; only images of the dev profile may ask for it.
-pub const STANDIN: &str = "coffer.standin";
 
 /// A checked kernel command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +92,7 @@ impl Cmdline {
 
     /// The first key that a release image's guest refuses.
     pub fn beyond_release(&self) -> Option<&'static str> {
-        self.0.iter().map(|param| param.key).find(|key| !RELEASE_KEYS.contains(key))
+        self.0.iter().map(|param| param.key).find(|key| !kernel_keys::ALWAYS.contains(key))
     }
 
     /// Whether the guest has a console: without the key the kernel takes what it finds.
@@ -158,9 +111,8 @@ impl Param {
     fn parse(rest: &str, at: usize) -> Result<(Self, usize), CmdlineError> {
         let key_len = rest.find(['=', ' ', '"']).unwrap_or(rest.len());
         let written = &rest[..key_len];
-        let key = KEYS
-            .into_iter()
-            .find(|k| *k == written)
+        let key = kernel_keys::all()
+            .find(|key| *key == written)
             .ok_or_else(|| CmdlineError::UnknownKey { key: written.chars().take(60).collect() })?;
         let Some(value) = rest[key_len..].strip_prefix('=') else {
             return match rest[key_len..].starts_with('"') {
@@ -207,15 +159,6 @@ impl fmt::Display for Cmdline {
 mod tests {
     use super::*;
     use proptest::prelude::*;
-
-    #[test]
-    fn keys_are_listed_once() {
-        let mut keys = KEYS.to_vec();
-        keys.sort_unstable();
-        keys.dedup();
-        assert_eq!(keys.len(), KEYS.len());
-        assert!(RELEASE_KEYS.iter().all(|key| KEYS.contains(key)));
-    }
 
     #[test]
     fn a_real_line_is_kept() {

@@ -22,8 +22,9 @@
 use std::time::Duration;
 
 use measurement::ovmf::Acceptance;
+use shared_types::Accelerator;
 
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::VmSpec;
 use crate::units::{MemorySize, Vcpus};
 
 /// What the host runs on.

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 
-use crate::config::{Accel, NodeConfig};
+use shared_types::Accelerator;
+
+use crate::config::{AutoOr, NodeConfig};
 use crate::passthrough::tests::{Board, devices};
 use crate::passthrough::{Access, HostDevices};
 use crate::path::{AbsolutePath, SocketPath};
@@ -111,7 +113,7 @@ fn is_qmp_only(id: &str) -> bool {
     id == CONTROLLER_ID || id.strip_prefix("host").is_some_and(|rank| rank.parse::<u8>().is_ok())
 }
 
-fn any_host() -> impl Strategy<Value = (i64, HostFacts, Accel)> {
+fn any_host() -> impl Strategy<Value = (i64, HostFacts, AutoOr<Accelerator>)> {
     let nics = proptest::collection::vec((1u16..=8, any::<bool>()), 0..=25);
     let board = (0usize..=8, 0usize..=4, 1u32..=4, any::<bool>());
     (1i64..=255, nics, any::<bool>(), any::<bool>(), board).prop_map(|(vcpus, nics, user, tcg, board)| {
@@ -123,7 +125,7 @@ fn any_host() -> impl Strategy<Value = (i64, HostFacts, Accel)> {
         nics.truncate(25_usize.saturating_sub(if passthrough.devices.is_empty() { 0 } else { host_slots }));
         let host = if user { vhost_user(nics) } else { vhost(nics) };
         let host = HostFacts { passthrough, ..host };
-        (vcpus, host, if tcg { Accel::Tcg } else { Accel::Auto })
+        (vcpus, host, if tcg { AutoOr::Is(Accelerator::Tcg) } else { AutoOr::Auto })
     })
 }
 
@@ -225,7 +227,7 @@ fn what_is_opened_by_name_depends_on_the_vm() {
     };
     let plain = opens(&NodeConfig::default(), &vhost(vec![nic(2, true)]));
     assert_eq!((plain.files.len(), plain.nodes), (2, vec!["/dev/kvm".into()]));
-    let emulated = opens(&NodeConfig { accel: Accel::Tcg, ..ovmf() }, &vhost_user(vec![]));
+    let emulated = opens(&NodeConfig { accel: AutoOr::Is(Accelerator::Tcg), ..ovmf() }, &vhost_user(vec![]));
     assert_eq!((emulated.files.len(), emulated.nodes.len(), emulated.sockets.len()), (3, 0, 0));
     let board = Board { access: |_| Access::Group, ..Board::h100(2) };
     let by_group = opens(&NodeConfig::default(), &with(devices(&board)));

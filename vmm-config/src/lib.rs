@@ -30,7 +30,6 @@ pub mod digest;
 pub mod expect;
 pub mod hotplug;
 pub mod image;
-pub mod net;
 pub mod opens;
 pub mod passthrough;
 pub mod path;

@@ -2,10 +2,11 @@
 
 use std::path::PathBuf;
 
+use shared_types::{Accelerator, PciAddress};
+
 use crate::config::QuoteAddress;
-use crate::passthrough::HostAddress;
 use crate::qemu::{ConfidentialGuest, DeviceBackend};
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::VmSpec;
 
 /// What QEMU must find below its root directory, each at its own path. What is relative is in its working directory.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -17,7 +18,7 @@ pub struct Opens {
     /// Sockets that it connects to.
     pub sockets: Vec<PathBuf>,
     /// Devices that it opens by their IOMMU groups, whose nodes the host knows.
-    pub groups: Vec<HostAddress>,
+    pub groups: Vec<PciAddress>,
     /// Whether it makes vsock sockets of the host's.
     pub vsock: bool,
 }

@@ -1,10 +1,10 @@
 //! From configuration, image, request and host to one VM.
 
 use measurement::ovmf::{Acceptance, Kind};
+use shared_types::{Accelerator, Cid, KvmTrial, NicMac};
 
-use crate::config::{Accel, NodeConfig};
+use crate::config::{AutoOr, NodeConfig};
 use crate::image::{ImageManifest, ImageProfile};
-use crate::net::MacAddress;
 use crate::passthrough::{self, DevicesError, HostDevices};
 use crate::path::SocketPath;
 use crate::pci::{BusFull, PciSlots};
@@ -13,7 +13,7 @@ use crate::qemu::{
     RootDisk, ScsiController, Vsock, VsockBackend,
 };
 use crate::request::PodRequest;
-use crate::spec::{Accelerator, Cid, QemuFd, VmSpec};
+use crate::spec::{QemuFd, VmSpec};
 use crate::tee::{self, HostTee, TeeError};
 use crate::units::{MemorySize, Vcpus};
 
@@ -27,7 +27,7 @@ const QEMU_OVERHEAD: MemorySize = MemorySize::from_mib(64);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostFacts {
     /// Whether KVM runs a guest. Not looked at where the configuration says `accel = "tcg"`.
-    pub kvm: Kvm,
+    pub kvm: KvmTrial,
     /// How the agent will be reached.
     pub vsock: VsockFacts,
     /// The pod's interfaces, in the order in which the guest shall see them.
@@ -42,18 +42,6 @@ pub struct HostFacts {
     pub acceptance: Acceptance,
     /// Host devices that the VM gets.
     pub passthrough: HostDevices,
-}
-
-/// The result of a trial run of KVM.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Kvm {
-    /// A guest ran.
-    Works,
-    /// It did not.
-    Fails {
-        /// Why, for people.
-        reason: String,
-    },
 }
 
 /// How the agent will be reached.
@@ -75,7 +63,7 @@ pub enum VsockFacts {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct NicFacts {
     /// Its address.
-    pub mac: MacAddress,
+    pub mac: NicMac,
     /// Largest packet in bytes, 68 (IPv4's least) and up.
     pub mtu: u16,
     /// Queue pairs, 1 to 8; [`queues_for`] says how many are worth opening.
@@ -127,7 +115,7 @@ pub enum PlanError {
     )]
     Nic {
         /// Its address.
-        mac: MacAddress,
+        mac: NicMac,
         /// Its queues.
         queues: u16,
         /// Its MTU.
@@ -144,11 +132,13 @@ pub fn queues_for(vcpus: Vcpus) -> u16 {
 ///
 /// # Errors
 /// [`PlanError::NoKvm`].
-pub fn accelerator(config: &NodeConfig, kvm: &Kvm) -> Result<Accelerator, PlanError> {
+pub fn accelerator(config: &NodeConfig, kvm: &KvmTrial) -> Result<Accelerator, PlanError> {
     match (config.accel, kvm) {
-        (Accel::Tcg, _) | (Accel::Auto, Kvm::Fails { .. }) => Ok(Accelerator::Tcg),
-        (Accel::Auto | Accel::Kvm, Kvm::Works) => Ok(Accelerator::Kvm),
-        (Accel::Kvm, Kvm::Fails { reason }) => Err(PlanError::NoKvm { reason: reason.clone() }),
+        (AutoOr::Is(Accelerator::Tcg), _) | (AutoOr::Auto, KvmTrial::Fails { .. }) => Ok(Accelerator::Tcg),
+        (AutoOr::Auto | AutoOr::Is(Accelerator::Kvm), KvmTrial::Works) => Ok(Accelerator::Kvm),
+        (AutoOr::Is(Accelerator::Kvm), KvmTrial::Fails { reason }) => {
+            Err(PlanError::NoKvm { reason: reason.clone() })
+        }
     }
 }
 
@@ -273,6 +263,8 @@ fn check_budget(
 
 #[cfg(test)]
 pub(crate) mod tests {
+    use shared_types::Mac;
+
     use super::*;
     use crate::image::tests::manifest;
     use crate::request::OciLimits;
@@ -291,14 +283,18 @@ pub(crate) mod tests {
         PodRequest::new(&NodeConfig::default(), "pod-1", [], limits).unwrap()
     }
 
+    fn mac(last: u8) -> NicMac {
+        Mac([2, 0, 0, 0, 0, last]).try_into().unwrap()
+    }
+
     pub(crate) fn nic(queues: u16, vhost: bool) -> NicFacts {
-        NicFacts { mac: "02:00:00:00:00:01".parse().unwrap(), mtu: 1450, queues, vhost }
+        NicFacts { mac: mac(1), mtu: 1450, queues, vhost }
     }
 
     pub(crate) fn vhost(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::Vhost { cid: Cid::new(4242).unwrap() };
         HostFacts {
-            kvm: Kvm::Works,
+            kvm: KvmTrial::Works,
             vsock,
             nics,
             memory_budget: None,
@@ -311,7 +307,7 @@ pub(crate) mod tests {
 
     pub(crate) fn vhost_user(nics: Vec<NicFacts>) -> HostFacts {
         let vsock = VsockFacts::VhostUser { socket: SocketPath::new("vsock.sock").unwrap() };
-        let kvm = Kvm::Fails { reason: "trial guest hung".into() };
+        let kvm = KvmTrial::Fails { reason: "trial guest hung".into() };
         HostFacts { kvm, vsock, ..vhost(nics) }
     }
 
@@ -365,17 +361,20 @@ pub(crate) mod tests {
         let spec = try_plan(&NodeConfig::default(), &vhost(vec![nic(1, false)])).unwrap();
         assert_eq!(spec.root_path().to_string(), "01");
         assert_eq!(spec.nic_path(nic(1, false).mac).unwrap().to_string(), "06");
-        assert_eq!(spec.nic_path("02:00:00:00:00:09".parse().unwrap()), None);
+        assert_eq!(spec.nic_path(mac(9)), None);
     }
 
     #[test]
     fn accel_follows_configuration_then_probe() {
         let config = |accel| NodeConfig { accel, ..NodeConfig::default() };
-        let fails = Kvm::Fails { reason: "no /dev/kvm".into() };
-        assert_eq!(accelerator(&config(Accel::Auto), &Kvm::Works), Ok(Accelerator::Kvm));
-        assert_eq!(accelerator(&config(Accel::Auto), &fails), Ok(Accelerator::Tcg));
-        assert_eq!(accelerator(&config(Accel::Tcg), &Kvm::Works), Ok(Accelerator::Tcg));
-        let error = accelerator(&config(Accel::Kvm), &fails).unwrap_err();
+        let fails = KvmTrial::Fails { reason: "no /dev/kvm".into() };
+        assert_eq!(accelerator(&config(AutoOr::Auto), &KvmTrial::Works), Ok(Accelerator::Kvm));
+        assert_eq!(accelerator(&config(AutoOr::Auto), &fails), Ok(Accelerator::Tcg));
+        assert_eq!(
+            accelerator(&config(AutoOr::Is(Accelerator::Tcg)), &KvmTrial::Works),
+            Ok(Accelerator::Tcg)
+        );
+        let error = accelerator(&config(AutoOr::Is(Accelerator::Kvm)), &fails).unwrap_err();
         assert!(error.to_string().contains("no /dev/kvm"));
     }
 

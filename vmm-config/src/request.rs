@@ -14,10 +14,9 @@
 //! count only where there is no CRI, because then the container is the pod.
 
 use std::collections::BTreeMap;
-use std::error::Error;
-use std::iter;
 
 use measurement::initdata::{self, InitData};
+use shared_types::one_line;
 
 use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
@@ -275,7 +274,7 @@ impl Annotations<'_> {
     fn initdata(&self) -> Result<Option<InitData>, RequestError> {
         let Some(text) = self.all.get(initdata::annotation::NAME) else { return Ok(None) };
         let read = initdata::annotation::decode(text);
-        read.map(Some).map_err(|error| RequestError::Initdata { reason: with_causes(&error) })
+        read.map(Some).map_err(|error| RequestError::Initdata { reason: one_line(&error) })
     }
 
     fn not_for_this_node(&self) -> Vec<IgnoredAnnotation> {
@@ -293,11 +292,6 @@ impl Annotations<'_> {
             })
             .collect()
     }
-}
-
-fn with_causes(error: &dyn Error) -> String {
-    let causes = iter::successors(Some(error), |error: &&dyn Error| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn positive(number: Option<i64>) -> Option<u64> {

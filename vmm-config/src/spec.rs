@@ -3,9 +3,8 @@
 use std::fmt;
 
 use measurement::ovmf::Acceptance;
+use shared_types::{Accelerator, NicMac, PciAddress};
 
-use crate::net::MacAddress;
-use crate::passthrough::HostAddress;
 pub use crate::path::SocketPath;
 use crate::pci::GuestPciPath;
 use crate::qemu::{
@@ -13,25 +12,6 @@ use crate::qemu::{
     Pvpanic, Qmp, Rng, RootDisk, ScsiController, VfioDevice, Vsock, VsockBackend,
 };
 use crate::units::{Vcpus, VmMemory, VmName};
-
-/// What executes the guest, after the host was probed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accelerator {
-    /// The host's virtualisation.
-    Kvm,
-    /// QEMU's emulation.
-    Tcg,
-}
-
-impl Accelerator {
-    /// QEMU's name of it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Self::Kvm => "kvm",
-            Self::Tcg => "tcg",
-        }
-    }
-}
 
 /// Number of a file descriptor in the QEMU process; Coffer puts the file there when it starts QEMU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -86,24 +66,8 @@ pub enum FdRole {
     /// The node in `/dev/vfio/devices` of a host device.
     Vfio {
         /// The device on the host.
-        address: HostAddress,
+        address: PciAddress,
     },
-}
-
-/// A vsock context id of a guest: 3 and up, and not the wildcard (`linux/vm_sockets.h`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub struct Cid(u32);
-
-impl Cid {
-    /// Checks that a guest can have the id.
-    pub const fn new(cid: u32) -> Option<Self> {
-        if cid > 2 && cid < u32::MAX { Some(Self(cid)) } else { None }
-    }
-
-    /// The id.
-    pub const fn get(self) -> u32 {
-        self.0
-    }
 }
 
 /// One VM, completely described.
@@ -170,7 +134,7 @@ impl VmSpec {
     }
 
     /// Where the guest finds the interface with this address.
-    pub fn nic_path(&self, mac: MacAddress) -> Option<GuestPciPath> {
+    pub fn nic_path(&self, mac: NicMac) -> Option<GuestPciPath> {
         self.nics.iter().find(|nic| nic.mac == mac).map(Nic::guest_path)
     }
 
@@ -211,18 +175,5 @@ impl VmSpec {
         }
         fds.sort_unstable_by_key(|(fd, _)| *fd);
         fds
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reserved_context_ids_are_no_guests() {
-        for reserved in [0, 1, 2, u32::MAX] {
-            assert_eq!(Cid::new(reserved), None);
-        }
-        assert_eq!(Cid::new(3).map(Cid::get), Some(3));
     }
 }

@@ -4,12 +4,12 @@
 
 use measurement::initdata::InitData;
 use measurement::ovmf::Kind;
+use shared_types::Accelerator;
 
 use crate::config::{NodeConfig, QuoteService, Tee};
 use crate::image::{ImageManifest, ImageProfile};
 use crate::qemu::{ConfidentialGuest, SnpGuest, TdxGuest};
 use crate::request::PodRequest;
-use crate::spec::Accelerator;
 
 /// The confidential computing that the host's processor and kernel offer to guests.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,10 +4,10 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use gpu::owner::{CC_MANAGER_READY, Ownership, Policy, ownership};
+use gpu::owner::{CC_MANAGER_READY, Ownership, ownership};
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
-use gpu::{Mode, Phase, set};
+use gpu::{Mode, ModePolicy, Phase, set};
 
 use super::Host;
 use super::claim::{Quarantined, claim};
@@ -23,7 +23,7 @@ pub(super) async fn mode(
     let ready = host.root.join(Path::new(CC_MANAGER_READY).strip_prefix("/")?);
     // Who runs this command has decided to manage; only NVIDIA's cc-manager stands above that.
     ensure!(
-        ownership(Policy::Manage, &ready) == Ownership::Manage,
+        ownership(ModePolicy::Manage, &ready) == Ownership::Manage,
         "NVIDIA's cc-manager owns the mode of this node's GPUs ({} is there); set the node's label \
          nvidia.com/cc.mode instead",
         ready.display()

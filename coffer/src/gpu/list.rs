@@ -3,10 +3,11 @@
 use std::io::Write;
 
 use anyhow::{Result, ensure};
+use gpu::Kind;
 use gpu::chip::Capability;
 use gpu::lock::{self, Look};
 use gpu::quarantine::Quarantine;
-use gpu::sysfs::{Function, Inventory, Kind};
+use gpu::sysfs::{Function, Inventory};
 use gpu::{Mode, Progress};
 use serde::Serialize;
 

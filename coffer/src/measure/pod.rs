@@ -10,14 +10,15 @@ use measurement::initdata::{HostData, MrConfigId};
 use measurement::ovmf::{Acceptance, Firmware};
 use pod_manifest::Pod;
 use serde_json::{Value, json};
+use shared_types::{Cid, KvmTrial, Mac};
 use vmm_config::config::{NodeConfig, Tee};
 use vmm_config::expect::{Expectation, expectation, platform};
 use vmm_config::image::ImageManifest;
 use vmm_config::passthrough::HostDevices;
 use vmm_config::path::AbsolutePath;
-use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
+use vmm_config::plan::{HostFacts, NicFacts, VsockFacts, plan, queues_for};
 use vmm_config::request::{OciLimits, PodRequest};
-use vmm_config::spec::{Cid, VmSpec};
+use vmm_config::spec::VmSpec;
 use vmm_config::tee::{HostTee, SevAddressing};
 
 use super::trustee::Resource;
@@ -372,14 +373,14 @@ pub(super) fn vm(planned: &Planned, class: Class) -> Result<(VmSpec, Vec<u8>)> {
         Class::CofferTdx => Some(HostTee::Tdx),
     };
     let nic = NicFacts {
-        mac: "02:00:00:00:00:01".parse()?,
+        mac: Mac([2, 0, 0, 0, 0, 1]).try_into()?,
         mtu: 1500,
         queues: queues_for(request.vcpus),
         vhost: true,
     };
     let (Some(tee), Some(cid)) = (tee, Cid::new(3)) else { bail!("no host can be described") };
     let host = HostFacts {
-        kvm: Kvm::Works,
+        kvm: KvmTrial::Works,
         vsock: VsockFacts::Vhost { cid },
         nics: vec![nic],
         memory_budget: None,

@@ -22,8 +22,8 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use gpu::Kind;
 use gpu::PciAddress;
-use gpu::sysfs::Kind;
 
 pub use error::Error;
 pub use find::Finder;

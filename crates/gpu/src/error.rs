@@ -178,18 +178,6 @@ impl Cause {
     }
 }
 
-/// An error and all that is underneath.
-pub(crate) fn with_causes(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(cause) = source {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        source = cause.source();
-    }
-    text
-}
-
 /// What persistent settings will make of a GPU.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PendingMode {

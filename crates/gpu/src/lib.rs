@@ -12,7 +12,6 @@
 //! Everything that waits is async and reports its progress. Register accesses are made in place: they take
 //! microseconds. Resets block in the kernel and run on threads of their own.
 
-mod address;
 pub mod boot;
 pub mod chip;
 mod error;
@@ -36,10 +35,10 @@ pub mod sysfs;
 mod thread;
 mod wait;
 
-pub use address::{BadAddress, PciAddress};
 pub use chip::{Chip, DeviceId};
 pub use error::{Cause, Failure, PendingMode};
 pub use gpu::{Assignable, Attached, Gpu, Unverified, Verified};
-pub use mode::{InvalidMode, Mode};
+pub use mode::InvalidMode;
 pub use progress::{Phase, Progress};
+pub use shared_types::{BadPciAddress, GpuMode as Mode, ModePolicy, NvidiaKind as Kind, PciAddress};
 pub use switch::Plan;

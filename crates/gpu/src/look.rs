@@ -85,7 +85,7 @@ pub async fn answers(device: &Path) -> io::Result<bool> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::sysfs::Kind;
+    use crate::Kind;
     use crate::{Chip, DeviceId};
 
     fn hopper(path: &Path) -> Function {

@@ -1,36 +1,9 @@
 //! Confidential-computing modes, and the register that tells the active one.
 
-use std::fmt;
-
-use serde::{Deserialize, Serialize};
+use shared_types::GpuMode as Mode;
 
 use crate::chip::Family;
 use crate::registers::At;
-
-/// In which mode a GPU or NVSwitch runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Mode {
-    /// No confidential computing.
-    Off,
-    /// Confidential computing.
-    On,
-    /// Confidential computing with debugging: not confidential.
-    Devtools,
-    /// Protected PCIe: a whole Hopper board in one VM, NVLink unencrypted. GPUs and NVSwitches.
-    Ppcie,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Off => "off",
-            Self::On => "on",
-            Self::Devtools => "devtools",
-            Self::Ppcie => "ppcie",
-        })
-    }
-}
 
 /// Where the active mode is: Hopper's secure scratch group 20, the reset scratch of Blackwell and Rubin, the switch's own.
 /// `None` for a chip that is not known.

@@ -107,7 +107,8 @@ async fn open_vfio(function: &Function, dev: &Path) -> Result<Box<dyn Registers>
 mod tests {
     use super::*;
     use crate::DeviceId;
-    use crate::sysfs::{IommuGroup, Kind};
+    use crate::Kind;
+    use crate::sysfs::IommuGroup;
 
     fn function(driver: Option<&str>, path: &Path) -> Function {
         Function {

@@ -3,18 +3,10 @@
 use std::io;
 use std::path::Path;
 
+use shared_types::ModePolicy;
+
 /// The file that NVIDIA's cc-manager leaves while it looks after a node's GPUs.
 pub const CC_MANAGER_READY: &str = "/run/nvidia/validations/.cc-manager-ctr-ready";
-
-/// What the node's configuration says.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Policy {
-    /// Never write a mode.
-    #[default]
-    Verify,
-    /// Write the mode that a pod needs, unless somebody else owns it.
-    Manage,
-}
 
 /// What may be done to a mode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,11 +19,11 @@ pub enum Ownership {
 
 /// Decides. Whoever cannot tell whether cc-manager is there must not write.
 #[must_use]
-pub fn ownership(policy: Policy, cc_manager_ready: &Path) -> Ownership {
+pub fn ownership(policy: ModePolicy, cc_manager_ready: &Path) -> Ownership {
     let absent = std::fs::symlink_metadata(cc_manager_ready)
         .err()
         .is_some_and(|error| matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory));
-    if policy == Policy::Manage && absent { Ownership::Manage } else { Ownership::VerifyOnly }
+    if policy == ModePolicy::Manage && absent { Ownership::Manage } else { Ownership::VerifyOnly }
 }
 
 #[cfg(test)]
@@ -42,9 +34,9 @@ mod tests {
     fn cc_manager_wins() {
         let folder = tempfile::tempdir().unwrap();
         let ready = folder.path().join("ready");
-        assert_eq!(ownership(Policy::Manage, &ready), Ownership::Manage);
-        assert_eq!(ownership(Policy::default(), &ready), Ownership::VerifyOnly);
+        assert_eq!(ownership(ModePolicy::Manage, &ready), Ownership::Manage);
+        assert_eq!(ownership(ModePolicy::Verify, &ready), Ownership::VerifyOnly);
         std::fs::write(&ready, "").unwrap();
-        assert_eq!(ownership(Policy::Manage, &ready), Ownership::VerifyOnly);
+        assert_eq!(ownership(ModePolicy::Manage, &ready), Ownership::VerifyOnly);
     }
 }

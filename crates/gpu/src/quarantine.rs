@@ -8,9 +8,9 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
+use shared_types::one_line;
 
 use crate::PciAddress;
-use crate::error::with_causes;
 
 /// What can go wrong with the records.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +57,7 @@ impl Entry {
     /// An entry of now.
     #[must_use]
     pub fn now(error: &dyn std::error::Error, sandbox: &str) -> Self {
-        let reason = with_causes(error);
+        let reason = one_line(error);
         let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
         Self { reason, sandbox: sandbox.to_owned(), since }
     }

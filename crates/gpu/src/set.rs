@@ -1,9 +1,9 @@
 //! Several GPUs at once: which sets there can be, and switching all of a set in the time of one.
 
 use futures_util::future::join_all;
+use shared_types::one_line;
 
 use crate::chip::{Chip, Family};
-use crate::error::with_causes;
 use crate::{Assignable, Attached, Failure, Gpu, Mode, PciAddress, Unverified, Verified};
 
 /// A Hopper board: what protected PCIe takes.
@@ -175,7 +175,7 @@ pub enum Error {
 }
 
 fn text(failures: &[Failure], pending: &[PciAddress]) -> String {
-    let causes: Vec<_> = failures.iter().map(|failure| with_causes(failure)).collect();
+    let causes: Vec<_> = failures.iter().map(|failure| one_line(failure)).collect();
     let mut text = format!("{} of the GPUs failed: {}", failures.len(), causes.join("; "));
     if !pending.is_empty() {
         text.push_str(&format!(

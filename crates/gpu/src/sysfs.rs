@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 
 use crate::chip::{Chip, DeviceId, VENDOR};
 use crate::registers::ResetKind;
-use crate::{BadAddress, PciAddress};
+use crate::{BadPciAddress, Kind, PciAddress};
 use attribute::{hex, link_name, optional, resource};
 pub use group::{GroupFunction, IommuGroup};
 
@@ -44,7 +44,7 @@ pub enum Error {
         path: PathBuf,
         /// Why.
         #[source]
-        source: BadAddress,
+        source: BadPciAddress,
     },
     /// No such device.
     #[error("there is no PCI device {address} on this host")]
@@ -52,25 +52,6 @@ pub enum Error {
         /// Its address.
         address: PciAddress,
     },
-}
-
-/// GPU or switch: decided by the PCI class.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// Display controllers: 3D (0x0302) and VGA (0x0300).
-    Gpu,
-    /// "Other bridge" (0x0680). Not to be mixed up with a host bridge, 0x0600.
-    NvSwitch,
-}
-
-impl Kind {
-    fn of_class(class: u32) -> Option<Self> {
-        match class >> 8 {
-            0x0300 | 0x0302 => Some(Self::Gpu),
-            0x0680 => Some(Self::NvSwitch),
-            _ => None,
-        }
-    }
 }
 
 /// One memory BAR.

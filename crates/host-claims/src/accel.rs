@@ -12,10 +12,11 @@ mod guest;
 mod memory;
 
 use std::fs::File;
-use std::io::{BufRead, BufReader};
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use shared_types::{Cpu, KvmTrial};
 use tokio::sync::oneshot;
 
 use crate::sys;
@@ -25,18 +26,6 @@ const EXITS: Duration = Duration::from_millis(40);
 /// What it may take in all, on a host that has other things to do. A KVM that hangs costs this once; one that works and is
 /// taken for one that hangs would be remembered as that.
 const WALL_TIME: Duration = Duration::from_secs(10);
-
-/// How guests are run on this host.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Accel {
-    /// By hardware.
-    Kvm,
-    /// By translation: slow, and needs nothing of the host.
-    Tcg {
-        /// What is wrong with KVM, for the log.
-        reason: String,
-    },
-}
 
 /// Why KVM cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -59,7 +48,7 @@ enum Broken {
 
 /// Probes `/dev/kvm`, or recalls from the file `memory` what the last probe found. Never fails: what does not work is
 /// a reason not to use it.
-pub async fn probe(memory: &Path) -> Accel {
+pub async fn probe(memory: &Path) -> KvmTrial {
     let device = Path::new("/dev/kvm");
     if let Some(verdict) = memory::recall(memory, device) {
         return verdict;
@@ -70,26 +59,24 @@ pub async fn probe(memory: &Path) -> Accel {
 }
 
 /// Probes `/dev/kvm`, whatever an earlier probe found, and remembers nothing.
-pub async fn trial() -> Accel {
+pub async fn trial() -> KvmTrial {
     probe_at(Path::new("/dev/kvm")).await
 }
 
-/// Whether this host is a VM itself: the processor has the flag that hypervisors set for their guests.
+/// The host's processor; without flags and names where nothing is said of it.
 #[must_use]
-pub fn is_vm() -> bool {
-    File::open("/proc/cpuinfo").is_ok_and(|cpuinfo| has_hypervisor(BufReader::new(cpuinfo)))
+pub fn cpu() -> Cpu {
+    let mut text = Vec::new();
+    let read = File::open("/proc/cpuinfo").and_then(|file| file.take(Cpu::BYTES).read_to_end(&mut text));
+    // What was read before an error is as good.
+    drop(read);
+    Cpu::parse(&String::from_utf8_lossy(&text))
 }
 
-/// By the first processor's line; the whole file is long on a large host.
-fn has_hypervisor(cpuinfo: impl BufRead) -> bool {
-    let flags = cpuinfo.lines().map_while(Result::ok).find(|line| line.starts_with("flags"));
-    flags.is_some_and(|flags| flags.split_whitespace().any(|flag| flag == "hypervisor"))
-}
-
-async fn probe_at(device: &Path) -> Accel {
+async fn probe_at(device: &Path) -> KvmTrial {
     match run(device.to_owned()).await {
-        Ok(()) => Accel::Kvm,
-        Err(broken) => Accel::Tcg { reason: broken.to_string() },
+        Ok(()) => KvmTrial::Works,
+        Err(broken) => KvmTrial::Fails { reason: broken.to_string() },
     }
 }
 
@@ -120,20 +107,10 @@ async fn run(device: PathBuf) -> Result<(), Broken> {
 mod tests {
     use super::*;
 
-    #[test]
-    fn a_host_that_is_a_vm_is_told_by_its_first_processor() {
-        let of =
-            |flags: &str| format!("processor\t: 0\nvmx flags\t: hypervisor\nflags\t\t: fpu {flags} sse\n\n");
-        for (text, vm) in [(of("hypervisor"), true), (of("hypervisors"), false), (String::new(), false)] {
-            assert_eq!(has_hypervisor(text.as_bytes()), vm, "{text}");
-        }
-        assert!(!has_hypervisor(format!("{}{}", of(""), of("hypervisor")).as_bytes()));
-    }
-
     #[tokio::test]
     async fn a_device_that_is_missing_or_something_else_means_tcg() {
         for (path, part) in [("/dev/there-is-no-kvm", "cannot be opened"), ("/dev/null", "failed")] {
-            let Accel::Tcg { reason } = probe_at(Path::new(path)).await else { panic!("{path}") };
+            let KvmTrial::Fails { reason } = probe_at(Path::new(path)).await else { panic!("{path}") };
             assert!(reason.contains(part), "{reason}");
         }
     }

@@ -11,7 +11,7 @@ mod netns;
 mod redirect;
 mod tap;
 
-pub use endpoint::{Address, Endpoint, LinkFacts, Mac, Neighbour, Route};
+pub use endpoint::{Address, Endpoint, LinkFacts, Neighbour, Route};
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -13,7 +13,7 @@ use jail::{Jail, UserId};
 use serde::{Deserialize, Serialize};
 
 pub use gate::GateListener;
-pub use kernel::{Cid, KernelVsock};
+pub use kernel::KernelVsock;
 pub use user::{UserVsock, find_program};
 
 use crate::process::{self, Identity};

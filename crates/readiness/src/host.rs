@@ -4,14 +4,12 @@ use std::cell::OnceCell;
 use std::ffi::OsStr;
 use std::path::PathBuf;
 
+use shared_types::Cpu;
 use vmm_config::config::NodeConfig;
 
 use crate::probe::Probe;
 use crate::qemu::{Qemu, QemuError};
 use crate::root::Root;
-
-/// The first processor's part of `/proc/cpuinfo` is within so many bytes; the whole takes long on a large host.
-const CPUINFO: u64 = 8 << 10;
 
 /// A host.
 #[derive(Debug)]
@@ -25,39 +23,6 @@ pub struct Host<'a> {
     defaults: NodeConfig,
     cpu: Cpu,
     qemu: OnceCell<Option<Result<Qemu, QemuError>>>,
-}
-
-/// What `/proc/cpuinfo` says of the first processor.
-#[derive(Debug, Default)]
-pub(crate) struct Cpu {
-    pub(crate) vendor: String,
-    pub(crate) model: String,
-    flags: Vec<String>,
-}
-
-impl Cpu {
-    fn parse(text: &str) -> Self {
-        let mut cpu = Self::default();
-        for line in text.lines().take_while(|line| !line.is_empty()) {
-            let Some((key, value)) = line.split_once(':') else { continue };
-            match key.trim() {
-                "vendor_id" => value.trim().clone_into(&mut cpu.vendor),
-                "model name" => value.trim().clone_into(&mut cpu.model),
-                "flags" => cpu.flags = value.split_ascii_whitespace().map(str::to_owned).collect(),
-                _ => {}
-            }
-        }
-        cpu
-    }
-
-    pub(crate) fn has(&self, flag: &str) -> bool {
-        self.flags.iter().any(|f| f == flag)
-    }
-
-    /// Whether this machine is a VM itself.
-    pub(crate) fn is_guest(&self) -> bool {
-        self.has("hypervisor")
-    }
 }
 
 impl<'a> Host<'a> {
@@ -75,7 +40,7 @@ impl<'a> Host<'a> {
         config: Result<NodeConfig, String>,
         path: &OsStr,
     ) -> Self {
-        let cpuinfo = root.bytes("/proc/cpuinfo", CPUINFO).ok().flatten().unwrap_or_default();
+        let cpuinfo = root.bytes("/proc/cpuinfo", Cpu::BYTES).ok().flatten().unwrap_or_default();
         Self {
             root,
             probe,

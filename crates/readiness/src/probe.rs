@@ -9,6 +9,7 @@ use std::path::Path;
 use gpu::Mode;
 use gpu::sysfs::Function;
 use kvm_ioctls::Kvm;
+use shared_types::KvmTrial;
 
 use crate::connect::{self, Service};
 use crate::qemu::{self, Qemu, QemuError};
@@ -188,8 +189,8 @@ impl Probe for Real {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
         let runtime = runtime.map_err(|e| e.to_string())?;
         match runtime.block_on(host_claims::accel::trial()) {
-            host_claims::accel::Accel::Kvm => Ok(()),
-            host_claims::accel::Accel::Tcg { reason } => Err(reason),
+            KvmTrial::Works => Ok(()),
+            KvmTrial::Fails { reason } => Err(reason),
         }
     }
 

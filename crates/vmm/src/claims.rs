@@ -3,6 +3,7 @@
 use host_claims::cgroup::SandboxCgroup;
 use host_claims::net::{Endpoint, Network};
 use host_claims::vsock::Vsock;
+use shared_types::one_line;
 
 use crate::devices::Devices;
 use crate::state::StateDir;
@@ -45,16 +46,4 @@ impl Claims {
         }
         failures
     }
-}
-
-/// An error with its causes on one line, joined by `: `.
-pub fn one_line(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text.push_str(": ");
-        text.push_str(&error.to_string());
-        cause = error.source();
-    }
-    text.replace('\n', " ")
 }

@@ -1,7 +1,7 @@
 //! How a VM ended, in words that an operator can act on.
 
 use serde_json::Value;
-use vmm_config::passthrough::HostAddress;
+use shared_types::PciAddress;
 
 use crate::diagnose::diagnose;
 use crate::lost::Loss;
@@ -126,7 +126,7 @@ pub enum Cause {
     /// The guest powered itself off or reset.
     GuestShutDown,
     /// A GPU was lost, and the VM ended for it.
-    DeviceLost(HostAddress, Loss),
+    DeviceLost(PciAddress, Loss),
     /// QEMU went away by itself or was killed.
     QemuDied,
 }

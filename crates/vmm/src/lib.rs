@@ -18,6 +18,6 @@ pub mod qmp;
 pub mod state;
 mod vm;
 
-pub use claims::{Claims, one_line};
+pub use claims::Claims;
 pub use disks::Layer;
 pub use vm::{Gone, Vm};

@@ -12,8 +12,8 @@ use std::future::pending;
 use std::path::Path;
 use std::time::Duration;
 
+use shared_types::PciAddress;
 use tokio::time::sleep;
-use vmm_config::passthrough::HostAddress;
 use vmm_config::qemu::VfioDevice;
 
 use crate::lines::Tail;
@@ -27,7 +27,7 @@ const RECLAIMED: &str = "does not support hotplugging";
 const PAUSE: Duration = Duration::from_millis(500);
 
 /// Waits until a VM that boots has lost one of its devices, by what QEMU says or by what the host sees.
-pub(crate) async fn in_boot(stderr: &Tail, devices: &[VfioDevice], sysfs: &Path) -> (HostAddress, Loss) {
+pub(crate) async fn in_boot(stderr: &Tail, devices: &[VfioDevice], sysfs: &Path) -> (PciAddress, Loss) {
     let told = async {
         told(stderr).await;
         match find(&stderr.lines(), devices) {
@@ -43,7 +43,7 @@ pub(crate) async fn in_boot(stderr: &Tail, devices: &[VfioDevice], sysfs: &Path)
 
 /// Waits until a device does not answer at two looks in a row: while an error on a bus is being corrected, everything on it
 /// is away for a moment.
-async fn absent(devices: &[VfioDevice], sysfs: &Path) -> HostAddress {
+async fn absent(devices: &[VfioDevice], sysfs: &Path) -> PciAddress {
     let mut suspect = None;
     loop {
         sleep(PAUSE).await;
@@ -90,7 +90,7 @@ impl fmt::Display for Loss {
 }
 
 /// The first of these devices that QEMU complains of.
-pub(crate) fn find(stderr: &[String], devices: &[VfioDevice]) -> Option<(HostAddress, Loss)> {
+pub(crate) fn find(stderr: &[String], devices: &[VfioDevice]) -> Option<(PciAddress, Loss)> {
     stderr.iter().find_map(|line| {
         let loss = match line {
             line if line.contains(BUS_ERROR) => Loss::BusError,
@@ -112,7 +112,8 @@ pub(crate) fn find(stderr: &[String], devices: &[VfioDevice]) -> Option<(HostAdd
 
 #[cfg(test)]
 mod tests {
-    use vmm_config::passthrough::{BarSpace, Kind, PciId};
+    use shared_types::NvidiaKind;
+    use vmm_config::passthrough::{BarSpace, PciId};
     use vmm_config::pci::PciSlots;
     use vmm_config::qemu::{DeviceBackend, PortBus, RootPort};
 
@@ -122,7 +123,7 @@ mod tests {
         let slot = PciSlots::new().take().unwrap();
         VfioDevice {
             address: address.parse().unwrap(),
-            kind: Kind::Gpu,
+            kind: NvidiaKind::Gpu,
             id: PciId { vendor: 0x10de, device: 0x2330 },
             port: RootPort { index: 0, bus: PortBus::Board, slot, space: BarSpace::default() },
             backend: DeviceBackend::Group,

@@ -12,7 +12,9 @@ use vmm_config::deadline::Ground;
 use vmm_config::hotplug::Lun;
 use vmm_config::qemu::VfioDevice;
 
-use crate::claims::{Claims, one_line};
+use shared_types::one_line;
+
+use crate::claims::Claims;
 use crate::disks::{DiskError, Disks, Layer};
 use crate::ended::{Cause, Ended, LastWords, Signs};
 use crate::gate::{Gate, NotReady};

@@ -27,7 +27,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let path = path.parse()?;
     for _ in 0..2 {
         let began = Instant::now();
-        let resource = client.resource(&path).map_err(|error| attest::service::chain(&error))?;
+        let resource = client.resource(&path).map_err(|error| shared_types::one_line(&error))?;
         eprintln!("{} bytes in {} ms", resource.len(), began.elapsed().as_millis());
         std::io::stdout().write_all(&resource)?;
     }

@@ -15,8 +15,9 @@ use attest::evidence::sample::Sample;
 use attest::evidence::tsm::{Kind, REPORTS, Tsm};
 use attest::evidence::{Attester, Cpu, Declared};
 use attest::gpus;
+use attest::service::Service;
 use attest::service::server::{self, ADDRESS};
-use attest::service::{Service, chain};
+use shared_types::one_line;
 
 /// Where PID 1 puts the checked initdata.
 const INITDATA: &str = "/run/confidential-containers/initdata";
@@ -43,7 +44,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            say(&format!("no keys for this pod: {}", chain(&error)));
+            say(&format!("no keys for this pod: {}", one_line(&error)));
             ExitCode::FAILURE
         }
     }
@@ -78,7 +79,7 @@ fn ready(client: &Client) {
         match client.token() {
             Ok(_) => return say("the GPUs are attested, and take work"),
             Err(error) => {
-                say(&format!("the GPUs take no work: {}", chain(&error)));
+                say(&format!("the GPUs take no work: {}", one_line(&error)));
                 if !matches!(error, BrokerError::Http { .. }) {
                     return;
                 }

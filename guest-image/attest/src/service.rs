@@ -6,6 +6,7 @@ use std::borrow::Cow;
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
+use shared_types::one_line;
 
 use crate::broker::{BrokerError, Client, HttpError};
 use crate::config::ConfigError;
@@ -194,19 +195,8 @@ fn parameter<'a>(query: &'a str, name: &str) -> Option<Cow<'a, str>> {
     String::from_utf8(bytes).ok().map(Cow::Owned)
 }
 
-/// The whole of an error in one line.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        text = format!("{text}: {error}");
-        source = error.source();
-    }
-    text
-}
-
 fn no_evidence(error: &EvidenceError) -> Answer {
-    Answer::error(503, &chain(error))
+    Answer::error(503, &one_line(error))
 }
 
 fn failed(error: &BrokerError) -> Answer {
@@ -219,12 +209,12 @@ fn failed(error: &BrokerError) -> Answer {
         | BrokerError::Token { .. }
         | BrokerError::Sealed { .. } => 502,
     };
-    Answer::error(status, &chain(error))
+    Answer::error(status, &one_line(error))
 }
 
 /// The line about a configuration that cannot be used.
 pub fn unusable(error: &ConfigError) -> String {
-    chain(error)
+    one_line(error)
 }
 
 #[cfg(test)]

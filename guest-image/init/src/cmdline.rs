@@ -8,43 +8,9 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
+use shared_types::kernel_keys::{ALWAYS, INSIGHT, STANDIN};
+
 use crate::profile::Profile;
-
-/// Keys of every image: what the builder writes, and limits of the agent. What the agent has beside these (its debug
-/// console, tracing, log ports, another configuration or policy file, another address) is on no list for a release image.
-const ALWAYS: [&str; 10] = [
-    "agent.cdi_timeout",
-    "agent.hotplug_timeout",
-    "agent.log",
-    "console",
-    "dm-mod.create",
-    "panic",
-    "quiet",
-    "ro",
-    "root",
-    "rootfstype",
-];
-
-/// Keys of images that are looked into.
-const INSIGHT: [&str; 14] = [
-    "8250.nr_uarts",
-    "agent.debug_console",
-    "agent.debug_console_vport",
-    "agent.log_vport",
-    "agent.unified_cgroup_hierarchy",
-    "cgroup_no_v1",
-    "dm-mod.waitfor",
-    "loglevel",
-    "net.ifnames",
-    "no_timer_check",
-    "random.trust_cpu",
-    "reboot",
-    "rootwait",
-    "tsc",
-];
-
-/// The stand-in agent's, for tests.
-const STANDIN: &str = "coffer.standin";
 
 /// Values that a release image has; other keys may have any.
 const RELEASE_VALUES: [(&str, &str); 5] = [
@@ -169,11 +135,6 @@ mod tests {
         assert_eq!(check_line(&line("console=ttyS0", ""), Profile::Dev), Ok(()));
         assert_eq!(check_line(&line("console=ttyS0", " agent.log=debug"), Profile::Debug), Ok(()));
         assert_eq!(check_line(&line("console=null", " agent.log=warn"), Profile::Release), Ok(()));
-    }
-
-    #[test]
-    fn the_shim_gives_a_release_image_the_same_keys() {
-        assert_eq!(ALWAYS, vmm_config::cmdline::RELEASE_KEYS);
     }
 
     #[test]

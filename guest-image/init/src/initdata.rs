@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use measurement::initdata::disk::{DiskError, MAX_DISK, decode};
 use measurement::initdata::{Algorithm, InitData};
 use model_volumes::{DOCUMENT, Volumes};
+use shared_types::one_line;
 
-use crate::chain::Chain;
 use crate::console::say;
 use crate::inventory::Declared;
 use crate::private::{Device, Kind, Private};
@@ -107,7 +107,7 @@ pub fn read(private: &Private, disk: Device) -> Result<InitData, InitdataError> 
 fn parse(disk: impl Read) -> Result<InitData, InitdataError> {
     let mut bytes = Vec::new();
     disk.take(MAX_DISK as u64).read_to_end(&mut bytes).map_err(InitdataError::Read)?;
-    decode(&bytes).map_err(|error: DiskError| InitdataError::Disk(Chain(&error).to_string()))
+    decode(&bytes).map_err(|error: DiskError| InitdataError::Disk(one_line(&error)))
 }
 
 /// Compares initdata with the report.

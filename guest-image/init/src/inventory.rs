@@ -4,8 +4,9 @@
 //! pod runs, and no key is asked for, in a VM with a device that this list does not have. PCI hotplug is not in the kernel.
 
 use std::path::{Path, PathBuf};
-use std::str::FromStr;
 use std::{fmt, fs, io};
+
+use shared_types::PciAddress;
 
 use crate::lun;
 use crate::private::Device;
@@ -66,49 +67,11 @@ impl fmt::Display for Declared {
     }
 }
 
-/// The address of a PCI function, as sysfs writes it: `0000:01:00.0`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct Slot {
-    domain: u32,
-    bus: u8,
-    device: u8,
-    function: u8,
-}
-
-impl fmt::Display for Slot {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { domain, bus, device, function } = self;
-        write!(f, "{domain:04x}:{bus:02x}:{device:02x}.{function:x}")
-    }
-}
-
-/// A text that is no PCI address.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
-#[error("no PCI address")]
-pub struct NoSlot;
-
-impl FromStr for Slot {
-    type Err = NoSlot;
-
-    /// In either case, and with as many digits of the domain as the driver writes.
-    fn from_str(text: &str) -> Result<Self, NoSlot> {
-        let parts = || {
-            let (domain, rest) = text.split_once(':')?;
-            let (bus, rest) = rest.split_once(':')?;
-            let (device, function) = rest.split_once('.')?;
-            let number = |text: &str| u8::from_str_radix(text, 16).ok();
-            let domain = u32::from_str_radix(domain, 16).ok()?;
-            Some(Self { domain, bus: number(bus)?, device: number(device)?, function: number(function)? })
-        };
-        parts().ok_or(NoSlot)
-    }
-}
-
 /// NVIDIA's devices that are there.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Found {
     /// The GPUs, in the order of the bus.
-    pub gpus: Vec<Slot>,
+    pub gpus: Vec<PciAddress>,
     /// How many NVSwitches.
     pub switches: u16,
 }

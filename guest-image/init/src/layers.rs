@@ -12,9 +12,9 @@ use std::os::fd::BorrowedFd;
 use std::path::Path;
 
 use model_volumes::{KeyPath, Kind, Uuid, Volumes};
+use shared_types::one_line;
 use verity::{ReadError, RootHash};
 
-use crate::chain::Chain;
 use crate::dm::{Encrypted, Removal, Verified};
 use crate::lun::{self, Address, Lun};
 use crate::opener::{Opened, Opening};
@@ -174,7 +174,7 @@ impl<M: Mapper> Layers<M> {
                 }
                 format!("layer {root} ready")
             }
-            Err(refusal) => format!("disk {} refused: {}", lun.address, Chain(&refusal)),
+            Err(refusal) => format!("disk {} refused: {}", lun.address, one_line(&refusal)),
         }
     }
 
@@ -277,7 +277,7 @@ impl<M: Mapper> Layers<M> {
         match opened {
             Ok(Some(root)) => lines.push(format!("layer {root} ready")),
             Ok(None) => {}
-            Err(refusal) => lines.push(format!("disk {address} refused: {}", Chain(&refusal))),
+            Err(refusal) => lines.push(format!("disk {address} refused: {}", one_line(&refusal))),
         }
         lines
     }

@@ -11,7 +11,6 @@
 mod agent;
 mod attestation;
 mod cgroups;
-mod chain;
 mod checks;
 mod cmdline;
 mod console;
@@ -49,12 +48,12 @@ use std::io;
 use std::path::Path;
 
 use agent::AgentEnd;
-use chain::Chain;
 use console::{gate, say};
 use inventory::Found;
 use layers::Layers;
 use mapper::Kernel;
 use private::Private;
+use shared_types::one_line;
 use uevent::Uevents;
 
 /// What the boot is doing; its text is what the host reads.
@@ -139,7 +138,7 @@ fn start() -> i32 {
     }));
     match boot() {
         Ok(end) => say(format_args!("the agent {end}; powering off")),
-        Err(error) => say(format_args!("fatal: {}; powering off", Chain(&error))),
+        Err(error) => say(format_args!("fatal: {}; powering off", one_line(&error))),
     }
     power::off()
 }
@@ -195,7 +194,7 @@ mod tests {
             path: "/usr/bin/kata-agent".into(),
             source: std::io::Error::from_raw_os_error(2),
         });
-        let text = Chain(&error).to_string();
+        let text = one_line(&error);
         assert!(text.contains("/usr/bin/kata-agent"), "{text}");
         assert!(text.ends_with("No such file or directory (os error 2)"), "{text}");
     }

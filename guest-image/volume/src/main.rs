@@ -6,7 +6,6 @@
 
 mod ask;
 
-use std::error::Error;
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, Seek, SeekFrom, Write};
@@ -14,6 +13,7 @@ use std::os::fd::AsFd;
 use std::process::ExitCode;
 
 use model_volumes::luks::{self, LuksError};
+use shared_types::one_line;
 use zeroize::Zeroizing;
 
 /// Why a volume stays closed.
@@ -36,7 +36,7 @@ enum VolumeError {
 fn main() -> ExitCode {
     let (line, code) = match run() {
         Ok(line) => (line, ExitCode::SUCCESS),
-        Err(error) => (Zeroizing::new(format!("refused {}\n", chain(&error))), ExitCode::FAILURE),
+        Err(error) => (Zeroizing::new(format!("refused {}\n", one_line(&error))), ExitCode::FAILURE),
     };
     match io::stdout().write_all(line.as_bytes()) {
         Ok(()) => code,
@@ -61,15 +61,4 @@ fn run() -> Result<Zeroizing<String>, VolumeError> {
     line.push_str(&mapping.key.hex());
     line.push('\n');
     Ok(line)
-}
-
-/// An error with its causes, in one line.
-fn chain(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut source = error.source();
-    while let Some(error) = source {
-        let _ = write!(text, ": {error}");
-        source = error.source();
-    }
-    text.replace(['\n', '\r'], " ")
 }

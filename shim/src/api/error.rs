@@ -4,10 +4,10 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use agent_client::AgentError;
+pub use shared_types::one_line;
 use ttrpc::Code;
 use verity::RootHash;
 use vmm::boot::{BootError, Failure};
-pub use vmm::one_line;
 use vmm::state::StateError;
 use vmm_config::plan::PlanError;
 

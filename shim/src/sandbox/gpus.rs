@@ -3,14 +3,13 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use gpu::PciAddress;
 use gpu::sysfs::Sysfs;
+use gpu::{Kind, PciAddress};
 use gpu_selection::{Assigned, Facts, Finder, PATIENCE, Request, Roots, Wish};
 use guest_spec::PassedDevice;
 use oci_spec::runtime::Spec;
 use slog::{Logger, info};
 use vmm::devices::{DevicesRequest, GpuHost};
-use vmm_config::passthrough::{HostAddress, Kind};
 use vmm_config::pci::GuestPciPath;
 use vmm_config::spec::VmSpec;
 
@@ -21,7 +20,7 @@ use crate::api::{Error, Result};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GuestDevice {
     /// Where it is on the host.
-    pub address: HostAddress,
+    pub address: PciAddress,
     /// Where it is in the guest.
     pub path: GuestPciPath,
     /// Of a GPU: its rank among the VM's GPUs in the guest's order.
@@ -95,7 +94,7 @@ fn passed(
 ) -> Result<PassedDevice> {
     let Assigned { address, source, .. } = assigned;
     let text = address.to_string();
-    let device = vm.iter().find(|device| device.address.to_string() == text);
+    let device = vm.iter().find(|device| device.address == address);
     let late = || Error::LateGpu { gpu: address, source_of: source.to_string(), no_kubelet: no_kubelet() };
     let device = device.ok_or_else(late)?;
     Ok(PassedDevice {
@@ -168,7 +167,7 @@ mod tests {
     fn assigned(address: &str) -> Assigned {
         Assigned {
             address: address.parse().unwrap(),
-            kind: gpu::sysfs::Kind::Gpu,
+            kind: gpu::Kind::Gpu,
             source: Source::Device("/dev/vfio/devices/vfio3".into()),
         }
     }

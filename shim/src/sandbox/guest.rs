@@ -114,7 +114,8 @@ fn neighbours(facts: &LinkFacts) -> impl Iterator<Item = ARPNeighbor> {
 
 #[cfg(test)]
 mod tests {
-    use host_claims::net::{Mac, Neighbour, Route as HostRoute};
+    use host_claims::net::{Neighbour, Route as HostRoute};
+    use shared_types::Mac;
 
     use super::*;
 

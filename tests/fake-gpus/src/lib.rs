@@ -9,8 +9,9 @@ use std::fs;
 use std::path::Path;
 
 use anyhow::{Context as _, Result, bail};
+use gpu::Kind;
 use gpu::look;
-use gpu::sysfs::{Function, Kind, Sysfs};
+use gpu::sysfs::{Function, Sysfs};
 
 pub use gpu::Mode;
 use hopper::{Authority, Device};

@@ -10,17 +10,17 @@ use std::time::{Duration, Instant};
 
 use attest::broker::{BrokerError, Client};
 use attest::config::Broker;
-use attest::evidence::nvml::{Facts, Library, Mode, Nvml};
+use attest::evidence::nvml::{Facts, Library, Nvml};
 use attest::evidence::sample::Sample;
 use attest::evidence::{Attester, Cpu, Declared, EvidenceError, Source};
 use attest::protocol::Tee;
-use attest::service::chain;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use kbs::hopper::Authority;
 use kbs::{Identity, Kbs, Setup, Trouble};
 use measurement::initdata::InitData;
 use serde_json::Value;
+use shared_types::{GpuMode, one_line};
 
 const PATH: &str = "default/key/model";
 const KEY: &[u8] = b"the model's key";
@@ -128,8 +128,8 @@ impl Library for Opened {
         })
     }
 
-    fn mode(&self, index: u32) -> Result<Mode, String> {
-        Ok(if self.0.behaviour == Behaviour::Off(index) { Mode::Off } else { Mode::On })
+    fn mode(&self, index: u32) -> Result<GpuMode, String> {
+        Ok(if self.0.behaviour == Behaviour::Off(index) { GpuMode::Off } else { GpuMode::On })
     }
 
     fn report(&self, index: u32, nonce: [u8; 32]) -> Result<Vec<u8>, String> {
@@ -228,7 +228,7 @@ impl Scene {
 }
 
 fn words(error: &BrokerError, all: &[&str]) {
-    let text = chain(error);
+    let text = one_line(error);
     for words in all {
         assert!(text.contains(words), "{words:?} is not in: {text}");
     }

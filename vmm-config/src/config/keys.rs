@@ -1,57 +1,15 @@
 //! The keys: name, meaning, type and default, each in one place.
 
 use jail::UserRange;
+use shared_types::{Accelerator, GpuMode, ModePolicy};
 use toml::de::DeValue;
 
 use super::tee::{QuoteService, SnpCpu, SnpPolicy, Tee};
-use super::values::{Value, choice};
+use super::values::{AutoOr, Value};
 use super::{Entry, KeyDoc, Origins, Problem};
 use crate::annotation::AnnotationKey;
 use crate::path::{AbsolutePath, Program};
 use crate::units::{MemorySize, Vcpus, VmMemory};
-
-/// What executes the guest's instructions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Accel {
-    /// KVM where a trial run succeeds, else TCG.
-    Auto,
-    /// KVM or no start.
-    Kvm,
-    /// QEMU's own emulation: slow, works everywhere.
-    Tcg,
-}
-
-choice!(Accel { "auto" => Auto, "kvm" => Kvm, "tcg" => Tcg });
-
-/// Who writes the confidential-computing mode of this node's GPUs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum CcMode {
-    /// Somebody else: it is read, and a wrong one is refused.
-    Verify,
-    /// Coffer.
-    Manage,
-}
-
-choice!(CcMode { "verify" => Verify, "manage" => Manage });
-
-/// The confidential-computing mode that GPUs must be in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum GpuMode {
-    /// The one that fits the VM.
-    Auto,
-    /// None.
-    Off,
-    /// On.
-    On,
-    /// On, with debugging.
-    Devtools,
-    /// Protected PCIe: a whole Hopper board.
-    Ppcie,
-}
-
-choice!(GpuMode {
-    "auto" => Auto, "off" => Off, "on" => On, "devtools" => Devtools, "ppcie" => Ppcie
-});
 
 /// Defines [`NodeConfig`], its defaults, the table of keys and the setter from one list, so that a key
 /// cannot exist without its meaning.
@@ -143,15 +101,15 @@ node_config! {
     allow_debug_image: bool = false;
 
     /// What executes the guest: "kvm", "tcg" (emulation), or "auto", which takes KVM where it works.
-    accel: Accel = Accel::Auto;
+    accel: AutoOr<Accelerator> = AutoOr::Auto;
 
     /// Who sets the confidential-computing mode of GPUs: "verify" (somebody else; a GPU in the wrong mode is refused) or
     /// "manage" (Coffer, as each pod needs it). Where NVIDIA's cc-manager runs, it is always "verify".
-    cc_mode: CcMode = CcMode::Verify;
+    cc_mode: ModePolicy = ModePolicy::Verify;
 
     /// The mode that a pod's GPUs must be in: "off", "on", "devtools", "ppcie", or "auto", which is off in a plain VM,
     /// ppcie for a whole Hopper board in a confidential one, and on for any other GPU there.
-    gpu_mode: GpuMode = GpuMode::Auto;
+    gpu_mode: AutoOr<GpuMode> = AutoOr::Auto;
 
     /// vCPUs of a pod without a CPU limit. With one: the limit, rounded up.
     default_vcpus: Vcpus = Vcpus::ONE;
@@ -201,13 +159,14 @@ mod tests {
         for annotation in AnnotationKey::ALL {
             assert!(doc("allowed_annotations").contains(annotation.name()), "{}", annotation.name());
         }
-        for name in Accel::NAMES {
+        for name in Accelerator::ALL.map(Accelerator::name) {
             assert!(doc("accel").contains(&format!("\"{name}\"")), "{name}");
         }
-        for (key, names) in [("cc_mode", CcMode::NAMES), ("gpu_mode", GpuMode::NAMES)] {
-            for name in names {
-                assert!(doc(key).contains(name), "{key}: {name}");
-            }
+        for name in ModePolicy::ALL.map(ModePolicy::name) {
+            assert!(doc("cc_mode").contains(name), "{name}");
+        }
+        for name in GpuMode::ALL.map(GpuMode::name) {
+            assert!(doc("gpu_mode").contains(name), "{name}");
         }
         for name in Tee::NAMES {
             assert!(doc("tee").contains(&format!("\"{name}\"")), "{name}");

@@ -169,7 +169,9 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{AbsolutePath, Accel, Program, Tee};
+    use shared_types::Accelerator;
+
+    use super::super::{AbsolutePath, AutoOr, Program, Tee};
     use super::*;
     use proptest::prelude::*;
 
@@ -233,7 +235,7 @@ mod tests {
             "c.toml",
         )
         .unwrap();
-        assert_eq!(config.accel, Accel::Tcg);
+        assert_eq!(config.accel, AutoOr::Is(Accelerator::Tcg));
         assert_eq!(config.default_memory_mib.size().mib(), 1024);
         assert_eq!(config.allowed_annotations.len(), 1);
         assert!(config.entries().iter().all(|e| e.origin != super::super::Origin::Default));

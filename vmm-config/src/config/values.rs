@@ -2,6 +2,7 @@
 
 use jail::UserRange;
 use serde_json::Value as Json;
+use shared_types::{Accelerator, GpuMode, ModePolicy};
 use toml::de::DeValue;
 
 use crate::annotation::AnnotationKey;
@@ -45,6 +46,79 @@ macro_rules! choice {
     };
 }
 pub(super) use choice;
+
+/// A type that is one word of a list, and has its home in another crate.
+pub trait Word: Copy + 'static {
+    /// All of them.
+    const ALL: &'static [Self];
+
+    /// The word.
+    fn name(self) -> &'static str;
+}
+
+macro_rules! word {
+    ($($type:ty),+) => { $(
+        impl Word for $type {
+            const ALL: &'static [Self] = &<$type>::ALL;
+
+            fn name(self) -> &'static str {
+                <$type>::name(self)
+            }
+        }
+    )+ };
+}
+
+word!(Accelerator, GpuMode, ModePolicy);
+
+/// The one of these whose name that is, or what is wrong with the name; `others` are names that exist beside them.
+fn word<T: Word>(name: &str, others: &[&str]) -> Result<T, String> {
+    T::ALL.iter().copied().find(|word| word.name() == name).ok_or_else(|| {
+        let known: Vec<_> = others.iter().copied().chain(T::ALL.iter().map(|word| word.name())).collect();
+        format!("is {name:?}; values that exist: {}", known.join(", "))
+    })
+}
+
+impl Value for ModePolicy {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        word(text(value)?, &[])
+    }
+
+    fn to_json(&self) -> Json {
+        self.name().into()
+    }
+}
+
+/// A value, or the one that fits the host and the pod.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AutoOr<T> {
+    /// The one that fits.
+    Auto,
+    /// This one.
+    Is(T),
+}
+
+impl<T: Word> AutoOr<T> {
+    /// The value's name in the file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Is(word) => word.name(),
+        }
+    }
+}
+
+impl<T: Word> Value for AutoOr<T> {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match text(value)? {
+            "auto" => Ok(Self::Auto),
+            name => word(name, &["auto"]).map(Self::Is),
+        }
+    }
+
+    fn to_json(&self) -> Json {
+        self.name().into()
+    }
+}
 
 impl Value for AbsolutePath {
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {

@@ -260,7 +260,7 @@ fn the_wrong_firmware_is_refused() {
 
 #[test]
 fn emulation_and_shared_memory_are_refused() {
-    let tcg = NodeConfig { accel: Accel::Tcg, ..config(Tee::Snp) };
+    let tcg = NodeConfig { accel: AutoOr::Is(Accelerator::Tcg), ..config(Tee::Snp) };
     assert_eq!(refused(&tcg, &host(Tee::Snp, HostDevices::default())), TeeError::NeedsKvm("snp"));
     let shared = HostFacts { vsock: vhost_user(vec![]).vsock, ..host(Tee::Snp, HostDevices::default()) };
     assert_eq!(refused(&config(Tee::Snp), &shared), TeeError::VhostUser("snp"));

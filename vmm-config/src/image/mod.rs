@@ -10,9 +10,10 @@ mod verity;
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
+use shared_types::kernel_keys::STANDIN;
 
 pub use self::verity::VerityMismatch;
-use crate::cmdline::{Cmdline, CmdlineError, STANDIN};
+use crate::cmdline::{Cmdline, CmdlineError};
 use crate::digest::{Sha256Digest, parse_hex};
 
 /// Largest manifest that is read; a real one has about 1 KiB.

@@ -2,26 +2,10 @@
 
 use std::fmt;
 
-use super::{AddressWidth, HostAddress, HostNode};
+use shared_types::{NvidiaKind, PciAddress};
+
+use super::{AddressWidth, HostNode};
 use crate::path::SocketPath;
-
-/// What a device is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
-    /// A GPU: PCI class 0x0300 or 0x0302.
-    Gpu,
-    /// An NVSwitch: PCI class 0x0680.
-    NvSwitch,
-}
-
-impl fmt::Display for Kind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Gpu => "GPU",
-            Self::NvSwitch => "NVSwitch",
-        })
-    }
-}
 
 /// Vendor and device id, as in `10de:2330`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -76,9 +60,9 @@ pub enum Access {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Description {
     /// Where it is on the host.
-    pub address: HostAddress,
+    pub address: PciAddress,
     /// What it is.
-    pub kind: Kind,
+    pub kind: NvidiaKind,
     /// Its ids.
     pub id: PciId,
     /// Its memory BARs.

@@ -5,17 +5,17 @@
 //! windows and the window of the whole board are computed from the devices' real BARs, and a set that does not fit is
 //! refused before QEMU starts.
 
-mod address;
 mod device;
 mod numa;
 mod plan;
+mod width;
 mod window;
 
-pub use address::{AddressWidth, BadHostAddress, BadWidth, HostAddress};
-pub use device::{Access, Bar, Description, HostDevices, Kind, PciId, VerifiedDevice};
+pub use device::{Access, Bar, Description, HostDevices, PciId, VerifiedDevice};
 pub use numa::HostNode;
 pub use plan::DevicesError;
 pub(crate) use plan::{Vm, plan};
+pub use width::{AddressWidth, BadWidth};
 pub use window::{BarSpace, MmioWindow, WindowError};
 
 #[cfg(test)]

@@ -1,12 +1,14 @@
 //! Where each device goes.
 
+use shared_types::{Accelerator, NvidiaKind, PciAddress};
+
 use super::numa::GuestNodes;
 use super::window::{BarSpace, MmioWindow, WindowError};
-use super::{Access, AddressWidth, HostAddress, HostDevices, Kind, VerifiedDevice};
+use super::{Access, AddressWidth, HostDevices, VerifiedDevice};
 use crate::pci::{BusFull, PciSlots, RootBus};
 use crate::qemu::{DeviceBackend, Expander, Iommufd, Passthrough, PortBus, RootPort, VfioDevice};
 use crate::request::PodRequest;
-use crate::spec::{Accelerator, QemuFd};
+use crate::spec::QemuFd;
 
 /// Devices that no VM can have together.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -29,7 +31,7 @@ pub enum DevicesError {
     },
     /// The same device twice.
     #[error("{0} is assigned twice")]
-    Twice(HostAddress),
+    Twice(PciAddress),
     /// iommufd and the legacy interface in one VM: QEMU would pin the guest's memory twice.
     #[error(
         "{group} can be had over its VFIO group only, {iommufd} over iommufd: one VM cannot have both; bind both to one \
@@ -37,16 +39,16 @@ pub enum DevicesError {
     )]
     Mixed {
         /// One over its group.
-        group: HostAddress,
+        group: PciAddress,
         /// One over iommufd.
-        iommufd: HostAddress,
+        iommufd: PciAddress,
     },
     /// A confidential VM over the legacy interface: it ends at 65,535 mappings, which private memory soon fragments into.
     #[error(
         "{0} can be had over its VFIO group only, and a confidential VM needs iommufd: use a kernel with CONFIG_IOMMUFD and \
          CONFIG_VFIO_DEVICE_CDEV"
     )]
-    NeedsIommufd(HostAddress),
+    NeedsIommufd(PciAddress),
 }
 
 fn expanders(nodes: &usize) -> String {
@@ -77,7 +79,7 @@ pub(crate) fn plan(
     }
     check(host, vm.confidential)?;
     let facts = || host.devices.iter().map(VerifiedDevice::description);
-    let spaces: Vec<(Kind, BarSpace)> =
+    let spaces: Vec<(NvidiaKind, BarSpace)> =
         facts().map(|device| (device.kind, BarSpace::of(&device.bars))).collect();
     let width = match vm.accel {
         Accelerator::Kvm => host.address_width,

@@ -1,7 +1,10 @@
 //! Boards for the tests of the whole, and what is refused.
 
+use shared_types::{Accelerator, NvidiaKind};
+
 use super::*;
-use crate::config::{Accel, NodeConfig};
+
+use crate::config::{AutoOr, NodeConfig};
 use crate::pci::PciSlots;
 use crate::plan::tests::{image, nic, request, vhost};
 use crate::plan::{HostFacts, PlanError, plan};
@@ -38,8 +41,8 @@ pub(crate) fn devices(board: &Board) -> HostDevices {
     let switch = vec![bar(0, 32 * MIB, false)];
     let device = |rank: usize| {
         let (kind, bars, device) = match rank < board.gpus {
-            true => (Kind::Gpu, gpu.clone(), board.device),
-            false => (Kind::NvSwitch, switch.clone(), 0x22a3),
+            true => (NvidiaKind::Gpu, gpu.clone(), board.device),
+            false => (NvidiaKind::NvSwitch, switch.clone(), 0x22a3),
         };
         let node = u64::from(board.nodes) * rank as u64 / (board.gpus + board.switches) as u64;
         VerifiedDevice::declare(Description {
@@ -113,7 +116,7 @@ fn a_window_beyond_the_hosts_addresses_is_refused_and_under_tcg_the_hosts_do_not
     host.address_width = AddressWidth::new(39).unwrap();
     let text = refusal(host.clone(), 0);
     assert!(text.contains("8 x 256 GiB") && text.contains("39 bits end at 512 GiB"), "{text}");
-    let tcg = NodeConfig { accel: Accel::Tcg, ..NodeConfig::default() };
+    let tcg = NodeConfig { accel: AutoOr::Is(Accelerator::Tcg), ..NodeConfig::default() };
     let host = HostFacts { passthrough: host, ..vhost(vec![]) };
     plan(&tcg, &image(), &request(1), &host).unwrap();
 }
@@ -132,7 +135,7 @@ fn sets_that_no_vm_can_have_are_refused() {
 fn a_confidential_vm_needs_iommufd() {
     let host = devices(&Board { access: |_| Access::Group, ..Board::h100(1) });
     let request = request(1);
-    let vm = Vm { request: &request, accel: crate::spec::Accelerator::Kvm, confidential: true };
+    let vm = Vm { request: &request, accel: Accelerator::Kvm, confidential: true };
     let mut fd = crate::spec::QemuFd::FIRST;
     let take = || {
         fd = fd.next();

@@ -1,7 +1,9 @@
 //! How much address space devices take, and whether the guest has as much.
 
+use shared_types::NvidiaKind;
+
+use super::AddressWidth;
 use super::device::Bar;
-use super::{AddressWidth, Kind};
 use crate::units::MemorySize;
 
 const MIB: u64 = 1 << 20;
@@ -85,7 +87,7 @@ pub enum WindowError {
 impl MmioWindow {
     /// The window for devices that take these spaces, behind `memory`.
     pub(super) fn of(
-        spaces: &[(Kind, BarSpace)],
+        spaces: &[(NvidiaKind, BarSpace)],
         memory: MemorySize,
         width: AddressWidth,
     ) -> Result<Self, WindowError> {
@@ -119,20 +121,22 @@ fn memory_end(memory: MemorySize) -> u64 {
 }
 
 /// "8 GPUs and 4 NVSwitches"
-fn names(spaces: &[(Kind, BarSpace)]) -> String {
+fn names(spaces: &[(NvidiaKind, BarSpace)]) -> String {
     let count = |kind| spaces.iter().filter(|(of, _)| *of == kind).count();
     let name = |count, one: &str, many: &str| match count {
         0 => None,
         1 => Some(format!("1 {one}")),
         count => Some(format!("{count} {many}")),
     };
-    let parts =
-        [name(count(Kind::Gpu), "GPU", "GPUs"), name(count(Kind::NvSwitch), "NVSwitch", "NVSwitches")];
+    let parts = [
+        name(count(NvidiaKind::Gpu), "GPU", "GPUs"),
+        name(count(NvidiaKind::NvSwitch), "NVSwitch", "NVSwitches"),
+    ];
     parts.into_iter().flatten().collect::<Vec<_>>().join(" and ")
 }
 
 /// "8 x 256 GiB", equal windows together, in the order in which they first come.
-fn sums(spaces: &[(Kind, BarSpace)]) -> String {
+fn sums(spaces: &[(NvidiaKind, BarSpace)]) -> String {
     let mut groups: Vec<(u64, usize)> = Vec::new();
     for (_, space) in spaces.iter().filter(|(_, space)| space.high > 0) {
         match groups.iter_mut().find(|(size, _)| *size == space.high) {
@@ -174,7 +178,7 @@ mod tests {
     }
 
     fn window(gpus: usize, high: u64, gib: u64, bits: u32) -> Result<MmioWindow, WindowError> {
-        let spaces = vec![(Kind::Gpu, BarSpace { low: 0, high }); gpus];
+        let spaces = vec![(NvidiaKind::Gpu, BarSpace { low: 0, high }); gpus];
         MmioWindow::of(&spaces, MemorySize::from_mib(gib * 1024), AddressWidth::new(bits).unwrap())
     }
 
@@ -200,7 +204,7 @@ mod tests {
         ] {
             assert!(text.contains(part), "{part}: {text}");
         }
-        let huge = vec![(Kind::NvSwitch, BarSpace { low: GIB, high: 0 })];
+        let huge = vec![(NvidiaKind::NvSwitch, BarSpace { low: GIB, high: 0 })];
         let error = MmioWindow::of(&huge, MemorySize::ZERO, AddressWidth::EMULATED).unwrap_err();
         assert!(error.to_string().contains("1 NVSwitch take 1 GiB below 4 GiB, where 896 MiB"), "{error}");
         window(usize::from(u8::MAX), u64::MAX, 1, 52).unwrap_err();

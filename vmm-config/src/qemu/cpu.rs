@@ -1,9 +1,10 @@
 //! Virtual CPUs: all in one socket, or in one for each NUMA node; one thread per core.
 
+use shared_types::Accelerator;
+
 use super::arg::{Arg, Options};
 use super::confidential::ConfidentialGuest;
 use crate::passthrough::AddressWidth;
-use crate::spec::Accelerator;
 use crate::units::Vcpus;
 
 /// The VM's CPUs.

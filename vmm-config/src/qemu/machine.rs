@@ -1,9 +1,10 @@
 //! The board and what executes it.
 
+use shared_types::Accelerator;
+
 use super::arg::{Arg, Options};
 use super::confidential::{ConfidentialGuest, TEE_ID};
 use super::memory::{Memory, RAM_ID};
-use crate::spec::Accelerator;
 use crate::units::MemorySize;
 
 /// A q35 board with everything off that a guest with virtio devices has no use for: each legacy part is

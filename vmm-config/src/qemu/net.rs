@@ -1,8 +1,9 @@
 //! Network interfaces: virtio-net on a tap device that Coffer opened.
 
+use shared_types::NicMac;
+
 use super::arg::{Arg, Options};
 use super::virtio_device;
-use crate::net::MacAddress;
 use crate::pci::{GuestPciPath, PciSlot};
 use crate::spec::QemuFd;
 
@@ -21,7 +22,7 @@ pub struct Nic {
     /// Rank among the VM's interfaces, from 0.
     pub index: usize,
     /// The guest's address: the pod interface's own.
-    pub mac: MacAddress,
+    pub mac: NicMac,
     /// Largest packet in bytes.
     pub mtu: u16,
     /// Its queue pairs, at least one; either all have vhost or none.

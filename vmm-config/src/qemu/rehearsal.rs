@@ -4,6 +4,8 @@
 //! firmware gives to the devices' BARs. So every device stays in its slot, with BARs of the same sizes, and what leads out of
 //! the VM is left out: descriptors, the TEE, the kernel. QEMU emulates; the firmware does not see the difference in time.
 
+use shared_types::Accelerator;
+
 use super::arg::{Arg, Options};
 use super::console::Console;
 use super::machine::Machine;
@@ -12,7 +14,7 @@ use super::net::Nic;
 use super::vsock::Vsock;
 use super::{Cpu, virtio_device};
 use crate::passthrough::AddressWidth;
-use crate::spec::{Accelerator, VmSpec};
+use crate::spec::VmSpec;
 
 /// Devices of the host are behind root ports with windows as large as their BARs; without them the tables are others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]

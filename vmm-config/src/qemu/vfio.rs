@@ -1,11 +1,12 @@
 //! A device of the host in the VM.
 
 use serde_json::json;
+use shared_types::{NvidiaKind, PciAddress};
 
 use super::arg::{Arg, Options};
 use super::iommufd;
 use super::root_port::RootPort;
-use crate::passthrough::{HostAddress, Kind, PciId};
+use crate::passthrough::PciId;
 use crate::path::SocketPath;
 use crate::pci::GuestPciPath;
 use crate::spec::QemuFd;
@@ -31,9 +32,9 @@ pub enum DeviceBackend {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VfioDevice {
     /// Where it is on the host.
-    pub address: HostAddress,
+    pub address: PciAddress,
     /// What it is.
-    pub kind: Kind,
+    pub kind: NvidiaKind,
     /// Its ids.
     pub id: PciId,
     /// Its port.

@@ -1,10 +1,12 @@
 //! The socket device between the shim and the guest's agent.
 
+use shared_types::Cid;
+
 use super::arg::{Arg, Options};
 use super::virtio_device;
 use crate::path::SocketPath;
 use crate::pci::PciSlot;
-use crate::spec::{Cid, QemuFd};
+use crate::spec::QemuFd;
 
 /// Id of the character device that leads to the vhost-user process.
 const CHARDEV: &str = "vsock";

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::Accel;
+use shared_types::KvmTrial;
 
 /// What was found, and for which device node: loading KVM's module anew makes another one.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,20 +33,20 @@ impl Device {
 }
 
 /// The verdict that `file` remembers of `device` as it is now. A file that is not ours is no memory.
-pub(super) fn recall(file: &Path, device: &Path) -> Option<Accel> {
+pub(super) fn recall(file: &Path, device: &Path) -> Option<KvmTrial> {
     let remembered: Remembered = serde_json::from_slice(&std::fs::read(file).ok()?).ok()?;
     let verdict = match remembered.broken {
-        None => Accel::Kvm,
-        Some(reason) => Accel::Tcg { reason },
+        None => KvmTrial::Works,
+        Some(reason) => KvmTrial::Fails { reason },
     };
     (remembered.device == Device::at(device)).then_some(verdict)
 }
 
 /// Writes the verdict down. Without room for it the next probe costs what this one did, no more.
-pub(super) fn remember(file: &Path, device: &Path, verdict: &Accel) {
+pub(super) fn remember(file: &Path, device: &Path, verdict: &KvmTrial) {
     let broken = match verdict {
-        Accel::Kvm => None,
-        Accel::Tcg { reason } => Some(reason.clone()),
+        KvmTrial::Works => None,
+        KvmTrial::Fails { reason } => Some(reason.clone()),
     };
     let remembered = Remembered { device: Device::at(device), broken };
     let new = file.with_extension(format!("{}.new", std::process::id()));
@@ -67,8 +67,8 @@ mod tests {
         let (file, device) = (dir.path().join("run/kvm"), dir.path().join("device"));
         std::fs::write(&device, "").unwrap();
         assert_eq!(recall(&file, &device), None);
-        let slow = Accel::Tcg { reason: "slow".to_owned() };
-        for verdict in [Accel::Kvm, slow] {
+        let slow = KvmTrial::Fails { reason: "slow".to_owned() };
+        for verdict in [KvmTrial::Works, slow] {
             remember(&file, &device, &verdict);
             assert_eq!(recall(&file, &device), Some(verdict));
         }

@@ -1,29 +1,10 @@
 //! What the guest is told about a NIC, in plain types.
 
 use std::fmt;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::os::fd::OwnedFd;
 
-/// A 48-bit Ethernet address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Mac(pub [u8; 6]);
-
-impl Mac {
-    /// The link-local address that a kernel derives from it (RFC 4291, appendix A).
-    #[must_use]
-    pub fn link_local(self) -> Ipv6Addr {
-        let [a, b, c, d, e, f] = self.0;
-        let words = [(u16::from(a ^ 2) << 8) | u16::from(b), (u16::from(c) << 8) | 0xff];
-        Ipv6Addr::new(0xfe80, 0, 0, 0, words[0], words[1], 0xfe00 | u16::from(d), u16::from_be_bytes([e, f]))
-    }
-}
-
-impl fmt::Display for Mac {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let [a, b, c, d, e, g] = self.0;
-        write!(f, "{a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{g:02x}")
-    }
-}
+use shared_types::Mac;
 
 /// An address with the length of its network's prefix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,16 +88,4 @@ pub struct Endpoint {
     pub tap: Vec<OwnedFd>,
     /// `/dev/vhost-net`, as many as queues; empty where the host has none.
     pub vhost: Vec<OwnedFd>,
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn link_local_is_the_modified_eui_64() {
-        let mac = Mac([0x0a, 0x58, 0x0a, 0xf4, 0x00, 0x05]);
-        assert_eq!(mac.link_local(), "fe80::858:aff:fef4:5".parse::<Ipv6Addr>().unwrap());
-        assert_eq!(mac.to_string(), "0a:58:0a:f4:00:05");
-    }
 }

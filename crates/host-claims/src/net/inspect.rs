@@ -19,9 +19,11 @@ use rtnetlink::packet_route::route::{
     RouteAddress, RouteAttribute, RouteFlags, RouteHeader, RouteMessage, RouteMetric, RouteProtocol,
     RouteType,
 };
+use shared_types::Mac;
 
 use super::Error;
-use super::endpoint::{Address, LinkFacts, Mac, Neighbour, Route};
+
+use super::endpoint::{Address, LinkFacts, Neighbour, Route};
 use super::netlink::Link;
 
 /// The links to hand over, in the order of their indices.

@@ -11,10 +11,10 @@ use nix::libc::VMADDR_CID_ANY;
 use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, VsockAddr, accept4, bind, getpeername, listen, socket,
 };
+use shared_types::Cid;
 use tokio::io::unix::AsyncFd;
 use tokio::net::{UnixListener, UnixStream};
 
-use super::Cid;
 use crate::sys;
 
 /// A port that is listened on, before the VM that will connect to it starts.

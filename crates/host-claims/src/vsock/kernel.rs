@@ -7,34 +7,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
+use shared_types::Cid;
 
 use super::{Error, GateListener};
 use crate::sys;
 
 /// A few thousand VMs in a space of 2^32 ids collide about once in a million tries.
 const TRIES: u32 = 32;
-
-/// A vsock context id.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cid(u32);
-
-impl Cid {
-    /// The first that is free for guests: 0 to 2 have meanings of their own.
-    const FIRST: u32 = 3;
-
-    /// As a number.
-    #[must_use]
-    pub fn get(self) -> u32 {
-        self.0
-    }
-
-    /// Any number becomes an id for a guest; `u32::MAX` is `VMADDR_CID_ANY`.
-    pub(super) fn from_random(random: u64) -> Self {
-        let span = u64::from(u32::MAX - Self::FIRST);
-        let offset = u32::try_from(random % span).unwrap_or(0);
-        Self(Self::FIRST + offset)
-    }
-}
 
 /// The open device with a context id claimed; closing it frees the id.
 #[derive(Debug)]
@@ -49,7 +28,7 @@ impl KernelVsock {
         // A port that another has is as good as a taken id.
         let (cid, gate) = claim(|cid| {
             let gate = GateListener::vsock(cid)?;
-            sys::set_guest_cid(&device, cid.0.into())?;
+            sys::set_guest_cid(&device, cid.get().into())?;
             Ok(gate)
         })?;
         Ok(Self { device, cid, gate: Some(gate) })
@@ -96,14 +75,6 @@ fn claim<T>(mut set: impl FnMut(Cid) -> nix::Result<T>) -> Result<(Cid, T), Erro
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn ids_with_a_meaning_are_never_drawn() {
-        for random in [0, 1, u64::from(u32::MAX) - 3, u64::from(u32::MAX) - 4, u64::MAX] {
-            let cid = Cid::from_random(random).get();
-            assert!((3..u32::MAX).contains(&cid), "{cid}");
-        }
-    }
 
     #[test]
     fn a_taken_id_is_tried_again_with_another() {

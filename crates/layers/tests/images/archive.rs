@@ -5,10 +5,12 @@ use std::path::Path;
 
 use layers::{Digest, Error, HashedImage, Problem, Source};
 use serde_json::json;
+use shared_types::one_line;
 use tar::{Builder, EntryType, Header};
 
 use crate::make::{Image, gzip, simple};
-use crate::tools::{Tools, text};
+
+use crate::tools::Tools;
 
 /// A file's name and content; a link's, with its target.
 enum Part<'a> {
@@ -103,7 +105,7 @@ fn what_is_no_archive_of_an_image_is_said() {
     let path = dir.path().join("a.tar");
     let error = |content: &dyn Fn(&Path)| {
         content(&path);
-        text(&hash(&tools, &path).unwrap_err())
+        one_line(&hash(&tools, &path).unwrap_err())
     };
     let layers = [simple("a", "a"), simple("b", "b")];
     let found = error(&|path| {
@@ -129,7 +131,7 @@ fn what_is_no_archive_of_an_image_is_said() {
     let found = error(&|path| fs::write(path, b"").unwrap());
     assert!(found.contains("it has no files"), "{found}");
     fs::remove_file(&path).unwrap();
-    assert!(text(&hash(&tools, &path).unwrap_err()).contains("No such file"));
+    assert!(one_line(&hash(&tools, &path).unwrap_err()).contains("No such file"));
 }
 
 #[test]
@@ -144,7 +146,7 @@ fn a_changed_layer_of_an_old_archive_is_found() {
     bytes[at] = b'F';
     fs::write(&path, bytes).unwrap();
     let error = hash(&tools, &path).unwrap_err();
-    assert!(matches!(error, Error::Digest { what: "layer", .. }), "{}", text(&error));
+    assert!(matches!(error, Error::Digest { what: "layer", .. }), "{}", one_line(&error));
 }
 
 #[test]
@@ -166,14 +168,14 @@ fn a_layout_with_several_images_needs_a_tag() {
     assert!(hash(Some("v2")).is_ok());
     let error = hash(None).unwrap_err();
     assert!(
-        matches!(error, Error::Manifest(Problem::NoSuchImage(_))) && text(&error).contains("v1, v2"),
+        matches!(error, Error::Manifest(Problem::NoSuchImage(_))) && one_line(&error).contains("v1, v2"),
         "{}",
-        text(&error)
+        one_line(&error)
     );
-    assert!(text(&hash(Some("v3")).unwrap_err()).contains("0 images with the tag \"v3\""));
+    assert!(one_line(&hash(Some("v3")).unwrap_err()).contains("0 images with the tag \"v3\""));
     fs::remove_dir_all(dir.path().join("blobs")).unwrap();
     let error = tools.hasher(&dir.path().join("other"));
     let source = Source::Layout { directory: dir.path().to_owned(), tag: Some("v1".into()) };
     let error = error.image(&source, &|_| {}).unwrap_err();
-    assert!(matches!(error, Error::NoBlob { what: "manifest", .. }), "{}", text(&error));
+    assert!(matches!(error, Error::NoBlob { what: "manifest", .. }), "{}", one_line(&error));
 }

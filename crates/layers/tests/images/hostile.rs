@@ -6,9 +6,11 @@ use std::time::Instant;
 
 use layers::{Error, HashedImage, Problem, Source};
 use serde_json::json;
+use shared_types::one_line;
 
 use crate::make::{Image, Item, gzip, simple, tar, zstd};
-use crate::tools::{Tools, text};
+
+use crate::tools::Tools;
 
 fn hash(tools: &Tools, directory: &Path, image: &Image) -> Result<HashedImage, Error> {
     let layout = tempfile::tempdir_in(directory).unwrap();
@@ -30,7 +32,7 @@ fn a_changed_byte_is_found_wherever_it_is() {
     let Some(tools) = Tools::find() else { return };
     let last = |bytes: &mut Vec<u8>| *bytes.last_mut().unwrap() ^= 1;
     let flipped = error(&tools, |image| last(image.layer_mut(0)));
-    assert!(matches!(flipped, Error::Digest { what: "layer", .. }), "{}", text(&flipped));
+    assert!(matches!(flipped, Error::Digest { what: "layer", .. }), "{}", one_line(&flipped));
     for damaged in [gzip(&simple("a", "b")), zstd(&simple("a", "b"))] {
         let plain = simple("a", "b");
         let change = |image: &mut Image, at: usize| {
@@ -39,16 +41,16 @@ fn a_changed_byte_is_found_wherever_it_is() {
             image.layer_mut(0)[at] ^= 1;
         };
         let flipped = error(&tools, |image| change(image, 0));
-        assert!(matches!(flipped, Error::Digest { what: "layer", .. }), "{}", text(&flipped));
+        assert!(matches!(flipped, Error::Digest { what: "layer", .. }), "{}", one_line(&flipped));
         // The digest is right, and the bytes were damaged before it was made.
         let damaged = damaged[..damaged.len() - 6].to_vec();
         let cut = error(&tools, |image| *image = Image::new(&[(damaged, plain.clone())]));
-        assert!(matches!(cut, Error::Unpack { .. }), "{}", text(&cut));
+        assert!(matches!(cut, Error::Unpack { .. }), "{}", one_line(&cut));
     }
     let longer = error(&tools, |image| image.layer_mut(0).push(0));
-    assert!(matches!(longer, Error::Size { what: "layer", .. }), "{}", text(&longer));
+    assert!(matches!(longer, Error::Size { what: "layer", .. }), "{}", one_line(&longer));
     let shorter = error(&tools, |image| image.layer_mut(0).truncate(700));
-    assert!(matches!(shorter, Error::Size { what: "layer", found: 700, .. }), "{}", text(&shorter));
+    assert!(matches!(shorter, Error::Size { what: "layer", found: 700, .. }), "{}", one_line(&shorter));
     // Manifest and configuration.
     for name in ["manifest", "configuration"] {
         let dir = tempfile::tempdir().unwrap();
@@ -63,7 +65,7 @@ fn a_changed_byte_is_found_wherever_it_is() {
         image.layout_of(dir.path(), &[manifest]);
         let source = Source::Layout { directory: dir.path().to_owned(), tag: None };
         let found = tools.hasher(&dir.path().join("cache")).image(&source, &|_| {}).unwrap_err();
-        assert!(matches!(found, Error::Digest { what, .. } if what == name), "{}", text(&found));
+        assert!(matches!(found, Error::Digest { what, .. } if what == name), "{}", one_line(&found));
     }
 }
 
@@ -73,10 +75,10 @@ fn a_layer_whose_content_is_another_is_refused() {
     let found = error(&tools, |image| {
         image.config["rootfs"]["diff_ids"][0] = json!(layers::Digest::of(b"something else"));
     });
-    assert!(matches!(found, Error::DiffId { .. }), "{}", text(&found));
+    assert!(matches!(found, Error::DiffId { .. }), "{}", one_line(&found));
     let (a, b) = (simple("a", "a"), simple("a", "b"));
     let swapped = error(&tools, |image| *image = Image::new(&[(gzip(&a), b)]));
-    assert!(matches!(swapped, Error::DiffId { .. }), "{}", text(&swapped));
+    assert!(matches!(swapped, Error::DiffId { .. }), "{}", one_line(&swapped));
 }
 
 #[test]
@@ -84,20 +86,20 @@ fn layers_that_a_registry_does_not_have_are_named() {
     let Some(tools) = Tools::find() else { return };
     let foreign = "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip";
     let found = error(&tools, |image| image.manifest["layers"][0]["mediaType"] = foreign.into());
-    assert!(matches!(found, Error::Foreign { .. }), "{}", text(&found));
-    assert!(text(&found).contains("foreign (non-distributable)"));
+    assert!(matches!(found, Error::Foreign { .. }), "{}", one_line(&found));
+    assert!(one_line(&found).contains("foreign (non-distributable)"));
 }
 
 #[test]
 fn sizes_have_bounds() {
     let Some(tools) = Tools::find() else { return };
     let found = error(&tools, |image| image.config["padding"] = "x".repeat(5 << 20).into());
-    assert!(matches!(found, Error::TooLarge { what: "configuration", .. }), "{}", text(&found));
+    assert!(matches!(found, Error::TooLarge { what: "configuration", .. }), "{}", one_line(&found));
     let found = error(&tools, |image| image.manifest["padding"] = "x".repeat(5 << 20).into());
-    assert!(matches!(found, Error::TooLarge { what: "manifest", .. }), "{}", text(&found));
+    assert!(matches!(found, Error::TooLarge { what: "manifest", .. }), "{}", one_line(&found));
     let layer = simple("a", "a");
     let found = error(&tools, |image| *image = Image::plain(&vec![layer; 128]));
-    assert!(matches!(found, Error::Manifest(Problem::Layers(128))), "{}", text(&found));
+    assert!(matches!(found, Error::Manifest(Problem::Layers(128))), "{}", one_line(&found));
 }
 
 #[test]
@@ -158,22 +160,26 @@ fn a_converter_that_is_missing_old_or_fails_is_named() {
     };
     let failed = fails("echo 'no such thing' >&2; exit 3");
     assert!(
-        text(&failed).contains("mkfs.erofs of erofs-utils 1.9.4 failed on layer sha256:"),
+        one_line(&failed).contains("mkfs.erofs of erofs-utils 1.9.4 failed on layer sha256:"),
         "{}",
-        text(&failed)
+        one_line(&failed)
     );
-    assert!(text(&failed).contains("no such thing"), "{}", text(&failed));
+    assert!(one_line(&failed).contains("no such thing"), "{}", one_line(&failed));
     let full = fails("cat >/dev/null; echo 'No space left on device' >&2; exit 1");
-    assert!(matches!(full, Error::DiskFull { .. }), "{}", text(&full));
+    assert!(matches!(full, Error::DiskFull { .. }), "{}", one_line(&full));
     // It is content with nothing.
     let nothing = fails("cat >/dev/null");
-    assert!(text(&nothing).contains("cannot write a hash tree"), "{}", text(&nothing));
+    assert!(one_line(&nothing).contains("cannot write a hash tree"), "{}", one_line(&nothing));
     let old = hash(&Tools::script("echo 'mkfs.erofs 1.5'"), dir.path(), &image).unwrap_err();
-    assert!(text(&old).contains("of erofs-utils 1.5, and 1.8.2 or later is needed"), "{}", text(&old));
+    assert!(
+        one_line(&old).contains("of erofs-utils 1.5, and 1.8.2 or later is needed"),
+        "{}",
+        one_line(&old)
+    );
     let tools = Tools::script("");
     fs::remove_file(tools.program()).unwrap();
     let none = hash(&tools, dir.path(), &image).unwrap_err();
-    assert!(matches!(none, Error::NoMkfs), "{}", text(&none));
+    assert!(matches!(none, Error::NoMkfs), "{}", one_line(&none));
     // Nothing was left of it.
     let left: Vec<_> = fs::read_dir(dir.path().join("cache/layers")).unwrap().collect();
     assert!(left.is_empty(), "{left:?}");
@@ -183,7 +189,7 @@ fn a_converter_that_is_missing_old_or_fails_is_named() {
 fn a_layer_that_is_no_archive_is_what_mkfs_makes_of_it() {
     let Some(tools) = Tools::find() else { return };
     let found = error(&tools, |image| *image = Image::plain(&[vec![0xff; 20_000]]));
-    assert!(matches!(found, Error::Mkfs { .. }), "{}", text(&found));
+    assert!(matches!(found, Error::Mkfs { .. }), "{}", one_line(&found));
 }
 
 #[test]

@@ -8,11 +8,13 @@ use std::time::Duration;
 
 use jail::{Builder, Role, UserRange};
 use layers::{ContainerdError, Error, Held, Node, NodeLayer};
+use shared_types::one_line;
 use verity::RootHash;
 
 use crate::fake_containerd::{FakeContainerd, NAMESPACE};
 use crate::make::{Image, Item, gzip, noise, simple, tar, zstd};
-use crate::tools::{Tools, text};
+
+use crate::tools::Tools;
 
 const NAME: &str = "r.example.com/app:v1";
 
@@ -36,7 +38,7 @@ fn layers(found: Found) -> Vec<NodeLayer> {
     match found {
         Ok(Some((layers, _))) => layers,
         Ok(None) => panic!("no image"),
-        Err(error) => panic!("{}", text(&error)),
+        Err(error) => panic!("{}", one_line(&error)),
     }
 }
 
@@ -94,20 +96,24 @@ fn what_containerd_does_not_have_is_named() {
     let ask = |namespace: &str, id: &str| node.container(&containerd.socket(), namespace, id, None, &|_| {});
     for (namespace, id) in [(NAMESPACE, "other"), ("other", "c")] {
         let error = failed(ask(namespace, id));
-        assert!(matches!(error, Error::Containerd(ContainerdError::NoContainer { .. })), "{}", text(&error));
+        assert!(
+            matches!(error, Error::Containerd(ContainerdError::NoContainer { .. })),
+            "{}",
+            one_line(&error)
+        );
     }
     containerd.container("rootfs", "");
     assert!(ask(NAMESPACE, "rootfs").unwrap().is_none());
     containerd.container("lost", "r.example.com/lost:v1");
     let error = failed(ask(NAMESPACE, "lost"));
-    assert!(matches!(error, Error::Containerd(ContainerdError::NoImage { .. })), "{}", text(&error));
+    assert!(matches!(error, Error::Containerd(ContainerdError::NoImage { .. })), "{}", one_line(&error));
     let digest = image.manifest["layers"][1]["digest"].as_str().unwrap();
     containerd.discard(digest);
     let error = failed(ask(NAMESPACE, "c"));
-    assert!(matches!(error, Error::Containerd(ContainerdError::Discarded { .. })), "{}", text(&error));
-    assert!(text(&error).contains("discard_unpacked_layers") && text(&error).contains(digest));
+    assert!(matches!(error, Error::Containerd(ContainerdError::Discarded { .. })), "{}", one_line(&error));
+    assert!(one_line(&error).contains("discard_unpacked_layers") && one_line(&error).contains(digest));
     let error = failed(node.container(&cache.join("none"), NAMESPACE, "c", None, &|_| {}));
-    assert!(matches!(error, Error::Containerd(ContainerdError::Connect { .. })), "{}", text(&error));
+    assert!(matches!(error, Error::Containerd(ContainerdError::Connect { .. })), "{}", one_line(&error));
     // Nothing half made is left.
     let left = fs::read_dir(&cache).unwrap().map(|entry| entry.unwrap().path());
     let left: Vec<_> =
@@ -162,7 +168,7 @@ fn other_bytes_than_the_pods_are_named_with_the_version_that_made_them() {
     let other = RootHash::from_bytes([7; 32]);
     let wanted = [hashes[0], other, hashes[2]];
     let expected = |error: &Error| {
-        let text = text(error);
+        let text = one_line(error);
         assert!(text.contains("erofs-utils 1."), "{text}");
         assert!(
             text.contains(&format!("made {} of layer {}, the pod wants {other}", hashes[1], made[1].digest)),
@@ -179,7 +185,7 @@ fn other_bytes_than_the_pods_are_named_with_the_version_that_made_them() {
     assert!(matches!(failed(convert(&node, &containerd, Some(&reordered))), Error::Unwanted { .. }));
     for wanted in [&hashes[..2], &[hashes.clone(), vec![other]].concat()[..], &[]] {
         let error = failed(convert(&node, &containerd, Some(wanted)));
-        assert!(matches!(error, Error::UnwantedNumber { found: 3, .. }), "{}", text(&error));
+        assert!(matches!(error, Error::UnwantedNumber { found: 3, .. }), "{}", one_line(&error));
     }
 }
 
@@ -238,7 +244,7 @@ fn a_layer_that_another_process_never_ends_with_is_named() {
     lock.lock().unwrap();
     let impatient = Node { patience: Duration::from_millis(100), ..node(&tools, &cache) };
     let error = failed(convert(&impatient, &containerd, None));
-    assert!(matches!(error, Error::Busy { .. }), "{}", text(&error));
+    assert!(matches!(error, Error::Busy { .. }), "{}", one_line(&error));
 }
 
 #[test]

@@ -8,10 +8,12 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use layers::{Error, HashedImage, Places, RegistryError, Source};
 use serde_json::json;
+use shared_types::one_line;
 
 use crate::fake_registry::{FakeRegistry, Fault, Login, REPOSITORY};
 use crate::make::{Image, Item, gzip, noise, simple, tar, zstd};
-use crate::tools::{Tools, text};
+
+use crate::tools::Tools;
 
 /// Three layers, each in one of the forms that layers come in.
 fn image() -> Image {
@@ -29,7 +31,7 @@ fn hash(tools: &Tools, cache: &Path, reference: &str, logins: Places) -> Result<
 fn registry_error(result: Result<HashedImage, Error>) -> RegistryError {
     match result {
         Err(Error::Registry(error)) => error,
-        Err(error) => panic!("{}", text(&error)),
+        Err(error) => panic!("{}", one_line(&error)),
         Ok(image) => panic!("{image:?}"),
     }
 }
@@ -91,7 +93,7 @@ fn a_digest_is_held_against_what_comes() {
     let registry = FakeRegistry::serve_as(&image, &digest, Login::Nobody, Fault::None);
     let pinned = format!("127.0.0.1:{}/{REPOSITORY}@{digest}", registry.port);
     let error = hash(&tools, dir.path(), &pinned, Places::default()).unwrap_err();
-    assert!(matches!(error, Error::Digest { what: "manifest", .. }), "{}", text(&error));
+    assert!(matches!(error, Error::Digest { what: "manifest", .. }), "{}", one_line(&error));
 }
 
 #[test]
@@ -114,9 +116,9 @@ fn an_index_leads_to_the_image_for_this_machine() {
     let registry = FakeRegistry::serve_as(&image, &none, Login::Nobody, Fault::None);
     let error = hash(&tools, dir.path(), &registry.reference(), Places::default()).unwrap_err();
     assert!(
-        text(&error).contains("it has no image for linux/amd64; it has: linux/arm64, linux/arm64"),
+        one_line(&error).contains("it has no image for linux/amd64; it has: linux/arm64, linux/arm64"),
         "{}",
-        text(&error)
+        one_line(&error)
     );
 }
 
@@ -177,12 +179,12 @@ fn what_a_registry_does_wrong_is_said() {
         hash(&tools, dir.path(), &registry.reference(), Places::default()).unwrap_err()
     };
     let error = fails(Fault::Status500);
-    assert!(text(&error).contains("answered 500 when asked for manifest v1"), "{}", text(&error));
+    assert!(one_line(&error).contains("answered 500 when asked for manifest v1"), "{}", one_line(&error));
     let error = fails(Fault::EndlessManifest);
-    assert!(matches!(error, Error::TooLarge { .. }), "{}", text(&error));
+    assert!(matches!(error, Error::TooLarge { .. }), "{}", one_line(&error));
     let error = fails(Fault::CutInLayer);
-    assert!(matches!(error, Error::Registry(RegistryError::Client { .. })), "{}", text(&error));
+    assert!(matches!(error, Error::Registry(RegistryError::Client { .. })), "{}", one_line(&error));
     // Nothing listens.
     let error = hash(&tools, dir.path(), "127.0.0.1:1/a:v1", Places::default()).unwrap_err();
-    assert!(text(&error).contains("cannot be asked for a login"), "{}", text(&error));
+    assert!(one_line(&error).contains("cannot be asked for a login"), "{}", one_line(&error));
 }

@@ -62,14 +62,3 @@ impl Tools {
         Hasher { cache: cache.to_owned(), search: self.search(), registries: Registries::default() }
     }
 }
-
-/// An error with all its causes, as a user sees it.
-pub(crate) fn text(error: &layers::Error) -> String {
-    let mut text = error.to_string();
-    let mut source = std::error::Error::source(error);
-    while let Some(cause) = source {
-        text += &format!(": {cause}");
-        source = cause.source();
-    }
-    text
-}

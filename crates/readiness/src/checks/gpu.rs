@@ -2,9 +2,10 @@
 
 use std::fmt::Write;
 
+use gpu::Kind;
 use gpu::Mode;
 use gpu::open::is_vfio;
-use gpu::sysfs::{Function, Inventory, Kind, Sysfs};
+use gpu::sysfs::{Function, Inventory, Sysfs};
 
 use super::{qemu, vm};
 use crate::check::{Fault, Finding, Step};

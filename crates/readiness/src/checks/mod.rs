@@ -10,7 +10,8 @@ pub(crate) mod snp;
 pub(crate) mod tdx;
 pub(crate) mod vm;
 
-use vmm_config::config::Accel;
+use shared_types::Accelerator;
+use vmm_config::config::AutoOr;
 
 use crate::check::{Class, Step};
 use crate::host::Host;
@@ -63,8 +64,8 @@ fn only(wanted: Class, class: Class) -> Weight {
 /// Emulation stands in for KVM in a plain VM, unless the configuration forbids it.
 fn kvm(host: &Host<'_>, class: Class) -> Weight {
     match (class, host.config().accel) {
-        (Class::Plain, Accel::Tcg) => Weight::None,
-        (Class::Plain, Accel::Auto) => Weight::Warns,
+        (Class::Plain, AutoOr::Is(Accelerator::Tcg)) => Weight::None,
+        (Class::Plain, AutoOr::Auto) => Weight::Warns,
         _ => Weight::Stops,
     }
 }

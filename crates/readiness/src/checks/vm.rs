@@ -2,7 +2,8 @@
 
 use std::io;
 
-use vmm_config::config::{Accel, Tee};
+use shared_types::Accelerator;
+use vmm_config::config::{AutoOr, Tee};
 use vmm_config::image::{ImageManifest, MAX_MANIFEST};
 
 use crate::check::{Fault, Finding, Step};
@@ -65,7 +66,7 @@ fn nested() -> &'static str {
 }
 
 fn trial(host: &Host<'_>) -> Finding {
-    if host.config().accel == Accel::Tcg && host.config().tee == Tee::None {
+    if host.config().accel == AutoOr::Is(Accelerator::Tcg) && host.config().tee == Tee::None {
         return Finding::NotApplicable("the configuration wants emulation (accel = \"tcg\")".to_owned());
     }
     match host.probe.trial() {

@@ -3,18 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use host_claims::accel::{self, Accel};
+use host_claims::accel;
 use host_claims::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host_claims::net::{Endpoint, NetPlan};
 use host_claims::vsock::{HYBRID_SOCKET, Kept, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
 use jail::{Jail, Role, UserId};
+use shared_types::{Accelerator, KvmTrial, NicMac};
 use slog::Logger;
-use vmm_config::config::{Accel as AccelChoice, NodeConfig};
-use vmm_config::net::MacAddress;
+use vmm_config::config::{AutoOr, NodeConfig};
 use vmm_config::passthrough::HostDevices;
 use vmm_config::path::SocketPath;
-use vmm_config::plan::{HostFacts, Kvm, NicFacts, VsockFacts, plan, queues_for};
-use vmm_config::spec::{Cid, VmSpec};
+use vmm_config::plan::{HostFacts, NicFacts, VsockFacts, plan, queues_for};
+use vmm_config::spec::VmSpec;
 use vmm_config::units::MemorySize;
 
 use super::{Failure, Request, confidential};
@@ -94,14 +94,11 @@ async fn claim_devices(request: &Request, claims: &mut Claims, log: &Logger) -> 
 }
 
 /// Whether KVM runs a guest here; not tried where the configuration wants none of it.
-async fn probe_kvm(config: &NodeConfig) -> Kvm {
-    if config.accel == AccelChoice::Tcg {
-        return Kvm::Fails { reason: "accel = \"tcg\" is configured".to_owned() };
+async fn probe_kvm(config: &NodeConfig) -> KvmTrial {
+    if config.accel == AutoOr::Is(Accelerator::Tcg) {
+        return KvmTrial::Fails { reason: "accel = \"tcg\" is configured".to_owned() };
     }
-    match accel::probe(Path::new(KVM_MEMORY)).await {
-        Accel::Kvm => Kvm::Works,
-        Accel::Tcg { reason } => Kvm::Fails { reason },
-    }
+    accel::probe(Path::new(KVM_MEMORY)).await
 }
 
 /// The agent's line: the kernel's vhost-vsock, or the program that stands in for it.
@@ -118,7 +115,7 @@ async fn claim_vsock(request: &Request, claims: &mut Claims, qemu: UserId) -> Re
     let vsock = claims.vsock.insert(planned.claim(Some(kept)).await?);
     let record = vsock.record();
     let facts = match vsock {
-        Vsock::Kernel(kernel) => Cid::new(kernel.cid().get()).map(|cid| VsockFacts::Vhost { cid }),
+        Vsock::Kernel(kernel) => Some(VsockFacts::Vhost { cid: kernel.cid() }),
         Vsock::User(_) => SocketPath::new(VHOST_USER_SOCKET).map(|socket| VsockFacts::VhostUser { socket }),
     };
     claims.dir.update(|state| state.vsock = Some(record))?;
@@ -173,7 +170,7 @@ fn nic_facts(endpoint: &Endpoint) -> Result<NicFacts, Failure> {
         Failure::Host(format!("the pod's interface {} cannot become a NIC: {reason}", facts.name))
     };
     Ok(NicFacts {
-        mac: MacAddress::new(facts.mac.0).map_err(|error| unsupported(error.to_string()))?,
+        mac: NicMac::try_from(facts.mac).map_err(|error| unsupported(error.to_string()))?,
         mtu: u16::try_from(facts.mtu).unwrap_or(u16::MAX),
         queues: u16::try_from(endpoint.tap.len()).map_err(|error| unsupported(error.to_string()))?,
         vhost: !endpoint.vhost.is_empty(),

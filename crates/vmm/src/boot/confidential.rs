@@ -13,6 +13,7 @@ use measurement::ovmf::{Acceptance, Firmware, FirmwareError, Kind, MAX_FIRMWARE}
 use measurement::snp::LaunchDigest;
 use measurement::snp::id_block::{AUTH, BLOCK, IdBlockError};
 use serde_json::json;
+use shared_types::one_line;
 use slog::{Logger, info, warn};
 use vmm_config::config::{NodeConfig, Tee};
 use vmm_config::expect::{ExpectError, Expectation, expectation};
@@ -23,7 +24,6 @@ use vmm_config::tee::HostTee;
 use vmm_config::units::MemorySize;
 
 use super::Request;
-use crate::claims::one_line;
 
 /// Where the expectation is kept while the VM lives, in its state directory.
 pub const MEASUREMENT_FILE: &str = "measurement.json";

@@ -4,12 +4,12 @@ use std::path::PathBuf;
 
 use agent_client::AgentError;
 use measurement::ovmf::Acceptance;
-use vmm_config::passthrough::HostAddress;
+use shared_types::PciAddress;
+use shared_types::one_line;
 use vmm_config::plan::PlanError;
 use vmm_config::qemu::OLDEST;
 
 use super::confidential::ConfidentialError;
-use crate::claims::one_line;
 use crate::devices::DevicesError;
 use crate::ended::LastWords;
 use crate::lost::Loss;
@@ -122,7 +122,7 @@ pub enum Failure {
     Agent(#[from] AgentError),
     /// A device is gone, and what QEMU still does with it may take for ever.
     #[error("GPU {0} {1}")]
-    DeviceLost(HostAddress, Loss),
+    DeviceLost(PciAddress, Loss),
     /// PID 1 of the guest has checked what it was given, and powers off.
     #[error("the guest gave up: {0}")]
     Refused(String),

@@ -21,7 +21,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use agent_client::Agent;
-use host_claims::accel::is_vm;
+use host_claims::accel;
 use host_claims::net::Endpoint;
 use host_claims::process::Identity;
 use host_claims::vsock::{VHOST_USER_SOCKET, Vsock};
@@ -39,7 +39,9 @@ use vmm_config::request::PodRequest;
 use vmm_config::spec::{FdRole, VmSpec};
 use vmm_config::tee::HostTee;
 
-use crate::claims::{Claims, one_line};
+use shared_types::one_line;
+
+use crate::claims::Claims;
 use crate::devices::{DevicesRequest, raise_memory_lock};
 use crate::disks::Disks;
 use crate::ended::{LastWords, Signs};
@@ -124,7 +126,7 @@ pub struct Planned {
 impl Planned {
     /// Starts a boot.
     pub fn new(request: Request, log: &Logger) -> Self {
-        let ground = if is_vm() { Ground::Hypervisor } else { Ground::Hardware };
+        let ground = if accel::cpu().is_guest() { Ground::Hypervisor } else { Ground::Hardware };
         let (log, activity, started) = (log.clone(), Activity::default(), Instant::now());
         let common = Common { request, log, activity, started, ground };
         common.reached(Phase::Planned);

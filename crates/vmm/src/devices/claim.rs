@@ -11,15 +11,15 @@ use gpu::progress::Event;
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
 use gpu::{Assignable, Chip, Failure, PciAddress, Phase, Progress, set};
+use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use vmm_config::config::NodeConfig;
-use vmm_config::passthrough::{HostAddress, HostDevices};
+use vmm_config::passthrough::HostDevices;
 
 use super::release::{GivenBack, give_back, ms, open};
 use super::{DevicesError, DevicesRecord, DevicesRequest, GpuHost, facts, host, mode};
-use crate::claims::one_line;
 
 /// Devices that were found able to be claimed.
 #[derive(Debug)]
@@ -194,11 +194,8 @@ impl Devices {
     }
 
     /// The node of a device, for QEMU.
-    pub(crate) fn node(&self, address: HostAddress) -> Result<Option<OwnedFd>, DevicesError> {
-        let is = |function: &&Function| {
-            facts::host_address(function.address).is_ok_and(|function| function == address)
-        };
-        let function = self.functions.iter().find(is);
+    pub(crate) fn node(&self, address: PciAddress) -> Result<Option<OwnedFd>, DevicesError> {
+        let function = self.functions.iter().find(|function| function.address == address);
         function.and_then(|function| function.vfio_device_node(&self.host.dev)).map(node).transpose()
     }
 

@@ -2,8 +2,7 @@
 
 use std::path::PathBuf;
 
-use gpu::PciAddress;
-use vmm_config::passthrough::HostAddress;
+use shared_types::PciAddress;
 use vmm_config::units::MemorySize;
 
 /// What went wrong. Nothing is left held.
@@ -19,7 +18,7 @@ pub enum DevicesError {
     #[error("the IOMMU group of GPU {gpu} cannot be looked up in sysfs; is it still there?")]
     Group {
         /// The GPU.
-        gpu: HostAddress,
+        gpu: PciAddress,
         /// Why.
         #[source]
         source: std::io::Error,

@@ -2,10 +2,10 @@
 
 use std::path::Path;
 
+use gpu::Assignable;
 use gpu::chip::VENDOR;
-use gpu::sysfs::{Function, Kind as GpuKind};
-use gpu::{Assignable, PciAddress};
-use vmm_config::passthrough::{Access, Bar, Description, HostAddress, Kind, PciId, VerifiedDevice};
+use gpu::sysfs::Function;
+use vmm_config::passthrough::{Access, Bar, Description, PciId, VerifiedDevice};
 
 use super::{DevicesError, GpuHost};
 
@@ -15,7 +15,6 @@ pub(super) fn verified(
     assignable: &Assignable,
     host: &GpuHost,
 ) -> Result<VerifiedDevice, DevicesError> {
-    let address = host_address(assignable.address())?;
     let bars = function.bars.iter().map(|bar| Bar {
         index: bar.index,
         size: bar.size,
@@ -23,22 +22,13 @@ pub(super) fn verified(
         prefetchable: bar.prefetchable,
     });
     Ok(VerifiedDevice::declare(Description {
-        address,
-        kind: match function.kind {
-            GpuKind::Gpu => Kind::Gpu,
-            GpuKind::NvSwitch => Kind::NvSwitch,
-        },
+        address: assignable.address(),
+        kind: function.kind,
         id: PciId { vendor: VENDOR, device: assignable.id().0 },
         bars: bars.collect(),
         node: function.numa_node,
         access: access(function, host)?,
     }))
-}
-
-/// The same address in the other crate's type.
-pub(super) fn host_address(gpu: PciAddress) -> Result<HostAddress, DevicesError> {
-    let text = gpu.to_string();
-    text.parse().map_err(|error| DevicesError::Description { gpu, reason: format!("{error}") })
 }
 
 /// iommufd where the kernel has it, as crate `gpu` prefers it too.

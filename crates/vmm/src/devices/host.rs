@@ -3,12 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-#[cfg(feature = "vfio-user")]
 use gpu::PciAddress;
 use gpu::owner::CC_MANAGER_READY;
 use gpu::sysfs::Sysfs;
+use host_claims::accel;
 use serde::{Deserialize, Serialize};
-use vmm_config::passthrough::{AddressWidth, HostAddress, HostNode};
+use vmm_config::passthrough::{AddressWidth, HostNode};
 use vmm_config::units::MemorySize;
 
 use super::DevicesError;
@@ -52,7 +52,7 @@ impl GpuHost {
     ///
     /// # Errors
     /// [`DevicesError::Group`].
-    pub(crate) fn group_nodes(&self, devices: &[HostAddress]) -> Result<Vec<PathBuf>, DevicesError> {
+    pub(crate) fn group_nodes(&self, devices: &[PciAddress]) -> Result<Vec<PathBuf>, DevicesError> {
         let vfio = self.dev.join("vfio");
         let mut nodes = Vec::new();
         for device in devices {
@@ -80,16 +80,10 @@ impl GpuHost {
     }
 }
 
-/// How far physical addresses reach, by `/proc/cpuinfo`: `address sizes : 46 bits physical, 48 bits virtual`.
+/// How far physical addresses reach.
 pub(super) fn address_width() -> AddressWidth {
-    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    width_in(&text).unwrap_or_default()
-}
-
-fn width_in(cpuinfo: &str) -> Option<AddressWidth> {
-    let line = cpuinfo.lines().find(|line| line.starts_with("address sizes"))?;
-    let bits = line.split_once(':')?.1.split_whitespace().next()?.parse().ok()?;
-    AddressWidth::new(bits).ok()
+    let bits = accel::cpu().physical_bits;
+    bits.and_then(|bits| AddressWidth::new(bits).ok()).unwrap_or_default()
 }
 
 /// The host's NUMA nodes that have memory.
@@ -119,13 +113,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn width_and_nodes_are_read_as_the_kernel_writes_them() {
-        let cpuinfo =
-            "model name\t: x\naddress sizes\t: 46 bits physical, 48 bits virtual\npower management:\n";
-        assert_eq!(width_in(cpuinfo), AddressWidth::new(46).ok());
-        for bad in ["", "address sizes\t: many", "address sizes\t: 64 bits physical"] {
-            assert_eq!(width_in(bad), None);
-        }
+    fn nodes_are_read_as_the_kernel_writes_them() {
         let sysfs = tempfile::tempdir().unwrap();
         for (node, kib) in [("node10", "2048"), ("node2", "4096"), ("node3", "0")] {
             let folder = sysfs.path().join("devices/system/node").join(node);

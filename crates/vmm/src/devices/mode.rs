@@ -2,12 +2,12 @@
 
 use futures_util::future::join_all;
 use gpu::chip::{Chip, Family};
-use gpu::owner::{Ownership, Policy, ownership};
+use gpu::owner::{Ownership, ownership};
 use gpu::sysfs::Function;
-use gpu::{Gpu, Mode, Unverified, Verified, set};
+use gpu::{Gpu, Mode, ModePolicy, Unverified, Verified, set};
 use slog::{Logger, info};
 use tokio::time::Instant;
-use vmm_config::config::{CcMode, GpuMode, NodeConfig, Tee};
+use vmm_config::config::{AutoOr, NodeConfig, Tee};
 
 use super::release::ms;
 use super::{DevicesError, GpuHost};
@@ -15,13 +15,10 @@ use super::{DevicesError, GpuHost};
 /// The mode that the configuration asks for.
 pub(super) fn wanted(config: &NodeConfig, functions: &[Function]) -> Mode {
     match config.gpu_mode {
-        GpuMode::Off => Mode::Off,
-        GpuMode::On => Mode::On,
-        GpuMode::Devtools => Mode::Devtools,
-        GpuMode::Ppcie => Mode::Ppcie,
+        AutoOr::Is(mode) => mode,
         // The driver in a guest that is not confidential refuses a GPU that is.
-        GpuMode::Auto if config.tee == Tee::None => Mode::Off,
-        GpuMode::Auto => confidential(functions),
+        AutoOr::Auto if config.tee == Tee::None => Mode::Off,
+        AutoOr::Auto => confidential(functions),
     }
 }
 
@@ -41,12 +38,8 @@ pub(super) async fn prepare(
     host: &GpuHost,
     log: &Logger,
 ) -> Result<Vec<Gpu<Verified>>, DevicesError> {
-    let policy = match config.cc_mode {
-        CcMode::Verify => Policy::Verify,
-        CcMode::Manage => Policy::Manage,
-    };
     let mut gpus = gpus;
-    match ownership(policy, &host.cc_manager) {
+    match ownership(config.cc_mode, &host.cc_manager) {
         Ownership::Manage => {
             if differ(&mut gpus, mode).await {
                 info!(log, "GPUs are set to another mode"; "mode" => %mode);
@@ -56,9 +49,11 @@ pub(super) async fn prepare(
         }
         Ownership::VerifyOnly => {
             // Before the reset, which would make settings active that somebody else has only just written.
-            let owner = match policy {
-                Policy::Manage => "NVIDIA's cc-manager owns it here: set the node's label nvidia.com/cc.mode",
-                Policy::Verify => {
+            let owner = match config.cc_mode {
+                ModePolicy::Manage => {
+                    "NVIDIA's cc-manager owns it here: set the node's label nvidia.com/cc.mode"
+                }
+                ModePolicy::Verify => {
                     "cc_mode = \"verify\": set it with `coffer gpu cc-mode`, or set cc_mode = \"manage\""
                 }
             };
@@ -95,7 +90,7 @@ async fn differ(gpus: &mut [Gpu<Unverified>], mode: Mode) -> bool {
 #[cfg(test)]
 mod tests {
     use gpu::DeviceId;
-    use gpu::sysfs::Kind;
+    use gpu::Kind;
 
     use super::*;
 
@@ -124,13 +119,13 @@ mod tests {
         let (h100, b200, switch) = (function(0x2330), function(0x2901), function(0x22a3));
         let auto = |tee, functions: &[&Function]| {
             let functions: Vec<_> = functions.iter().copied().cloned().collect();
-            wanted(&config(tee, GpuMode::Auto), &functions)
+            wanted(&config(tee, AutoOr::Auto), &functions)
         };
         assert_eq!(auto(Tee::None, &[&h100]), Mode::Off);
         assert_eq!(auto(Tee::Tdx, &[&h100]), Mode::On);
         assert_eq!(auto(Tee::Snp, &[&h100, &h100]), Mode::Ppcie);
         assert_eq!(auto(Tee::Auto, &[&h100, &switch]), Mode::Ppcie);
         assert_eq!(auto(Tee::Tdx, &[&b200, &b200]), Mode::On);
-        assert_eq!(wanted(&config(Tee::None, GpuMode::Devtools), &[h100]), Mode::Devtools);
+        assert_eq!(wanted(&config(Tee::None, AutoOr::Is(Mode::Devtools)), &[h100]), Mode::Devtools);
     }
 }

@@ -7,11 +7,11 @@ use gpu::registers::{Registers, ResetKind};
 use gpu::release::{Released, give_back as clean};
 use gpu::sysfs::Function;
 use gpu::{Attached, Gpu, PciAddress, Progress, Unverified};
+use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::time::{Instant, sleep};
 
 use super::{DevicesError, GpuHost};
-use crate::claims::one_line;
 
 /// How long QEMU's last hold on a device may take to go: the kernel closes a dead process's files after its memory, which
 /// for a large VM is long.

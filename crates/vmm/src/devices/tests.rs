@@ -11,13 +11,15 @@ use gpu::lock::{GpuLock, holder};
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::registers::VfioUser;
 use host_claims::vsock::{PROGRAM, VHOST_USER_SOCKET, VsockPlan};
+use shared_types::{GpuMode as Mode, ModePolicy, one_line};
 use slog::{Discard, Logger, o};
 use tempfile::TempDir;
-use vmm_config::config::{CcMode, GpuMode, NodeConfig};
+use vmm_config::config::{AutoOr, NodeConfig};
 use vmm_config::passthrough::{Access, HostDevices};
 
 use super::*;
-use crate::claims::{Claims, one_line};
+
+use crate::claims::Claims;
 use crate::state::StateDir;
 
 /// Knob and value of confidential computing, as the firmware knows them (`gpu::knob::Knob::CCM`).
@@ -119,14 +121,14 @@ fn emulate_product(root: &TempDir, index: usize, timing: Timing, product: Produc
     Emulator::start(&options).unwrap()
 }
 
-fn config(cc_mode: CcMode, gpu_mode: GpuMode) -> NodeConfig {
+fn config(cc_mode: ModePolicy, gpu_mode: AutoOr<Mode>) -> NodeConfig {
     NodeConfig { cc_mode, gpu_mode, ..NodeConfig::default() }
 }
 
 #[tokio::test]
 async fn a_gpu_is_set_verified_described_and_given_back_clean() {
     let rig = Rig::new(1, Timing::FAST);
-    let (mut devices, _, facts) = rig.claim(&config(CcMode::Manage, GpuMode::On)).await.unwrap();
+    let (mut devices, _, facts) = rig.claim(&config(ModePolicy::Manage, AutoOr::Is(Mode::On))).await.unwrap();
     assert_eq!(holder(&rig.state(), address(0)).unwrap().as_deref(), Some("pod-1"));
     assert_eq!((rig.emulators[0].state().mode_word & 1, rig.resets(0)), (1, 1));
     let description = facts.devices[0].description();
@@ -139,7 +141,7 @@ async fn a_gpu_is_set_verified_described_and_given_back_clean() {
     assert_eq!(rig.resets(0), 2);
     assert_eq!((holder(&rig.state(), address(0)).unwrap(), rig.quarantined(0)), (None, None));
     // In the mode already: reset all the same, since nobody knows who had it.
-    let (devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::On)).await.unwrap();
+    let (devices, _, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::On))).await.unwrap();
     assert_eq!(rig.resets(0), 3);
     // No VM had it: nothing to wipe.
     assert_eq!(devices.release().await, Vec::<String>::new());
@@ -149,14 +151,14 @@ async fn a_gpu_is_set_verified_described_and_given_back_clean() {
 #[tokio::test]
 async fn a_wrong_mode_that_is_not_ours_to_set_is_refused_untouched() {
     let rig = Rig::new(1, Timing::FAST);
-    let error = rig.refusal(&config(CcMode::Verify, GpuMode::On)).await;
+    let error = rig.refusal(&config(ModePolicy::Verify, AutoOr::Is(Mode::On))).await;
     assert!(error.contains("cc_mode = \"verify\"") && error.contains("active mode is off"), "{error}");
     std::fs::write(rig.root.path().join("cc-manager"), "").unwrap();
-    let error = rig.refusal(&config(CcMode::Manage, GpuMode::On)).await;
+    let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::On))).await;
     assert!(error.contains("cc-manager owns it") && error.contains("0000:40:00.0"), "{error}");
     // Settings that wait for a reset are not made active by ours.
     rig.emulators[0].with(|device| device.set_knob(CCM, 1));
-    let error = rig.refusal(&config(CcMode::Verify, GpuMode::Off)).await;
+    let error = rig.refusal(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await;
     assert!(error.contains("its next reset would make it on"), "{error}");
     assert_eq!((rig.resets(0), rig.quarantined(0)), (0, None));
 }
@@ -164,19 +166,19 @@ async fn a_wrong_mode_that_is_not_ours_to_set_is_refused_untouched() {
 #[tokio::test]
 async fn two_hopper_gpus_are_no_set_for_a_confidential_vm() {
     let rig = Rig::new(2, Timing::FAST);
-    let error = rig.refusal(&config(CcMode::Manage, GpuMode::On)).await;
+    let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::On))).await;
     assert!(error.contains("these GPUs cannot go to one VM") && error.contains("whole board"), "{error}");
     // Refused before anything was done to them.
     for (index, emulator) in rig.emulators.iter().enumerate() {
         assert_eq!((rig.resets(index), emulator.state().requests), (0, vec![]));
     }
-    rig.claim(&config(CcMode::Manage, GpuMode::Off)).await.unwrap();
+    rig.claim(&config(ModePolicy::Manage, AutoOr::Is(Mode::Off))).await.unwrap();
 }
 
 #[tokio::test]
 async fn a_gpu_of_somebody_else_or_in_quarantine_is_refused() {
     let rig = Rig::new(1, Timing::FAST);
-    let config = config(CcMode::Verify, GpuMode::Off);
+    let config = config(ModePolicy::Verify, AutoOr::Is(Mode::Off));
     let lock = GpuLock::take(&rig.state(), address(0), "pod-0").await.unwrap();
     let error = rig.claim(&config).await.map(drop).unwrap_err();
     assert!(error.contains("0000:40:00.0 is in use by pod-0"), "{error}");
@@ -191,7 +193,7 @@ async fn a_gpu_of_somebody_else_or_in_quarantine_is_refused() {
 #[tokio::test]
 async fn a_gpu_that_does_not_come_back_goes_into_quarantine_before_and_after_a_vm() {
     let rig = Rig::new(2, Timing::FAST);
-    let off = config(CcMode::Verify, GpuMode::Off);
+    let off = config(ModePolicy::Verify, AutoOr::Is(Mode::Off));
     let (mut devices, _, _) = rig.claim(&off).await.unwrap();
     devices.hand_over();
     rig.emulators[1].set_faults(Faults { boot: Some(BootFault::Never), ..Faults::default() });
@@ -210,7 +212,8 @@ async fn a_gpu_that_does_not_come_back_goes_into_quarantine_before_and_after_a_v
 #[tokio::test]
 async fn the_record_alone_gives_gpus_back_and_leaves_those_of_others() {
     let rig = Rig::new(2, Timing::FAST);
-    let (mut devices, record, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    let (mut devices, record, _) =
+        rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let text = serde_json::to_string(&record).unwrap();
     // As when the shim is killed: nothing of it runs, and its locks are gone.
@@ -227,7 +230,7 @@ async fn the_record_alone_gives_gpus_back_and_leaves_those_of_others() {
 async fn what_is_not_there_or_no_gpu_is_named() {
     let mut rig = Rig::new(1, Timing::FAST);
     std::fs::write(rig.root.path().join("sys/devices/0000:40:00.0/vendor"), "0x8086\n").unwrap();
-    let off = config(CcMode::Verify, GpuMode::Off);
+    let off = config(ModePolicy::Verify, AutoOr::Is(Mode::Off));
     assert!(rig.refusal(&off).await.contains("0000:40:00.0 is no GPU or NVSwitch"));
     rig.emulators.push(emulate(&rig.root, 1, Timing::FAST));
     std::fs::remove_file(rig.root.path().join("sys/bus/pci/devices/0000:40:00.0")).unwrap();
@@ -238,14 +241,14 @@ async fn what_is_not_there_or_no_gpu_is_named() {
 #[tokio::test]
 async fn a_chip_that_is_not_known_goes_to_a_plain_vm() {
     let rig = Rig::of(Product::A100);
-    for cc_mode in [CcMode::Verify, CcMode::Manage] {
-        for gpu_mode in [GpuMode::Auto, GpuMode::Off] {
+    for cc_mode in [ModePolicy::Verify, ModePolicy::Manage] {
+        for gpu_mode in [AutoOr::Auto, AutoOr::Is(Mode::Off)] {
             let (mut devices, _, facts) = rig.claim(&config(cc_mode, gpu_mode)).await.unwrap();
             assert_eq!(facts.devices[0].description().id.to_string(), "10de:20b0");
             devices.hand_over();
             assert_eq!(devices.release().await, Vec::<String>::new());
         }
-        let error = rig.refusal(&config(cc_mode, GpuMode::On)).await;
+        let error = rig.refusal(&config(cc_mode, AutoOr::Is(Mode::On))).await;
         assert!(error.contains("0000:40:00.0 is not known") && error.contains("plain VM"), "{error}");
     }
     // Before and after each of four VMs, and not once for those that were refused.
@@ -257,7 +260,7 @@ async fn a_chip_that_is_not_known_goes_to_a_plain_vm() {
 #[tokio::test]
 async fn a_gpu_that_does_not_boot_after_a_vm_is_reset_before_it_is_given_up() {
     let rig = Rig::new(1, Timing::FAST);
-    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    let (mut devices, _, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let before = rig.resets(0);
     rig.emulators[0].set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
@@ -287,7 +290,7 @@ async fn every_fault_stops_the_start_and_leaves_the_gpu_free_or_in_quarantine() 
         (|f| f.not_latched = true, "active mode is off", false),
         (|f| f.mode_word = Some(2), "devtools without confidential computing", false),
     ];
-    let on = config(CcMode::Manage, GpuMode::On);
+    let on = config(ModePolicy::Manage, AutoOr::Is(Mode::On));
     // Long enough for a boot to be seen that is not over, on a busy machine, too.
     let timing = Timing { boot: Duration::from_secs(1), ..Timing::FAST };
     let runs = faults.map(async |(change, words, lost)| {
@@ -320,7 +323,7 @@ async fn what_is_only_unusual_is_no_fault() {
             device.sleep();
             device.leave_stale_reply();
         });
-        rig.claim(&config(CcMode::Manage, GpuMode::On)).await.unwrap();
+        rig.claim(&config(ModePolicy::Manage, AutoOr::Is(Mode::On))).await.unwrap();
     }
 }
 
@@ -335,7 +338,7 @@ async fn a_gpu_that_goes_while_it_is_set_is_not_for_the_next_pod() {
         let identity = Some(IdentityFault::SecurityFault);
         rig.emulators[0].set_faults(Faults { identity, ..Faults::default() });
     };
-    let config = config(CcMode::Manage, GpuMode::Devtools);
+    let config = config(ModePolicy::Manage, AutoOr::Is(Mode::Devtools));
     let (error, ()) = tokio::join!(rig.refusal(&config), go);
     assert!(error.contains("writing settings failed"), "{error}");
     assert!(rig.quarantined(0).unwrap().reason.contains("locked itself down"));
@@ -352,7 +355,7 @@ async fn settings_that_were_written_for_a_pod_that_did_not_start_do_not_wait_for
     }
     // Both are to be off; the second can be read, and does not write.
     rig.emulators[1].set_faults(Faults { write_error: Some(0x202), ..Faults::default() });
-    let error = rig.refusal(&config(CcMode::Manage, GpuMode::Off)).await;
+    let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::Off))).await;
     assert!(error.contains("0000:41:00.0: writing settings failed"), "{error}");
     let first = rig.emulators[0].state();
     assert_eq!((first.knobs[&CCM], first.mode_word & 1, first.resets), (0, 0, 2));
@@ -366,7 +369,7 @@ async fn gpus_in_different_modes_are_told_by_name() {
         device.set_knob(CCM, 1);
         device.reset(Instant::now());
     });
-    let error = rig.refusal(&config(CcMode::Verify, GpuMode::Off)).await;
+    let error = rig.refusal(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await;
     assert!(error.contains("0000:41:00.0") && error.contains("active mode is on"), "{error}");
     assert!(!error.contains("0000:40:00.0"), "{error}");
     assert_eq!((rig.resets(0), rig.resets(1)), (0, 1));
@@ -375,8 +378,8 @@ async fn gpus_in_different_modes_are_told_by_name() {
 #[tokio::test]
 async fn seven_gpus_of_eight_are_no_board() {
     let rig = Rig::new(7, Timing::FAST);
-    for cc_mode in [CcMode::Verify, CcMode::Manage] {
-        let error = rig.refusal(&config(cc_mode, GpuMode::Ppcie)).await;
+    for cc_mode in [ModePolicy::Verify, ModePolicy::Manage] {
+        let error = rig.refusal(&config(cc_mode, AutoOr::Is(Mode::Ppcie))).await;
         assert!(error.contains("8 GPUs and 4 NVSwitches, not 7 and 0"), "{error}");
         for (index, emulator) in rig.emulators.iter().enumerate() {
             assert_eq!((rig.resets(index), emulator.state().requests), (0, vec![]));
@@ -401,7 +404,7 @@ fn a_gpu_that_another_driver_has_or_none_is_refused() {
 #[tokio::test]
 async fn a_vm_that_lets_go_late_is_waited_for_and_one_that_does_not_costs_the_gpu() {
     let rig = Rig::new(2, Timing::FAST);
-    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    let (mut devices, _, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let hold = async |index: usize| {
         VfioUser::connect(rig.emulators[index].socket(), Duration::from_secs(5)).await.unwrap()
@@ -423,7 +426,7 @@ async fn a_vm_that_lets_go_late_is_waited_for_and_one_that_does_not_costs_the_gp
 #[tokio::test]
 async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     let rig = Rig::new(1, Timing::FAST);
-    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    let (mut devices, _, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let resets = rig.resets(0);
     let root = rig.root.path().join("run");
@@ -449,7 +452,7 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
 #[tokio::test]
 async fn a_gpu_that_vanishes_under_its_vm_goes_into_quarantine() {
     let rig = Rig::new(1, Timing::FAST);
-    let (mut devices, _, _) = rig.claim(&config(CcMode::Verify, GpuMode::Off)).await.unwrap();
+    let (mut devices, _, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     rig.emulators[0].set_faults(Faults { identity: Some(IdentityFault::Gone), ..Faults::default() });
     assert_eq!(devices.release().await, Vec::<String>::new());
@@ -469,7 +472,7 @@ async fn eight_are_set_in_hardly_more_time_than_one() {
             });
         }
         let start = Instant::now();
-        rig.claim(&config(CcMode::Manage, GpuMode::Off)).await.unwrap();
+        rig.claim(&config(ModePolicy::Manage, AutoOr::Is(Mode::Off))).await.unwrap();
         start.elapsed()
     };
     let (mut one, mut eight) = (Duration::MAX, Duration::MAX);

@@ -5,7 +5,8 @@
 
 use serde::Deserialize;
 use serde_json::Value;
-use vmm_config::passthrough::{HostAddress, Kind, PciId};
+use shared_types::{NvidiaKind, PciAddress};
+use vmm_config::passthrough::PciId;
 use vmm_config::pci::GuestPciPath;
 use vmm_config::qemu::VfioDevice;
 
@@ -23,9 +24,9 @@ const DEEPEST: usize = 8;
 )]
 pub struct Misplaced {
     /// What it is.
-    pub kind: Kind,
+    pub kind: NvidiaKind,
     /// Where it is on the host.
-    pub address: HostAddress,
+    pub address: PciAddress,
     /// Where it should be.
     pub planned: GuestPciPath,
     /// Its ids on the host.
@@ -123,7 +124,7 @@ mod tests {
         let slot = PciSlots::new().take().unwrap();
         VfioDevice {
             address: "0000:41:00.0".parse().unwrap(),
-            kind: Kind::Gpu,
+            kind: NvidiaKind::Gpu,
             id: PciId { vendor: 0x10de, device: 0x2330 },
             port: RootPort { index: 0, bus: PortBus::Board, slot, space: BarSpace::default() },
             backend: DeviceBackend::Group,

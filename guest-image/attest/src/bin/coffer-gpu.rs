@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use attest::service::chain;
+use shared_types::one_line;
 
 fn main() -> ExitCode {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -16,7 +16,7 @@ fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Err(error) => {
-            println!("{}", chain(&error));
+            println!("{}", one_line(&error));
             ExitCode::FAILURE
         }
     }

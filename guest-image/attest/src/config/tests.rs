@@ -1,3 +1,5 @@
+use shared_types::one_line;
+
 use super::*;
 
 /// A self-signed certificate: `openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=kbs -days 36500`.
@@ -13,7 +15,7 @@ fn cdh(url: &str, cert: &str) -> String {
 
 fn refused(aa: Option<&str>, cdh: Option<&str>, words: &str) {
     let error = Broker::parse(aa, cdh).unwrap_err();
-    let text = crate::service::chain(&error);
+    let text = one_line(&error);
     assert!(text.contains(words), "{words:?} is not in: {text}");
 }
 

@@ -9,33 +9,9 @@ use base64::engine::general_purpose::STANDARD;
 use nvml_wrapper::Nvml as Loaded;
 use nvml_wrapper::enums::device::DeviceArchitecture;
 use nvml_wrapper::error::NvmlError;
+use shared_types::GpuMode;
 
 use super::{Device, EvidenceError, Gpus};
-
-/// The mode that the driver runs the GPUs in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Neither confidential computing nor protected links.
-    Off,
-    /// Confidential computing.
-    On,
-    /// Confidential computing that a debugger can look into.
-    Devtools,
-    /// A whole board with protected links.
-    Board,
-}
-
-impl Mode {
-    /// The word that PID 1 reads (`guest-image/init/src/gpu/driver.rs`).
-    pub const fn word(self) -> &'static str {
-        match self {
-            Self::Off => "off",
-            Self::On => "on",
-            Self::Devtools => "devtools",
-            Self::Board => "ppcie",
-        }
-    }
-}
 
 /// What the driver says of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,7 +36,7 @@ pub trait Library: Sync {
     /// What one is.
     fn facts(&self, index: u32) -> Result<Facts, String>;
     /// Which mode it runs one in.
-    fn mode(&self, index: u32) -> Result<Mode, String>;
+    fn mode(&self, index: u32) -> Result<GpuMode, String>;
     /// One's report over a nonce: request and response of SPDM's GET_MEASUREMENTS.
     fn report(&self, index: u32, nonce: [u8; 32]) -> Result<Vec<u8>, String>;
     /// The chain of certificates of the key that signs reports, PEM.
@@ -94,7 +70,7 @@ impl<L: Library, O: Fn() -> Result<L, String>> Nvml<O> {
         let line = |index: u32| {
             let failed = |what| EvidenceError::Gpu { gpu: index.to_string(), what };
             let Facts { slot, minor, uuid, product, .. } = library.facts(index).map_err(failed)?;
-            let mode = library.mode(index).map_err(failed)?.word();
+            let mode = library.mode(index).map_err(failed)?.name();
             Ok([&slot, minor.to_string().as_str(), mode, &uuid, &product].join("\t"))
         };
         (0..library.count().map_err(EvidenceError::Library)?).map(line).collect()
@@ -180,15 +156,15 @@ impl Library for Installed {
         })
     }
 
-    fn mode(&self, index: u32) -> Result<Mode, String> {
+    fn mode(&self, index: u32) -> Result<GpuMode, String> {
         let device = self.0.device_by_index(index).map_err(said)?;
         if device.is_cc_dev_mode_enabled().map_err(said)? {
-            return Ok(Mode::Devtools);
+            return Ok(GpuMode::Devtools);
         }
         if device.is_multi_gpu_protected_pcie_enabled().map_err(said)? {
-            return Ok(Mode::Board);
+            return Ok(GpuMode::Ppcie);
         }
-        Ok(if device.is_cc_enabled().map_err(said)? { Mode::On } else { Mode::Off })
+        Ok(if device.is_cc_enabled().map_err(said)? { GpuMode::On } else { GpuMode::Off })
     }
 
     fn report(&self, index: u32, nonce: [u8; 32]) -> Result<Vec<u8>, String> {

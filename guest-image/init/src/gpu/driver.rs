@@ -15,11 +15,11 @@ use nix::kmod::{ModuleInitFlags, finit_module};
 use nix::sys::signal::{Signal, kill};
 use nix::sys::stat::{Mode as Permissions, SFlag, makedev, mknod, umask};
 use nix::unistd::Pid;
+use shared_types::{GpuMode, PciAddress};
 
 use super::installed::{Installed, MODULES};
-use super::plan::{Mode, Plan};
+use super::plan::Plan;
 use super::{Opening, Seen};
-use crate::inventory::Slot;
 
 /// The daemon that holds GPUs open, that which runs switches, and the program that asks the driver; below the root.
 const PERSISTENCE: &str = "usr/bin/nvidia-persistenced";
@@ -200,7 +200,7 @@ impl Driver for Kernel {
         let begun = Instant::now();
         let mut command = self.command(PERSISTENCE);
         // Of a whole board the driver refuses it: links and unified memory need each other (its own help says so).
-        command.args((plan.mode == Mode::On).then_some("--uvm-persistence-mode"));
+        command.args((plan.mode == GpuMode::On).then_some("--uvm-persistence-mode"));
         // It becomes a daemon when it holds every GPU; until then the process that was started here waits.
         let (program, child) = start(command, false)?;
         let mut open = Vec::new();
@@ -296,7 +296,7 @@ impl Driver for Kernel {
 }
 
 /// Whether the driver has talked to a GPU: only then it knows its name (`/proc/driver/nvidia/gpus/SLOT/information`).
-fn is_open(root: &Path, slot: Slot) -> bool {
+fn is_open(root: &Path, slot: PciAddress) -> bool {
     let path = root.join("proc/driver/nvidia/gpus").join(slot.to_string()).join("information");
     let text = fs::read_to_string(path).unwrap_or_default();
     let name = text.lines().find_map(|line| line.strip_prefix("GPU UUID:"));
@@ -309,13 +309,7 @@ impl Seen {
         let mut fields = line.splitn(5, '\t');
         let slot = fields.next()?.parse().ok()?;
         let minor = fields.next()?.parse().ok()?;
-        let mode = match fields.next()? {
-            "off" => Mode::Off,
-            "on" => Mode::On,
-            "devtools" => Mode::Devtools,
-            "ppcie" => Mode::Board,
-            _ => return None,
-        };
+        let mode = GpuMode::from_name(fields.next()?)?;
         let (uuid, product) = (fields.next()?.to_owned(), fields.next()?.to_owned());
         (!uuid.is_empty() && !product.is_empty()).then_some(Self { slot, minor, mode, uuid, product })
     }

@@ -18,8 +18,11 @@ use std::fmt::{self, Display};
 use std::path::Path;
 use std::time::Duration;
 
+use shared_types::{GpuMode, PciAddress};
+
 use crate::console::say;
-use crate::inventory::{Found, Slot};
+
+use crate::inventory::Found;
 
 mod cdi;
 pub mod driver;
@@ -28,17 +31,17 @@ mod plan;
 
 pub use driver::{Driver, Fault};
 pub use installed::{Installed, InstalledError};
-use plan::{Mode, NoPlan, Plan};
+use plan::{NoPlan, Plan};
 
 /// What the driver says of a GPU.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Seen {
     /// Where it is.
-    pub slot: Slot,
+    pub slot: PciAddress,
     /// The number of its device node.
     pub minor: u16,
     /// Which mode the driver runs it in.
-    pub mode: Mode,
+    pub mode: GpuMode,
     /// The driver's name of this one.
     pub uuid: String,
     /// What it is, in NVIDIA's words.
@@ -104,13 +107,13 @@ pub enum GpuError {
     Count { seen: usize, there: usize },
     /// One that is not on the bus, or twice.
     #[error("the driver says of GPU {0} what is said of no other, or of none that is there")]
-    Stranger(Slot),
+    Stranger(PciAddress),
     /// Another mode.
-    #[error("GPU {slot} ({uuid}): {found}; {wanted} is needed")]
-    Mode { slot: Slot, uuid: String, found: Mode, wanted: Mode },
+    #[error("GPU {slot} ({uuid}): {}; {} is needed", .found.in_words(), .wanted.in_words())]
+    Mode { slot: PciAddress, uuid: String, found: GpuMode, wanted: GpuMode },
     /// Another product.
     #[error("GPU {slot} is a {found:?}, and coffer.toml in the initdata declares gpu_model = {declared:?}")]
-    Model { slot: Slot, found: String, declared: String },
+    Model { slot: PciAddress, found: String, declared: String },
 }
 
 /// Brings up what is there, and says each step; `model` is what the initdata declares of all of them.
@@ -144,7 +147,7 @@ pub fn bring_up(
     judge(&seen, &plan, model)?;
     seen.sort_by_key(|gpu| gpu.slot);
     for gpu in &seen {
-        say(format_args!("GPU {}: {} ({}), {}", gpu.slot, gpu.product, gpu.uuid, gpu.mode));
+        say(format_args!("GPU {}: {} ({}), {}", gpu.slot, gpu.product, gpu.uuid, gpu.mode.in_words()));
     }
     let spec = cdi::spec(&seen, &nodes, installed.libraries());
     driver.publish(&spec).map_err(step(Step::Publish))?;
@@ -154,7 +157,7 @@ pub fn bring_up(
 
 /// Compares what the driver says with what is there and was declared.
 fn judge(seen: &[Seen], plan: &Plan, model: Option<&str>) -> Result<(), GpuError> {
-    let there: BTreeSet<Slot> = plan.slots.iter().copied().collect();
+    let there: BTreeSet<PciAddress> = plan.slots.iter().copied().collect();
     let (mut slots, mut names, mut minors) = (BTreeSet::new(), BTreeSet::new(), BTreeSet::new());
     for gpu in seen {
         let is_new = slots.insert(gpu.slot) && names.insert(gpu.uuid.as_str()) && minors.insert(gpu.minor);
@@ -188,7 +191,7 @@ fn is_of_model(product: &str, model: &str) -> bool {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Opening {
     /// One more.
-    One { slot: Slot, after: Duration },
+    One { slot: PciAddress, after: Duration },
     /// Nothing new for a while.
     Waiting { open: usize, of: usize, after: Duration, limit: Duration },
 }

@@ -1,33 +1,10 @@
 //! What a VM's GPUs need, from how many there are.
 
-use std::fmt;
 use std::time::Duration;
 
-use crate::inventory::{Found, Slot};
+use shared_types::{GpuMode, PciAddress};
 
-/// The mode that the driver runs a GPU in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mode {
-    /// Neither confidential computing nor protected links.
-    Off,
-    /// Confidential computing.
-    On,
-    /// Confidential computing that a debugger can look into.
-    Devtools,
-    /// A whole board in one VM, its links inside the VM's protection (protected PCIe).
-    Board,
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Mode::Off => "confidential computing off",
-            Mode::On => "confidential computing on",
-            Mode::Devtools => "confidential computing open to debuggers (devtools)",
-            Mode::Board => "protected PCIe",
-        })
-    }
-}
+use crate::inventory::Found;
 
 /// Devices that make no VM.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -44,13 +21,13 @@ pub struct NoPlan {
 #[derive(Debug, PartialEq, Eq)]
 pub struct Plan {
     /// The GPUs, in the order of the bus.
-    pub slots: Vec<Slot>,
+    pub slots: Vec<PciAddress>,
     /// Whether links between GPUs are used.
     pub links: bool,
     /// Whether this VM runs the switches.
     pub fabric: bool,
     /// The mode that each GPU must be in.
-    pub mode: Mode,
+    pub mode: GpuMode,
     /// How long a module may take to load.
     pub loading: Duration,
     /// How long it may take until all GPUs are open.
@@ -73,9 +50,9 @@ impl Plan {
         let gpus = found.gpus.len();
         // Without switches any number: who partitions a Blackwell board's links is a service VM, not this one.
         let (links, fabric, mode) = match (gpus, found.switches) {
-            (1, 0) => (false, false, Mode::On),
-            (2.., 0) => (true, false, Mode::On),
-            (8, 4) => (true, true, Mode::Board),
+            (1, 0) => (false, false, GpuMode::On),
+            (2.., 0) => (true, false, GpuMode::On),
+            (8, 4) => (true, true, GpuMode::Ppcie),
             (_, switches) => return Err(NoPlan { gpus, switches }),
         };
         let each = u32::try_from(gpus).unwrap_or(u32::MAX);

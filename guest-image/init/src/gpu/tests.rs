@@ -1,9 +1,10 @@
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
 
+use shared_types::{GpuMode, PciAddress, one_line};
+
 use super::driver::{Kernel, Module};
 use super::*;
-use crate::chain::Chain;
 
 /// A driver without a kernel: it does what it is told, but for what a test changes.
 struct Fake {
@@ -14,7 +15,7 @@ struct Fake {
     spec: String,
 }
 
-fn slot(bus: u8) -> Slot {
+fn slot(bus: u8) -> PciAddress {
     format!("0000:{bus:02x}:00.0").parse().unwrap()
 }
 
@@ -22,7 +23,7 @@ fn seen(bus: u8) -> Seen {
     Seen {
         slot: slot(bus),
         minor: u16::from(bus) - 1,
-        mode: Mode::On,
+        mode: GpuMode::On,
         uuid: format!("GPU-{bus}"),
         product: "NVIDIA H100 80GB HBM3".into(),
     }
@@ -86,7 +87,7 @@ fn found(gpus: u8, switches: u16) -> Found {
 }
 
 fn refused(fake: &mut Fake, found: &Found, model: Option<&str>) -> String {
-    Chain(&bring_up(fake, &installed(), found, model).unwrap_err()).to_string()
+    one_line(&bring_up(fake, &installed(), found, model).unwrap_err())
 }
 
 #[test]
@@ -100,7 +101,7 @@ fn one_gpu_alone_has_no_links_and_all_steps_have_their_order() {
 #[test]
 fn a_whole_board_has_its_switches_run_and_more_time() {
     let mut fake = Fake::new(8);
-    fake.gpus.iter_mut().for_each(|gpu| gpu.mode = Mode::Board);
+    fake.gpus.iter_mut().for_each(|gpu| gpu.mode = GpuMode::Ppcie);
     bring_up(&mut fake, &installed(), &found(8, 4), None).unwrap();
     assert_eq!(fake.done, ["nvidia", "nvidia-uvm", "nodes 8", "open 600", "join", "ask", "publish"]);
 }
@@ -127,12 +128,12 @@ fn what_the_driver_says_otherwise_ends_the_boot() {
         ("one node twice", |gpus| gpus[1].minor = gpus[0].minor, "GPU 0000:02:00.0 what"),
         (
             "off",
-            |gpus| gpus[1].mode = Mode::Off,
+            |gpus| gpus[1].mode = GpuMode::Off,
             "GPU 0000:02:00.0 (GPU-2): confidential computing off; confidential",
         ),
         (
             "devtools",
-            |gpus| gpus[0].mode = Mode::Devtools,
+            |gpus| gpus[0].mode = GpuMode::Devtools,
             "GPU 0000:01:00.0 (GPU-1): confidential computing open to",
         ),
         (
@@ -172,7 +173,7 @@ fn a_driver_that_fails_or_hangs_ends_the_boot_with_the_step() {
         (Step::Publish, late, "describing them to the agent (CDI) failed: not done"),
     ] {
         let mut fake = Fake::new(8);
-        fake.gpus.iter_mut().for_each(|gpu| gpu.mode = Mode::Board);
+        fake.gpus.iter_mut().for_each(|gpu| gpu.mode = GpuMode::Ppcie);
         fake.fails = Some((step, fault));
         let error = refused(&mut fake, &found(8, 4), None);
         assert!(error.starts_with("GPUs: ") && error.contains(said), "{step:?}: {error}");
@@ -271,7 +272,7 @@ fn the_program_that_asks_is_believed_only_in_its_own_form() {
         ("kill -9 $$", "was killed by signal 9"),
     ] {
         let (_root, mut kernel) = with_program("coffer-gpu", script);
-        let error = Chain(&kernel.ask(second).unwrap_err()).to_string();
+        let error = one_line(&kernel.ask(second).unwrap_err());
         assert!(error.contains(said), "{script}: {error}");
     }
     let (_root, mut kernel) = with_program("other", "");

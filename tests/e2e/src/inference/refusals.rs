@@ -9,6 +9,7 @@ use attest::evidence::{Attester, Cpu, Declared, EvidenceError, Source};
 use attest::protocol::Tee;
 use kbs::Kbs;
 use serde_json::Value;
+use shared_types::one_line;
 
 use super::Inference;
 use crate::artefacts::Artefacts;
@@ -128,7 +129,7 @@ impl Inference {
         Refused {
             changed: "evidence of an earlier session",
             step: "the attestation service",
-            said: attest::service::chain(&error),
+            said: one_line(&error),
             words: &["AttestationError"],
             released: gave(&kbs),
         }

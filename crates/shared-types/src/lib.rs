@@ -1,0 +1,18 @@
+//! What several crates have to call by one name, host and guest alike. It depends on none of them, and opens nothing.
+
+mod accel;
+mod causes;
+mod cpu;
+mod gpu;
+pub mod kernel_keys;
+mod mac;
+mod pci;
+mod vsock;
+
+pub use accel::{Accelerator, KvmTrial};
+pub use causes::one_line;
+pub use cpu::Cpu;
+pub use gpu::{GpuMode, ModePolicy, NvidiaKind};
+pub use mac::{BadMac, Mac, NicMac};
+pub use pci::{BadPciAddress, PciAddress};
+pub use vsock::Cid;
