@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer conformance coverage parts image image-debug image-release programs package installer-image bench soak clean
+.PHONY: help demo shell test check unit e2e outer conformance coverage gpu-image parts image image-debug image-release programs package installer-image bench soak clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -53,7 +53,7 @@ image: ## the guest image for development and tests (build/image-dev)
 image-debug: ## the same with the real kata-agent, a console and its log, to find out why a guest fails: KATA_AGENT=/path
 	@tools/image debug
 
-image-release: ## the guest image with the real kata-agent: make image-release KATA_AGENT=/path
+image-release: ## the guest image with the real kata-agent: make image-release KATA_AGENT=/path; GPU=1: and NVIDIA's driver
 	@tools/image release
 
 programs: ## the shim, the rig and vhost-device-vsock
@@ -66,6 +66,9 @@ package: ## what is released: a bundle as a tarball and as a .deb, its list of c
 installer-image: ## the installer's container image, by buildah, of the bundle in build/bundle: build/coffer-node.tar
 	@tools/forky-root >/dev/null
 	@tools/installer-image build/bundle build/coffer-node.tar
+
+gpu-image: ## an image with NVIDIA's driver, from Debian's non-free part, and a test that it loads in its guest
+	@tools/test gpu-image
 
 soak: parts ## one pod that lives long: restarts, execs, volumes, containers, and what they leave
 	@tools/soak

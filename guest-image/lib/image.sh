@@ -15,11 +15,21 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
     profile=$1 out=$2 work=$2.tmp.$BASHPID
     trap 'rm -rf "$work"' EXIT
     choose_agent "$profile"
+    [ -z "${GPU-}" ] || [ "$GPU" = 1 ] || fail "GPU=$GPU: set GPU=1 for an image with NVIDIA's driver, or unset it"
+    [ -z "${GPU-}" ] || [ "$report" != fake ] || fail "an image for tests has no driver of GPUs; unset GPU"
     kernel=$(build_kernel "$(kernel_of_profile "$profile")")
     mkdir -p "$work"
     cp "$kernel/vmlinuz" "$work/vmlinuz"
     build_init
     stage_root "$profile" "$work/stage"
+    gpu_version=
+    if [ -n "${GPU-}" ]; then
+        driver=$(gpu_driver)
+        build_gpu_programs
+        install -m 755 "$attest_path" "$work/stage/usr/bin/coffer-attest"
+        stage_driver "$work/stage" "$driver" "$kernel"
+        gpu_version=$(cat "$driver/version")
+    fi
     "$repo/tools/enter" "$here/root/pack" "$work/stage" "$work/root.img" >"$work/verity" 2>"$work/log" || {
         cat "$work/log" >&2
         fail "the root file system of profile $profile could not be packed"
@@ -94,6 +104,17 @@ build_init() {
     volume_path=$directory/$target/release/coffer-volume
 }
 
+# Builds the programs that load NVIDIA's library: linked with the image's libraries, since a static program can load none. Sets
+# attest_path and gpu_path.
+build_gpu_programs() {
+    local target=x86_64-unknown-linux-gnu flags directory=${CARGO_TARGET_DIR:-$repo/target}/gpu
+    flags="-A linker-messages --remap-path-prefix=$repo=/coffer --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
+    RUSTFLAGS=$flags "$repo/tools/cargo" build --quiet --release --locked --package coffer-attest --bins \
+        --target-dir "$directory" --target $target || fail "guest-image/attest did not build"
+    attest_path=$directory/$target/release/coffer-attest
+    gpu_path=$directory/$target/release/coffer-gpu
+}
+
 # Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of /etc. Nothing else is
 # in the guest.
 stage_root() { # PROFILE DIRECTORY
@@ -114,7 +135,12 @@ stage_root() { # PROFILE DIRECTORY
 
 # Prints image.json. $2/verity holds the lines that root/pack printed: NAME VALUE.
 write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
-    local root_hash salt data_blocks versions cmdline name=coffer-$1 fake=
+    local root_hash salt data_blocks versions cmdline name=coffer-$1 fake= gpu=
+    if [ -n "$gpu_version" ]; then
+        name=$name-gpu
+        gpu="
+  \"gpu_driver\": \"$gpu_version\","
+    fi
     if [ "$report" = fake ]; then
         name=$name-test
         fake='
@@ -129,7 +155,7 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
 {
   "format": 1,
   "name": "$name",
-  "profile": "$1",$fake
+  "profile": "$1",$fake$gpu
   "agent": "$agent_kind",
   "agent_sha256": "$(sha256 "$agent_path")",
   "kernel": {

@@ -12,7 +12,9 @@ kernel_fragments() { # FLAVOUR
     case $1 in
     guest | outer) echo "$fragments/base.config" "$fragments/console.config" "$fragments/$1.config" ;;
     release) echo "$fragments/base.config" "$fragments/guest.config" ;;
-    *) fail "there is no kernel flavour \`$1\`; take guest, release or outer" ;;
+    gpu) echo "$fragments/base.config" "$fragments/guest.config" "$fragments/gpu.config" ;;
+    gpu-debug) echo "$fragments/base.config" "$fragments/console.config" "$fragments/guest.config" "$fragments/gpu.config" ;;
+    *) fail "there is no kernel flavour \`$1\`; take guest, release, gpu, gpu-debug or outer" ;;
     esac
 }
 
@@ -24,12 +26,19 @@ kernel_family() { # FLAVOUR
     esac
 }
 
-# Prints the flavour that a profile's image has.
+# Prints the flavour that a profile's image has; with GPU=1 one that has modules for GPUs.
 kernel_of_profile() { # PROFILE
-    case $1 in
-    release) echo release ;;
+    case ${GPU-}-$1 in
+    1-release) echo gpu ;;
+    1-*) echo gpu-debug ;;
+    -release) echo release ;;
     *) echo guest ;;
     esac
+}
+
+# Whether a flavour has modules for GPUs.
+has_driver() { # FLAVOUR
+    case $1 in gpu*) true ;; *) false ;; esac
 }
 
 # Prints the hash of everything that decides a kernel's bits.
@@ -37,8 +46,10 @@ kernel_key() { # FLAVOUR
     local fragments versions
     fragments=$(kernel_fragments "$1")
     versions=$(package_versions $kernel_packages)
-    { cat $fragments "$here/kernel/compile" "$here"/kernel/patches/*.patch && echo "$versions"; } |
-        sha256sum | cut -c1-32
+    {
+        cat $fragments "$here/kernel/compile" "$here"/kernel/patches/*.patch && echo "$versions"
+        ! has_driver "$1" || { cat "$here/gpu/compile" && driver_key; }
+    } | sha256sum | cut -c1-32
 }
 
 # Prints where the cache keeps a flavour.
@@ -80,7 +91,7 @@ compile_missing() { # FLAVOURS
 
 # Compiles flavours, in this order and in one tree, into DIRECTORY/FLAVOUR.
 compile_kernels() { # DIRECTORY FLAVOUR...
-    local out=$1 work=$repo/build/kernel/$2 log=$repo/build/kernel-$2.log flavour
+    local out=$1 work=$repo/build/kernel/$2 log=$repo/build/kernel-$2.log flavour driver
     shift
     note "compiling kernel $* from $kernel_source," \
         "once (about 12 minutes of CPU time); log: $log"
@@ -89,13 +100,20 @@ compile_kernels() { # DIRECTORY FLAVOUR...
         mkdir -p "$work/$flavour" "$out/$flavour"
         # shellcheck disable=SC2046 # the list of fragments is meant to be split
         cat $(kernel_fragments "$flavour") >"$work/$flavour/fragment"
+        if has_driver "$flavour"; then
+            driver=$(gpu_driver)
+            cp -a "$driver/modules" "$work/$flavour/modules"
+        fi
     done
-    if ! nice -n 5 "$repo/tools/enter" "$here/kernel/compile" "/usr/src/$kernel_source.tar.xz" "$work" "$@" 2>&1 |
+    local script=$here/kernel/compile
+    ! has_driver "$1" || script=$here/gpu/compile
+    if ! nice -n 5 "$repo/tools/enter" "$script" "/usr/src/$kernel_source.tar.xz" "$work" "$@" 2>&1 |
         tee "$log" | show_progress; then
         fail "kernel \`$*\` did not build; the reason is above and in $log"
     fi
     for flavour in "$@"; do
         cp "$work/$flavour"/{vmlinuz,config,release} "$out/$flavour"
+        ! has_driver "$flavour" || cp "$work/$flavour"/*.ko "$out/$flavour"
     done
     rm -rf "$work"
 }
