@@ -66,7 +66,9 @@ fn one_pod_that_lives_long_takes_no_more_than_at_first() {
             .collect();
         let hosts = pod.directory.etc_hosts("127.0.0.1 localhost\n");
         let mounts = [volumes, vec![hosts]].concat();
-        let keeper = pod.run("keeper", BUSYBOX, &["sleep", "100000"], mounts.clone()).await;
+        // What execs leave comes to its first process: one that waits for nobody, such as sleep, would keep their dead.
+        let keeps = ["sh", "-c", "while :; do sleep 1000; done"];
+        let keeper = pod.run("keeper", BUSYBOX, &keeps, mounts.clone()).await;
         restarts(&mut pod, 2, &mounts).await;
         let first = Taken::by(&keeper).await;
         println!("after 2 restarts: {first:?}");
