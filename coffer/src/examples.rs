@@ -4,7 +4,7 @@ use clap::Command;
 
 /// By the names of a command and those above it. Each line is a whole command; a test parses all, and runs those that need
 /// no hardware.
-const EXAMPLES: [(&[&str], &str); 39] = [
+const EXAMPLES: [(&[&str], &str); 40] = [
     (
         &["bind"],
         "coffer bind web.yaml > bound.yaml\nhelm template shop | coffer bind - --class coffer-snp\ncoffer bind manifests/ --check",
@@ -65,6 +65,7 @@ const EXAMPLES: [(&[&str], &str); 39] = [
     (&["timeline"], "coffer timeline 3f1c\ncoffer timeline 3f1c --svg > start.svg"),
     (&["metrics"], "coffer metrics\ncoffer metrics --listen 127.0.0.1:9464"),
     (&["logs"], "coffer logs 3f1c"),
+    (&["debug"], "coffer debug 3f1c\ncoffer debug 3f1c --out report.tar"),
     (&["sweep"], "coffer sweep"),
     (&["policy", "generate"], "coffer policy generate --pod pod.yaml --image server=oci:image > policy.rego"),
     (&["policy", "check"], "coffer policy check --policy policy.rego requests.json"),

@@ -30,7 +30,7 @@ use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 #[derive(Debug, Parser)]
 #[command(
     disable_help_subcommand = true,
-    help_template = "{about}\n{usage-heading} {usage}\n\n{subcommands}\n\n{options}"
+    help_template = "{about}\n{usage-heading} {usage}\n\n{subcommands}\n{options}"
 )]
 #[command(name = "coffer", version = concat!(env!("CARGO_PKG_VERSION"), " (", env!("COFFER_COMMIT"), ")"))]
 struct Cli {
@@ -64,6 +64,8 @@ enum Command {
     Timeline(observe::TimelineArgs),
     /// Print what a pod's shim and console said
     Logs(observe::Which),
+    /// Pack what a bug report about a pod needs, without secrets
+    Debug(observe::DebugArgs),
     /// Print or serve this node's metrics for Prometheus
     Metrics(observe::MetricsArgs),
     /// Print the names that prove what is in an image's layers
@@ -158,6 +160,7 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Timeline(args) => observe::timeline(&args, out),
         Command::Metrics(args) => observe::metrics(&args, out),
         Command::Logs(args) => observe::logs(&args, out),
+        Command::Debug(args) => observe::debug(&args, &asked, out),
         Command::Install(args) => node::install(&args, out),
         Command::Uninstall(args) => node::uninstall(&args, out),
         Command::Config(args) => config::run(&args, out),
@@ -172,6 +175,15 @@ fn run(command: Command, out: &mut impl Write) -> Result<ExitCode> {
         Command::Man(args) => shell::man(&args, described()),
     }?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// What another command of this program prints.
+fn asked(words: &[&str]) -> Result<String> {
+    let words: Vec<OsString> = ["coffer"].iter().chain(words).map(OsString::from).collect();
+    let Cli { command } = Cli::try_parse_from(words)?;
+    let mut out = Vec::new();
+    run(command, &mut out)?;
+    Ok(String::from_utf8(out)?)
 }
 
 fn is_broken_pipe(error: &anyhow::Error) -> bool {

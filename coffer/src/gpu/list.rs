@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use gpu::Kind;
 use gpu::chip::Capability;
+use gpu::fabric::Fabric;
 use gpu::lock::{self, Look};
 use gpu::quarantine::Quarantine;
 use gpu::sysfs::{Function, Inventory};
@@ -32,21 +33,31 @@ struct Row {
     why_not: Option<&'static str>,
     holder: Option<String>,
     quarantine: Option<String>,
+    /// Its module on an NVSwitch board.
+    module: Option<u32>,
+    /// The board's partitions that it is in: the fabric manager's numbers.
+    partitions: Vec<u32>,
     /// Why the mode is not known.
     problem: Option<String>,
 }
 
 pub(super) async fn run(host: &Host, output: Output, out: &mut impl Write) -> Result<()> {
     let Inventory { functions, unreadable } = host.sysfs().discover()?;
+    let fabric = Fabric::read(&host.state())?;
     let mut rows = Vec::new();
     for function in &functions {
-        rows.push(row(host, function).await);
+        rows.push(row(host, function, fabric.as_ref()).await);
     }
     match output {
         Output::Json => writeln!(out, "{}", serde_json::to_string_pretty(&rows)?)?,
         Output::Table if rows.is_empty() && !unreadable.is_empty() => {}
         Output::Table if rows.is_empty() => writeln!(out, "No NVIDIA GPU or NVSwitch on this host.")?,
-        Output::Table => table(&rows, out)?,
+        Output::Table => {
+            table(&rows, out)?;
+            if let Some(fabric) = &fabric {
+                partitions(&rows, fabric, out)?;
+            }
+        }
     }
     // Those that can be read are shown; that these are all would be wrong.
     let unreadable: Vec<_> =
@@ -59,7 +70,7 @@ pub(super) async fn run(host: &Host, output: Output, out: &mut impl Write) -> Re
     Ok(())
 }
 
-async fn row(host: &Host, function: &Function) -> Row {
+async fn row(host: &Host, function: &Function, fabric: Option<&Fabric>) -> Row {
     let (cc_capable, why_not) = capable(function);
     let mut problems = Vec::new();
     let holder = lock::holder(&host.state(), function.address).unwrap_or_else(|error| {
@@ -76,7 +87,14 @@ async fn row(host: &Host, function: &Function) -> Row {
     } else {
         mode(host, function).await.map_err(|error| problems.push(format!("{error:#}"))).ok()
     };
+    let module = fabric.and_then(|fabric| fabric.module(function.address));
+    let partitions = fabric.zip(module).map(|(fabric, module)| {
+        let with_it = fabric.partitions().iter().filter(|partition| partition.modules.contains(&module));
+        with_it.map(|partition| partition.id).collect()
+    });
     Row {
+        module,
+        partitions: partitions.unwrap_or_default(),
         address: function.address.to_string(),
         name: function.id.product().unwrap_or("unknown").to_owned(),
         chip: function.chip.map(|chip| chip.to_string()),
@@ -113,6 +131,35 @@ fn capable(function: &Function) -> (bool, Option<&'static str>) {
             (false, Some("the chip is not known; it can go to plain VMs, as its mode cannot be read"))
         }
     }
+}
+
+/// A line for each partition that the board can have: the GPUs of one, and whether nobody has any of them.
+fn partitions(rows: &[Row], fabric: &Fabric, out: &mut impl Write) -> Result<()> {
+    for partition in fabric.partitions() {
+        let of = |module: &u32| rows.iter().find(|row| row.module == Some(*module));
+        let gpus: Vec<_> = partition.modules.iter().map(|module| (module, of(module))).collect();
+        let named = gpus.iter().map(|(module, row)| match row {
+            Some(row) => row.address.clone(),
+            None => format!("(module {module} is not here)"),
+        });
+        let state = match &gpus {
+            gpus if gpus.iter().any(|(_, row)| row.is_none()) => "not whole",
+            gpus if gpus.iter().flat_map(|(_, row)| *row).any(|row| row.quarantine.is_some()) => {
+                "quarantined"
+            }
+            gpus if gpus.iter().flat_map(|(_, row)| *row).any(|row| row.holder.is_some()) => "in use",
+            _ => "free",
+        };
+        let named = named.collect::<Vec<_>>().join(" ");
+        writeln!(
+            out,
+            "partition {} of {}, modules {}: {state}: {named}",
+            partition.id,
+            gpus.len(),
+            partition.sum()
+        )?;
+    }
+    Ok(())
 }
 
 fn table(rows: &[Row], out: &mut impl Write) -> Result<()> {

@@ -26,6 +26,11 @@ impl Which {
         &self.pod
     }
 
+    /// The file that was named.
+    pub(super) fn log(&self) -> Option<&Path> {
+        self.log.as_deref()
+    }
+
     /// The lines of the pod.
     pub(super) fn lines(&self) -> Result<Vec<Line>> {
         let of_pod = |text: io::Result<String>| match text {
@@ -37,31 +42,32 @@ impl Which {
     }
 }
 
-fn source(log: Option<&Path>) -> Result<Box<dyn BufRead>> {
+/// Whose lines are asked for: whichever runs containerd. k3s and rke2 have them in their own unit's journal or in a file.
+const JOURNAL: [&str; 5] =
+    ["--output=cat", "--no-pager", "--unit=containerd", "--unit=k0sworker", "--unit=crio"];
+
+/// The log: a file's, or the journal's.
+pub(super) fn source(log: Option<&Path>) -> Result<Box<dyn BufRead + Send>> {
     match log {
         Some(path) if is_stdin(path) => Ok(Box::new(BufReader::new(io::stdin()))),
         Some(path) => {
             let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
             Ok(Box::new(BufReader::new(file)))
         }
-        None => {
-            // Of whichever runs it: k3s and rke2 have containerd's lines in their own unit's journal or in a file.
-            let mut journal = Command::new("journalctl");
-            journal.args([
-                "--output=cat",
-                "--no-pager",
-                "--unit=containerd",
-                "--unit=k0sworker",
-                "--unit=crio",
-            ]);
-            let mut child = journal
-                .stdout(Stdio::piped())
-                .spawn()
-                .context("cannot ask journalctl for containerd's log: name a file with --log")?;
-            let output = child.stdout.take().context("journalctl has no output")?;
-            Ok(Box::new(BufReader::new(output)))
-        }
+        None => journal(&[]),
     }
+}
+
+/// The journal, with more options of journalctl's.
+pub(super) fn journal(options: &[&str]) -> Result<Box<dyn BufRead + Send>> {
+    let mut child = Command::new("journalctl")
+        .args(JOURNAL)
+        .args(options)
+        .stdout(Stdio::piped())
+        .spawn()
+        .context("cannot ask journalctl for containerd's log: name a file with --log")?;
+    let output = child.stdout.take().context("journalctl has no output")?;
+    Ok(Box::new(BufReader::new(output)))
 }
 
 /// A line.

@@ -1,20 +1,24 @@
-//! `coffer metrics`: a node's sandboxes as Prometheus reads them.
+//! `coffer metrics`: a node's sandboxes, and what their shims have logged, as Prometheus reads them.
 
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 
+use super::counters::Counters;
+use super::feed;
 use super::pods::{Pod, State, found};
 
 /// What the command line's `--help` says beside the options.
 const HELP: &str = "\
 Without --listen the metrics are printed once, as node_exporter's textfile collector takes them. With it they are served over
-HTTP to whoever asks, until the command is ended.";
+HTTP to whoever asks, until the command is ended. Starts and GPUs' resets are counted by the shims' lines in containerd's log:
+those since the machine's start, or all that a file has.";
 
 /// Where GPUs that did not come back are written down.
 const QUARANTINE: &str = "/var/lib/coffer/gpu";
@@ -23,16 +27,37 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// As much as is read of a question.
 const MAX_QUESTION: usize = 8 << 10;
 
-/// Each metric: its name, and what it says.
-pub(super) const METRICS: [(&str, &str); 5] = [
+/// Each metric: its name, its type, and what it says.
+pub(super) const METRICS: [(&str, &str, &str); 9] = [
     (
         "coffer_sandboxes",
+        "gauge",
         "Sandboxes by state: running, no-vm (it starts or ends), dead (its shim is gone), unknown.",
     ),
-    ("coffer_sandbox_resident_bytes", "Memory of a sandbox's QEMU that is resident, the guest's included."),
-    ("coffer_sandbox_shim_pss_bytes", "Memory of a sandbox's shim, with its part of what is shared."),
-    ("coffer_sandbox_devices", "GPUs and NVSwitches of a sandbox."),
-    ("coffer_gpus_quarantined", "GPUs that did not come back and are not used until an operator has looked."),
+    (
+        "coffer_sandbox_resident_bytes",
+        "gauge",
+        "Memory of a sandbox's QEMU that is resident, the guest's included.",
+    ),
+    (
+        "coffer_sandbox_shim_pss_bytes",
+        "gauge",
+        "Memory of a sandbox's shim, with its part of what is shared.",
+    ),
+    ("coffer_sandbox_devices", "gauge", "GPUs and NVSwitches of a sandbox."),
+    (
+        "coffer_gpus_quarantined",
+        "gauge",
+        "GPUs that did not come back and are not used until an operator has looked.",
+    ),
+    (
+        "coffer_boot_phase_seconds",
+        "histogram",
+        "How long a VM's start was in each phase (planned, claimed, spawned, qmp, agent), and all of it.",
+    ),
+    ("coffer_boot_failures_total", "counter", "Starts of VMs that did not reach a phase."),
+    ("coffer_gpu_resets_total", "counter", "Resets of GPUs by shims."),
+    ("coffer_gpu_quarantines_total", "counter", "GPUs that did not come back, each time."),
 ];
 
 /// Arguments of `coffer metrics`.
@@ -45,6 +70,9 @@ pub(crate) struct Args {
     /// Directory of all sandboxes' records
     #[arg(long, value_name = "DIRECTORY", default_value = vmm::state::ROOT)]
     state: PathBuf,
+    /// File with containerd's log [default: the journal of containerd's unit]
+    #[arg(long, value_name = "FILE")]
+    log: Option<PathBuf>,
 }
 
 /// Prints or serves the metrics.
@@ -52,18 +80,30 @@ pub(crate) struct Args {
 /// # Errors
 /// The records cannot be read, or the address cannot be had.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    let now = || -> io::Result<String> {
+    let now = |counters: &Counters| -> io::Result<String> {
         Ok(text(
             &found(&args.state, Path::new("/proc"))?,
             Path::new("/proc"),
             quarantined(Path::new(QUARANTINE)),
+            counters,
         ))
     };
     let Some(address) = args.listen else {
-        let text = now().with_context(|| format!("cannot read {}", args.state.display()))?;
+        let counters = match feed::once(args.log.as_deref()) {
+            Err(error) if args.log.is_none() => {
+                // A node without a journal has the other metrics.
+                eprintln!("coffer: starts are not counted: {error:#}");
+                Counters::default()
+            }
+            counted => counted?,
+        };
+        let text = now(&counters).with_context(|| format!("cannot read {}", args.state.display()))?;
         out.write_all(text.as_bytes())?;
         return Ok(());
     };
+    let counters = Arc::new(Mutex::new(Counters::default()));
+    feed::follow(args.log.as_deref(), counters.clone())?;
+    let now = || now(&counters.lock().unwrap_or_else(PoisonError::into_inner));
     let listener = TcpListener::bind(address).with_context(|| format!("cannot listen at {address}"))?;
     for stream in listener.incoming() {
         // A client that goes away is its own business.
@@ -103,10 +143,14 @@ fn quarantined(directory: &Path) -> usize {
     entries.filter(|entry| entry.file_name().to_str().is_some_and(is_record)).count()
 }
 
-fn text(pods: &[Pod], processes: &Path, quarantined: usize) -> String {
+fn text(pods: &[Pod], processes: &Path, quarantined: usize, counters: &Counters) -> String {
     let mut text = String::new();
-    for (name, help) in METRICS {
-        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} gauge");
+    for (name, kind, help) in METRICS {
+        let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        if let Some(samples) = counters.text(name) {
+            text.push_str(&samples);
+            continue;
+        }
         match name {
             "coffer_sandboxes" => {
                 for state in State::ALL {
@@ -154,6 +198,7 @@ fn pss(processes: &Path, pid: u64) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::observe::counters::tests::of_log;
 
     fn pod(state: State) -> Pod {
         Pod {
@@ -172,7 +217,7 @@ mod tests {
         let processes = tempfile::tempdir().unwrap();
         fs::create_dir(processes.path().join("1")).unwrap();
         fs::write(processes.path().join("1/smaps_rollup"), "x\nPss:          2048 kB\n").unwrap();
-        insta::assert_snapshot!(text(&[pod(State::Running)], processes.path(), 1));
+        insta::assert_snapshot!(text(&[pod(State::Running)], processes.path(), 1, &of_log()));
     }
 
     /// Each query of the dashboard names metrics that there are.
@@ -187,10 +232,13 @@ mod tests {
         for query in &queries {
             let words = query.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
             for word in words.filter(|word| word.starts_with("coffer_")) {
-                assert!(METRICS.iter().any(|(name, _)| *name == word), "{query}: {word}");
+                let is_of = |(name, kind, _): &(&str, &str, &str)| {
+                    *name == word || *kind == "histogram" && word.strip_prefix(name) == Some("_bucket")
+                };
+                assert!(METRICS.iter().any(is_of), "{query}: {word}");
             }
         }
-        for (name, _) in METRICS {
+        for (name, ..) in METRICS {
             assert!(queries.iter().any(|query| query.contains(name)), "no panel shows {name}");
         }
     }

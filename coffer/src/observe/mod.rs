@@ -1,8 +1,12 @@
-//! What pods' shims do and did: `coffer pods`, `coffer timeline`, `coffer logs`, `coffer metrics`.
+//! What pods' shims do and did: `coffer pods`, `coffer timeline`, `coffer logs`, `coffer debug`, `coffer metrics`.
 
+mod counters;
+mod debug;
+mod feed;
 mod line;
 mod metrics;
 mod pods;
+mod redact;
 mod svg;
 mod timeline;
 
@@ -10,6 +14,7 @@ use std::io::Write;
 
 use anyhow::{Result, ensure};
 
+pub(crate) use debug::{Args as DebugArgs, run as debug};
 pub(crate) use line::Which;
 pub(crate) use metrics::{Args as MetricsArgs, run as metrics};
 pub(crate) use pods::{Args as PodsArgs, run as pods};

@@ -6,12 +6,13 @@ use super::timeline::Step;
 
 const ROW: u64 = 22;
 const TOP: u64 = 56;
-const LEFT: u64 = 330;
+/// Room for the steps' names.
+const LEFT: u64 = 396;
 const WIDTH: u64 = 560;
 /// Room for the time behind the longest bar.
 const RIGHT: u64 = 90;
 /// As many characters as the room left of the bars has.
-const NAME: usize = 44;
+const NAME: usize = 40;
 
 /// The picture.
 pub(super) fn picture(sandbox: &str, steps: &[Step]) -> String {
@@ -25,8 +26,11 @@ pub(super) fn picture(sandbox: &str, steps: &[Step]) -> String {
     );
     let place = |ms: u64| LEFT + ms * WIDTH / total;
     let end = TOP + ROW * steps.len() as u64;
-    for quarter in 0..=4 {
-        let (x, ms) = (place(total * quarter / 4), total * quarter / 4);
+    // A start of less than four milliseconds has fewer.
+    let mut marks: Vec<u64> = (0..=4).map(|quarter| total * quarter / 4).collect();
+    marks.dedup();
+    for ms in marks {
+        let x = place(ms);
         let _ =
             writeln!(svg, "<line x1=\"{x}\" y1=\"{}\" x2=\"{x}\" y2=\"{end}\" stroke=\"#dddddd\"/>", TOP - 6);
         let _ = writeln!(
@@ -83,6 +87,81 @@ mod tests {
     #[test]
     fn the_picture_is_the_one_that_was_looked_at() {
         insta::assert_snapshot!(picture("t2", &of_log()));
+    }
+
+    /// A text's place: left, top, right, bottom.
+    #[derive(Debug)]
+    struct Place {
+        text: String,
+        x: [f64; 2],
+        y: [f64; 2],
+    }
+
+    /// Where each text is, by how wide letters are at most on average: DejaVu Sans is the widest of the usual fonts.
+    fn places(svg: &str) -> Vec<Place> {
+        let of = |line: &str| {
+            let (tag, rest) = line.strip_prefix("<text ")?.split_once('>')?;
+            let value =
+                |name: &str| Some(tag.split_once(&format!("{name}=\""))?.1.split('"').next()?.to_owned());
+            let number = |name: &str| value(name)?.parse::<f64>().ok();
+            let text =
+                rest.strip_suffix("</text>")?.replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
+            let size = number("font-size").unwrap_or(13.0);
+            let letter = size * if value("font-weight").as_deref() == Some("bold") { 0.72 } else { 0.65 };
+            let wide = text.chars().count() as f64 * letter;
+            let (x, y) = (number("x")?, number("y")?);
+            let left = match value("text-anchor").as_deref() {
+                Some("end") => x - wide,
+                Some("middle") => x - wide / 2.0,
+                _ => x,
+            };
+            Some(Place { text, x: [left, left + wide], y: [y - size, y + size / 4.0] })
+        };
+        svg.lines().filter_map(of).collect()
+    }
+
+    fn steps(count: usize, name: &str, took_ms: u64) -> Vec<Step> {
+        // The last one has no end.
+        let took = |at: usize| if at + 1 == count { 0 } else { took_ms };
+        let step = |at: usize| Step {
+            name: name.to_owned(),
+            at_ms: at as u64 * took_ms,
+            took_ms: took(at),
+            phase: at.is_multiple_of(2),
+        };
+        (0..count).map(step).collect()
+    }
+
+    #[test]
+    fn no_text_is_over_another_or_outside() {
+        let cases = [
+            ("t2", of_log()),
+            ("one", steps(1, "planned", 0)),
+            ("many", steps(60, "GPU: reset  gpu 0000:41:00.0  and more than there is room for", 1_200_000)),
+            (&"3f1c".repeat(16), steps(12, "running", 1)),
+        ];
+        for (sandbox, steps) in cases {
+            let svg = picture(sandbox, &steps);
+            let places = places(&svg);
+            assert!((1 + 2..=1 + 5).contains(&(places.len() - 2 * steps.len())), "{svg}");
+            let size = |name: &str| -> f64 {
+                svg.split_once(&format!(" {name}=\"")).unwrap().1.split('"').next().unwrap().parse().unwrap()
+            };
+            for (at, one) in places.iter().enumerate() {
+                let fits = one.x[0] >= 0.0
+                    && one.x[1] <= size("width")
+                    && one.y[0] >= 0.0
+                    && one.y[1] <= size("height");
+                assert!(fits, "{sandbox}: {:?} is outside: {one:?}", one.text);
+                for other in &places[at + 1..] {
+                    let apart = |a: [f64; 2], b: [f64; 2]| a[1] <= b[0] || b[1] <= a[0];
+                    assert!(
+                        apart(one.x, other.x) || apart(one.y, other.y),
+                        "{sandbox}: {one:?} and {other:?}"
+                    );
+                }
+            }
+        }
     }
 
     #[test]

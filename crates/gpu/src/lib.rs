@@ -15,6 +15,7 @@
 pub mod boot;
 pub mod chip;
 mod error;
+pub mod fabric;
 pub mod fsp;
 mod gpu;
 pub mod knob;

@@ -1,5 +1,8 @@
 //! Every document of a text.
 
+use std::sync::Arc;
+
+use crate::claims::Claims;
 use crate::template::{Template, templates};
 use crate::yaml::{self, Node, SyntaxError};
 
@@ -13,6 +16,8 @@ pub struct Document {
     pub root: Node,
     /// `kind`; empty where it has none.
     pub kind: String,
+    /// What its whole text says of claims.
+    pub claims: Arc<Claims>,
 }
 
 /// A document, or what is wrong with it.
@@ -20,10 +25,11 @@ pub type Found = Result<Document, SyntaxError>;
 
 /// The documents of a text in their order; empty ones are left out.
 pub fn documents(text: &str) -> impl Iterator<Item = Found> + '_ {
-    yaml::documents(text).map(|found| {
+    let claims = Arc::new(Claims::of(text));
+    yaml::documents(text).map(move |found| {
         let root = found?;
         let kind = root.get("kind").and_then(Node::text).unwrap_or("(none)").to_owned();
-        Ok(Document { root, kind })
+        Ok(Document { root, kind, claims: claims.clone() })
     })
 }
 

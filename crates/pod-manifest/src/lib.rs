@@ -6,6 +6,7 @@
 //! `LimitRange`, a mutating webhook) is not in the manifest; `kubectl get pod -o yaml` shows it, and its output is read as
 //! well.
 
+mod claims;
 mod documents;
 mod gpus;
 mod limits;
@@ -18,6 +19,7 @@ pub mod yaml;
 
 use std::collections::BTreeMap;
 
+pub use claims::Claims;
 pub use documents::{Document, Found, MAX_FILE, documents};
 pub use limits::{Limits, ResourceKind};
 pub use names::{Names, escape};
@@ -108,12 +110,9 @@ pub enum Problem {
     /// The sum over the containers is beyond everything.
     #[error("the pod's limits for {0} add up to more than can be counted")]
     Overflow(ResourceKind),
-    /// Devices by name only.
-    #[error(
-        "it names devices of which the manifest does not say how many are GPUs: ask for GPUs by limits, as in \
-         nvidia.com/pgpu: \"1\""
-    )]
-    ResourceClaims,
+    /// A claim of devices whose GPUs cannot be counted.
+    #[error("{0}")]
+    ResourceClaims(String),
     /// A namespace of the host.
     #[error("it is a namespace of the host, which no VM can have: remove it")]
     HostNamespace,

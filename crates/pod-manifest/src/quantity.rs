@@ -44,6 +44,11 @@ impl Quantity {
         self.0.checked_add(other.0).and_then(Self::new)
     }
 
+    /// A whole number.
+    pub(crate) const fn of(number: u32) -> Self {
+        Self(number as u128 * ONE)
+    }
+
     fn new(nano: u128) -> Option<Self> {
         (nano < ONE << 63).then_some(Self(nano))
     }

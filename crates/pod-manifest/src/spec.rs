@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Deserializer};
 
+use crate::claims::{Claims, OfContainer, OfPod};
 use crate::gpus::Resource;
 use crate::names::Names;
 use crate::quantity::Quantity;
@@ -78,6 +79,8 @@ object! {
         security_context: PodSecurity,
         /// The account of its token; `default` if absent.
         service_account_name: Option<String>,
+        /// Claims of devices.
+        resource_claims: Vec<OfPod>,
         /// Volumes.
         volumes: Vec<Volume>,
         /// Containers that run before the others.
@@ -381,6 +384,8 @@ pub struct Devices {
     pub service: Service,
     /// Names of other resources.
     pub others: Vec<String>,
+    /// What it has of the pod's claims; their GPUs are among [`Self::gpus`].
+    pub claims: Vec<OfContainer>,
 }
 
 /// What a container is promised of CPU and memory: the pod's quality of service is the least of its containers'.
@@ -401,6 +406,8 @@ struct Limits {
     limits: BTreeMap<String, Scalar>,
     #[serde(default, deserialize_with = "or_default")]
     requests: BTreeMap<String, Scalar>,
+    #[serde(default, deserialize_with = "or_default")]
+    claims: Vec<OfContainer>,
 }
 
 impl Limits {
@@ -428,7 +435,7 @@ impl TryFrom<Limits> for Devices {
     type Error = String;
 
     fn try_from(from: Limits) -> Result<Self, String> {
-        let mut devices = Self { service: from.service()?, ..Self::default() };
+        let mut devices = Self { service: from.service()?, claims: from.claims.clone(), ..Self::default() };
         for (name, Scalar(value)) in &from.limits {
             let sum = match Resource::of(name) {
                 Resource::Gpu => &mut devices.gpus,
@@ -463,6 +470,16 @@ fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D)
 }
 
 impl PodSpec {
+    /// Adds each container's GPUs by claims; one whose claims cannot be counted is refused where limits are read.
+    pub(crate) fn count_claims(&mut self, claims: &Claims) {
+        let of_pod = &self.spec.resource_claims;
+        for container in self.spec.init_containers.iter_mut().chain(&mut self.spec.containers) {
+            let devices = &mut container.resources;
+            let counted = claims.gpus(of_pod, &devices.claims).unwrap_or_default();
+            devices.gpus = counted.values().fold(devices.gpus, |sum, count| sum.saturating_add(*count));
+        }
+    }
+
     /// Reads the only pod of a manifest, as [`Pod::parse`](crate::Pod::parse) does.
     ///
     /// # Errors

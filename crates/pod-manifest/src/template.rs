@@ -154,7 +154,7 @@ impl Template {
                 ));
             }
         }
-        let pod = written::Pod::read(node);
+        let pod = written::Pod::read(node, &document.claims);
         let mut pod = pod.map_err(|(path, line, problem)| self.fault(document, &path, line, problem))?;
         if pod.name.is_empty() || self.owner.kind != "Pod" {
             pod.name = self.owner.name.clone().unwrap_or(pod.name);
@@ -171,6 +171,7 @@ impl Template {
         let mut read: PodSpec = node.read().map_err(|error| {
             self.fault(document, &error.path, Some(error.line), Problem::Type(error.reason))
         })?;
+        read.count_claims(&document.claims);
         read.names = self.names.clone();
         read.metadata.namespace = self.owner.namespace.clone();
         Ok(read)

@@ -150,7 +150,7 @@ fn what_is_no_pod() {
         ("apiVersion: v1\nkind: Pod\nmetadata: {annotations: {a: 1}}\n", "write it in quotes"),
         ("{a: [", "line 1: it is no YAML"),
         (
-            "apiVersion: v1\nkind: Pod\nspec: {resourceClaims: [{name: gpu}], containers: [{name: a}]}\n",
+            "apiVersion: v1\nkind: Pod\nspec: {resourceClaims: [{name: gpu}], containers: [{name: a, resources: {claims: [{name: gpu}]}}]}\n",
             "resourceClaims",
         ),
     ] {
@@ -230,8 +230,13 @@ fn a_pods_containers_are_read() {
         ),
         (Some("1"), Some(spec::FieldRef { field_path: "metadata.name".into() }))
     );
-    let devices =
-        spec::Devices { gpus: 2, switches: 4, service: spec::Service::Burstable, others: vec!["cpu".into()] };
+    let devices = spec::Devices {
+        gpus: 2,
+        switches: 4,
+        service: spec::Service::Burstable,
+        others: vec!["cpu".into()],
+        claims: vec![],
+    };
     assert_eq!((container.env_from.len(), &container.resources), (1, &devices));
     assert_eq!(container.liveness_probe.as_ref().unwrap().exec.as_ref().unwrap().command, ["ok"]);
 }

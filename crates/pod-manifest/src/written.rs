@@ -6,6 +6,7 @@ use std::fmt;
 use serde::Deserialize;
 use serde::de::{self, Deserializer, Visitor};
 
+use crate::claims::{Claims, OfContainer, OfPod};
 use crate::gpus::Resource;
 use crate::limits::{Limits, Stage};
 use crate::quantity::Quantity;
@@ -34,7 +35,7 @@ struct Spec {
     containers: Option<Vec<Container>>,
     init_containers: Option<Vec<Container>>,
     resources: Option<Resources>,
-    resource_claims: Option<Vec<de::IgnoredAny>>,
+    resource_claims: Option<Vec<OfPod>>,
     host_network: Option<bool>,
     #[serde(rename = "hostPID")]
     host_pid: Option<bool>,
@@ -52,6 +53,7 @@ struct Container {
 #[derive(Debug, Deserialize)]
 struct Resources {
     limits: Option<BTreeMap<String, Scalar>>,
+    claims: Option<Vec<OfContainer>>,
 }
 
 /// A quantity's text: YAML makes a number of it where it looks like one.
@@ -92,14 +94,14 @@ impl Visitor<'_> for ScalarVisitor {
 
 impl Pod {
     /// What decides the VM, from a template: `node` has `metadata` and `spec`.
-    pub(crate) fn read(node: &Node) -> Result<Checked, (Path, Option<usize>, Problem)> {
+    pub(crate) fn read(node: &Node, claims: &Claims) -> Result<Checked, (Path, Option<usize>, Problem)> {
         let written: Self = node
             .read()
             .map_err(|FieldError { path, line, reason }| (path, Some(line), Problem::Type(reason)))?;
-        written.check().map_err(|(path, problem)| (path, None, problem))
+        written.check(claims).map_err(|(path, problem)| (path, None, problem))
     }
 
-    fn check(self) -> Result<Checked, (Path, Problem)> {
+    fn check(self, claims: &Claims) -> Result<Checked, (Path, Problem)> {
         let metadata = self.metadata.unwrap_or_default();
         let spec = self.spec.unwrap_or_default();
         let at = |field: &str| Path::of("spec").then(Step::Field(field.to_owned().into()));
@@ -108,16 +110,29 @@ impl Pod {
         if let Some((_, field)) = shared.into_iter().find(|(set, _)| *set == Some(true)) {
             return Err((at(field), Problem::HostNamespace));
         }
-        if spec.resource_claims.is_some_and(|claims| !claims.is_empty()) {
-            return Err((at("resourceClaims"), Problem::ResourceClaims));
-        }
         let containers = spec.containers.unwrap_or_default();
         if containers.is_empty() {
             return Err((at("containers"), Problem::NoContainer));
         }
 
+        let init = spec.init_containers.unwrap_or_default();
+        let claimed = init
+            .iter()
+            .chain(&containers)
+            .filter_map(|container| container.resources.as_ref()?.claims.as_ref())
+            .flatten();
+        let claimed = claims.gpus(&spec.resource_claims.unwrap_or_default(), claimed);
+        let claimed = claimed.map_err(|(entry, reason)| {
+            let place = at("resourceClaims");
+            let place = match entry {
+                Some(entry) => place.then(Step::Item(entry)),
+                None => place,
+            };
+            (place, Problem::ResourceClaims(reason))
+        })?;
+
         let mut all = Vec::new();
-        for (index, container) in spec.init_containers.unwrap_or_default().iter().enumerate() {
+        for (index, container) in init.iter().enumerate() {
             let sidecar = container.restart_policy.as_deref() == Some("Always");
             let stage = if sidecar { Stage::Sidecar } else { Stage::Init };
             let place = at("initContainers").then(Step::Item(index));
@@ -128,6 +143,11 @@ impl Pod {
             all.push((Stage::Main, limits(container.resources.as_ref(), &place)?));
         }
         let mut sum = Limits::of_pod(&all).map_err(|problem| (at("containers"), problem))?;
+        // Claims are the pod's, whichever container uses them.
+        for count in claimed.values() {
+            let overflow = || (at("resourceClaims"), Problem::Overflow(crate::ResourceKind::Gpus));
+            sum.gpus = sum.gpus.checked_add(Quantity::of(*count)).ok_or_else(overflow)?;
+        }
         // Limits of the pod itself (Kubernetes 1.34 and later) are what counts where they are given.
         let own = limits(spec.resources.as_ref(), &Path::of("spec"))?;
         for (sum, own) in [(&mut sum.cpu, own.cpu), (&mut sum.memory, own.memory)] {

@@ -33,10 +33,15 @@ pub async fn import_busybox() {
     import_one(BUSYBOX, vec![busybox()], &["/bin/sh"]).await;
 }
 
+/// Imports [`PAUSE`] into containerd.
+pub async fn import_pause() {
+    import_one(PAUSE, vec![busybox()], &["/bin/sleep", "2147483647"]).await;
+}
+
 /// Imports every image into containerd.
 pub async fn import() {
     import_busybox().await;
-    import_one(PAUSE, vec![busybox()], &["/bin/sleep", "2147483647"]).await;
+    import_pause().await;
     import_one(LAYERED, layered(), &["/bin/sh"]).await;
 }
 

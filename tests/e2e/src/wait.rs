@@ -12,7 +12,7 @@ use tokio::time::{Instant, sleep, timeout};
 const POLL: Duration = Duration::from_millis(20);
 
 /// How much longer everything may take where the tests themselves run on an emulated CPU, in the outer VM.
-static SLOWER: LazyLock<u32> = LazyLock::new(|| {
+pub(crate) static SLOWER: LazyLock<u32> = LazyLock::new(|| {
     let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
     if cpus.contains("QEMU TCG CPU") { 4 } else { 1 }
 });

@@ -100,13 +100,16 @@ targets! {
     attest_config
     attest_jwe
     attest_question
+    bundle_list
     cdi_names
     cgroup_path
     console
+    engine_file
     erofs_image
     erofs_mounts
     firmware
     gpu_address
+    gpu_fabric
     gpu_firmware
     gpu_lock
     gpu_quarantine
@@ -117,6 +120,7 @@ targets! {
     initdata_disk
     initdata_document
     initdata_gzip
+    install_record
     kernel_cmdline
     luks_disk
     luks_metadata

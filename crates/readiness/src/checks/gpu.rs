@@ -1,9 +1,11 @@
 //! NVIDIA GPUs, and what passing them through needs. Nothing is woken, reset or written.
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 
 use gpu::Kind;
 use gpu::Mode;
+use gpu::fabric::Fabric;
 use gpu::open::is_vfio;
 use gpu::sysfs::{Function, Inventory, Sysfs};
 
@@ -32,6 +34,12 @@ pub(super) const GPUS: Step = Step {
             }],
         },
         Step { name: "gpu.mode", title: "GPUs: confidential computing", run: modes, then: &[] },
+        Step {
+            name: "gpu.partitions",
+            title: "GPUs: partitions of an NVSwitch board",
+            run: partitions,
+            then: &[],
+        },
         Step { name: "gpu.memlock", title: "GPUs: locked memory", run: memlock, then: &[] },
         qemu::VFIO,
     ],
@@ -43,6 +51,37 @@ fn inventory(host: &Host<'_>) -> Result<Inventory, String> {
 
 fn functions(host: &Host<'_>) -> Vec<Function> {
     inventory(host).map(|inventory| inventory.functions).unwrap_or_default()
+}
+
+/// Where the fabric manager's partitions were written down for the shim.
+const STATE: &str = "/var/lib/coffer/gpu";
+
+fn partitions(host: &Host<'_>) -> Finding {
+    let fix = "write both files again, or remove their folder (docs/gpu.md)";
+    let fabric = match Fabric::read(&host.root.path(STATE)) {
+        Ok(None) => {
+            return Finding::NotApplicable(
+                "nothing is said of them: their number is looked at only".to_owned(),
+            );
+        }
+        Ok(Some(fabric)) => fabric,
+        Err(error) => return Finding::failed(Fault::Setup, error.to_string(), fix),
+    };
+    let unknown = functions(host)
+        .into_iter()
+        .filter(|function| function.kind == Kind::Gpu && fabric.module(function.address).is_none())
+        .map(|function| function.address.to_string());
+    let unknown: Vec<_> = unknown.collect();
+    if !unknown.is_empty() {
+        let evidence = format!("no module is known of {}", unknown.join(", "));
+        return Finding::warning(Fault::Setup, evidence, "add them to `modules`, if they are on the board");
+    }
+    let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    for partition in fabric.partitions() {
+        *sizes.entry(partition.modules.len()).or_default() += 1;
+    }
+    let sizes = sizes.iter().rev().map(|(size, count)| format!("{count} of {size}"));
+    Finding::Ok(format!("{} GPUs", sizes.collect::<Vec<_>>().join(", ")))
 }
 
 fn devices(host: &Host<'_>) -> Finding {

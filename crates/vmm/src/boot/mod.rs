@@ -113,7 +113,9 @@ impl Common {
     }
 
     fn failed(&self, phase: Phase, cause: impl Into<Failure>, last_words: LastWords) -> BootError {
-        BootError { sandbox: self.request.sandbox.clone(), phase, last_words, cause: cause.into() }
+        let cause = cause.into();
+        error!(self.log, "boot failed"; "phase" => phase.name(), "error" => one_line(&cause));
+        BootError { sandbox: self.request.sandbox.clone(), phase, last_words, cause }
     }
 }
 

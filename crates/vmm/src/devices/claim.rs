@@ -5,12 +5,13 @@ use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use futures_util::future::{join_all, try_join_all};
+use gpu::fabric::Fabric;
 use gpu::lock::GpuLock;
 use gpu::power::{Awake, PowerPlan};
 use gpu::progress::Event;
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
-use gpu::{Assignable, Chip, Failure, PciAddress, Phase, Progress, set};
+use gpu::{Assignable, Chip, Failure, Kind, Mode, PciAddress, Phase, Progress, set};
 use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::sync::mpsc::UnboundedReceiver;
@@ -148,6 +149,10 @@ impl Devices {
         // A set that no VM can have is refused before anything is done to it.
         let chip = |function: &Function| (function.address, function.chip.unwrap_or(Chip::Other));
         set::possible(&self.functions.iter().map(chip).collect::<Vec<_>>(), mode)?;
+        // A whole board in protected PCIe has its switches, which join all.
+        if mode != Mode::Ppcie {
+            self.one_partition()?;
+        }
         let opening = self.functions.iter().map(|function| open(&self.host, function, progress));
         // All, even if one fails: each is either closed or known to be lost when this ends.
         let mut gpus = Vec::new();
@@ -156,6 +161,17 @@ impl Devices {
         }
         let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
         Ok(verified.into_iter().map(gpu::Gpu::close).collect())
+    }
+
+    /// Whether the fabric manager can join the GPUs, where something is known of their board. Making the partition is its job.
+    fn one_partition(&self) -> Result<(), DevicesError> {
+        let Some(fabric) = Fabric::read(&self.host.state)? else { return Ok(()) };
+        let gpus = self.functions.iter().filter(|function| function.kind == Kind::Gpu);
+        let gpus: Vec<_> = gpus.map(|function| function.address).collect();
+        if let Some(partition) = fabric.partition(&gpus)? {
+            info!(self.log, "GPUs are a partition of their board"; "partition" => partition.id, "modules" => partition.sum());
+        }
+        Ok(())
     }
 
     /// GPUs that do not come back from a reset are not for the next pod either. Returns those that have to show whether they

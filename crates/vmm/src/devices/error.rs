@@ -82,6 +82,12 @@ pub enum DevicesError {
     /// They cannot go to one VM.
     #[error("these GPUs cannot go to one VM")]
     Together(#[from] gpu::set::BadSet),
+    /// What is known of the board they are on cannot be read.
+    #[error(transparent)]
+    Fabric(#[from] gpu::fabric::Error),
+    /// They are on a board that does not join them.
+    #[error(transparent)]
+    Partition(#[from] gpu::fabric::NoPartition),
     /// What is known of it makes no device of QEMU's.
     #[error("GPU {gpu} cannot be described to QEMU: {reason}")]
     Description {

@@ -125,6 +125,35 @@ fn config(cc_mode: ModePolicy, gpu_mode: AutoOr<Mode>) -> NodeConfig {
     NodeConfig { cc_mode, gpu_mode, ..NodeConfig::default() }
 }
 
+/// What the fabric manager says of a board of which these two are the modules 1 and 2, and which joins 1 and 3.
+fn board(rig: &Rig, modules: [u32; 2]) {
+    let folder = rig.state().join("fabric");
+    std::fs::create_dir_all(&folder).unwrap();
+    let list =
+        r#"{"partitionInfo": [{"partitionId": 4, "gpuInfo": [{"physicalId": 1}, {"physicalId": 3}]}]}"#;
+    std::fs::write(folder.join("partitions.json"), list).unwrap();
+    let lines = format!("{} {}\n{} {}\n", address(0), modules[0], address(1), modules[1]);
+    std::fs::write(folder.join("modules"), lines).unwrap();
+}
+
+#[tokio::test]
+async fn gpus_that_their_board_does_not_join_are_refused_untouched() {
+    let rig = Rig::new(2, Timing::FAST);
+    let off = config(ModePolicy::Verify, AutoOr::Is(Mode::Off));
+    board(&rig, [1, 2]);
+    let error = rig.refusal(&off).await;
+    for words in ["0000:40:00.0 (module 1)", "no partition", "of 2 GPUs there are the modules 1+3"] {
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!((rig.resets(0), rig.resets(1)), (0, 0));
+    board(&rig, [3, 1]);
+    let (devices, _, facts) = rig.claim(&off).await.unwrap();
+    assert_eq!(facts.devices.len(), 2);
+    assert_eq!(devices.release().await, Vec::<String>::new());
+    std::fs::write(rig.state().join("fabric/modules"), "nonsense\n").unwrap();
+    assert!(rig.refusal(&off).await.contains("fabric/modules:1"));
+}
+
 #[tokio::test]
 async fn a_gpu_is_set_verified_described_and_given_back_clean() {
     let rig = Rig::new(1, Timing::FAST);

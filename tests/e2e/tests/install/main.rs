@@ -129,3 +129,41 @@ fn a_file_of_schema_3_keeps_its_runtimes() {
         fs::remove_dir_all(bundle).or_fail("remove a bundle");
     });
 }
+
+/// README.md's "On a node" as it is typed, in another directory and with the rig's parts.
+#[test]
+fn the_readme_installs() {
+    BareNode::test(2, async |node| {
+        let (before, artefacts) = (node.tree(), Artefacts::with_gpus());
+        let readme = fs::read_to_string(workspace().join("README.md")).or_fail("README.md");
+        let section =
+            readme.split("\n## ").find(|section| section.starts_with("On a node\n")).or_fail("the section");
+        let block = section.split("```console\n").nth(1).or_fail("its commands");
+        let typed = block
+            .split("```")
+            .next()
+            .or_fail("its commands")
+            .lines()
+            .filter_map(|line| line.strip_prefix("# "));
+        let mut told = String::new();
+        for line in typed {
+            let mut line = line.replace("build/bundle", "/run/e2e/bundle-readme");
+            if line.starts_with("tools/bundle") {
+                line += &format!(" {} -", artefacts.image.display());
+            }
+            let mut shell = Command::new("sh");
+            shell.args(["-c", &line]).current_dir(workspace());
+            shell.env("COFFER_BUNDLE_PROGRAMS", artefacts.shim.parent().or_fail("the programs' directory"));
+            let output = shell.output().or_fail(&line);
+            assert!(output.status.success(), "{line}: {}", said(&output));
+            told += &said(&output);
+        }
+        for words in ["coffer       registered", "coffer-snp   left out: ", "handler      coffer\n"] {
+            assert!(told.contains(words), "{words} is not in {told}");
+        }
+        assert!(Cri::connect().await.handlers().await.iter().any(|handler| handler == "coffer"));
+        let gone = node.run(Path::new("/opt/coffer/current/bin/coffer"), &["uninstall"]);
+        assert!(gone.status.success() && node.tree() == before, "{}", said(&gone));
+        fs::remove_dir_all("/run/e2e/bundle-readme").or_fail("remove the bundle");
+    });
+}

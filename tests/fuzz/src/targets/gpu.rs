@@ -1,10 +1,11 @@
 //! What a GPU's firmware answers, what sysfs says of it, and our own files about it.
 
-use std::io;
 use std::path::Path;
+use std::{fs, io};
 
 use gpu::PciAddress;
 use gpu::chip::Family;
+use gpu::fabric::{FOLDER, Fabric};
 use gpu::fsp::Fsp;
 use gpu::knob::Knob;
 use gpu::lock::{GpuLock, holder};
@@ -27,6 +28,26 @@ pub(super) fn cdi_names(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
     for name in gpu_selection::cdi::names(text).into_iter().flatten() {
         assert_eq!(gpu_selection::cdi::names(&name.to_string()), Ok(vec![name]));
+    }
+}
+
+/// What is said of an NVSwitch board: the list of partitions up to the first zero byte, the modules behind it.
+pub(super) fn fabric(input: &[u8]) {
+    let Ok(dir) = tempfile::tempdir() else { return };
+    let folder = dir.path().join(FOLDER);
+    let (list, modules) = input.split_at(input.iter().position(|byte| *byte == 0).unwrap_or(input.len()));
+    let _ = fs::create_dir(&folder);
+    let _ = fs::write(folder.join("partitions.json"), list);
+    let _ = fs::write(folder.join("modules"), modules.get(1..).unwrap_or_default());
+    if let Ok(Some(fabric)) = Fabric::read(dir.path()) {
+        let gpu = some_gpu();
+        // A partition that is given has this GPU's module, and no other.
+        if let Ok(Some(partition)) = fabric.partition(&[gpu]) {
+            assert_eq!(
+                partition.modules.iter().copied().collect::<Vec<_>>(),
+                [fabric.module(gpu).unwrap_or(u32::MAX)]
+            );
+        }
     }
 }
 

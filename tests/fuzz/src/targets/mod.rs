@@ -7,6 +7,7 @@ mod gpu;
 mod guest;
 mod host;
 mod measure;
+mod node;
 mod shim;
 mod vmm;
 mod volumes;
@@ -51,13 +52,16 @@ pub const TARGETS: &[Target] = &[
     target("attest_config", 1000, attest::config),
     target("attest_jwe", 1000, attest::sealed),
     target("attest_question", 2000, attest::question),
+    target("bundle_list", 300, node::bundle_list),
     target("cdi_names", 2000, gpu::cdi_names),
     target("cgroup_path", 2000, host::cgroup_path),
     target("console", 1000, vmm::console),
+    target("engine_file", 300, node::engine_file),
     target("erofs_image", 500, host::erofs_image),
     target("erofs_mounts", 2000, host::erofs_mounts),
     target("firmware", 2000, measure::firmware),
     target("gpu_address", 2000, gpu::address),
+    target("gpu_fabric", 300, gpu::fabric),
     target("gpu_firmware", 1000, gpu::firmware_replies),
     target("gpu_lock", 500, gpu::lock),
     target("gpu_quarantine", 500, gpu::quarantine),
@@ -68,6 +72,7 @@ pub const TARGETS: &[Target] = &[
     target("initdata_disk", 1000, measure::initdata_disk),
     target("initdata_document", 2000, measure::initdata_document),
     target("initdata_gzip", 1000, measure::initdata_gzip),
+    target("install_record", 300, node::install_record),
     target("kernel_cmdline", 2000, config::kernel_cmdline),
     target("luks_disk", 1000, volumes::disk),
     target("luks_metadata", 2000, volumes::slots),
