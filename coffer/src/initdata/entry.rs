@@ -27,6 +27,7 @@ struct Declaration {
     gpu_model: Option<String>,
     token_key: bool,
     nameservers: Vec<IpAddr>,
+    proxy: Option<String>,
 }
 
 /// Whether the guest will be able to read an entry; others than the five that it reads are anybody's own.
@@ -41,10 +42,11 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
         }
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
-            read.context(
-                "coffer.toml may have `gpus = N`, `switches = M`, `gpu_model = \"H100\"`, `token_key = true` and `nameservers = [\"ADDRESS\"]`, and nothing else",
+            let read = read.context(
+                "coffer.toml may have `gpus = N`, `switches = M`, `gpu_model = \"H100\"`, `token_key = true`, \
+                 `nameservers = [\"ADDRESS\"]` and `proxy = \"http://HOST:PORT\"`, and nothing else",
             )?;
-            Ok(())
+            read.proxy.as_deref().map_or(Ok(()), proxy)
         }
         _ => Ok(()),
     }
@@ -115,6 +117,26 @@ fn collect(path: &str, value: &toml::Value, keys: &mut Vec<String>) {
     }
 }
 
+/// As the guest's attestation service takes it (`guest-image/attest/src/config.rs`).
+fn proxy(text: &str) -> Result<()> {
+    let rest = text.strip_prefix("http://").map(|rest| rest.strip_suffix('/').unwrap_or(rest));
+    let parts = rest.and_then(|rest| rest.rsplit_once(':'));
+    let is_one = parts.is_some_and(|(host, port)| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-.".contains(c);
+        let address = host.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let is_host = address.map_or_else(
+            || !host.is_empty() && host.chars().all(plain),
+            |address| address.parse::<std::net::Ipv6Addr>().is_ok(),
+        );
+        is_host && port.parse::<u16>().is_ok()
+    });
+    ensure!(
+        is_one,
+        "coffer.toml: {text:?} is no proxy: it is http://HOST:PORT, without a name and a password"
+    );
+    Ok(())
+}
+
 fn policy(text: &str) -> Result<()> {
     let package = regorus::Engine::new().add_policy(POLICY.to_owned(), text.to_owned());
     match package {
@@ -182,6 +204,10 @@ mod tests {
             (DOCUMENT, "[w]\nkind = \"luks1\"\n", "volumes.toml is not usable"),
             (DECLARATION, "gpus = \"1\"\n", "nothing else"),
             (DECLARATION, "nameservers = [\"dns.example\"]\n", "nothing else"),
+            (DECLARATION, "proxy = \"proxy.example:3128\"\n", "is no proxy"),
+            (DECLARATION, "proxy = \"https://proxy.example:3128\"\n", "is no proxy"),
+            (DECLARATION, "proxy = \"http://user:word@proxy.example:3128\"\n", "is no proxy"),
+            (DECLARATION, "proxy = \"http://proxy.example\"\n", "is no proxy"),
         ] {
             let error = format!("{:#}", check(name, text).unwrap_err());
             assert!(error.contains(said) && !error.contains("\n\n"), "{name} {text}: {error}");
@@ -204,6 +230,8 @@ mod tests {
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
             (DECLARATION, "gpus = 1\ngpu_model = \"H100\"\n"),
             (DECLARATION, "token_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n"),
+            (DECLARATION, "proxy = \"http://proxy.example:3128/\"\n"),
+            (DECLARATION, "proxy = \"http://[2001:db8::1]:3128\"\n"),
             (DOCUMENT, ""),
             (
                 DOCUMENT,

@@ -1,5 +1,6 @@
 //! `coffer measure pod`: what the report of a pod's VM will say, from the pod's manifest.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::io::Write;
 use std::path::{self, Path, PathBuf};
@@ -103,6 +104,10 @@ pub(super) struct Options {
     /// A resource of the KBS that the pod may have, for `-o trustee`: REPOSITORY/TYPE/TAG, with `*` for any; may be repeated
     #[arg(long = "resource", value_name = "PATH")]
     resources: Vec<Resource>,
+    /// A machine that the pod may run on, for `-o trustee`: SNP's chip_id (128 hexadecimal digits) or TDX's platform_instance_id
+    /// (32), as the verifier's claims have them; may be repeated [default: any machine]
+    #[arg(long = "machine", value_name = "ID")]
+    machines: Vec<String>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t = Output::Text)]
     output: Output,
@@ -185,6 +190,7 @@ impl Demand {
             initdata: self.initdata.clone(),
             snp_policy: self.snp_policy,
             gpus: self.gpus,
+            machines: BTreeSet::new(),
             resources: resources.into_iter().collect(),
         }
     }
@@ -265,11 +271,12 @@ pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl 
     let Planned { image, request, .. } = planned;
     if options.output != Output::Trustee {
         ensure!(options.resources.is_empty(), "--resource is for `-o trustee`");
+        ensure!(options.machines.is_empty(), "--machine is for `-o trustee`");
     }
     match options.output {
         Output::Text => out.write_all(for_people(&demand, &request, &image)?.as_bytes())?,
         Output::Json => json(&object(&demand, &request, &image), out)?,
-        Output::Trustee => json(&for_trustee(&demand, &options.resources)?, out)?,
+        Output::Trustee => json(&for_trustee(&demand, options)?, out)?,
     }
     Ok(())
 }
@@ -278,7 +285,8 @@ pub(super) fn print(file: &Path, node: &Node, options: &Options, out: &mut impl 
 ///
 /// # Errors
 /// When the pod may have nothing.
-pub(super) fn for_trustee(demand: &Demand, resources: &[Resource]) -> Result<Value> {
+fn for_trustee(demand: &Demand, options: &Options) -> Result<Value> {
+    let Options { resources, machines, .. } = options;
     ensure!(
         !resources.is_empty(),
         "say what of the KBS the pod may have: --resource REPOSITORY/TYPE/TAG, e.g. --resource default/key/model"
@@ -288,7 +296,8 @@ pub(super) fn for_trustee(demand: &Demand, resources: &[Resource]) -> Result<Val
             "note: RTMR0 is not demanded, so the host may choose the ACPI tables; `--acpi` makes it known"
         );
     }
-    trustee::output([demand.for_trustee(resources.iter().cloned())])
+    let machines = machines.iter().map(|machine| machine.to_ascii_lowercase()).collect();
+    trustee::output([trustee::Pod { machines, ..demand.for_trustee(resources.iter().cloned()) }])
 }
 
 /// What a verifier should demand of a pod's VM.

@@ -47,6 +47,14 @@ impl Tee {
         }
     }
 
+    /// Trustee's claim that names the machine (below the claims of this kind), and its digits: SNP's chip, TDX's platform.
+    const fn machine(self) -> (&'static str, usize) {
+        match self {
+            Self::Snp => ("chip_id", 128),
+            Self::Tdx => ("platform_instance_id", 32),
+        }
+    }
+
     /// The measurements by Trustee's names for its reference values (`ear_default_policy_cpu.rego`).
     const fn measurements(self) -> &'static [&'static str] {
         match self {
@@ -114,6 +122,9 @@ pub(crate) struct Pod {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) snp_policy: Option<u64>,
     pub(crate) gpus: u32,
+    /// The machines that it may run on, as Trustee's claims name them; any where none is named.
+    #[serde(default, skip_serializing_if = "BTreeSet::is_empty")]
+    pub(crate) machines: BTreeSet<String>,
     pub(crate) resources: BTreeSet<Resource>,
 }
 
@@ -144,6 +155,10 @@ impl Pod {
             ensure!(self.measurements.contains_key(*name), "pod {:?}: {name} is missing", self.name);
         }
         hex("the initdata's digest", &self.initdata, tee.initdata())?;
+        let (claim, digits) = tee.machine();
+        for machine in &self.machines {
+            hex(&format!("a machine's {claim}"), machine, digits)?;
+        }
         ensure!(
             self.snp_policy.is_some() == (tee == Tee::Snp),
             "pod {:?}: snp_policy is for SNP, and must be there",

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use serde::Deserialize;
+use ureq::Proxy;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
@@ -15,14 +16,20 @@ pub struct Broker {
     pub url: String,
     /// The only certificates, or authorities, that it may show; none with `http`.
     pub certificates: Vec<Certificate<'static>>,
+    /// Who passes questions on to it, where it is not reached directly.
+    pub(crate) proxy: Option<Proxy>,
 }
+
+/// The only kind of session key that is made here, as `aa.toml` names it (guest-components,
+/// `attestation-agent/attestation-agent/src/config/kbs.rs`).
+const KEY_ALGORITHM: &str = "ECDH-ES+A256KW-P256";
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Broker")
             .field("url", &self.url)
             .field("certificates", &self.certificates.len())
-            .finish()
+            .finish_non_exhaustive()
     }
 }
 
@@ -63,6 +70,15 @@ pub enum ConfigError {
     /// It is no certificate.
     #[error("the certificate that the initdata pins for {0} is not usable: {1}")]
     Certificate(String, String),
+    /// Another kind of session key.
+    #[error(
+        "aa.toml in the initdata has token_configs.kbs.tee_key_algorithm = {0:?}, and this guest makes keys for {KEY_ALGORITHM:?} \
+         only: leave it out"
+    )]
+    KeyAlgorithm(String),
+    /// It is no proxy.
+    #[error("{0:?} is no proxy: it is http://HOST:PORT, without a name and a password")]
+    Proxy(String),
     /// Another kind.
     #[error(
         "cdh.toml in the initdata has kbc.name = {0:?}, and this guest speaks to a key broker (\"cc_kbc\") only"
@@ -86,6 +102,7 @@ struct TokenConfigs {
 struct Kbs {
     url: String,
     cert: Option<String>,
+    tee_key_algorithm: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -127,8 +144,12 @@ impl Broker {
     pub fn parse(aa: Option<&str>, cdh: Option<&str>) -> Result<Self, ConfigError> {
         let aa: Aa = read("aa.toml", aa)?;
         let cdh: Cdh = read("cdh.toml", cdh)?;
+        let wanted = aa.token_configs.kbs.as_ref().and_then(|kbs| kbs.tee_key_algorithm.as_deref());
+        if let Some(other) = wanted.filter(|wanted| *wanted != KEY_ALGORITHM) {
+            return Err(ConfigError::KeyAlgorithm(other.to_owned()));
+        }
         let kbc = cdh.kbc.map(|kbc| match kbc.name.as_deref() {
-            None | Some("cc_kbc") => Ok(Kbs { url: kbc.url, cert: kbc.kbs_cert }),
+            None | Some("cc_kbc") => Ok(Kbs { url: kbc.url, cert: kbc.kbs_cert, tee_key_algorithm: None }),
             Some(other) => Err(ConfigError::Kind(other.to_owned())),
         });
         let named = match (aa.token_configs.kbs, kbc.transpose()?) {
@@ -141,7 +162,7 @@ impl Broker {
                 (Some(one), Some(other)) if one.trim() != other.trim() => {
                     return Err(ConfigError::TwoCertificates { url: aa.url });
                 }
-                (one, other) => Kbs { url: aa.url, cert: one.or(other) },
+                (one, other) => Kbs { url: aa.url, cert: one.or(other), tee_key_algorithm: None },
             },
         };
         let url = trimmed(&named.url).to_owned();
@@ -158,7 +179,25 @@ impl Broker {
                 }
                 _ => return Err(ConfigError::Url(url)),
             };
-        Ok(Self { url, certificates })
+        Ok(Self { url, certificates, proxy: None })
+    }
+
+    /// The same, reached through a proxy (`http://HOST:PORT`) that passes bytes on (CONNECT): the broker still shows the pinned
+    /// certificate, and the proxy reads nothing.
+    ///
+    /// # Errors
+    ///
+    /// [`ConfigError::Proxy`].
+    pub fn through(self, proxy: &str) -> Result<Self, ConfigError> {
+        let none = || ConfigError::Proxy(proxy.to_owned());
+        let uri: Uri = proxy.parse().map_err(|_| none())?;
+        let plain = uri.scheme_str() == Some("http")
+            && uri.host().is_some_and(|host| !host.is_empty())
+            && uri.port_u16().is_some()
+            && uri.authority().is_some_and(|authority| !authority.as_str().contains('@'))
+            && uri.path_and_query().is_none_or(|path| path.as_str() == "/");
+        let proxy = plain.then(|| Proxy::new(proxy).ok()).flatten().ok_or_else(none)?;
+        Ok(Self { proxy: Some(proxy), ..self })
     }
 
     /// Whether the broker shows who it is. Over http whoever is on the way can answer in its place: he learns no key, but the

@@ -1,6 +1,6 @@
 //! The guest's attestation service. PID 1 starts it when the pod's checked initdata names a key broker:
-//! `coffer-attest snp|tdx|none GPUS SWITCHES [key]`, where the numbers are what the initdata declares, and `key` is that it lets
-//! containers have their token's private key.
+//! `coffer-attest snp|tdx|none GPUS SWITCHES [key] [proxy=URL]`, where the numbers are what the initdata declares, `key` is that it
+//! lets containers have their token's private key, and the broker is reached through the proxy.
 
 use std::net::TcpListener;
 use std::path::Path;
@@ -52,8 +52,13 @@ fn main() -> ExitCode {
 
 fn run() -> Result<(), StartError> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Some((attester, gives_key)) = machine(&words) else { return Err(StartError::Words(words)) };
-    let broker = Broker::read(Path::new(INITDATA))?;
+    let Some(Order { attester, gives_key, proxy }) = order(&words) else {
+        return Err(StartError::Words(words));
+    };
+    let mut broker = Broker::read(Path::new(INITDATA))?;
+    if let Some(proxy) = &proxy {
+        broker = broker.through(proxy)?;
+    }
     let document =
         fs::read_to_string(Path::new(INITDATA).join("initdata.toml")).map_err(StartError::Initdata)?;
     let listener = TcpListener::bind(ADDRESS).map_err(StartError::Listen)?;
@@ -62,7 +67,8 @@ fn run() -> Result<(), StartError> {
     } else {
         "by nothing: whoever is on the way can answer for it"
     };
-    say(&format!("keys come from {}, known {known}; evidence is {}", broker.url, attester.tee().name()));
+    let way = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
+    say(&format!("keys come from {}{way}, known {known}; evidence is {}", broker.url, attester.tee().name()));
     let waiting = attester.has_driver();
     let service = Arc::new(Service::new(Client::new(&broker, attester, Some(document)), gives_key));
     if waiting {
@@ -93,11 +99,21 @@ fn ready(client: &Client) {
     }
 }
 
-/// The VM, by PID 1's words.
-fn machine(words: &[String]) -> Option<(Attester, bool)> {
-    let (tee, gpus, switches, key) = match words {
-        [tee, gpus, switches] => (tee, gpus, switches, false),
-        [tee, gpus, switches, key] if key == "key" => (tee, gpus, switches, true),
+/// The VM, and what its containers may have.
+struct Order {
+    attester: Attester,
+    gives_key: bool,
+    proxy: Option<String>,
+}
+
+/// The order, by PID 1's words.
+fn order(words: &[String]) -> Option<Order> {
+    let [tee, gpus, switches, more @ ..] = words else { return None };
+    let (gives_key, more) =
+        more.split_first().filter(|(word, _)| *word == "key").map_or((false, more), |(_, more)| (true, more));
+    let proxy = match more {
+        [] => None,
+        [word] => Some(word.strip_prefix("proxy=")?.to_owned()),
         _ => return None,
     };
     let declared = Declared { gpus: gpus.parse().ok()?, switches: switches.parse().ok()? };
@@ -108,7 +124,7 @@ fn machine(words: &[String]) -> Option<(Attester, bool)> {
         "none" => Box::new(Sample),
         _ => return None,
     };
-    Some((Attester::new(cpu, gpus::source(tee != "none"), declared), key))
+    Some(Order { attester: Attester::new(cpu, gpus::source(tee != "none"), declared), gives_key, proxy })
 }
 
 /// One line, on the guest's console.
@@ -122,16 +138,27 @@ mod tests {
 
     #[test]
     fn pid_1_says_what_the_vm_is() {
-        let of = |words: &str| machine(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        let (attester, key) = of("snp 2 0").unwrap();
-        assert_eq!((attester.tee().name(), attester.additional_tees(), key), ("snp", vec!["nvidia"], false));
-        let (attester, key) = of("none 1 0 key").unwrap();
-        assert_eq!(
-            (attester.tee().name(), attester.additional_tees(), key),
-            ("sample", vec!["sampledevice"], true)
-        );
-        assert!(of("tdx 0 0").unwrap().0.additional_tees().is_empty());
-        for words in ["", "snp", "sev 0 0", "snp 0", "snp -1 0", "snp 0 0 0", "snp 0 0 key key"] {
+        let of = |words: &str| order(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
+        let Order { attester, gives_key, proxy } = of("snp 2 0").unwrap();
+        assert_eq!((attester.tee().name(), attester.additional_tees()), ("snp", vec!["nvidia"]));
+        assert!(!gives_key && proxy.is_none());
+        let Order { attester, gives_key, proxy } = of("none 1 0 key proxy=http://192.0.2.7:3128").unwrap();
+        assert_eq!(attester.tee().name(), "sample");
+        assert!(gives_key);
+        assert_eq!(proxy.as_deref(), Some("http://192.0.2.7:3128"));
+        assert!(!of("snp 0 0 proxy=http://192.0.2.7:3128").unwrap().gives_key);
+        assert!(of("tdx 0 0").unwrap().attester.additional_tees().is_empty());
+        for words in [
+            "",
+            "snp",
+            "sev 0 0",
+            "snp 0",
+            "snp -1 0",
+            "snp 0 0 0",
+            "snp 0 0 key key",
+            "snp 0 0 proxy=a key",
+            "snp 0 0 proxy",
+        ] {
             assert!(of(words).is_none(), "{words}");
         }
     }

@@ -21,6 +21,8 @@ use crate::tee::Tee;
 
 /// The program, below the root.
 const PROGRAM: &str = "usr/bin/coffer-attest";
+/// What does the same in an image with the guest components of the Confidential Containers project; the agent starts it.
+const COMPONENT: &str = "usr/local/bin/attestation-agent";
 /// Where the C library looks for name servers, and what is put there, below the root.
 const RESOLVER: &str = "etc/resolv.conf";
 const OWN_RESOLVER: &str = "run/coffer/resolv.conf";
@@ -38,6 +40,12 @@ pub enum AttestationError {
     /// The kernel has no number for it that fits a process id.
     #[error("the attestation service's process id {0} is out of range")]
     Id(u32),
+    /// The image's components take no such word.
+    #[error(
+        "coffer.toml in the initdata has {0}, which is for Coffer's own attestation service, and this image has other guest \
+         components"
+    )]
+    Components(&'static str),
     /// Its name servers could not be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -76,12 +84,25 @@ pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> O
     };
     let mut words = vec![tee.to_owned(), devices.gpus.to_string(), devices.switches.to_string()];
     words.extend(declared.token_key.then(|| "key".to_owned()));
+    words.extend(declared.proxy.as_ref().map(|proxy| format!("proxy={proxy}")));
     let mut resolver = String::new();
     for server in &declared.nameservers {
         // A string takes everything.
         let _ = writeln!(resolver, "nameserver {server}");
     }
     Some(Order { words, resolver })
+}
+
+impl Order {
+    /// The first key of `coffer.toml` that only Coffer's own service does something for.
+    fn own(&self) -> Option<&'static str> {
+        self.words
+            .get(3..)
+            .unwrap_or_default()
+            .iter()
+            .map(|word| if word == "key" { "token_key" } else { "proxy" })
+            .next()
+    }
 }
 
 /// The service that runs, and what it says.
@@ -128,12 +149,16 @@ impl Service {
     }
 }
 
-/// Starts the service, with nothing in its environment.
+/// Starts the service, with nothing in its environment; none where the image has other components, which the agent starts.
 ///
 /// # Errors
 ///
 /// [`AttestationError`].
-pub fn start(root: &Path, order: &Order) -> Result<Service, AttestationError> {
+pub fn start(root: &Path, order: &Order) -> Result<Option<Service>, AttestationError> {
+    let is_ours = root.join(PROGRAM).exists() || !root.join(COMPONENT).exists();
+    if !is_ours && let Some(word) = order.own() {
+        return Err(AttestationError::Components(word));
+    }
     if !order.resolver.is_empty() {
         let path = root.join(OWN_RESOLVER);
         fs::write(&path, &order.resolver)
@@ -142,7 +167,7 @@ pub fn start(root: &Path, order: &Order) -> Result<Service, AttestationError> {
         mount(Some(&path), &root.join(RESOLVER), none, MsFlags::MS_BIND, none)
             .map_err(AttestationError::Bind)?;
     }
-    spawn(&root.join(PROGRAM), &order.words)
+    if is_ours { spawn(&root.join(PROGRAM), &order.words).map(Some) } else { Ok(None) }
 }
 
 fn spawn(path: &Path, words: &[String]) -> Result<Service, AttestationError> {
@@ -212,6 +237,9 @@ mod tests {
         let document = build(Algorithm::Sha256, texts.into_iter().collect()).unwrap();
         let order = order(&document, None, &crate::initdata::declared(&document).unwrap()).unwrap();
         assert_eq!(order.resolver, "nameserver 10.96.0.10\nnameserver fd00::a\n");
+        let proxy = "proxy = \"http://192.0.2.7:3128\"\n";
+        let words = of(&[("aa.toml", AA), ("coffer.toml", proxy)], None).unwrap();
+        assert_eq!(words, ["none", "0", "0", "proxy=http://192.0.2.7:3128"]);
     }
 
     #[test]
@@ -236,6 +264,26 @@ mod tests {
         assert_eq!(said[0], "three");
         assert_eq!(said[1].len(), LONGEST);
         assert!(service.as_fd().is_none(), "nobody may wait for what is at its end");
+    }
+
+    #[test]
+    fn other_components_are_the_agents_to_start() {
+        let root = tempfile::tempdir().unwrap();
+        let order = |words: &[&str]| Order {
+            words: words.iter().map(|word| (*word).to_owned()).collect(),
+            resolver: String::new(),
+        };
+        let error = start(root.path(), &order(&["snp", "0", "0"])).unwrap_err().to_string();
+        assert!(error.contains("coffer-attest"), "neither is there: {error}");
+        let component = root.path().join(COMPONENT);
+        fs::create_dir_all(component.parent().unwrap()).unwrap();
+        fs::write(component, "").unwrap();
+        assert!(start(root.path(), &order(&["snp", "0", "0"])).unwrap().is_none());
+        for (words, key) in [(["snp", "0", "0", "key"], "token_key"), (["snp", "0", "0", "proxy=x"], "proxy")]
+        {
+            let error = start(root.path(), &order(&words)).unwrap_err().to_string();
+            assert!(error.contains(&format!("has {key},")), "{error}");
+        }
     }
 
     #[test]

@@ -36,6 +36,8 @@ pub struct Declaration {
     pub token_key: bool,
     /// Whom the attestation service asks for the key broker's address.
     pub nameservers: Vec<IpAddr>,
+    /// Through which proxy it asks, `http://HOST:PORT`.
+    pub proxy: Option<String>,
 }
 
 impl Declaration {

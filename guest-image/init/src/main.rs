@@ -176,7 +176,7 @@ fn boot() -> Result<AgentEnd, BootError> {
         None => None,
         Some(order) => {
             say(Phase::Attestation);
-            Some(attestation::start(root, order)?)
+            attestation::start(root, order)?
         }
     };
     say(Phase::Agent);

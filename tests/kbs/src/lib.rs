@@ -2,13 +2,13 @@
 //!
 //! It speaks the key broker's protocol 0.4.0 as Trustee of 2026-08 does (`kbs/src/attestation/backend.rs`, `kbs/src/error.rs`),
 //! reads messages with Trustee's own types (kbs-types), and is strict where Trustee is. It knows the evidence of machines without
-//! confidential computing (`sample`, `sampledevice`), and GPU reports of a device authority of its own ([`hopper`]). It does not
-//! know SNP and TDX: their signatures need hardware.
+//! confidential computing (`sample`, `sampledevice`), SNP reports and TDX quotes of authorities of its own ([`snp`], [`tdx`]), and
+//! GPU reports of another one's devices ([`hopper`]).
 //!
 //! ```text
 //! server    HTTP(S), one question a connection
 //! rcar      sessions: challenge, evidence, token, resource
-//! verifier  evidence -> claims      token   claims -> a signed EAR
+//! verifier  evidence -> claims (snp, tdx)   token   claims -> a signed EAR
 //! policy    may this token have that resource? (Rego, Trustee's input)
 //! jwe       the resource, for the session's key alone
 //! ```
@@ -17,6 +17,8 @@ mod jwe;
 mod policy;
 mod rcar;
 mod server;
+pub mod snp;
+pub mod tdx;
 mod token;
 mod verifier;
 
@@ -65,6 +67,16 @@ pub enum Trouble {
     OtherAlgorithm,
     /// It forgets the session once, when a resource was given.
     Forgets,
+    /// It finds the first session's token expired when it is asked for a second resource.
+    Expires,
+    /// Its token ends when it begins.
+    EndedToken,
+    /// Its token is for another key than the session's.
+    OthersToken,
+    /// It refuses each resource, with this kind of error.
+    Refuses(&'static str),
+    /// It answers a byte at a time.
+    Slow,
 }
 
 /// What a broker has and demands.
@@ -76,6 +88,10 @@ pub struct Setup {
     pub resources: BTreeMap<String, Vec<u8>>,
     /// Who vouches for GPUs: a certificate (DER), as NVIDIA's root is.
     pub gpu_root: Option<Vec<u8>>,
+    /// The chips whose SNP reports are believed.
+    pub chips: Option<snp::Chips>,
+    /// Who vouches for platforms with TDX: a certificate (DER), as Intel's root is.
+    pub platform_root: Option<Vec<u8>>,
     /// Reference values by their names, for who administers it.
     pub references: BTreeMap<String, serde_json::Value>,
     /// Who may read policy and reference values: whoever has this token. Nobody without one.
@@ -92,6 +108,8 @@ impl Default for Setup {
             policy: ALLOW_ALL.to_owned(),
             resources: BTreeMap::new(),
             gpu_root: None,
+            chips: None,
+            platform_root: None,
             references: BTreeMap::new(),
             admin: None,
             lifetime: Duration::from_secs(300),

@@ -3,12 +3,14 @@
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use kbs_types::{Attestation, Request, Tee, TeePubKey};
+use p256::SecretKey;
+use p256::elliptic_curve::Generate as _;
 use ring::rand::{SecureRandom, SystemRandom};
 use serde_json::{Value, json};
 
@@ -131,7 +133,12 @@ impl Rcar {
         let devices = json!({ "tee-pubkey": key, "nonce": nonce });
         let additional = attestation.tee_evidence.additional_evidence;
         let whole = json!({ "tee-pubkey": key, "nonce": nonce, "additional-evidence": additional });
-        let verifier = verifier::Verifier { gpu_root: self.setup.gpu_root.as_deref() };
+        let verifier = verifier::Verifier {
+            gpu_root: self.setup.gpu_root.as_deref(),
+            chips: self.setup.chips.as_ref(),
+            platform_root: self.setup.platform_root.as_deref(),
+            references: &self.setup.references,
+        };
         let mut parts = verifier.verify(
             tee,
             attestation.tee_evidence.primary_evidence,
@@ -144,7 +151,16 @@ impl Rcar {
                 parts.extend(verifier.verify(tee, evidence, &devices, None)?);
             }
         }
-        let token = issue(&self.signer, parts, self.setup.lifetime);
+        if self.setup.trouble == Trouble::OthersToken {
+            let point = SecretKey::generate().public_key().to_sec1_bytes();
+            for part in &mut parts {
+                part.runtime["tee-pubkey"]["x"] = URL_SAFE_NO_PAD.encode(&point[1..33]).into();
+                part.runtime["tee-pubkey"]["y"] = URL_SAFE_NO_PAD.encode(&point[33..65]).into();
+            }
+        }
+        let lifetime =
+            if self.setup.trouble == Trouble::EndedToken { Duration::ZERO } else { self.setup.lifetime };
+        let token = issue(&self.signer, parts, lifetime);
         if let Some(session) = self.sessions().get_mut(&id) {
             session.state = State::Attested { token: token.clone() };
         }
@@ -153,6 +169,13 @@ impl Rcar {
 
     fn resource(&self, question: &Question, path: &[&str], query: &str) -> Result<Answer, Refused> {
         let before = self.counts.resource.fetch_add(1, Ordering::AcqRel);
+        match self.setup.trouble {
+            Trouble::Refuses(kind) => return Err(Refused(401, kind, format!("{kind} on purpose"))),
+            Trouble::Expires if before == 1 => {
+                return Err(Refused(401, "TokenVerifierError", "Token Verifier error".to_owned()));
+            }
+            _ => {}
+        }
         let token =
             self.token_of(question).map_err(refused("TokenNotFound", "Attestation Token not found"))?;
         let claims =

@@ -116,6 +116,7 @@ fn serve(
         }
         Trouble::Nonsense => return stream.write_all(b"220 mail.example ESMTP\r\n"),
         Trouble::Endless => return endless(&mut stream),
+        Trouble::Slow => return slow(&mut stream),
         _ => answer(&question),
     };
     let mut head = format!(
@@ -137,6 +138,18 @@ fn endless(stream: &mut (impl Read + Write)) -> io::Result<()> {
     let head = format!("HTTP/1.1 200 X\r\ncontent-length: {}\r\nconnection: close\r\n\r\n", PIECE * PIECES);
     stream.write_all(head.as_bytes())?;
     (0..PIECES).try_for_each(|_| stream.write_all(&[b' '; PIECE]))
+}
+
+/// A byte at a time, for as long as somebody waits for more.
+fn slow(stream: &mut (impl Read + Write)) -> io::Result<()> {
+    stream.write_all(b"HTTP/1.1 200 X\r\ncontent-length: 1000\r\nconnection: close\r\n\r\n")?;
+    for _ in 0..1000 {
+        stream.write_all(b" ")?;
+        stream.flush()?;
+        #[expect(clippy::disallowed_methods, reason = "to be slow is what it is for")]
+        thread::sleep(Duration::from_millis(50));
+    }
+    Ok(())
 }
 
 fn read(stream: &mut impl Read) -> io::Result<Option<Question>> {

@@ -1,5 +1,7 @@
 //! Evidence to claims, as Trustee's verifiers make them.
 
+use std::collections::BTreeMap;
+
 use anyhow::{Context, Result, bail, ensure};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -9,7 +11,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use sha2::{Digest, Sha384};
 
-use crate::hopper;
+use crate::{hopper, snp, tdx};
 
 /// What a verifier found of a device.
 #[derive(Debug)]
@@ -45,6 +47,9 @@ struct Device {
 /// The verifiers.
 pub(crate) struct Verifier<'a> {
     pub(crate) gpu_root: Option<&'a [u8]>,
+    pub(crate) chips: Option<&'a snp::Chips>,
+    pub(crate) platform_root: Option<&'a [u8]>,
+    pub(crate) references: &'a BTreeMap<String, Value>,
 }
 
 impl Verifier<'_> {
@@ -66,9 +71,49 @@ impl Verifier<'_> {
                 let devices = list.device_evidence_list.into_iter();
                 devices.map(|device| nvidia(&device, root, &hash, runtime)).collect()
             }
+            Tee::Snp | Tee::Tdx => {
+                self.confidential(tee, evidence, &hash, runtime, initdata).map(|part| vec![part])
+            }
             other => bail!("there is no verifier for {other}"),
         }
     }
+}
+
+impl Verifier<'_> {
+    fn confidential(
+        &self,
+        tee: Tee,
+        evidence: Value,
+        hash: &[u8; 48],
+        runtime: &Value,
+        initdata: Option<&InitData>,
+    ) -> Result<Part> {
+        let document = initdata.map(document).transpose()?;
+        let (claims, status) = if tee == Tee::Snp {
+            let chips = self.chips.context("no chip is known here")?;
+            let claims = snp::verify(&evidence, hash, document.as_ref(), chips)?;
+            let status = snp::status(&claims, self.references);
+            (claims, status)
+        } else {
+            let root = self.platform_root.context("no platform is known here")?;
+            let claims = tdx::verify(evidence, hash, document.as_ref(), root)?;
+            let status = tdx::status(&claims, self.references);
+            (claims, status)
+        };
+        Ok(Part {
+            tee,
+            class: "cpu",
+            status,
+            claims,
+            runtime: runtime.clone(),
+            initdata: document.as_ref().map_or(Value::Null, initdata_claims),
+        })
+    }
+}
+
+fn document(initdata: &InitData) -> Result<Document> {
+    ensure!(initdata.format == "toml", "initdata in another format than toml");
+    Ok(Document::parse(initdata.body.clone().into_bytes())?)
 }
 
 fn sample(
@@ -91,8 +136,7 @@ fn sample(
         claims.insert("launch_digest".into(), "abcde".into());
         claims.insert("debug".into(), false.into());
         if let Some(initdata) = initdata {
-            ensure!(initdata.format == "toml", "initdata in another format than toml");
-            let document = Document::parse(initdata.body.clone().into_bytes())?;
+            let document = document(initdata)?;
             claims.insert("init_data".into(), STANDARD.encode(document.digest()).into());
             parsed = initdata_claims(&document);
         }

@@ -2,6 +2,13 @@
 
 #![expect(clippy::unwrap_used, reason = "what is around the tests fails as they do")]
 
+#[path = "client/brokers.rs"]
+mod brokers;
+#[path = "client/snp.rs"]
+mod snp;
+#[path = "client/tdx.rs"]
+mod tdx;
+
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::atomic::{AtomicUsize, Ordering};

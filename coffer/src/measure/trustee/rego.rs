@@ -137,6 +137,10 @@ fn rule(text: &mut String, pod: &Pod) {
             ));
         }
     }
+    if !pod.machines.is_empty() {
+        let machines: Vec<String> = pod.machines.iter().cloned().collect();
+        line(&format!("evidence.{tee}.{} in {{{}}}", pod.tee.machine().0, quoted(&machines)));
+    }
     line(&format!("genuine_gpus({gpus})"));
     text.push_str("}\n");
 }

@@ -394,6 +394,35 @@ fn what_is_forged_is_denied() {
 }
 
 #[test]
+fn only_the_machines_that_are_named_get_it() {
+    for (demand, claim, digits) in [(demand(1), "chip_id", 128), (tdx(), "platform_instance_id", 32)] {
+        let tee = if claim == "chip_id" { "snp" } else { "tdx" };
+        let machines = ["a".repeat(digits), "b".repeat(digits)];
+        let pod = Pod { machines: machines.clone().into(), ..demand.for_trustee([resource()]) };
+        let printed = output([pod.clone()]).unwrap();
+        let policy = printed["resource_policy"].as_str().unwrap();
+        let on = |machine: Value| {
+            let mut token = honest(&demand);
+            let cpu = "/submods/cpu0/ear.veraison.annotated-evidence";
+            token.pointer_mut(cpu).unwrap()[tee][claim] = machine;
+            answer(policy, &token, "resource", &["default", "key", "model"])
+        };
+        assert!(machines.iter().all(|machine| on(machine.as_str().into())), "{policy}");
+        for other in ["c".repeat(digits).into(), "".into(), Value::Null, json!(1)] {
+            assert!(!on(other), "{policy}");
+        }
+        assert!(!answer(policy, &honest(&demand), "resource", &["default", "key", "model"]), "no claim");
+        // It stays through a merge.
+        assert_eq!(merge(std::slice::from_ref(&printed)).unwrap(), printed);
+        for bad in ["", "a", &"A".repeat(digits), &"\"".repeat(digits)] {
+            let pod = Pod { machines: [bad.to_owned()].into(), ..pod.clone() };
+            let error = output([pod]).unwrap_err().to_string();
+            assert!(error.contains(claim), "{error}");
+        }
+    }
+}
+
+#[test]
 fn nothing_gets_nothing() {
     for token in [json!({}), json!({ "submods": {} }), json!({ "submods": null }), json!([]), Value::Null] {
         for gpus in [0, 1] {

@@ -100,7 +100,11 @@ impl HttpError {
 
 /// A client of one broker.
 #[derive(Debug)]
-pub(super) struct Http(Agent);
+pub(super) struct Http {
+    agent: Agent,
+    /// The proxy, for errors.
+    proxy: Option<String>,
+}
 
 impl Http {
     pub(super) fn new(broker: &Broker) -> Self {
@@ -111,13 +115,24 @@ impl Http {
         let config = Agent::config_builder()
             .tls_config(tls)
             // What the environment says of proxies is not measured.
-            .proxy(None)
+            .proxy(broker.proxy.clone())
             .max_redirects(0)
             .http_status_as_error(false)
             .timeout_connect(Some(CONNECT))
             .user_agent("coffer-attest")
             .build();
-        Self(config.new_agent())
+        let proxy = broker.proxy.as_ref().map(|proxy| format!("{}:{}", proxy.host(), proxy.port()));
+        Self { agent: config.new_agent(), proxy }
+    }
+
+    /// Why a question did not get through, and by whom.
+    fn transport(&self, error: Error) -> HttpError {
+        match (transport(error), &self.proxy) {
+            (HttpError::Transport(text, better), Some(proxy)) => {
+                HttpError::Transport(format!("{text} (through the proxy {proxy})"), better)
+            }
+            (error, _) => error,
+        }
     }
 
     /// An answer, and the session's cookie.
@@ -130,12 +145,12 @@ impl Http {
         left: Duration,
     ) -> Result<(Vec<u8>, Option<String>), HttpError> {
         let body = serde_json::to_vec(body).map_err(|error| HttpError::Form(error.to_string()))?;
-        let mut request = self.0.post(url).header(header::CONTENT_TYPE, "application/json");
+        let mut request = self.agent.post(url).header(header::CONTENT_TYPE, "application/json");
         if let Some(cookie) = cookie {
             request = request.header(header::COOKIE, format!("{COOKIE}={cookie}"));
         }
         let request = request.config().timeout_global(Some(left.min(ANSWER))).build();
-        let mut response = request.send(&body).map_err(transport)?;
+        let mut response = request.send(&body).map_err(|error| self.transport(error))?;
         let cookie = session_of(&response);
         Ok((content(&mut response, limit)?, cookie))
     }
@@ -147,9 +162,9 @@ impl Http {
         limit: u64,
         left: Duration,
     ) -> Result<Vec<u8>, HttpError> {
-        let request = self.0.get(url).header(header::COOKIE, format!("{COOKIE}={cookie}"));
+        let request = self.agent.get(url).header(header::COOKIE, format!("{COOKIE}={cookie}"));
         let request = request.config().timeout_global(Some(left.min(ANSWER))).build();
-        content(&mut request.call().map_err(transport)?, limit)
+        content(&mut request.call().map_err(|error| self.transport(error))?, limit)
     }
 }
 
@@ -213,6 +228,8 @@ fn transport(error: Error) -> HttpError {
     let better = match error {
         Error::Io(_) | Error::HostNotFound | Error::ConnectionFailed => Better::Perhaps,
         Error::Timeout(Timeout::Connect | Timeout::Resolve) => Better::Perhaps,
+        // A proxy that does not reach the broker may do so soon (5xx); one that does not want to will not.
+        Error::ConnectProxyFailed(ref why) if why.contains("responded 5") => Better::Perhaps,
         _ => Better::Never,
     };
     HttpError::Transport(text, better)

@@ -82,3 +82,35 @@ fn a_file_that_is_none_is_named() {
     std::fs::create_dir(directory.path().join("aa.toml")).unwrap();
     assert!(matches!(Broker::read(directory.path()), Err(ConfigError::Read { .. })));
 }
+
+#[test]
+fn another_kind_of_session_key_is_refused() {
+    let with = |algorithm: &str| {
+        format!("[token_configs.kbs]\nurl = \"http://10.0.0.1\"\ntee_key_algorithm = {algorithm:?}\n")
+    };
+    assert!(Broker::parse(Some(&with("ECDH-ES+A256KW-P256")), None).is_ok());
+    for other in ["ECDH-ES+A256KW-P521", "RSA-OAEP-256", ""] {
+        refused(Some(&with(other)), None, "leave it out");
+    }
+}
+
+#[test]
+fn a_proxy_has_a_host_a_port_and_no_password() {
+    let broker = || Broker::parse(Some("[token_configs.kbs]\nurl = \"http://10.0.0.1\"\n"), None).unwrap();
+    for proxy in ["http://192.0.2.7:3128", "http://proxy.example:8080/", "http://[2001:db8::1]:3128"] {
+        assert!(broker().through(proxy).is_ok(), "{proxy}");
+    }
+    for proxy in [
+        "",
+        "192.0.2.7:3128",
+        "http://192.0.2.7",
+        "https://192.0.2.7:3128",
+        "socks5://192.0.2.7:1080",
+        "http://user:word@192.0.2.7:3128",
+        "http://192.0.2.7:3128/path",
+        "http://:3128",
+    ] {
+        let error = broker().through(proxy).unwrap_err();
+        assert!(error.to_string().contains("is no proxy"), "{proxy}: {error}");
+    }
+}

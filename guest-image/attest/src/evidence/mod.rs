@@ -18,7 +18,7 @@ use crate::protocol::{ReportData, RuntimeData, Tee, gpu_nonce};
 pub mod deadline;
 pub mod nvml;
 pub mod sample;
-mod snp;
+pub mod snp;
 pub mod tsm;
 
 /// How long GPUs may take to sign, all together.

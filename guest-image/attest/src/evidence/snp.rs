@@ -16,7 +16,11 @@ const VERSIONS: std::ops::RangeInclusive<u32> = 3..=5;
 const TURIN: u8 = 0x1a;
 
 /// The report over `data` as evidence. The verifier fetches the chip's certificate itself: QEMU hands none to the guest.
-pub(super) fn evidence(report: &[u8], data: &[u8; 64]) -> Result<Value, EvidenceError> {
+///
+/// # Errors
+///
+/// [`EvidenceError::Malformed`] for what is no report of this question.
+pub fn evidence(report: &[u8], data: &[u8; 64]) -> Result<Value, EvidenceError> {
     let malformed = |what: &str| EvidenceError::Malformed(what.to_owned());
     let report: &[u8; LENGTH] = report.try_into().map_err(|_| malformed("its length is another"))?;
     let report = Report(report);

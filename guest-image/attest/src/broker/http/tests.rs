@@ -46,6 +46,8 @@ fn only_what_can_get_better_is_tried_again() {
         (transport(Error::Timeout(Timeout::Connect)), true),
         (transport(Error::Timeout(Timeout::Global)), false),
         (transport(Error::Tls("x")), false),
+        (transport(Error::ConnectProxyFailed("proxy server responded 502/502".into())), true),
+        (transport(Error::ConnectProxyFailed("proxy server responded 403/403".into())), false),
         (
             transport(Error::Rustls(rustls::Error::InvalidCertificate(
                 rustls::CertificateError::UnknownIssuer,
