@@ -7,6 +7,10 @@ standin_marker=coffer-agent-standin
 # (kata-containers 4.1.0, src/agent/policy/src/policy.rs). The program carries the path.
 policy_path=/etc/kata-opa/default-policy.rego
 
+# The guest components of the Confidential Containers project, which kata-agent starts from /usr/local/bin (kata-agent 4.1.0,
+# src/agent/src/main.rs).
+component_names="attestation-agent confidential-data-hub api-server-rest"
+
 # The Debian packages whose versions the root's bits depend on, besides the kernel's.
 root_packages="erofs-utils cryptsetup-bin"
 
@@ -17,6 +21,7 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
     choose_agent "$profile"
     [ -z "${GPU-}" ] || [ "$GPU" = 1 ] || fail "GPU=$GPU: set GPU=1 for an image with NVIDIA's driver, or unset it"
     [ -z "${GPU-}" ] || [ "$report" != fake ] || fail "an image for tests has no driver of GPUs; unset GPU"
+    choose_components
     kernel=$(build_kernel "$(kernel_of_profile "$profile")")
     mkdir -p "$work"
     cp "$kernel/vmlinuz" "$work/vmlinuz"
@@ -30,6 +35,7 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
         stage_driver "$work/stage" "$driver" "$kernel"
         gpu_version=$(cat "$driver/version")
     fi
+    [ "$report" != fake ] || stage_fake_driver "$work/stage"
     "$repo/tools/enter" "$here/root/pack" "$work/stage" "$work/root.img" >"$work/verity" 2>"$work/log" || {
         cat "$work/log" >&2
         fail "the root file system of profile $profile could not be packed"
@@ -84,13 +90,30 @@ it with AGENT_POLICY=yes"
     fi
 }
 
+# Decides whether the guest components go in, in the place of our own attestation service: sets components_path, or says what is
+# missing.
+choose_components() {
+    local name
+    components_path=${GUEST_COMPONENTS-}
+    [ -n "$components_path" ] || return 0
+    [ $agent_kind = kata-agent ] ||
+        fail "GUEST_COMPONENTS is for images with kata-agent, which starts them; the tests' stand-in starts none"
+    [ -z "${GPU-}" ] ||
+        fail "GUEST_COMPONENTS and GPU are both set: the GPUs take no work before our own attestation service says so; unset one"
+    for name in $component_names; do
+        [ -f "$components_path/$name" ] || fail "GUEST_COMPONENTS=$components_path has no $name; it needs $component_names"
+        [ "$(head -c 4 "$components_path/$name" | tail -c 3)" = ELF ] ||
+            fail "GUEST_COMPONENTS: $components_path/$name is not an ELF program"
+    done
+}
+
 # Builds the image's own programs, static, without paths of this machine in them; sets init_path, pause_path,
-# attest_path and volume_path. A PID 1 that takes its report from the host is built apart from the one that does not.
+# attest_path, volume_path and gpu_path. A PID 1 that takes its report from the host is built apart from the one that does not.
 build_init() {
     local target=x86_64-unknown-linux-gnu flags directory=${CARGO_TARGET_DIR:-$repo/target} features=
     if [ "${report-}" = fake ]; then
         directory=$directory/fake-report
-        features=coffer-init/fake-report
+        features=coffer-init/fake-report,coffer-attest/fake-gpus
     fi
     flags="-C target-feature=+crt-static -A linker-messages --remap-path-prefix=$repo=/coffer"
     flags="$flags --remap-path-prefix=${CARGO_HOME:-$HOME/.cargo}=/cargo"
@@ -102,6 +125,7 @@ build_init() {
     pause_path=$directory/$target/release/pause
     attest_path=$directory/$target/release/coffer-attest
     volume_path=$directory/$target/release/coffer-volume
+    gpu_path=$directory/$target/release/coffer-gpu
 }
 
 # Builds the programs that load NVIDIA's library: linked with the image's libraries, since a static program can load none. Sets
@@ -118,12 +142,19 @@ build_gpu_programs() {
 # Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of /etc. Nothing else is
 # in the guest.
 stage_root() { # PROFILE DIRECTORY
-    local stage=$2 pause=$2/usr/lib/coffer/pause/rootfs policy=allow-all
+    local stage=$2 pause=$2/usr/lib/coffer/pause/rootfs policy=allow-all name
     install -d -m 755 "$stage" "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
     ln -s ../run "$stage/var/run" # the agent keeps its shared namespaces in /var/run
     install -m 755 "$init_path" "$stage/sbin/init"
     install -m 755 "$agent_path" "$stage/usr/bin/kata-agent"
-    install -m 755 "$attest_path" "$stage/usr/bin/coffer-attest"
+    if [ -n "$components_path" ]; then
+        install -d -m 755 "$stage"/usr/local{,/bin}
+        for name in $component_names; do
+            install -m 755 "$components_path/$name" "$stage/usr/local/bin/$name"
+        done
+    else
+        install -m 755 "$attest_path" "$stage/usr/bin/coffer-attest"
+    fi
     install -m 755 "$volume_path" "$stage/usr/bin/coffer-volume"
     install -d -m 755 "$stage"/usr/lib{,/coffer,/coffer/pause} "$pause" "$pause"/{dev,etc,proc,sys,tmp}
     install -m 755 "$pause_path" "$pause/pause"
@@ -133,9 +164,17 @@ stage_root() { # PROFILE DIRECTORY
     echo "VARIANT_ID=$1" >>"$stage/etc/os-release"
 }
 
+# Puts what plays NVIDIA's driver into the staged root of an image for tests; PID 1 reads the description
+# (guest-image/init/src/gpu/installed.rs).
+stage_fake_driver() { # DIRECTORY
+    install -d -m 755 "$1/usr/lib/coffer/gpu"
+    install -m 755 "$gpu_path" "$1/usr/bin/coffer-gpu"
+    printf 'version = "fake"\nmodules = []\npersistence = false\nlibraries = []\n' >"$1/usr/lib/coffer/gpu/driver.toml"
+}
+
 # Prints image.json. $2/verity holds the lines that root/pack printed: NAME VALUE.
 write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
-    local root_hash salt data_blocks versions cmdline name=coffer-$1 fake= gpu=
+    local root_hash salt data_blocks versions cmdline name=coffer-$1 fake= gpu= components=
     if [ -n "$gpu_version" ]; then
         name=$name-gpu
         gpu="
@@ -144,7 +183,12 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
     if [ "$report" = fake ]; then
         name=$name-test
         fake='
-  "report": "fake",'
+  "report": "fake",
+  "gpu_driver": "fake",'
+    fi
+    if [ -n "$components_path" ]; then
+        name=$name-guest-components
+        components=$(component_digests)
     fi
     root_hash=$(awk '$1 == "root_hash" { print $2 }' "$2/verity")
     salt=$(awk '$1 == "salt" { print $2 }' "$2/verity")
@@ -157,7 +201,7 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
   "name": "$name",
   "profile": "$1",$fake$gpu
   "agent": "$agent_kind",
-  "agent_sha256": "$(sha256 "$agent_path")",
+  "agent_sha256": "$(sha256 "$agent_path")",$components
   "kernel": {
     "file": "vmlinuz",
     "sha256": "$(sha256 "$2/vmlinuz")",
@@ -180,6 +224,17 @@ write_manifest() { # PROFILE DIRECTORY KERNEL-RELEASE
 JSON
     package_object <<<"$versions"
     echo "}"
+}
+
+# Prints the manifest's member with the digests of the guest components.
+component_digests() {
+    local name comma=
+    printf '\n  "guest_components": {'
+    for name in $component_names; do
+        printf '%s\n    "%s": "%s"' "$comma" "$name" "$(sha256 "$components_path/$name")"
+        comma=,
+    done
+    printf '\n  },'
 }
 
 # Prints the measured part of the kernel's command line. The root is the first virtio-blk disk; a block of it

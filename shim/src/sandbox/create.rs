@@ -15,7 +15,7 @@ use vmm_config::hotplug::Lun;
 
 use super::pod_vm::{Context, PodVm};
 use super::volumes::Copied;
-use super::{gpus, layers, models};
+use super::{gpus, layers, models, sealed};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
 use crate::core::Made;
 
@@ -61,6 +61,9 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let role = Role::of(&spec);
     let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
     let spec = &spec;
+    if !vm.unseals {
+        sealed::refuse(spec)?;
+    }
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
         let images = layers::prepare(context, request, spec, mounts, vm, &log).await?;

@@ -143,6 +143,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     })?;
     let size = VmSize { vcpus: pod.vcpus.get().into(), memory: pod.memory.size().bytes() };
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
+    let unseals = !image.guest_components.is_empty();
     let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -186,6 +187,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         vm,
         builder,
         seccomp,
+        unseals,
         pinned,
         volumes,
         copies,

@@ -24,6 +24,7 @@ mod own;
 mod pinned;
 mod pod_vm;
 mod real;
+mod sealed;
 #[cfg(test)]
 mod tests;
 mod volumes;

@@ -48,6 +48,8 @@ pub struct PodVm {
     pub builder: UserId,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
+    /// Whether the guest image has components that open sealed secrets.
+    pub unseals: bool,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
     /// Model volumes that the pod's initdata declares.

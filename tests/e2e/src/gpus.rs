@@ -20,6 +20,8 @@ use crate::wait::until;
 /// Locks and quarantine.
 pub(crate) const STATE: &str = "/var/lib/coffer/gpu";
 const CDI: &str = "/etc/cdi/e2e.json";
+/// What CDI calls them.
+const KIND: &str = "nvidia.com/pgpu";
 /// A boot that is long enough to be waited for, and short for a test.
 const TIMING: Timing = Timing { boot: Duration::from_millis(200), ..Timing::FAST };
 /// Of the firmware: long enough to be met between two requests.
@@ -68,7 +70,7 @@ impl Gpus {
             serde_json::json!({ "name": n.to_string(), "containerEdits": { "deviceNodes": [node] } })
         });
         let spec = serde_json::json!({
-            "cdiVersion": "0.5.0", "kind": "nvidia.com/pgpu", "devices": named.collect::<Vec<_>>(),
+            "cdiVersion": "0.5.0", "kind": KIND, "devices": named.collect::<Vec<_>>(),
         });
         fs::write(CDI, spec.to_string()).or_fail(CDI);
         Self { emulators }
@@ -81,8 +83,13 @@ impl Gpus {
 
     /// The annotation by which a pod asks for these.
     pub fn annotation_of(indices: &[usize]) -> String {
-        let names: Vec<_> = indices.iter().map(|index| format!("nvidia.com/pgpu={index}")).collect();
+        let names: Vec<_> = indices.iter().map(|index| Self::device(*index)).collect();
         format!("cdi.k8s.io/e2e={}", names.join(","))
+    }
+
+    /// One by its name, as a device plugin gives it to a container.
+    pub fn device(index: usize) -> String {
+        format!("{KIND}={index}")
     }
 
     /// As the host knows it.

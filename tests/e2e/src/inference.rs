@@ -2,8 +2,10 @@
 //! tests check.
 //!
 //! Everything but the machine is real: the server is Debian's llama.cpp, the model is made by `tests/model/weights`, the pod is
-//! bound by `coffer`, its guest is a release image's. The processor's report is played by a disk, and the broker is the
-//! stand-in for Trustee of `tests/kbs`, so the evidence is `sample`.
+//! bound by `coffer`, its guest is a release image's. The processor's report is played by a disk, the GPU is an emulated H100, the
+//! guest's driver and NVML are the tests' (`tests/fake-gpus`: the mode is read from the GPU's registers, and the reports are signed
+//! by a device authority of the tests), and the broker is the stand-in for Trustee of `tests/kbs`. So the processor's evidence is
+//! `sample`, and the GPU's an H100's in form.
 
 mod refusals;
 
@@ -17,6 +19,8 @@ use tokio::process;
 use crate::artefacts::{Artefacts, workspace};
 use crate::bound_pod::INITDATA;
 use crate::cri::Cri;
+use crate::gpu_node::GpuNode;
+use crate::gpus::Gpus;
 use crate::hypervisor::Hypervisor;
 use crate::images::{LLAMA, llama_archive};
 use crate::key_broker::KeyBroker;
@@ -59,12 +63,27 @@ pub struct Inference {
     pub broker: KeyBroker,
     /// The bound pod.
     pub tenant: Tenant,
-    name: String,
+    gpus: Gpus,
+}
+
+/// The GPU that a host gives the VM.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Given {
+    /// None.
+    Nothing,
+    /// The pod's, in this mode.
+    Gpu(&'static str),
+}
+
+impl Given {
+    /// What the owner wants: confidential computing on.
+    pub const WANTED: Self = Self::Gpu("on");
 }
 
 impl Inference {
-    /// Makes the model, encrypts it, and binds the pod `name`, which is unique in the test binary, with a broker at `port`.
-    pub fn new(name: &str, port: u16) -> Self {
+    /// Makes the model, encrypts it, and binds the pod `name`, which is unique in the test binary, with a broker at `port`. The
+    /// node has one GPU, the first of `gpus`.
+    pub fn new(name: &str, port: u16, gpus: Gpus) -> Self {
         let weights = weights(name);
         let volume = ModelDisk::new(
             &format!("{name}-model"),
@@ -73,16 +92,19 @@ impl Inference {
             Some(KeyBroker::KEY),
         );
         let broker = KeyBroker::at(port);
-        let tenant = bind(name, &volume, &broker, 0);
-        Self { volume, broker, tenant, name: name.to_owned() }
+        let tenant = Tenant::bind_as(&Binding {
+            name,
+            image: LLAMA,
+            archive: Some(&llama_archive()),
+            command: &COMMAND,
+            documents: &[("aa.toml", &broker.document())],
+            volumes: &[&volume],
+            gpus: 1,
+        });
+        Self { volume, broker, tenant, gpus }
     }
 
-    /// The same model bound to a pod that declares a GPU.
-    pub fn with_gpu(&self) -> Tenant {
-        bind(&format!("{}-gpu", self.name), &self.volume, &self.broker, 1)
-    }
-
-    /// Starts a VM whose processor reports the `owner`'s initdata, on a host that brings what is `brought`.
+    /// Starts a VM whose processor reports the owner's initdata, on a host that brings what is `brought`, and a GPU or none.
     ///
     /// # Errors
     /// What containerd answers.
@@ -90,16 +112,31 @@ impl Inference {
         &self,
         artefacts: &Artefacts,
         name: &str,
-        owner: &Tenant,
         brought: &Tenant,
+        given: Given,
     ) -> Result<Pod, String> {
-        let hypervisor = Hypervisor::new(name).reports(&owner.host_data());
-        let config = NodeConfig::of_rig(artefacts).path("image", &Artefacts::release_image());
+        let hypervisor = Hypervisor::new(name).reports(&self.tenant.host_data());
+        let mut config = NodeConfig::of_rig(artefacts).path("image", &Artefacts::release_image());
+        let mut pod = PodRequest::new(Cri::connect().await, name).annotation(INITDATA, &brought.annotation());
+        let mut kubelet = None;
+        if let Given::Gpu(mode) = given {
+            // Of the pod before.
+            self.gpus.free(0).await;
+            config = config.set("cc_mode", "\"manage\"").set("gpu_mode", &format!("{mode:?}"));
+            pod = pod.annotation("cdi.k8s.io/gpu", &Gpus::device(0));
+            kubelet = Some(GpuNode::new(name, &format!("uid-{name}"), "0", Duration::ZERO));
+        }
         config.path("qemu", &hypervisor.program()).install();
-        let pod = PodRequest::new(Cri::connect().await, name).annotation(INITDATA, &brought.annotation());
         let started = pod.try_start().await;
+        drop(kubelet);
         NodeConfig::of_rig(artefacts).install();
         started.map_err(|status| status.message().to_owned())
+    }
+
+    /// Waits until nobody has the GPU, and fails if it is in quarantine.
+    pub async fn gpu_is_free(&self) {
+        self.gpus.free(0).await;
+        assert_eq!(self.gpus.quarantined(0), None, "the GPU is in quarantine");
     }
 
     /// Starts the server in a pod.
@@ -117,21 +154,11 @@ impl Inference {
     pub async fn serve_image(&self, pod: &mut Pod, image: &str) -> Result<PodContainer, String> {
         let file = PodDirectory::file(&self.volume.file().display().to_string(), &self.volume.path);
         let mounts = vec![pod.directory.etc_hosts("127.0.0.1 localhost\n"), file];
-        let started = pod.try_run_written("app", image, self.tenant.image(), &COMMAND, mounts).await;
+        let images = (image, self.tenant.image());
+        let started =
+            pod.try_run_written_with_device("app", images, &COMMAND, mounts, &Gpus::device(0)).await;
         started.map_err(|status| status.message().to_owned())
     }
-}
-
-fn bind(name: &str, volume: &ModelDisk, broker: &KeyBroker, gpus: u32) -> Tenant {
-    Tenant::bind_as(&Binding {
-        name,
-        image: LLAMA,
-        archive: Some(&llama_archive()),
-        command: &COMMAND,
-        documents: &[("aa.toml", &broker.document())],
-        volumes: &[volume],
-        gpus,
-    })
 }
 
 /// Makes the model.

@@ -1,9 +1,11 @@
-//! A key broker of a pod's owner, at the bridge that CNI gives the pods: the stand-in for Trustee of `tests/kbs`.
+//! A key broker of a pod's owner, at the bridge that CNI gives the pods: the stand-in for Trustee of `tests/kbs`. It believes
+//! the GPUs of the tests' device authority.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use kbs::hopper::Authority;
 use kbs::{Identity, Kbs, Setup};
 
 use crate::or_fail::OrFail;
@@ -60,20 +62,43 @@ impl KeyBroker {
     }
 
     fn open_as(&self, identity: &Identity, tenant: &Tenant, key: &str) -> Kbs {
-        let setup = Setup::default().policy(policy(tenant)).resource(Self::PATH, key.as_bytes());
+        let authority = Authority::known().or_fail("the tests' device authority");
+        let setup = Setup { gpu_root: Some(authority.root()), ..Setup::default() };
+        let setup = setup.policy(policy(tenant)).resource(Self::PATH, key.as_bytes());
         Kbs::start(self.address, Some(identity), setup).or_fail("start a key broker")
     }
 }
 
-/// What a sample's claims can show of a pod is its initdata.
+/// What a sample's claims can show of a pod is its initdata; its GPUs show what they are.
 fn policy(tenant: &Tenant) -> String {
     let hex = tenant.host_data();
     let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).or_fail("a digest");
     let digest: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
     format!(
-        "package policy\n\nimport rego.v1\n\ndefault allow := false\n\nallow if {{\n\tdata.plugin == \"resource\"\n\t\
-         data[\"resource-path\"] == [\"default\", \"key\", \"model\"]\n\t\
-         input.submods.cpu0[\"ear.veraison.annotated-evidence\"].init_data == {:?}\n}}\n",
-        STANDARD.encode(digest)
+        r#"package policy
+
+import rego.v1
+
+default allow := false
+
+allow if {{
+	data.plugin == "resource"
+	data["resource-path"] == ["default", "key", "model"]
+	input.submods.cpu0["ear.veraison.annotated-evidence"].init_data == {digest:?}
+	count(gpus) == {gpus}
+	every _, gpu in gpus {{
+		gpu.measres == "success"
+		gpu.secboot == true
+		gpu.dbgstat == "disabled"
+	}}
+}}
+
+gpus[name] := part["ear.veraison.annotated-evidence"].nvidia if {{
+	some name, part in input.submods
+	startswith(name, "gpu")
+}}
+"#,
+        digest = STANDARD.encode(digest),
+        gpus = tenant.gpus(),
     )
 }

@@ -20,6 +20,7 @@ mod ctr;
 mod events;
 mod faults;
 mod fw_cfg;
+mod gpu_node;
 mod gpus;
 mod hypervisor;
 mod image_variant;
@@ -54,6 +55,7 @@ pub use cri::Cri;
 pub use ctr::{Container, Output, Run, ctr, ctr_with_stdin};
 pub use events::{Event, Events};
 pub use faults::{FullDirectory, PHASES, Victim};
+pub use gpu_node::GpuNode;
 pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
@@ -62,7 +64,7 @@ pub use images::{
     import as import_images, import_busybox, import_llama, import_odd, import_pause, import_with_volume,
     layered_archive, llama_archive, unpack_busybox,
 };
-pub use inference::{Inference, Refused, completion};
+pub use inference::{Given, Inference, Refused, completion};
 pub use key_broker::KeyBroker;
 pub use kubelet::PodDirectory;
 pub use leaks::Machine;

@@ -201,13 +201,25 @@ impl Pod {
         command: &[&str],
         mounts: Vec<Mount>,
     ) -> Result<PodContainer, Status> {
-        let mut config = self.container_config(name, image, command, mounts);
-        config.image.get_or_insert_default().user_specified_image = written.to_owned();
-        config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
-            cpu_shares: 2,
-            oom_score_adj: 1000,
-            ..LinuxContainerResources::default()
-        });
+        let config = self.written(name, image, written, command, mounts);
+        self.try_run_config(&config).await
+    }
+
+    /// The same with a CDI device.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_run_written_with_device(
+        &mut self,
+        name: &str,
+        (image, written): (&str, &str),
+        command: &[&str],
+        mounts: Vec<Mount>,
+        device: &str,
+    ) -> Result<PodContainer, Status> {
+        let mut config = self.written(name, image, written, command, mounts);
+        config.cdi_devices = vec![CdiDevice { name: device.to_owned() }];
         self.try_run_config(&config).await
     }
 
@@ -268,6 +280,24 @@ impl Pod {
     pub fn config_of(&self, name: &str, image: &str, written: &str) -> ContainerConfig {
         let mut config = self.container_config(name, image, &[], vec![]);
         config.image.get_or_insert_default().user_specified_image = written.to_owned();
+        config
+    }
+
+    fn written(
+        &self,
+        name: &str,
+        image: &str,
+        written: &str,
+        command: &[&str],
+        mounts: Vec<Mount>,
+    ) -> ContainerConfig {
+        let mut config = self.container_config(name, image, command, mounts);
+        config.image.get_or_insert_default().user_specified_image = written.to_owned();
+        config.linux.get_or_insert_default().resources = Some(LinuxContainerResources {
+            cpu_shares: 2,
+            oom_score_adj: 1000,
+            ..LinuxContainerResources::default()
+        });
         config
     }
 

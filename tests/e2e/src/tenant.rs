@@ -20,6 +20,7 @@ use crate::or_fail::OrFail;
 pub struct Tenant {
     directory: PathBuf,
     image: String,
+    gpus: u32,
 }
 
 impl Tenant {
@@ -46,7 +47,7 @@ impl Tenant {
         let index = fs::read(layout.join("index.json")).or_fail("index.json");
         let index: Value = serde_json::from_slice(&index).or_fail("index.json");
         let digest = index["manifests"][0]["digest"].as_str().or_fail("the image's digest");
-        let tenant = Self { image: format!("{image}@{digest}"), directory };
+        let tenant = Self { image: format!("{image}@{digest}"), directory, gpus: binding.gpus };
         tenant.write("pod.yaml", binding.manifest(&tenant.image).as_bytes());
         let generate = ["policy", "generate", "--pod", "pod.yaml", "--allow-exec", "--cache", "cache"];
         let mut generate = tenant.command(&generate);
@@ -75,7 +76,7 @@ impl Tenant {
         let layout = directory.join("image");
         fs::create_dir_all(&layout).or_fail("make a tenant's directory");
         Archive::new(images::busybox_archive().as_slice()).unpack(&layout).or_fail("unpack an OCI layout");
-        let tenant = Self { image: String::new(), directory };
+        let tenant = Self { image: String::new(), directory, gpus: 0 };
         tenant.write("manifest.yaml", manifest.as_bytes());
         let options = ["--allow-exec", "--class", "coffer-snp", "--cache", "cache"];
         let mut bind = tenant.command(&[&["bind", "manifest.yaml"], &options[..]].concat());
@@ -96,10 +97,15 @@ impl Tenant {
         &self.image
     }
 
+    /// How many GPUs the pod has by its manifest.
+    pub const fn gpus(&self) -> u32 {
+        self.gpus
+    }
+
     /// Initdata of other files only.
     pub fn with_documents(name: &str, files: &[(&str, &str)]) -> Self {
         let directory = Path::new("/run/e2e/tenants").join(name);
-        let tenant = Self { directory, image: String::new() };
+        let tenant = Self { directory, image: String::new(), gpus: 0 };
         fs::create_dir_all(&tenant.directory).or_fail("make a tenant's directory");
         let mut build = tenant.command(&["initdata", "build", "--algorithm", "sha256"]);
         for (file, content) in files {

@@ -66,6 +66,9 @@ pub struct ImageManifest {
     pub verity: Verity,
     /// The kernel's command line.
     pub cmdline: Cmdline,
+    /// The guest components of the Confidential Containers project inside, by their names, and the digests of their programs; none
+    /// in an image with Coffer's own attestation service.
+    pub guest_components: BTreeMap<String, Sha256Digest>,
     /// The driver of GPUs inside, by its version; none in an image that drives none.
     pub gpu_driver: Option<String>,
     /// Whether its PID 1 takes the hardware's report from a disk of the host: for tests, and worth nothing.
@@ -215,6 +218,8 @@ struct Written {
     agent_sha256: Sha256Digest,
     report: Option<WrittenReport>,
     gpu_driver: Option<String>,
+    #[serde(default)]
+    guest_components: BTreeMap<String, Sha256Digest>,
     kernel: WrittenKernel,
     root: WrittenRoot,
     cmdline: String,
@@ -284,6 +289,7 @@ impl ImageManifest {
             agent: written.agent,
             agent_sha256: written.agent_sha256,
             gpu_driver: written.gpu_driver,
+            guest_components: written.guest_components,
             fake_report: matches!(written.report, Some(WrittenReport::Fake)),
             kernel,
             kernel_release: release,
@@ -410,6 +416,17 @@ pub(crate) mod tests {
         json["report"] = "fake".into();
         assert!(parse(&json).unwrap().fake_report);
         json["report"] = "hardware".into();
+        assert!(matches!(parse(&json), Err(ImageError::Json(_))));
+    }
+
+    #[test]
+    fn the_guest_components_are_told() {
+        let mut json = manifest();
+        assert!(parse(&json).unwrap().guest_components.is_empty());
+        let digest = json["agent_sha256"].clone();
+        json["guest_components"] = serde_json::json!({ "attestation-agent": digest });
+        assert!(parse(&json).unwrap().guest_components.contains_key("attestation-agent"));
+        json["guest_components"] = serde_json::json!({ "attestation-agent": "none" });
         assert!(matches!(parse(&json), Err(ImageError::Json(_))));
     }
 

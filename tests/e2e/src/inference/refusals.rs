@@ -5,13 +5,16 @@ use std::sync::{Arc, OnceLock};
 use attest::broker::Client;
 use attest::config::Broker;
 use attest::evidence::sample::Sample;
-use attest::evidence::{Attester, Cpu, Declared, EvidenceError, Source};
+use attest::evidence::{Attester, Cpu, Declared, Device, EvidenceError, Gpus, Source};
 use attest::protocol::Tee;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kbs::Kbs;
+use kbs::hopper::Authority;
 use serde_json::Value;
 use shared_types::one_line;
 
-use super::Inference;
+use super::{Given, Inference};
 use crate::artefacts::Artefacts;
 use crate::images::BUSYBOX;
 use crate::key_broker::KeyBroker;
@@ -88,36 +91,67 @@ impl Inference {
         rows
     }
 
-    /// What costs the guest its start: two rows, a VM each.
+    /// What costs the guest its start: a VM for each row.
     pub async fn refused_at_boot(&self, artefacts: &Artefacts) -> Vec<Refused> {
         let kbs = self.broker.open(&self.tenant);
-        let mut rows = Vec::new();
         let policy = "package agent_policy\n\ndefault CreateContainerRequest := true\n";
         let other = Tenant::with_documents("other-initdata", &[("policy.rego", policy)]);
-        rows.push(Refused {
-            changed: "other initdata than the report shows",
-            step: "the guest's PID 1",
-            said: refused(self.vm(artefacts, "other-initdata", &self.tenant, &other).await),
-            words: &["the initdata is not the one that the hardware's report names"],
-            released: gave(&kbs),
-        });
-        let with_gpu = self.with_gpu();
-        rows.push(Refused {
-            changed: "the GPU missing",
-            step: "the guest's PID 1",
-            said: refused(self.vm(artefacts, "no-gpu", &with_gpu, &with_gpu).await),
-            words: &["the VM has 0 GPUs", "declares 1 GPUs"],
-            released: gave(&kbs),
-        });
-        rows
+        let own = &self.tenant;
+        let rows: [(_, _, &Tenant, _, &'static [&'static str]); 4] = [
+            (
+                "other initdata than the report shows",
+                "other-initdata",
+                &other,
+                Given::WANTED,
+                &["the initdata is not the one that the hardware's report names"],
+            ),
+            ("the GPU missing", "no-gpu", own, Given::Nothing, &["the VM has 0 GPUs", "declares 1 GPUs"]),
+            (
+                "confidential computing off on the GPU",
+                "cc-off",
+                own,
+                Given::Gpu("off"),
+                &["confidential computing off; confidential computing on is needed"],
+            ),
+            (
+                "the GPU open to debuggers (devtools)",
+                "devtools",
+                own,
+                Given::Gpu("devtools"),
+                &["confidential computing open to debuggers (devtools); confidential computing on is needed"],
+            ),
+        ];
+        let mut refusals = Vec::new();
+        for (changed, name, brought, given, words) in rows {
+            let said = refused(self.vm(artefacts, name, brought, given).await);
+            refusals.push(Refused { changed, step: "the guest's PID 1", said, words, released: gave(&kbs) });
+        }
+        self.gpu_is_free().await;
+        refusals
     }
 
-    /// Evidence of another session: the row of a host that has recorded an honest guest's.
-    pub fn refused_replay(&self) -> Refused {
-        let recorded = Recorded::default();
+    /// Evidence of another session: the rows of a host that has recorded an honest guest's.
+    pub fn refused_replays(&self) -> Vec<Refused> {
+        let row = |changed, cpu: bool, gpu: bool| Refused {
+            changed,
+            step: "the attestation service",
+            said: self.replayed(Recorded::new(cpu), Recorded::new(gpu)),
+            words: &["AttestationError"],
+            released: false,
+        };
+        vec![
+            row("the processor's evidence of an earlier session", true, false),
+            row("the GPU's evidence of an earlier session", false, true),
+        ]
+    }
+
+    /// What is said in the second session, which gives no key.
+    fn replayed(&self, cpu: Recorded<Value>, gpu: Recorded<Vec<Device>>) -> String {
         let ask = |kbs: &Kbs| {
             let broker = Broker::parse(Some(&self.broker.document()), None).or_fail(&kbs.url);
-            let attester = Attester::new(Box::new(recorded.clone()), Source::Sample, Declared::default());
+            let declared = Declared { gpus: 1, switches: 0 };
+            let gpus = Source::Driver(Arc::new(gpu.clone()));
+            let attester = Attester::new(Box::new(cpu.clone()), gpus, declared);
             let client = Client::new(&broker, attester, Some(self.tenant.document()));
             client.resource(&KeyBroker::PATH.parse().or_fail("a resource"))
         };
@@ -126,28 +160,53 @@ impl Inference {
         drop(kbs);
         let kbs = self.broker.open(&self.tenant);
         let error = ask(&kbs).err().or_fail("a refusal");
-        Refused {
-            changed: "evidence of an earlier session",
-            step: "the attestation service",
-            said: one_line(&error),
-            words: &["AttestationError"],
-            released: gave(&kbs),
-        }
+        assert!(!gave(&kbs), "a key was released");
+        one_line(&error)
     }
 }
 
-/// A processor whose report is always the first one.
-#[derive(Debug, Clone, Default)]
-struct Recorded(Arc<OnceLock<Value>>);
+/// A device whose evidence is always the first one, if it is `played` again.
+#[derive(Debug, Clone)]
+struct Recorded<T> {
+    played: bool,
+    first: Arc<OnceLock<T>>,
+}
 
-impl Cpu for Recorded {
+impl<T: Clone> Recorded<T> {
+    fn new(played: bool) -> Self {
+        Self { played, first: Arc::default() }
+    }
+
+    fn of(&self, evidence: T) -> T {
+        if self.played { self.first.get_or_init(|| evidence).clone() } else { evidence }
+    }
+}
+
+impl Cpu for Recorded<Value> {
     fn tee(&self) -> Tee {
         Sample.tee()
     }
 
     fn evidence(&self, data: &[u8; 64]) -> Result<Value, EvidenceError> {
-        let evidence = Sample.evidence(data)?;
-        Ok(self.0.get_or_init(|| evidence).clone())
+        Sample.evidence(data).map(|evidence| self.of(evidence))
+    }
+}
+
+/// One of the GPUs that the broker believes.
+impl Gpus for Recorded<Vec<Device>> {
+    fn evidence(&self, nonce: [u8; 32]) -> Result<Vec<Device>, EvidenceError> {
+        let signs = Authority::known().and_then(|authority| authority.known_device("0000:01:00.0"));
+        let device = signs.map_err(|error| EvidenceError::Library(error.to_string()))?;
+        Ok(self.of(vec![Device {
+            arch: "HOPPER".to_owned(),
+            uuid: "GPU-recorded".to_owned(),
+            evidence: STANDARD.encode(device.report(nonce)),
+            certificate: STANDARD.encode(device.chain()),
+        }]))
+    }
+
+    fn accept_work(&self) -> Result<(), EvidenceError> {
+        Ok(())
     }
 }
 

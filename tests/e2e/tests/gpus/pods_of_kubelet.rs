@@ -1,48 +1,11 @@
 //! Pods with GPUs through CRI: kubelet says which, and it may be missing, slow, or speak of another pod.
 
-use std::fs;
-use std::path::Path;
 use std::time::Duration;
 
-use e2e::{BUSYBOX, Gpus, OrFail, e2e_with_gpus};
-
-use crate::kubelet::{Behaviour, Kubelet, PodResources, pod};
+use e2e::{BUSYBOX, GpuNode, Gpus, OrFail, e2e_with_gpus};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
-/// What a device plugin calls a GPU.
-const RESOURCE: &str = "nvidia.com/pgpu";
-/// Kubelet's root.
-const ROOT: &str = "/var/lib/kubelet";
-/// Kubelet's socket.
-const SOCKET: &str = "/var/lib/kubelet/pod-resources/kubelet.sock";
-
-/// A node whose kubelet is played; its files go with the value.
-struct Node;
-
-impl Node {
-    /// Kubelet gave GPU `id` to the only pod, called `name`; by its own record to the pod of `uid`.
-    fn new(name: &str, uid: &str, id: &str, delay: Duration) -> Self {
-        let pods = vec![PodResources { namespace: "default".to_owned(), ..pod(name, &[(RESOURCE, &[id])]) }];
-        Kubelet::new(Behaviour { pods, delay, ..Behaviour::default() }).serve(Path::new(ROOT));
-        let entry = serde_json::json!({
-            "PodUID": uid, "ContainerName": "main", "ResourceName": RESOURCE, "DeviceIDs": { "-1": [id] },
-        });
-        let checkpoint = serde_json::json!({ "Data": { "PodDeviceEntries": [entry] }, "Checksum": 0 });
-        let plugins = Path::new(ROOT).join("device-plugins");
-        fs::create_dir_all(&plugins).or_fail("folder of the checkpoint");
-        let file = plugins.join("kubelet_internal_checkpoint");
-        fs::write(file, checkpoint.to_string()).or_fail("checkpoint");
-        Self
-    }
-}
-
-impl Drop for Node {
-    fn drop(&mut self) {
-        for folder in ["pod-resources", "device-plugins"] {
-            let _ = fs::remove_dir_all(Path::new(ROOT).join(folder));
-        }
-    }
-}
+const SOCKET: &str = GpuNode::SOCKET;
 
 /// Nobody has it, and nobody did anything to it.
 fn untouched(gpus: &Gpus, index: usize) {
@@ -84,7 +47,7 @@ fn a_container_with_a_gpu_that_no_kubelet_told_of_does_not_start_without_it() {
 fn a_slow_kubelet_is_waited_for_and_its_gpu_goes_to_the_pod() {
     e2e_with_gpus(async |rig| {
         let gpus = Gpus::h100(2);
-        let _node = Node::new("slow", "uid-slow", "1", Duration::from_secs(3));
+        let _node = GpuNode::new("slow", "uid-slow", "1", Duration::from_secs(3));
         let mut pod = rig.pod("slow").await.start().await;
         assert_eq!((gpus.holder(0), gpus.holder(1)), (None, Some(pod.id.clone())));
         let container = pod.try_run_with_device("main", BUSYBOX, &FOREVER, "nvidia.com/pgpu=1").await;
@@ -100,7 +63,7 @@ fn a_gpu_of_another_pods_uid_stops_the_start() {
     e2e_with_gpus(async |rig| {
         let gpus = Gpus::h100(1);
         // The pod of this name before this one, whose end kubelet has not seen yet.
-        let _node = Node::new("heir", "uid-earlier", "0", Duration::ZERO);
+        let _node = GpuNode::new("heir", "uid-earlier", "0", Duration::ZERO);
         let text = rig.pod("heir").await.try_start().await.err().or_fail("a refusal").to_string();
         for words in ["uid-earlier", "default/heir (uid-heir)", "try again"] {
             assert!(text.contains(words), "{words:?} is not in: {text}");

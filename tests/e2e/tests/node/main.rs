@@ -11,7 +11,6 @@ mod dishonest;
 mod events;
 mod faults;
 mod harness;
-mod inference;
 mod jail;
 mod keys;
 mod last_words;

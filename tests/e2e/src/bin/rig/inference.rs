@@ -1,6 +1,6 @@
 //! The demonstration's inference server: an encrypted model, a bound pod, the key, an answer, and who gets none.
 
-use e2e::{Artefacts, Inference, OrFail, Refused, completion, import_llama};
+use e2e::{Artefacts, Given, Gpus, Inference, OrFail, Refused, completion, import_llama};
 
 use crate::steps::Steps;
 
@@ -10,16 +10,18 @@ const PROMPT: &str = "The key";
 /// Runs the server, asks it, and changes one thing after the other.
 pub async fn demo(artefacts: &Artefacts, steps: &mut Steps) {
     println!(
-        "\nAn inference server with a model that its node cannot read. The server is Debian's llama.cpp; the model is small and\n\
-         made here of a few sentences. Its owner encrypts it, gives the key to a key broker, and binds the pod to the server's\n\
-         image and to the model. The guest is a release image's; no machine of ours has a security processor, so a disk plays\n\
-         the report, and the broker, a stand-in for Trustee, takes `sample` evidence that holds the initdata's digest."
+        "\nAn inference server with a GPU, and with a model that its node cannot read. The server is Debian's llama.cpp; the model is\n\
+         small and made here of a few sentences. Its owner encrypts it, gives the key to a key broker, and binds the pod to the\n\
+         server's image, to the model, and to one GPU. The guest is a release image's; no machine of ours has a security processor,\n\
+         so a disk plays the report, and the broker, a stand-in for Trustee, takes `sample` evidence that holds the initdata's\n\
+         digest. The GPU is an emulated H100. It computes nothing and signs nothing: the guest's driver and its library (NVML) are\n\
+         the tests', which read the GPU's mode from its registers and sign reports of an H100's form by an authority of their own."
     );
     import_llama().await;
     println!(
         "\n$ coffer volume build model/ --name demo-inference-model --key key --resource kbs:///default/key/model --out model.img > volumes.toml"
     );
-    let inference = Inference::new("demo-inference", 8447);
+    let inference = Inference::new("demo-inference", 8447, Gpus::h100_in_real_time(1));
     let tenant = &inference.tenant;
     for line in inference.volume.table.lines() {
         println!("  {line}");
@@ -32,17 +34,19 @@ pub async fn demo(artefacts: &Artefacts, steps: &mut Steps) {
     );
     steps.done("model encrypted, pod bound");
 
-    let mut pod = inference.vm(artefacts, "demo-inference", tenant, tenant).await.or_fail("the pod");
-    steps.done("the pod's guest runs, its initdata is what the report shows");
+    let vm = inference.vm(artefacts, "demo-inference", tenant, Given::WANTED).await;
+    let mut pod = vm.or_fail("the pod");
+    steps
+        .done("the pod's guest runs, its initdata is what the report shows, its GPU is in confidential mode");
     let mut rows = inference.refused_in(&mut pod).await;
-    rows.push(inference.refused_replay());
-    steps.done("four tries of others to get the key are refused (the table below)");
+    rows.extend(inference.refused_replays());
+    steps.done("five tries of others to get the key are refused (the table below)");
 
     let kbs = inference.broker.open(tenant);
     inference.serve(&mut pod).await.or_fail("the server");
     let took = kbs.first_key().or_fail("a key").as_millis();
     steps.done(&format!(
-        "key released ({took} ms from challenge to key), model opened inside, the server starts"
+        "key released for the evidence of processor and GPU ({took} ms from challenge to key), model opened inside, the server starts"
     ));
     let address = pod.addresses().await.remove(0);
     println!(
@@ -57,7 +61,7 @@ pub async fn demo(artefacts: &Artefacts, steps: &mut Steps) {
     pod.remove().await;
 
     rows.extend(inference.refused_at_boot(artefacts).await);
-    steps.done("two more guests power off");
+    steps.done("four more guests power off");
     table(&rows);
 }
 
