@@ -10,7 +10,7 @@ use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc::O_NONBLOCK;
 use slog::{Drain, KV, Key, Level, Logger, OwnedKVList, Record, Serializer, o};
@@ -61,25 +61,63 @@ fn root<W: io::Write + Send + fmt::Debug + 'static>(writer: W, level: Level) -> 
     Logger::root(Logfmt { output: Mutex::new(Output { writer, dropped: 0 }), level }.ignore_res(), o!())
 }
 
-/// Sends what libraries log through the `log` facade, from warnings on, to `logger`.
+/// How many lines of libraries are logged at once, and how many more each second. Some are caused by what a guest sends.
+const LIBRARY_BURST: u32 = 100;
+const LIBRARY_RATE: u32 = 2;
+
+/// A budget of lines.
+#[derive(Debug)]
+struct Allowance {
+    left: u32,
+    refilled: Instant,
+    dropped: u64,
+}
+
+impl Allowance {
+    fn new(now: Instant) -> Self {
+        Self { left: LIBRARY_BURST, refilled: now, dropped: 0 }
+    }
+
+    /// `None` where the line is not to be logged; else how many were dropped since the last one that was.
+    fn take(&mut self, now: Instant) -> Option<u64> {
+        let seconds = now.saturating_duration_since(self.refilled).as_secs();
+        if seconds > 0 {
+            let more = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(LIBRARY_RATE);
+            self.left = self.left.saturating_add(more).min(LIBRARY_BURST);
+            self.refilled = now;
+        }
+        if let Some(left) = self.left.checked_sub(1) {
+            self.left = left;
+            return Some(std::mem::take(&mut self.dropped));
+        }
+        self.dropped += 1;
+        None
+    }
+}
+
+/// Sends what libraries log as errors through the `log` facade to `logger`.
 pub fn bridge(logger: &Logger) {
-    struct Bridge(Logger);
+    struct Bridge(Logger, Mutex<Allowance>);
     impl log::Log for Bridge {
         fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
-            metadata.level() <= log::Level::Warn
+            metadata.level() <= log::Level::Error
         }
         fn log(&self, record: &log::Record<'_>) {
             if self.enabled(record.metadata()) {
-                match record.level() {
-                    log::Level::Error => slog::error!(self.0, "{}", record.args(); "from" => record.target()),
-                    _ => slog::warn!(self.0, "{}", record.args(); "from" => record.target()),
+                let mut allowance = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(dropped) = allowance.take(Instant::now()) else { return };
+                if dropped > 0 {
+                    slog::warn!(self.0, "lines of libraries left out: too many at once"; "lines" => dropped);
                 }
+                slog::error!(self.0, "{}", record.args(); "from" => record.target());
             }
         }
         fn flush(&self) {}
     }
-    if log::set_boxed_logger(Box::new(Bridge(logger.clone()))).is_ok() {
-        log::set_max_level(log::LevelFilter::Warn);
+    if log::set_boxed_logger(Box::new(Bridge(logger.clone(), Mutex::new(Allowance::new(Instant::now())))))
+        .is_ok()
+    {
+        log::set_max_level(log::LevelFilter::Error);
     }
 }
 
@@ -292,6 +330,17 @@ mod tests {
         let text = drain();
         let expected = format!("msg=\"{} log lines were dropped", 2000 - kept);
         assert!(text.contains(&expected) && text.contains("back"), "{text}");
+    }
+
+    #[test]
+    fn libraries_that_say_too_much_are_cut_off_and_counted() {
+        let begin = Instant::now();
+        let mut allowance = Allowance::new(begin);
+        let logged = (0..1000).filter(|_| allowance.take(begin).is_some()).count();
+        assert_eq!(logged, 100);
+        let later = begin + Duration::from_secs(1);
+        assert_eq!((allowance.take(later), allowance.take(later)), (Some(900), Some(0)));
+        assert_eq!(allowance.take(later), None);
     }
 
     #[test]

@@ -108,6 +108,8 @@ pub trait Guest: Clone + Send + Sync + 'static {
     fn check(&self) -> impl Future<Output = Answer<()>> + Send;
     /// Waits until a container runs out of memory; returns its name as the guest has it.
     fn out_of_memory(&self) -> impl Future<Output = Answer<String>> + Send;
+    /// How much is best asked of its output at once, in bytes.
+    fn read_size(&self) -> usize;
     /// Reads some output; empty is the end, or a process that ended while this was asked.
     fn read(
         &self,

@@ -16,6 +16,8 @@ pub type ContainerStats = guest::StatsContainerResponse;
 const TYPE: &str = "io.containerd.cgroups.v2.Metrics";
 /// Nanoseconds, the agent's unit, in a microsecond, cgroup v2's.
 const USEC: u64 = 1000;
+/// How many devices, huge page sizes and links are told, of each kind: a guest may name as many as fit into its answer.
+const MAX_ENTRIES: usize = 256;
 
 /// The `Any` for Stats.
 ///
@@ -34,9 +36,14 @@ fn metrics(stats: &ContainerStats) -> v2::Metrics {
         cpu: MessageField::some(cpu(cgroup)),
         memory: MessageField::some(memory(cgroup)),
         io: MessageField::some(io(cgroup)),
-        hugetlb: cgroup.hugetlb_stats.iter().map(|(size, usage)| hugetlb(size, usage)).collect(),
+        hugetlb: cgroup
+            .hugetlb_stats
+            .iter()
+            .take(MAX_ENTRIES)
+            .map(|(size, usage)| hugetlb(size, usage))
+            .collect(),
         memory_events: MessageField::some(memory_events(cgroup)),
-        network: stats.network_stats.iter().map(network).collect(),
+        network: stats.network_stats.iter().take(MAX_ENTRIES).map(network).collect(),
         ..v2::Metrics::default()
     }
 }
@@ -107,9 +114,14 @@ fn io(from: &guest::CgroupStats) -> v2::IOStat {
     let mut add = |lines: &[guest::BlkioStatsEntry], field: fn(&mut v2::IOEntry, Operation) -> &mut u64| {
         for line in lines {
             let Some(operation) = Operation::of(&line.op) else { continue };
-            let entry = devices.entry((line.major, line.minor)).or_default();
-            (entry.major, entry.minor) = (line.major, line.minor);
-            *field(entry, operation) += line.value;
+            let device = (line.major, line.minor);
+            if devices.len() == MAX_ENTRIES && !devices.contains_key(&device) {
+                continue;
+            }
+            let entry = devices.entry(device).or_default();
+            (entry.major, entry.minor) = device;
+            let sum = field(entry, operation);
+            *sum = sum.saturating_add(line.value);
         }
     };
     add(&blkio.io_service_bytes_recursive, |entry, operation| match operation {
@@ -141,7 +153,7 @@ impl Operation {
 
 fn hugetlb(size: &str, from: &guest::HugetlbStats) -> v2::HugeTlbStat {
     v2::HugeTlbStat {
-        pagesize: size.to_owned(),
+        pagesize: agent_client::sanitize(size),
         current: from.usage,
         max: from.max_usage,
         failcnt: from.failcnt,
@@ -151,7 +163,7 @@ fn hugetlb(size: &str, from: &guest::HugetlbStats) -> v2::HugeTlbStat {
 
 fn network(from: &guest::NetworkStats) -> v2::NetworkStat {
     v2::NetworkStat {
-        name: from.name.clone(),
+        name: agent_client::sanitize(&from.name),
         rx_bytes: from.rx_bytes,
         rx_packets: from.rx_packets,
         rx_errors: from.rx_errors,
@@ -198,6 +210,30 @@ mod tests {
         assert_eq!(usage.len(), 1);
         assert_eq!((usage[0].major, usage[0].rbytes, usage[0].wbytes), (8, 10, 20));
         assert_eq!((usage[0].rios, usage[0].wios), (1, 2));
+    }
+
+    #[test]
+    fn what_a_hostile_guest_measures_stays_small() {
+        let mut stats = ContainerStats::new();
+        for number in 0..10_000 {
+            let name = format!("eth{number}\n{}", "x".repeat(1000));
+            stats.network_stats.push(guest::NetworkStats { name, rx_bytes: u64::MAX, ..Default::default() });
+        }
+        let cgroup = stats.cgroup_stats.mut_or_insert_default();
+        for number in 0..10_000 {
+            cgroup.hugetlb_stats.insert(format!("{number}\u{1b}"), guest::HugetlbStats::default());
+        }
+        let blkio = cgroup.blkio_stats.mut_or_insert_default();
+        for minor in 0..10_000 {
+            let line = guest::BlkioStatsEntry { minor, ..entry("Read", u64::MAX) };
+            blkio.io_service_bytes_recursive.extend([line.clone(), line]);
+        }
+        let any = encode(&stats).unwrap();
+        assert!(any.value.len() < 1 << 20, "{} bytes", any.value.len());
+        let read = v2::Metrics::parse_from_bytes(&any.value).unwrap();
+        assert_eq!([read.network.len(), read.hugetlb.len(), read.io.usage.len()], [MAX_ENTRIES; 3]);
+        assert!(read.io.usage.iter().all(|device| device.rbytes == u64::MAX));
+        assert!(read.network.iter().all(|link| !link.name.contains(char::is_control)));
     }
 
     #[test]

@@ -28,8 +28,9 @@ use crate::{logging, service};
 
 /// How long the last events may take to reach containerd when the shim ends.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
-/// How long the answer to the call that ended the sandbox takes at most to be written.
-const LAST_ANSWER: Duration = Duration::from_millis(100);
+/// How long the answer to the call that ended the sandbox takes at most to be written: one thread does everything, and does
+/// what it has to do before it looks at the time.
+const LAST_ANSWER: Duration = Duration::from_millis(10);
 /// How long calls that are being answered may take when the shim ends.
 const LAST_CALLS: Duration = Duration::from_secs(2);
 

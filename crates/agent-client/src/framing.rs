@@ -2,7 +2,8 @@
 //!
 //! ttrpc itself answers an oversized frame by reading and throwing away up to 4 GiB of it, and queues stream
 //! frames without limit. Our services have neither, so a guest that sends either is broken or hostile:
-//! the guard ends the connection at the offending header and remembers why.
+//! the guard ends the connection at the offending header and remembers why. Nor does any answer come near ttrpc's 4 MiB,
+//! which, filled with the shortest entries of a list, decode to hundreds of them.
 
 use std::io;
 use std::pin::Pin;
@@ -13,13 +14,17 @@ use std::task::{Context, Poll};
 use thiserror::Error;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
-use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_LENGTH_MAX, MESSAGE_TYPE_RESPONSE, MessageHeader};
+use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE, MessageHeader};
+
+/// The largest answer that is taken, in bytes. The agent's own are a few KiB but for what is read of a process, and its
+/// metrics, which are some ten KiB a container.
+pub const MAX_ANSWER: usize = 256 << 10;
 
 /// What a guest sent that no agent sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum Violation {
-    /// A frame above ttrpc's limit.
-    #[error("a message of {length} bytes, above the {MESSAGE_LENGTH_MAX} that ttrpc allows")]
+    /// A frame above [`MAX_ANSWER`].
+    #[error("a message of {length} bytes, above the {MAX_ANSWER} that an answer may have")]
     Oversized {
         /// Length the frame's header claims, in bytes.
         length: u32,
@@ -115,7 +120,7 @@ fn check(header: MessageHeader) -> Result<usize, Violation> {
     }
     usize::try_from(header.length)
         .ok()
-        .filter(|length| *length <= MESSAGE_LENGTH_MAX)
+        .filter(|length| *length <= MAX_ANSWER)
         .ok_or(Violation::Oversized { length: header.length })
 }
 
@@ -202,7 +207,7 @@ mod tests {
 
     #[test]
     fn the_limit_itself_is_allowed_and_one_more_is_not() {
-        let limit = u32::try_from(MESSAGE_LENGTH_MAX).unwrap();
+        let limit = u32::try_from(MAX_ANSWER).unwrap();
         assert_eq!(Position::start().advance(&frame(limit, 0)), Ok(()));
         assert_eq!(
             Position::start().advance(&frame(limit + 1, 0)),

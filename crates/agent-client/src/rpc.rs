@@ -6,6 +6,7 @@ use protobuf::{Message, MessageField};
 
 use crate::client::{Agent, context_for};
 use crate::error::{AgentError, Call};
+use crate::framing::MAX_ANSWER;
 use crate::proto::health::health_check_response::ServingStatus;
 use crate::proto::health::{CheckRequest, VersionCheckResponse};
 use crate::proto::oci::{LinuxResources, Process};
@@ -23,8 +24,8 @@ const CREATE: Option<Duration> = Some(Duration::from_secs(180));
 /// Calls that end when the workload wants them to.
 const ENDLESS: Option<Duration> = None;
 
-/// Most a stream call carries, in bytes, so that request or answer stays within one ttrpc message.
-pub const MAX_STREAM_CHUNK: usize = (4 << 20) - (64 << 10);
+/// Most that is read of a stream in one call, in bytes: twice what a pipe holds, and half of what an answer may have.
+pub const MAX_STREAM_CHUNK: usize = MAX_ANSWER / 2;
 
 /// A process in the guest: a container's first one, or one that was added by exec.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -16,6 +16,9 @@ pub struct VmSize {
 /// What cgroups take where no period is named, in microseconds.
 const USUAL_PERIOD: u64 = 100_000;
 
+/// How many processes a kernel has at most (`PID_MAX_LIMIT`, linux/threads.h): its cgroups refuse a larger limit.
+const MOST_PIDS: i64 = 4 << 20;
+
 /// Whether limits are within a VM. CRI's status shows a limit as if it were given.
 ///
 /// # Errors
@@ -33,6 +36,9 @@ pub fn check_size(container: &str, limits: &oci::LinuxResources, vm: VmSize) -> 
     if quota > period.saturating_mul(vm.vcpus.into()) {
         let millis = quota.saturating_mul(1000) / period;
         return beyond(format!("{millis}m CPUs"), format!("{}", vm.vcpus));
+    }
+    if limits.Pids.Limit > MOST_PIDS {
+        return beyond(format!("{} processes", limits.Pids.Limit), format!("{MOST_PIDS} at most"));
     }
     Ok(())
 }
@@ -161,6 +167,9 @@ mod tests {
         }
         let memory = check(r#"{"memory": {"limit": 1073741825}}"#).unwrap_err();
         assert!(memory.contains("1073741825 bytes") && memory.contains("1073741824 bytes"), "{memory}");
+        assert_eq!(check(r#"{"pids": {"limit": 4194304}}"#), Ok(()));
+        let pids = check(r#"{"pids": {"limit": 4194305}}"#).unwrap_err();
+        assert!(pids.contains("4194305 processes") && pids.contains("4194304 at most"), "{pids}");
         let cpu = check(r#"{"cpu": {"quota": 25000, "period": 10000}}"#).unwrap_err();
         assert!(cpu.contains("2500m CPUs") && cpu.contains("which is 2:"), "{cpu}");
     }

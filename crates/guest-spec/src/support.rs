@@ -1,8 +1,14 @@
-//! What a pod can have: one list of every field that a pod's configuration has for a runtime (CRI v1), with what becomes of it.
+//! What a pod can have: one list of every field that a pod's configuration has for a runtime (CRI v1), and one of every field
+//! of a manifest, with what becomes of it.
 //!
-//! `docs/support.md` is made of it, and the tests walk CRI's messages: a field that is in no class fails them.
+//! `docs/support.md` is made of them, and the tests walk CRI's messages and Kubernetes' own: a field that is in no class fails
+//! them.
+
+mod pod;
 
 use std::fmt::Write as _;
+
+pub use pod::POD;
 
 /// What becomes of a field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -46,6 +52,10 @@ pub struct Field {
     pub how: &'static str,
 }
 
+/// A debug container's target.
+const TARGET: Class = Refused;
+const TARGET_HOW: &str = "refused, with what to do instead; where the pod shares process ids, a debug container sees all of them without a target";
+
 /// One of CRI's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
@@ -53,6 +63,11 @@ pub struct Message {
     pub name: &'static str,
     /// Its fields.
     pub fields: &'static [Field],
+}
+
+/// A field of a manifest, which has its own name there.
+const fn in_pod(name: &'static str, class: Class, how: &'static str) -> Field {
+    Field { name, pod: "", class, how }
 }
 
 const fn field(name: &'static str, pod: &'static str, class: Class, how: &'static str) -> Field {
@@ -155,7 +170,9 @@ pub const MESSAGES: &[Message] = &[
                 "network",
                 "hostNetwork",
                 Refused,
-                "the pod's own is carried: links, addresses, routes, neighbours; the node's is refused",
+                "the pod's own is carried: links, addresses, routes, neighbours; the node's is refused. Of several routes to one \
+                 destination the preferred one goes over; rules, other tables and a route's other attributes are left out, which \
+                 the log says; a route with several next hops, and one that keeps packets back (blackhole), is refused",
             ),
             field(
                 "pid",
@@ -164,12 +181,7 @@ pub const MESSAGES: &[Message] = &[
                 "the pod's and a container's own are carried; the node's is refused; a target's, see `target_id`",
             ),
             field("ipc", "hostIPC", Refused, "the pod's is carried; the node's is refused"),
-            field(
-                "target_id",
-                "ephemeralContainers.targetContainerName",
-                Missing,
-                "a debug container sees the pod's own container, not its target",
-            ),
+            field("target_id", "ephemeralContainers.targetContainerName", TARGET, TARGET_HOW),
             field("userns_options", "hostUsers: false", Noted, "the VM isolates users"),
         ],
     },
@@ -371,9 +383,9 @@ pub fn document() -> String {
     let mut text = "\
 # What a pod can have
 
-Every field that Kubernetes hands to a runtime (CRI v1), and what becomes of it in a VM. This page is made of the list in
-`crates/guest-spec/src/support.rs`; a test walks CRI's messages and fails for a field that is not in it, and for a page that is not
-the list's. What a pod's owner cannot see from outside is not in it: which layers, which GPU, which policy
+Every field of a pod's manifest, and every field that Kubernetes hands to a runtime (CRI v1), with what becomes of it in a VM. This
+page is made of the lists in `crates/guest-spec/src/support.rs` and `support/pod.rs`; a test walks the messages of Kubernetes and of
+CRI, and fails for a field that is not in them and for a page that is not the lists'. What a pod's owner cannot see from outside is not in it: which layers, which GPU, which policy
 ([images.md](images.md), [gpu.md](gpu.md), [attestation.md](attestation.md)).
 
 | word | means |
@@ -392,6 +404,14 @@ the list's. What a pod's owner cannot see from outside is not in it: which layer
     ] {
         let _ = writeln!(text, "| {} | {means} |", class.word());
     }
+    text.push_str("\n# A pod's manifest\n");
+    for message in POD {
+        let _ = write!(text, "\n## {}\n\n| field | | |\n|---|---|---|\n", message.name);
+        for Field { name, class, how, .. } in message.fields {
+            let _ = writeln!(text, "| `{name}` | {} | {how} |", class.word());
+        }
+    }
+    text.push_str("\n# What the engine is handed\n");
     for message in MESSAGES {
         let _ =
             write!(text, "\n## {}\n\n| field | in a pod's manifest | | |\n|---|---|---|---|\n", message.name);
@@ -406,12 +426,13 @@ the list's. What a pod's owner cannot see from outside is not in it: which layer
 
 /// Ways to a pod that are no field of its configuration.
 const WAYS: &str = "
-## Ways in and out
+# Ways in and out
 
 | way | |
 |---|---|
 | `kubectl logs`, `exec`, `attach`, `cp` | yes |
 | `nerdctl run -d`, `ctr run --log-uri binary://...` | yes: the program that takes the output runs on the host, as containerd's own shim runs it |
-| `kubectl port-forward` | **no**, with containerd: it connects to `localhost` in the pod's network namespace on the node, where nothing of \
-the VM listens. The pod's address is served by the VM: a Service, or a pod beside it, reaches it |
+| `kubectl port-forward` | yes, to what listens on the pod's address or on all addresses (Linux 5.9 or newer on the node). What listens on \
+the guest's `127.0.0.1` only is not reached: a confidential pod's own services are there, and the connection comes from the host. At \
+most 64 at a time |
 ";

@@ -5,19 +5,24 @@
 //! everything that arrives at one leaves through the other (tc ingress, action `mirred redirect`).
 
 mod endpoint;
+mod forward;
 mod inspect;
 mod netlink;
 mod netns;
 mod redirect;
+mod routes;
+mod rules;
 mod tap;
 
 pub use endpoint::{Address, Endpoint, LinkFacts, Neighbour, Route};
 
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use self::forward::Forward;
 use self::netlink::Link;
 use self::netns::{NamespaceId, Netns};
 
@@ -47,7 +52,7 @@ pub enum Error {
         netns: PathBuf,
         /// The kernel's answer.
         #[source]
-        source: rtnetlink::Error,
+        source: io::Error,
     },
     /// A device node or a socket cannot be had.
     #[error("cannot {action} in network namespace {netns}")]
@@ -69,6 +74,16 @@ pub enum Error {
         netns: PathBuf,
         /// What stands in the way.
         reason: String,
+    },
+    /// A route that keeps packets back: without it, they would leave.
+    #[error(
+        "network namespace {netns} has the route {route:?}, which the guest's agent cannot set; the VM cannot take that over"
+    )]
+    Barrier {
+        /// Where.
+        netns: PathBuf,
+        /// As `ip route` prints it.
+        route: String,
     },
 }
 
@@ -113,6 +128,7 @@ impl NetRecord {
 pub struct NetPlan {
     netns: Netns,
     links: Vec<LinkFacts>,
+    left_out: Vec<String>,
 }
 
 impl NetPlan {
@@ -128,9 +144,15 @@ impl NetPlan {
             return Ok(None);
         }
         let link = Link::connect(netns)?;
-        let links = inspect::links(&link).await?;
+        let (links, left_out) = inspect::links(&link).await?;
         let netns = link.into_netns();
-        Ok((!links.is_empty()).then_some(Self { netns, links }))
+        Ok((!links.is_empty()).then_some(Self { netns, links, left_out }))
+    }
+
+    /// What the namespace has and the guest cannot have, since its agent has no message for it; one line each.
+    #[must_use]
+    pub fn left_out(&self) -> &[String] {
+        &self.left_out
     }
 
     /// What to write down before [`Self::claim`].
@@ -152,7 +174,8 @@ impl NetPlan {
     pub async fn claim(self, vcpus: u16) -> Result<Network, Error> {
         let record = self.record();
         let link = Link::connect(self.netns)?;
-        let mut network = Network { record, endpoints: Vec::new() };
+        let forward = Forward::start(link.netns(), reached_at(&self.links));
+        let mut network = Network { record, endpoints: Vec::new(), forward };
         for (facts, recorded) in self.links.into_iter().zip(network.record.links.clone()) {
             let claimed = claim_link(&link, facts, recorded.tap, queues(vcpus)).await;
             match claimed {
@@ -183,15 +206,22 @@ pub struct Network {
     record: NetRecord,
     /// One per configured link, in the order of their indices.
     pub endpoints: Vec<Endpoint>,
+    forward: Result<Forward, Error>,
 }
 
 impl Network {
+    /// Why nobody listens for `kubectl port-forward` in the pod's namespace; the pod is whole without.
+    #[must_use]
+    pub fn without_forward(&self) -> Option<&Error> {
+        self.forward.as_ref().err()
+    }
+
     /// Closes our descriptors and removes taps and redirections.
     ///
     /// # Errors
     /// As [`NetRecord::release`].
     pub async fn release(self) -> Result<(), Error> {
-        drop(self.endpoints);
+        drop((self.forward, self.endpoints));
         self.record.release().await
     }
 }
@@ -199,6 +229,16 @@ impl Network {
 // No Drop of its own: the taps are not persistent, so closing the descriptors removes them and what is
 // attached to them; what stays in the namespace is an ingress qdisc whose filter leads nowhere, for
 // `NetRecord::release`.
+
+/// The pod's addresses as the node reaches them.
+fn reached_at(links: &[LinkFacts]) -> Vec<IpAddr> {
+    let is_local = |ip: &IpAddr| match ip {
+        IpAddr::V4(ip) => ip.is_link_local(),
+        IpAddr::V6(ip) => ip.is_unicast_link_local(),
+    };
+    let all = links.iter().flat_map(|link| &link.addresses).map(|address| address.ip);
+    all.filter(|ip| !is_local(ip)).collect()
+}
 
 fn tap_name(at: usize) -> String {
     format!("tap{at}_coffer")

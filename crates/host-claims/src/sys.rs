@@ -16,6 +16,8 @@ use nix::sys::signal::{SaFlags, SigAction, SigHandler, SigSet, Signal, sigaction
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 
+pub(crate) mod bpf;
+
 /// `VHOST_VSOCK_SET_GUEST_CID`, `_IOW(0xAF, 0x60, __u64)` of linux/vhost.h.
 const VHOST_VSOCK_SET_GUEST_CID: libc::Ioctl = 0x4008_af60;
 

@@ -152,7 +152,7 @@ impl Disks {
         qmp: &Qmp,
         gate: &Gate,
         lun: Lun,
-        events: &mut mpsc::UnboundedReceiver<Event>,
+        events: &mut mpsc::Receiver<Event>,
         mut note: impl FnMut(&Event),
     ) -> Result<Option<RootHash>, DiskError> {
         let Some(root) = self.luns.detach(lun) else { return Ok(None) };

@@ -30,6 +30,9 @@ const AGENT_PATIENCE: Duration = Duration::from_secs(2);
 /// How long QEMU may take to quit before it is killed.
 const QEMU_PATIENCE: Duration = Duration::from_secs(3);
 
+/// How long the lines of a VM that failed may take to end after it.
+const LAST_WORDS: Duration = Duration::from_millis(500);
+
 /// How long the guest may take to open a layer whose disk it was given; four times that on a host that is a VM itself. It
 /// reads three blocks of it.
 const OPEN_PATIENCE: Duration = Duration::from_secs(60);
@@ -75,7 +78,7 @@ struct Farewell {
 pub(crate) struct Parts {
     pub(crate) qemu: Qemu,
     pub(crate) qmp: Qmp,
-    pub(crate) events: mpsc::UnboundedReceiver<Event>,
+    pub(crate) events: mpsc::Receiver<Event>,
     pub(crate) console: Tail,
     pub(crate) gate: Gate,
     pub(crate) agent: Agent,
@@ -269,8 +272,12 @@ impl Driver {
         while let Ok(event) = self.parts.events.try_recv() {
             self.signs.note(&event);
         }
-        self.parts.console.ended(Duration::from_millis(500)).await;
-        self.parts.gate.ended(Duration::from_millis(500)).await;
+        // What is said on a way down that was asked for explains nothing, and vhost-device-vsock, which outlives QEMU, leaves
+        // PID 1's line open.
+        if self.signs.cause != Some(Cause::Stopped) {
+            self.parts.console.ended(LAST_WORDS).await;
+            self.parts.gate.ended(LAST_WORDS).await;
+        }
         let ended = Ended {
             cause: self.signs.cause.unwrap_or(Cause::QemuDied),
             exit,

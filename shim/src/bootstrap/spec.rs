@@ -45,8 +45,11 @@ impl Spec {
 ///
 /// # Errors
 /// [`Error::Parse`].
-pub fn parse(json: impl io::Read) -> Result<Spec, Error> {
-    serde_json::from_reader(json).map_err(Error::Parse)
+pub fn parse(mut json: impl io::Read) -> Result<Spec, Error> {
+    // A reader would be asked for each byte.
+    let mut text = Vec::new();
+    json.read_to_end(&mut text).map_err(Error::Read)?;
+    serde_json::from_slice(&text).map_err(Error::Parse)
 }
 
 /// Reads `config.json` of the working directory. A bundle without one belongs to the Sandbox API.

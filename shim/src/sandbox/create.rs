@@ -3,7 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use guest_spec::{FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, translate};
@@ -99,6 +99,9 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let sizes = std::mem::take(&mut guest.sizes);
     let asked = guest.into_request(request.id.as_str());
     let made = Made { role, shares_pids: asked.sandbox_pidns, last_words };
+    if role != Role::Sandbox {
+        check_pids(&vm.shares_pids, asked.sandbox_pidns)?;
+    }
     if let Err(error) = agent.create_container(asked).await {
         // A guest's policy may count containers, and has counted this one before it failed.
         if error.code().is_some() {
@@ -113,6 +116,18 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         }
     }
     Ok(made)
+}
+
+/// On the host a target's process ids look like the pod's, since all of its processes are QEMU there.
+fn check_pids(pod: &OnceLock<bool>, shares: bool) -> Result<()> {
+    if shares && !pod.get_or_init(|| shares) {
+        let reason = "it is to see the processes of another container, and those of this pod share none (`kubectl debug \
+                      --target`): leave the target out, or give the pod shareProcessNamespace"
+            .to_owned();
+        return Err(Error::InvalidRequest { field: "spec", reason });
+    }
+    pod.get_or_init(|| shares);
+    Ok(())
 }
 
 fn vm_layer(layer: &host_claims::rootfs::Layer) -> Layer {

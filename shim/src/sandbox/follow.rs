@@ -19,7 +19,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::{Exit, ProcessId};
 use crate::machine::{Guest, name};
-use crate::stdio::{CHUNK, Stdio};
+use crate::stdio::Stdio;
 
 /// How long after output the guest is asked whether the process lives.
 const FIRST_PROBE: Duration = Duration::from_millis(500);
@@ -27,9 +27,9 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 const NEXT_PROBE: Duration = Duration::from_secs(2);
 /// How often it is asked after the last output.
 const PROBES: u32 = 2;
-/// How much is read of each stream after the end of a process: what its pipe holds, and once more. What comes then is
-/// somebody else's. It may be less, when none comes for [`QUIET`].
-const LAST_READS: u64 = (64 << 10) / CHUNK as u64 + 2;
+/// What a process's pipe in the guest holds, in bytes. So much is read of each stream after its end, and once more; what comes
+/// then is somebody else's. It may be less, when none comes for [`QUIET`].
+const PIPE: usize = 64 << 10;
 const QUIET: Duration = Duration::from_secs(1);
 /// How long output may lie unread on the host before the exit is learned without it. Asking never would hide the exit of
 /// a process whose output nobody reads.
@@ -57,7 +57,7 @@ pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Op
             // What a container's first process leaves dies with it; with that its output ends.
             let _ = guest.signal_all(id.container.as_str(), Signal::SIGKILL as u32).await;
         }
-        drain(stdio).await;
+        drain(guest, stdio).await;
     }
     let (status, lost) = match guest.wait(name(id)).await {
         Ok(status) => {
@@ -113,13 +113,14 @@ async fn watch<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Option<
 }
 
 /// Reads on after a process is gone, within limits: who writes by now is somebody else.
-async fn drain<G: Guest>(stdio: &Stdio<G>) {
+async fn drain<G: Guest>(guest: &G, stdio: &Stdio<G>) {
+    let enough = (PIPE / guest.read_size()) as u64 + 2;
     let rest = async {
         let before = stdio.reads();
         loop {
             let looked = stdio.reads();
             sleep(QUIET).await;
-            if stdio.has_read(before, LAST_READS, looked) && !stdio.is_stuck() {
+            if stdio.has_read(before, enough, looked) && !stdio.is_stuck() {
                 return;
             }
         }

@@ -88,7 +88,9 @@ fn routes(facts: &LinkFacts) -> impl Iterator<Item = Route> {
         dest: text(route.destination.map(|destination| destination.to_string())),
         gateway: text(route.gateway.map(|gateway| gateway.to_string())),
         device: facts.name.clone(),
-        source: text(route.source.map(|source| source.to_string())),
+        // With a prefix of its own length, which is what an address has without one, kata-agent 4.1.0 takes it for the
+        // packets' source that the route is for (`netlink.rs`, `update_routes`).
+        source: text(route.source.map(|source| format!("{source}/0"))),
         scope: u32::from(route.scope),
         family: family(route.v6).into(),
         flags: route.flags,
@@ -125,6 +127,7 @@ mod tests {
             index: 2,
             mac: Mac([2, 0, 0, 0, 0, 9]),
             mtu: 1450,
+            up: true,
             no_arp: false,
             addresses: vec![
                 Address { ip: "10.4.0.5".parse().unwrap(), prefix: 16 },
@@ -134,7 +137,7 @@ mod tests {
                 v6: false,
                 destination: None,
                 gateway: Some("10.4.0.1".parse().unwrap()),
-                source: None,
+                source: Some("10.4.0.5".parse().unwrap()),
                 scope: 0,
                 flags: 4,
                 mtu: Some(1400),
@@ -166,6 +169,7 @@ mod tests {
     fn a_default_route_has_no_destination() {
         let route = routes(&facts()).next().unwrap();
         assert_eq!((route.dest.as_str(), route.gateway.as_str()), ("", "10.4.0.1"));
+        assert_eq!(route.source, "10.4.0.5/0");
         assert_eq!((route.device.as_str(), route.flags, route.mtu), ("eth0", 4, 1400));
     }
 

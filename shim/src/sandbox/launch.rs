@@ -184,6 +184,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let copies = Copies::new(vm.agent().clone(), &context.log);
     let volumes = volumes.into();
     Ok(PodVm {
+        shares_pids: Arc::default(),
         vm,
         builder,
         seccomp,

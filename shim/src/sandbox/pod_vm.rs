@@ -1,7 +1,7 @@
 //! The pod's VM with what its containers need to know of it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use guest_spec::VmSize;
@@ -52,6 +52,8 @@ pub struct PodVm {
     pub unseals: bool,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
+    /// Whether the pod's containers share process ids, as the first one of them has it.
+    pub shares_pids: Arc<OnceLock<bool>>,
     /// Model volumes that the pod's initdata declares.
     pub volumes: Arc<Volumes>,
     /// What is copied into the guest for its containers.

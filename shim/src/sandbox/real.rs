@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use agent_client::proto::oci::{LinuxResources, Process as OciProcess};
-use agent_client::{Agent, AgentError, ProcessRef};
+use agent_client::{Agent, AgentError, Endpoint, ProcessRef};
 use guest_spec::TerminationLog;
 use slog::error;
 use tokio::sync::oneshot;
@@ -21,6 +21,12 @@ use crate::metrics::ContainerStats;
 
 /// A signal that does not exist: one more than Linux has.
 const NO_SIGNAL: u32 = 65;
+
+/// What a pipe in the guest holds, in bytes: what is asked for at once over the kernel's own vsock.
+const PIPE: usize = 64 << 10;
+/// What is asked for at once over vhost-device-vsock: version 0.3.0 loses what the guest sends in one piece of more than about
+/// 32,400 bytes, and the connection with it.
+const HYBRID_READ: usize = 16 << 10;
 
 /// This host.
 #[derive(Debug, Clone)]
@@ -94,6 +100,13 @@ impl Machine for PodVm {
     }
 }
 
+fn read_size(endpoint: &Endpoint) -> usize {
+    match endpoint {
+        Endpoint::Hybrid { .. } => HYBRID_READ,
+        Endpoint::Vsock { .. } | Endpoint::Unix(_) => PIPE,
+    }
+}
+
 type Answer<T> = std::result::Result<T, AgentError>;
 
 impl Guest for Agent {
@@ -153,6 +166,10 @@ impl Guest for Agent {
         self.get_oom_event().await
     }
 
+    fn read_size(&self) -> usize {
+        read_size(self.endpoint())
+    }
+
     async fn read(&self, process: ProcessRef<'_>, output: Output, length: usize) -> Answer<Vec<u8>> {
         match output {
             Output::Stdout => self.read_stdout(process, length).await,
@@ -166,5 +183,17 @@ impl Guest for Agent {
 
     async fn close_stdin(&self, process: ProcessRef<'_>) -> Answer<()> {
         Self::close_stdin(self, process).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_stand_in_for_the_kernels_vsock_is_asked_for_less_than_a_pipe_holds() {
+        let socket = "/run/vsock.sock".into();
+        assert_eq!(read_size(&Endpoint::Hybrid { socket, port: 1024 }), 16 << 10);
+        assert_eq!(read_size(&Endpoint::Vsock { cid: 7, port: 1024 }), 64 << 10);
     }
 }

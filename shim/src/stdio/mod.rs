@@ -4,4 +4,4 @@ mod logger;
 mod sink;
 mod streams;
 
-pub use streams::{CHUNK, Stdio};
+pub use streams::Stdio;

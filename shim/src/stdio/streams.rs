@@ -19,12 +19,9 @@ use super::sink::{OpenError, Sink};
 use crate::api::StdioPaths;
 use crate::machine::{Guest, Output};
 
-/// How much is asked of the guest at once, in bytes. A pipe in the guest holds four times as much, but vhost-device-vsock
-/// 0.3.0 loses what the guest sends in one piece of more than about 32,400 bytes, and the connection with it.
-pub const CHUNK: usize = 16 * 1024;
-/// How much is sent to the guest at once, in bytes: all that the engine's fifo holds. What comes from the host may have any
-/// size, and a call costs an emulated guest more than its bytes do.
-const INPUT: usize = 64 * 1024;
+/// How much is sent to the guest at once, in bytes. kata-agent shows each piece to its policy as a list of numbers, and nobody
+/// else is answered meanwhile: the rate is the same with all sizes (`tools/bench streams`), the wait is not.
+const INPUT: usize = 16 * 1024;
 /// How many chunks wait for the engine while the next is fetched.
 const QUEUED: usize = 4;
 
@@ -53,7 +50,7 @@ impl<G: Guest> Remote<G> {
     }
 
     async fn read(&self, output: Output) -> Result<Vec<u8>, AgentError> {
-        self.guest.read(self.process(), output, CHUNK).await
+        self.guest.read(self.process(), output, self.guest.read_size()).await
     }
 
     async fn close_stdin(&self, log: &Logger) {
@@ -291,7 +288,7 @@ async fn pump_out<G: Guest>(guest: Remote<G>, flowing: Flowing, log: Logger) {
 /// Goes on reading after an answer without data, until the process is `forgotten` here or in the guest.
 ///
 /// That is how the stream's end looks, and so does output that the guest's policy withholds (kata-agent 4.1.0): the
-/// process would stop at a full pipe if nobody read it. [`CHUNK`] every quarter of a second is taken of it.
+/// process would stop at a full pipe if nobody read it. One piece every quarter of a second is taken of it.
 async fn drain<E, R: Future<Output = Result<Vec<u8>, E>>>(
     mut read: impl FnMut() -> R,
     forgotten: impl Future<Output = ()>,

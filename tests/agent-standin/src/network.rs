@@ -281,7 +281,8 @@ fn route_message(route: &Route, index: u32) -> Result<RouteMessage> {
         .scope(RouteScope::from(scope));
     if !route.source.is_empty() {
         let (source, prefix) = network(&route.source, v6)?;
-        builder = if route.source.contains('/') && prefix > 0 {
+        // An address without a prefix has one of its own length.
+        builder = if prefix > 0 {
             builder.source_prefix(source, prefix).map_err(invalid)?
         } else {
             builder.pref_source(source).map_err(invalid)?

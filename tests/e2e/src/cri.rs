@@ -8,7 +8,7 @@ use k8s_cri::v1::{
     ContainerConfig, ContainerState, ContainerStats, ContainerStatsRequest, ContainerStatus,
     ContainerStatusRequest, CreateContainerRequest, ExecSyncRequest, ExecSyncResponse,
     LinuxContainerResources, ListContainerStatsRequest, PodSandboxConfig, PodSandboxStatus,
-    PodSandboxStatusRequest, RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
+    PodSandboxStatusRequest, PortForwardRequest, RemoveContainerRequest, RemovePodSandboxRequest, ReopenContainerLogRequest,
     RunPodSandboxRequest, StartContainerRequest, StatusRequest, StopContainerRequest, StopPodSandboxRequest,
     UpdateContainerResourcesRequest,
 };
@@ -129,6 +129,12 @@ impl Cri {
     pub async fn reopen_log(&mut self, container: &str) {
         let request = ReopenContainerLogRequest { container_id: container.to_owned() };
         self.client.reopen_container_log(request).await.or_fail("ReopenContainerLog");
+    }
+
+    /// PortForward; gives the address of the streaming server.
+    pub async fn port_forward(&mut self, pod: &str, port: u16) -> String {
+        let request = PortForwardRequest { pod_sandbox_id: pod.to_owned(), port: vec![port.into()] };
+        self.client.port_forward(request).await.or_fail("PortForward").into_inner().url
     }
 
     /// ContainerStats.

@@ -80,7 +80,7 @@ route_faults contains sprintf("routes.Routes[%d]", [i]) if {
 is_route(route) if {
 	is_destination(route.dest, route.family)
 	is_empty_or_address(route.gateway, route.family)
-	is_empty_or_address(route.source, route.family)
+	is_empty_or_address(trim_suffix(route.source, "/0"), route.family)
 	is_link(route.device)
 
 	# The world, a site, a link.

@@ -77,7 +77,7 @@ pub(crate) fn routes() -> msg::UpdateRoutesRequest {
                 scope: 253,
                 flags: 4,
                 mtu: 1400,
-                ..route("10.4.0.0/16", "", "10.4.0.5", types::IPFamily::v4)
+                ..route("10.4.0.0/16", "", "10.4.0.5/0", types::IPFamily::v4)
             },
             route("128.0.0.0/1", "10.4.0.1", "", types::IPFamily::v4),
             route("", "fd00::1", "", types::IPFamily::v6),

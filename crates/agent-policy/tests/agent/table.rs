@@ -112,7 +112,11 @@ fn rows() -> Vec<(&'static str, &'static str, Row)> {
         ("UpdateInterfaceRequest", "interface.IPAddresses[].mask", Not(json!(["", "0", "7", "x"]))),
         ("UpdateRoutesRequest", "routes.Routes", Any("the network is the host's")),
         ("UpdateRoutesRequest", "routes.Routes[].gateway", Not(json!(["127.0.0.1", "::1", "x"]))),
-        ("UpdateRoutesRequest", "routes.Routes[].source", Not(json!(["127.0.0.1", "::1", "x"]))),
+        (
+            "UpdateRoutesRequest",
+            "routes.Routes[].source",
+            Not(json!(["127.0.0.1", "127.0.0.1/0", "::1/0", "10.4.0.5/8", "x"])),
+        ),
         ("UpdateRoutesRequest", "routes.Routes[].device", Not(json!(["lo", ""]))),
         ("UpdateRoutesRequest", "routes.Routes[].mtu", Not(json!([65_536]))),
         ("UpdateRoutesRequest", "routes.Routes[].flags", Not(json!([1, 2, 8]))),

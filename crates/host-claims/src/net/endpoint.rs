@@ -66,9 +66,12 @@ pub struct LinkFacts {
     pub mac: Mac,
     /// Bytes.
     pub mtu: u32,
+    /// The link is up, so that its addresses have routes.
+    pub up: bool,
     /// The link does without ARP (`IFF_NOARP`).
     pub no_arp: bool,
-    /// Without the link-local address that the guest derives by itself.
+    /// Without the link-local address that the guest derives by itself. Of full length where the address's network is not
+    /// reached over this link without a gateway: the guest's kernel makes a route for each address with a network.
     pub addresses: Vec<Address>,
     /// Those without a gateway first: the others need them. One for each destination of the pod: the agent's message has no
     /// metric, so that of several the one that the metric prefers is there.

@@ -1,5 +1,7 @@
 //! A netlink connection that lives in a network namespace.
 
+use std::io;
+
 use nix::errno::Errno;
 use tokio::task::JoinHandle;
 
@@ -46,13 +48,25 @@ impl Link {
     /// For `map_err`: names what was tried and where.
     pub fn failed(&self, action: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> Error {
         let netns = self.netns.path().to_owned();
-        move |source| Error::Netlink { action: action.into(), netns, source }
+        move |error| Error::Netlink { action: action.into(), netns, source: plain(error) }
     }
 
     /// The link cannot be given to the guest.
     pub fn unsupported(&self, link: &str, reason: impl Into<String>) -> Error {
         let netns = self.netns.path().to_owned();
         Error::Unsupported { link: link.to_owned(), netns, reason: reason.into() }
+    }
+}
+
+/// Without the messages that the library's error may hold: what prints those is a tenth of a megabyte of code.
+fn plain(error: rtnetlink::Error) -> io::Error {
+    match error {
+        rtnetlink::Error::NetlinkError(answer) => {
+            io::Error::from_raw_os_error(answer.raw_code().saturating_neg())
+        }
+        rtnetlink::Error::RequestFailed => io::ErrorKind::BrokenPipe.into(),
+        rtnetlink::Error::UnexpectedMessage(_) => io::Error::other("the kernel's answer is of another kind"),
+        _ => io::ErrorKind::InvalidInput.into(),
     }
 }
 

@@ -155,6 +155,99 @@ async fn an_empty_namespace_and_the_hosts_own_give_no_nic() {
     assert!(NetPlan::inspect(&pod.path).await.unwrap().is_none());
 }
 
+/// What the plugin `ptp` of CNI does.
+#[tokio::test]
+async fn a_network_behind_a_gateway_is_no_network_of_the_address() {
+    let Some(pod) = Pod::make() else { return };
+    pod.ip("route del 10.88.0.0/24 dev eth0");
+    pod.ip("route add 10.88.0.1 dev eth0 scope link src 10.88.0.2");
+    pod.ip("route add 10.88.0.0/24 via 10.88.0.1 dev eth0");
+    pod.ip("-6 addr add fd00:88::2/64 dev eth0 nodad noprefixroute");
+    pod.ip("-6 addr add fd00:99::2/64 dev eth0 nodad");
+    pod.ip("-6 route add fd00:88::/64 via fd00:99::1 dev eth0");
+    // A route that an address does not make goes over, though the kernel made it.
+    pod.ip("addr add 10.77.0.2 peer 10.77.0.1/32 dev eth0");
+    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    assert_eq!(plan.left_out(), [] as [&str; 0]);
+    let network = plan.claim(1).await.unwrap();
+    let facts = &network.endpoints[0].facts;
+    let mut addresses: Vec<String> = facts.addresses.iter().map(ToString::to_string).collect();
+    addresses.sort();
+    assert_eq!(addresses, ["10.77.0.2/32", "10.88.0.2/32", "fd00:88::2/128", "fd00:99::2/64"]);
+    let mut routes: Vec<String> = facts.routes.iter().map(describe).collect();
+    routes.sort();
+    let expected = [
+        "10.77.0.1/32 via - src 10.77.0.2 flags 0 mtu -",
+        "10.88.0.0/24 via 10.88.0.1 src - flags 0 mtu -",
+        "10.88.0.1/32 via - src 10.88.0.2 flags 0 mtu -",
+        "fd00:88::/64 via fd00:99::1 src - flags 0 mtu -",
+    ];
+    assert_eq!(routes, expected);
+    network.release().await.unwrap();
+}
+
+#[tokio::test]
+async fn what_the_agent_cannot_set_is_told() {
+    let Some(pod) = Pod::make() else { return };
+    pod.ip("route add default via 10.88.0.1");
+    pod.ip("route add default via 10.88.0.3 metric 7");
+    pod.ip("route add 192.0.2.0/24 via 10.88.0.1 advmss 1200 mtu lock 1300");
+    pod.ip("route add 192.0.2.0/24 via 10.88.0.1 tos 0x10");
+    pod.ip("route add local 198.51.100.0/24 dev lo");
+    pod.ip("route add default via 10.88.0.9 dev eth0 table 100");
+    pod.ip("rule add from 10.88.0.2 lookup 100 priority 50");
+    pod.ip("-6 rule add fwmark 5 prohibit priority 60");
+    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let mut told = plan.left_out().to_vec();
+    told.sort();
+    let expected = [
+        "route 192.0.2.0/24 via 10.88.0.1, which is for some packets only",
+        "route default via 10.88.0.3 metric 7: another one to there is preferred",
+        "route local 198.51.100.0/24",
+        "rule 50: from 10.88.0.2/32 lookup 100",
+        "rule 60: fwmark 0x5 prohibit",
+        "the lock of the MTU, advmss of route 192.0.2.0/24 via 10.88.0.1",
+    ];
+    assert_eq!(told, expected);
+}
+
+#[tokio::test]
+async fn a_route_that_keeps_packets_back_is_refused_by_name() {
+    for kind in ["blackhole", "prohibit", "unreachable"] {
+        let Some(pod) = Pod::make() else { return };
+        pod.ip(&format!("route add {kind} 192.0.2.0/24"));
+        let error = NetPlan::inspect(&pod.path).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{kind} 192.0.2.0/24")), "{error}");
+        pod.ip("route flush 192.0.2.0/24 table main");
+        pod.ip(&format!("-6 route add {kind} fd00:1::/64"));
+        let error = NetPlan::inspect(&pod.path).await.unwrap_err();
+        assert!(error.to_string().contains(&format!("{kind} fd00:1::/64")), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn of_two_links_the_metric_decides_whose_default_route_it_is() {
+    for (first, second, wins) in [(100, 50, "net1"), (50, 100, "eth0")] {
+        let Some(pod) = Pod::make() else { return };
+        pod.ip("link add link eth0 name net1 type macvlan mode bridge");
+        pod.ip("addr add 10.99.0.2/24 dev net1");
+        pod.ip("link set net1 up");
+        pod.ip("-6 addr add fd00:88::2/64 dev eth0 nodad");
+        pod.ip("-6 addr add fd00:99::2/64 dev net1 nodad");
+        pod.ip(&format!("route add default via 10.88.0.1 dev eth0 metric {first}"));
+        pod.ip(&format!("route add default via 10.99.0.1 dev net1 metric {second}"));
+        pod.ip(&format!("-6 route add default via fd00:88::1 dev eth0 metric {first}"));
+        pod.ip(&format!("-6 route add default via fd00:99::1 dev net1 metric {second}"));
+        let network = claim(&pod, 1).await;
+        let with_defaults = network.endpoints.iter().filter(|endpoint| {
+            endpoint.facts.routes.iter().filter(|route| route.destination.is_none()).count() == 2
+        });
+        let names: Vec<_> = with_defaults.map(|endpoint| endpoint.facts.name.as_str()).collect();
+        assert_eq!(names, [wins]);
+        network.release().await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_route_with_several_next_hops_is_refused() {
     let Some(pod) = Pod::make() else { return };

@@ -8,8 +8,8 @@ use host_claims::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupL
 use host_claims::net::{Endpoint, NetPlan};
 use host_claims::vsock::{HYBRID_SOCKET, Kept, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
 use jail::{Jail, Role, UserId};
-use shared_types::{Accelerator, KvmTrial, NicMac};
-use slog::Logger;
+use shared_types::{Accelerator, KvmTrial, NicMac, one_line};
+use slog::{Logger, warn};
 use vmm_config::config::{AutoOr, NodeConfig};
 use vmm_config::passthrough::HostDevices;
 use vmm_config::path::SocketPath;
@@ -27,6 +27,8 @@ use crate::state::Room;
 const KVM_MEMORY: &str = "/run/coffer/kvm.json";
 /// Where cgroup file systems are mounted.
 const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+/// How many parts of a network that the guest cannot have are logged, each with its name.
+const LEFT_OUT: usize = 16;
 
 /// Takes one claim after the other, each recorded before it is made.
 pub(super) async fn claim_all(
@@ -53,7 +55,7 @@ pub(super) async fn claim_all(
     let user = own_user(&request.config, Role::Qemu);
     claims.dir.make_room(Room::Qemu, user)?;
     let vsock = claim_vsock(request, claims, user).await?;
-    let nics = claim_network(request, claims).await?;
+    let nics = claim_network(request, claims, log).await?;
     let passthrough = claim_devices(request, claims, log).await?;
     let facts = HostFacts {
         kvm,
@@ -156,11 +158,24 @@ pub(super) fn endpoint(claims: &Claims) -> Option<agent_client::Endpoint> {
 }
 
 /// The pod's interfaces become taps; a pod without network gets no NIC.
-async fn claim_network(request: &Request, claims: &mut Claims) -> Result<Vec<NicFacts>, Failure> {
+async fn claim_network(
+    request: &Request,
+    claims: &mut Claims,
+    log: &Logger,
+) -> Result<Vec<NicFacts>, Failure> {
     let Some(netns) = &request.netns else { return Ok(Vec::new()) };
     let Some(planned) = NetPlan::inspect(netns).await? else { return Ok(Vec::new()) };
+    for what in planned.left_out().iter().take(LEFT_OUT) {
+        warn!(log, "the guest's agent cannot set what the pod's network has"; "left_out" => what);
+    }
+    if let Some(more @ 1..) = planned.left_out().len().checked_sub(LEFT_OUT) {
+        warn!(log, "the guest's agent cannot set more of what the pod's network has"; "left_out" => more);
+    }
     claims.dir.update(|record| record.net = Some(planned.record()))?;
     let network = claims.network.insert(planned.claim(queues_for(request.pod.vcpus)).await?);
+    if let Some(error) = network.without_forward() {
+        warn!(log, "`kubectl port-forward` will not reach this pod"; "error" => one_line(error));
+    }
     network.endpoints.iter().map(nic_facts).collect()
 }
 

@@ -333,7 +333,7 @@ pub struct QmpReady {
     console: Tail,
     gate: Gate,
     qmp: Qmp,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::Receiver<Event>,
 }
 
 impl QmpReady {
@@ -412,7 +412,7 @@ pub struct AgentReady {
     console: Tail,
     gate: Gate,
     qmp: Qmp,
-    events: mpsc::UnboundedReceiver<Event>,
+    events: mpsc::Receiver<Event>,
     agent: Agent,
 }
 
@@ -476,7 +476,7 @@ async fn watched<T>(
 struct Heard {
     console: Tail,
     gate: Gate,
-    events: Option<mpsc::UnboundedReceiver<Event>>,
+    events: Option<mpsc::Receiver<Event>>,
 }
 
 /// Gives back what a failed stage owns; the error tells what QEMU and the guest said before.

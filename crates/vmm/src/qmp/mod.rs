@@ -49,6 +49,16 @@ pub enum QmpError {
     },
 }
 
+/// Events that somebody acts on; the others are dropped as they come, since a guest causes some of them as often as it likes.
+const HEARD: [&str; 3] = ["DEVICE_DELETED", "GUEST_PANICKED", "SHUTDOWN"];
+/// How many of them wait for their reader. A VM has a handful in its life; whoever has taken QEMU over sends them without end,
+/// and those beyond are dropped.
+const MAX_EVENTS: usize = 64;
+/// The longest event that is kept, in bytes.
+const MAX_EVENT: usize = 8 << 10;
+/// How much of QEMU's words an error keeps, in bytes.
+const MAX_WORDS: usize = 1 << 10;
+
 type Pending = HashMap<u64, oneshot::Sender<Result<Value, ErrorBody>>>;
 
 struct Shared {
@@ -117,7 +127,7 @@ impl Qmp {
         writer: W,
         descriptors: Option<StdUnixStream>,
         activity: Activity,
-    ) -> Result<(Self, mpsc::UnboundedReceiver<Event>), QmpError>
+    ) -> Result<(Self, mpsc::Receiver<Event>), QmpError>
     where
         R: AsyncRead + Send + Unpin + 'static,
         W: AsyncWrite + Send + Unpin + 'static,
@@ -134,9 +144,7 @@ impl Qmp {
             pending: Mutex::new(Some(HashMap::new())),
             writer: AsyncMutex::new(Writer { next_id: 1, stream: Box::new(writer), descriptors }),
         });
-        // Unbounded, but what fills it is small and rare: QEMU sends a handful of events in a VM's life, and the
-        // driver task always reads.
-        let (events, receiver) = mpsc::unbounded_channel();
+        let (events, receiver) = mpsc::channel(MAX_EVENTS);
         tokio::spawn(read_messages(lines, Arc::clone(&shared), events, activity));
         let qmp = Self { shared, version: greeting.qmp.version.qemu };
         qmp.execute("qmp_capabilities", Value::Null).await?;
@@ -179,8 +187,8 @@ impl Qmp {
         let receiver = self.send(command, &arguments, passed).await?;
         match receiver.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                Err(QmpError::Refused { command: command.to_owned(), class: error.class, desc: error.desc })
+            Ok(Err(ErrorBody { class, desc })) => {
+                Err(QmpError::Refused { command: command.to_owned(), class: clip(class), desc: clip(desc) })
             }
             Err(_) => Err(QmpError::Closed),
         }
@@ -220,7 +228,7 @@ impl Qmp {
 async fn read_messages<R: AsyncRead + Unpin>(
     mut lines: BufReader<R>,
     shared: Arc<Shared>,
-    events: mpsc::UnboundedSender<Event>,
+    events: mpsc::Sender<Event>,
     activity: Activity,
 ) {
     let mut line = Vec::new();
@@ -230,7 +238,9 @@ async fn read_messages<R: AsyncRead + Unpin>(
             Ok(Message::Return { id, value }) => (id, Ok(value)),
             Ok(Message::Error { id: Some(id), error }) => (id, Err(error)),
             Ok(Message::Event(event)) => {
-                let _ = events.send(event);
+                if line.len() <= MAX_EVENT && HEARD.contains(&event.event.as_str()) {
+                    let _ = events.try_send(event);
+                }
                 continue;
             }
             // An error without an id would mean that we sent something unreadable, and a line that does not parse
@@ -262,6 +272,13 @@ async fn read_line<R: AsyncRead + Unpin>(
         MAX_LINE => Err(QmpError::Protocol(format!("a line longer than {MAX_LINE} bytes"))),
         _ => Ok(false),
     }
+}
+
+fn clip(mut words: String) -> String {
+    if words.len() > MAX_WORDS {
+        words.truncate((0..=MAX_WORDS).rev().find(|&at| words.is_char_boundary(at)).unwrap_or(0));
+    }
+    words
 }
 
 fn excerpt(bytes: &[u8]) -> String {

@@ -27,7 +27,7 @@ impl Peer {
     }
 }
 
-async fn connected() -> (Qmp, mpsc::UnboundedReceiver<Event>, Peer) {
+async fn connected() -> (Qmp, mpsc::Receiver<Event>, Peer) {
     let (ours, theirs) = duplex(4096);
     let (reader, writer) = split(theirs);
     let mut peer = Peer { reader: BufReader::new(reader), writer };
@@ -80,6 +80,31 @@ async fn events_arrive_between_answers() {
     peer.say(&json!({"return": {}, "id": heard["id"]}).to_string()).await;
     call.await.unwrap().unwrap();
     assert_eq!(events.recv().await.unwrap().event, "GUEST_PANICKED");
+}
+
+/// As a QEMU that somebody has taken over would send them, while nobody reads: the boot is still going on.
+#[tokio::test]
+async fn events_without_end_are_kept_in_bounded_memory_and_calls_are_still_answered() {
+    let (qmp, mut events, mut peer) = connected().await;
+    let event =
+        |name: &str, bytes: usize| json!({"event": name, "data": {"x": "y".repeat(bytes)}}).to_string();
+    for _ in 0..1000 {
+        peer.say(&event("RTC_CHANGE", 10)).await;
+        peer.say(&event("SHUTDOWN", 100)).await;
+    }
+    peer.say(&event("SHUTDOWN", MAX_EVENT)).await;
+    let call = tokio::spawn(async move { qmp.execute("query-status", Value::Null).await });
+    let heard = peer.hear().await;
+    let error = json!({"class": "c".repeat(MAX_LINE / 4), "desc": "d".repeat(MAX_LINE / 4)});
+    peer.say(&json!({"error": error, "id": heard["id"]}).to_string()).await;
+    assert!(call.await.unwrap().unwrap_err().to_string().len() < 2 * MAX_WORDS);
+    drop(peer);
+    let mut kept = 0;
+    while let Some(event) = events.recv().await {
+        assert_eq!(event.event, "SHUTDOWN");
+        kept += 1;
+    }
+    assert_eq!(kept, MAX_EVENTS);
 }
 
 #[tokio::test]

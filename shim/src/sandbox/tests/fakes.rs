@@ -427,6 +427,10 @@ impl Guest for FakeGuest {
         Err(refused("gone"))
     }
 
+    fn read_size(&self) -> usize {
+        16 << 10
+    }
+
     /// A read that waits when the process ends is answered half a second later; one that comes after the end waits for
     /// whoever holds the stream.
     async fn read(&self, process: ProcessRef<'_>, output: Output, length: usize) -> Answer<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! Pods through CRI, as kubelet runs them.
 
-use e2e::{BUSYBOX, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
+use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -62,6 +62,31 @@ fn a_container_can_be_replaced_while_its_pod_runs() {
             let container = pod.run(&name, LAYERED, &["sh", "-c", "exit 4"], vec![]).await;
             assert_eq!(container.exited().await, 4);
             pod.cri.remove(&container.id).await;
+        }
+        pod.remove().await;
+    });
+}
+
+/// The engine connects to the loopback of the pod's namespace on the host; what listens in the guest answers.
+#[test]
+fn port_forward_reaches_what_listens_on_the_pods_address_and_not_the_guests_loopback() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("forward").await.start().await;
+        let serve =
+            "echo of-the-pod > /tmp/page; httpd -p 8080 -h /tmp; exec httpd -f -p 127.0.0.1:8081 -h /tmp";
+        let server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
+        server.exec(&["sh", "-c", "until nc -z 127.0.0.1 8081; do sleep 0.1; done"]).await;
+        let get = b"GET /page HTTP/1.0\r\n\r\n";
+        for _ in 0..2 {
+            let url = pod.cri.port_forward(&pod.id, 8080).await;
+            let has_page = |text: &[u8]| String::from_utf8_lossy(text).contains("of-the-pod\n");
+            let answer = Forwarded::open(&url, 8080).await.ask(get, has_page).await;
+            assert!(has_page(&answer), "{}", String::from_utf8_lossy(&answer));
+        }
+        for nobody in [8081, 8082] {
+            let url = pod.cri.port_forward(&pod.id, nobody).await;
+            let answer = Forwarded::open(&url, nobody).await.ask(get, |_| false).await;
+            assert_eq!(answer, b"", "port {nobody}");
         }
         pod.remove().await;
     });

@@ -6,3 +6,4 @@ mod command;
 mod gpus;
 mod nudge;
 mod pods;
+mod streams;

@@ -30,7 +30,7 @@ pub(crate) fn keep_awake() {
 }
 
 /// The address of each VM, by its QEMU's command line.
-fn guests() -> impl Iterator<Item = u32> {
+pub(crate) fn guests() -> impl Iterator<Item = u32> {
     let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
     processes.filter_map(|process| {
         let line = fs::read(process.path().join("cmdline")).ok()?;

@@ -4,6 +4,7 @@
 
 mod boot;
 mod crowd;
+mod direct;
 mod gpu;
 mod layers;
 mod lone;

@@ -7,11 +7,14 @@ use e2e::{Artefacts, BUSYBOX, Cri, OrFail, PodRequest, Process, Victim};
 
 use tokio::time::sleep;
 
+use crate::direct::{self, agent_of_the_vm};
 use crate::lone::{Lone, cpu};
 use crate::report::{Report, median};
 
 /// How many execs must leave no trace in the shim's memory.
 const MANY_EXECS: usize = 1000;
+/// How many of them alternate with the agent's own calls.
+const PAIRS: usize = 50;
 
 /// After how long without a call the shim is idle.
 const IDLE: Duration = Duration::from_secs(2);
@@ -19,7 +22,7 @@ const IDLE: Duration = Duration::from_secs(2);
 /// Measures, and reports.
 pub async fn measure(artefacts: &Artefacts, report: &mut Report) {
     let size = fs::metadata(&artefacts.shim).or_fail("the shim").len();
-    report.bounded("shim binary, stripped", mib(size / 1024), "MiB", 6.0);
+    report.bounded("shim binary, stripped", count(size) / 1e6, "MB", 6.0);
     pod(report).await;
     cpu_time(artefacts, report).await;
     many_execs(artefacts, report).await;
@@ -30,13 +33,15 @@ const EXECS: u32 = 10;
 
 async fn cpu_time(artefacts: &Artefacts, report: &mut Report) {
     let (mut running, mut execs, mut gone) = (Vec::new(), Vec::new(), Vec::new());
+    let mut starts = Vec::new();
     for round in 0..5 {
         let lone = Lone::running(artefacts, &format!("cpu-{round}")).await;
         let process = lone.process();
-        // The last lines that the guest writes about the start are the start's.
+        // The last starts that the guest writes about the start are the start's.
         sleep(IDLE).await;
         let started = cpu(&process);
         running.push((lone.start_cpu + started).as_secs_f64() * 1e3);
+        starts.push(lone.start_cpu.as_secs_f64() * 1e3);
         for exec in 0..EXECS {
             lone.exec(&format!("exec-{exec}"), &["true"]).await;
         }
@@ -47,6 +52,7 @@ async fn cpu_time(artefacts: &Artefacts, report: &mut Report) {
         gone.push(begin.elapsed().as_secs_f64());
     }
     report.bounded("shim CPU time, start to running", median(running), "ms", 20.0);
+    report.add("of it in `start`, which makes the server", median(starts), "ms");
     report.bounded("shim CPU time, ten execs", median(execs), "ms", 20.0);
     report.bounded("kill to all gone", median(gone), "s", 0.7);
 }
@@ -70,17 +76,26 @@ fn one_shim() -> Process {
 async fn many_execs(artefacts: &Artefacts, report: &mut Report) {
     let lone = Lone::running(artefacts, "execs").await;
     let process = lone.process();
-    let mut times = Vec::new();
+    let direct = agent_of_the_vm().await;
+    let (mut times, mut alone) = (Vec::new(), Vec::new());
     for number in 0..MANY_EXECS {
         let begin = Instant::now();
         lone.exec(&format!("exec-{number}"), &["true"]).await;
         times.push(begin.elapsed().as_secs_f64() * 1e3);
+        if let Some(agent) = direct.as_ref().filter(|_| number < PAIRS) {
+            alone.push(direct::exec(agent, &lone.id, &["true"]).await.as_secs_f64() * 1e3);
+        }
         // The first ones fill caches and the allocator's free lists.
         if number == 50 {
             memory(report, "after 50 execs", &process).await;
         }
     }
     memory(report, "after 1,000 execs", &process).await;
+    if !alone.is_empty() {
+        let ratios = times.iter().zip(&alone).map(|(shim, agent)| shim / agent).collect();
+        report.add("the agent's own calls for an exec", median(alone), "ms");
+        report.add("ratio of the exec through the shim to it", median(ratios), "");
+    }
     report.add("exec round trip", median(times), "ms");
     lone.remove().await;
 }
