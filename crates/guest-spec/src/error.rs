@@ -79,10 +79,10 @@ pub enum SpecError {
         /// Where the image wants it.
         destination: PathBuf,
     },
-    /// A part of an emptyDir, which lives in the guest.
+    /// A part of an emptyDir, of which nobody knows which one it is.
     #[error(
-        "container {container}: a subPath of the emptyDir {volume} cannot be mounted on {destination}: it lives in the VM, \
-         and only the whole of it can be mounted; mount all of it and name the directory in the program's arguments"
+        "container {container}: the subPath of the emptyDir {volume} cannot be mounted on {destination}: kubelet's mount of \
+         it is not in the shim's list of mounts; mount all of the volume and name the directory in the program's arguments"
     )]
     SubPath {
         /// The container's id.

@@ -9,7 +9,7 @@ use oci_spec::runtime::Mount;
 use crate::error::SpecError;
 use crate::paths;
 use crate::role::Owner;
-use crate::storage::{empty_dir, empty_dir_size};
+use crate::storage::{empty_dir, empty_dir_size, in_empty_dir};
 use crate::translate::{Copy, CopyKind, FileKind, HostFile, Medium, TerminationLog};
 use crate::volume::{Volume, directory_of, is_engine_file, is_image_volume, is_shm};
 
@@ -90,6 +90,9 @@ impl Translator<'_> {
         }
         match Volume::of(source, &self.owner) {
             Some(Volume::EmptyDir(name)) => self.empty_dir(mount, source, name),
+            Some(Volume::InEmptyDir { name, volume, within }) => {
+                self.in_empty_dir(mount, source, (name, &volume), &within)
+            }
             Some(Volume::Written) => self.copy(mount, source, CopyKind::Tree, true),
             Some(Volume::TerminationLog) => self.termination_log(mount, source),
             Some(Volume::SubPath { volume, volumes }) => self.sub_path(mount, source, volume, &volumes),
@@ -128,6 +131,18 @@ impl Translator<'_> {
     }
 
     fn empty_dir(&mut self, mount: &Mount, source: &Path, name: &str) -> Result<(), SpecError> {
+        let (place, _) = self.empty_dir_storage(mount, source, name)?;
+        self.push(mount, "bind", place);
+        Ok(())
+    }
+
+    /// Where the volume is in the guest, and its group.
+    fn empty_dir_storage(
+        &mut self,
+        mount: &Mount,
+        source: &Path,
+        name: &str,
+    ) -> Result<(String, u32), SpecError> {
         let file = (self.stat)(source)
             .filter(|file| file.kind == FileKind::Directory)
             .ok_or_else(|| self.wrong_kind(mount, source, "directory"))?;
@@ -138,14 +153,40 @@ impl Translator<'_> {
             });
         }
         let storage = empty_dir(name, file.gid);
-        self.push(mount, "bind", storage.mount_point.clone());
-        if !self.out.storages.iter().any(|known| known.mount_point == storage.mount_point) {
-            if let Some(Medium::Memory(size)) = file.medium {
-                self.out.sizes.push(empty_dir_size(name, size));
-            }
+        let place = storage.mount_point.clone();
+        if self.add(storage)
+            && let Some(Medium::Memory(size)) = file.medium
+        {
+            self.out.sizes.push(empty_dir_size(name, size));
+        }
+        Ok((place, file.gid))
+    }
+
+    /// A directory of it: the guest's, of which the host has a placeholder only.
+    fn in_empty_dir(
+        &mut self,
+        mount: &Mount,
+        source: &Path,
+        (name, volume): (&str, &Path),
+        within: &str,
+    ) -> Result<(), SpecError> {
+        if self.kind(source) != Some(FileKind::Directory) {
+            return Err(self.wrong_kind(mount, source, "directory"));
+        }
+        let (_, gid) = self.empty_dir_storage(mount, volume, name)?;
+        let directory = in_empty_dir(name, within, gid);
+        self.push(mount, "bind", directory.mount_point.clone());
+        self.add(directory);
+        Ok(())
+    }
+
+    /// Adds a storage that the container has not yet; whether it had not.
+    fn add(&mut self, storage: Storage) -> bool {
+        let is_new = !self.out.storages.iter().any(|known| known.mount_point == storage.mount_point);
+        if is_new {
             self.out.storages.push(storage);
         }
-        Ok(())
+        is_new
     }
 
     /// A `VOLUME` of the image. The engine has copied what the image has there into a directory of the host; the guest has
@@ -459,6 +500,22 @@ mod tests {
             let error = one(bind(&source, "/cache", &["ro"])).unwrap_err();
             assert!(matches!(&error, SpecError::SubPath { volume, .. } if volume == "data"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_directory_of_an_empty_dir_is_the_guests() {
+        let source = format!("{POD}/volumes/kubernetes.io~empty-dir/data/a/subdir");
+        let out = one(bind(&source, "/cache", &["ro"])).unwrap();
+        let place = format!("{}/data", paths::EPHEMERAL);
+        assert_eq!(out.mounts[0].source, format!("{place}/a/subdir"));
+        // The volume first, in which the directory is made; the pod's group owns both.
+        let storages: Vec<_> =
+            out.storages.iter().map(|one| (one.driver.as_str(), &one.mount_point)).collect();
+        assert_eq!(storages, [("ephemeral", &place), ("local", &format!("{place}/a/subdir"))]);
+        assert_eq!(out.storages[1].options, ["mode=0777", "fsgid=2000"]);
+        let whole = bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/data"), "/all", &["rw"]);
+        let both = mounts(OWNER, false, &[bind(&source, "/cache", &["ro"]), whole], &stat).unwrap();
+        assert_eq!((both.mounts.len(), both.storages.len()), (2, 2));
     }
 
     #[test]

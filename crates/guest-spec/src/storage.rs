@@ -25,6 +25,23 @@ pub(crate) fn empty_dir(name: &str, gid: u32) -> Storage {
     Storage { shared: true, ..ephemeral(format!("{}/{name}", paths::EPHEMERAL), options) }
 }
 
+/// A directory in an emptyDir, made where it is not there, as kubelet makes one: everybody's, and the pod's group's.
+pub(crate) fn in_empty_dir(name: &str, within: &str, gid: u32) -> Storage {
+    let mut options = vec!["mode=0777".to_string()];
+    if gid != 0 {
+        options.push(format!("fsgid={gid}"));
+    }
+    Storage {
+        driver: "local".to_string(),
+        source: "local".to_string(),
+        fstype: "local".to_string(),
+        options,
+        mount_point: format!("{}/{name}/{within}", paths::EPHEMERAL),
+        shared: true,
+        ..Default::default()
+    }
+}
+
 /// Gives an emptyDir its size, in bytes; for UpdateEphemeralMounts after the first container that has it.
 pub(crate) fn empty_dir_size(name: &str, size: u64) -> UpdateEphemeralMountsRequest {
     let options = vec!["remount".to_string(), format!("size={size}")];

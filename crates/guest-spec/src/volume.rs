@@ -19,6 +19,15 @@ pub(crate) enum Volume<'a> {
     Written,
     /// An emptyDir of this name.
     EmptyDir(&'a str),
+    /// A directory in an emptyDir (`subPath`).
+    InEmptyDir {
+        /// The volume's name in the pod.
+        name: &'a str,
+        /// The volume's own directory on the host.
+        volume: PathBuf,
+        /// The path below it.
+        within: String,
+    },
     /// One entry of a volume (`subPath`).
     SubPath {
         /// The volume's name in the pod.
@@ -54,6 +63,11 @@ impl<'a> Volume<'a> {
                     plugin => Self::Plugin { plugin, name },
                 })
             }
+            [_, "volumes", "kubernetes.io~empty-dir", name, ref within @ ..] => Some(Self::InEmptyDir {
+                name,
+                volume: parts[..pods + 5].iter().collect(),
+                within: within.join("/"),
+            }),
             [_, "volumes", plugin, name, "mount"] => {
                 Some(Self::Plugin { plugin: plugin.strip_prefix("kubernetes.io~")?, name })
             }
@@ -152,6 +166,14 @@ mod tests {
         assert_eq!(
             of("/data/k/pods/8c5d/volumes/kubernetes.io~empty-dir/tmp"),
             Some(Volume::EmptyDir("tmp"))
+        );
+        assert_eq!(
+            of("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~empty-dir/tmp/mount/b"),
+            Some(Volume::InEmptyDir {
+                name: "tmp",
+                volume: "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~empty-dir/tmp".into(),
+                within: "mount/b".to_owned(),
+            })
         );
         assert_eq!(
             of("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~csi/pvc-1/mount"),

@@ -15,7 +15,7 @@ use vmm_config::hotplug::Lun;
 
 use super::pod_vm::{Context, PodVm};
 use super::volumes::Copied;
-use super::{gpus, layers, models, sealed};
+use super::{gpus, layers, models, sealed, sub_paths};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
 use crate::core::Made;
 
@@ -59,6 +59,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     };
     // The guest has the pod's own container, and takes none of the host's.
     let role = Role::of(&spec);
+    sub_paths::name_directories(&mut spec);
     let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
     let spec = &spec;
     if !vm.unseals {

@@ -25,6 +25,7 @@ mod pinned;
 mod pod_vm;
 mod real;
 mod sealed;
+mod sub_paths;
 #[cfg(test)]
 mod tests;
 mod volumes;

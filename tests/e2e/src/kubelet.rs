@@ -58,6 +58,17 @@ impl PodDirectory {
         (mount(&file, target, false), file)
     }
 
+    /// A directory of an emptyDir, by `subPath`: kubelet makes it and mounts it again where no name says which one it is.
+    pub fn sub_path(&self, name: &str, within: &str, container: &str, target: &str) -> Mount {
+        let directory = self.volume("empty-dir", name).join(within);
+        fs::create_dir_all(&directory).or_fail("make a directory in a volume");
+        let place = self.root.join("volume-subpaths").join(name).join(container).join("0");
+        fs::create_dir_all(&place).or_fail("make a place for a subPath");
+        let status = Command::new("mount").arg("--bind").args([&directory, &place]).status().or_fail("mount");
+        assert!(status.success(), "mount {}: {status}", place.display());
+        mount(&place, target, false)
+    }
+
     /// The pod's `/etc/hosts`, which kubelet manages.
     pub fn etc_hosts(&self, lines: &str) -> Mount {
         let file = self.root.join("etc-hosts");
@@ -86,9 +97,13 @@ impl PodDirectory {
 
 impl Drop for PodDirectory {
     fn drop(&mut self) {
-        let secrets = self.root.join("volumes/kubernetes.io~secret");
-        for volume in fs::read_dir(secrets).into_iter().flatten().flatten() {
-            let _ = Command::new("umount").arg("--lazy").arg(volume.path()).status();
+        let within = |directory: PathBuf| {
+            fs::read_dir(directory).into_iter().flatten().flatten().map(|one| one.path())
+        };
+        let secrets = within(self.root.join("volumes/kubernetes.io~secret"));
+        let sub_paths = within(self.root.join("volume-subpaths")).flat_map(within).flat_map(within);
+        for mounted in secrets.chain(sub_paths) {
+            let _ = Command::new("umount").arg("--lazy").arg(mounted).status();
         }
         let _ = fs::remove_dir_all(&self.root);
     }

@@ -205,7 +205,11 @@ pub const POD: &[Message] = &[
             field("name", Engine, "of the volume"),
             field("readOnly", Carried, ""),
             field("recursiveReadOnly", Carried, ""),
-            field("subPath", Carried, "of a volume that is copied, once; of an emptyDir it is refused"),
+            field(
+                "subPath",
+                Carried,
+                "of a volume that is copied, once; a directory of an emptyDir, which a policy of `coffer bind` does not know",
+            ),
             field("subPathExpr", Carried, "the same"),
         ],
     },

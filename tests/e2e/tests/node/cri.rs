@@ -53,6 +53,28 @@ fn an_images_volume_is_writable_and_has_the_images_content() {
     });
 }
 
+/// The node has a placeholder of it only.
+#[test]
+fn a_sub_path_of_an_empty_dir_is_the_guests_directory() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("parts").await.start().await;
+        let all = pod.directory.empty_dir("data", "/all");
+        let init = pod
+            .run("init", BUSYBOX, &["sh", "-c", "mkdir -p /all/a; echo inside > /all/a/file"], vec![all])
+            .await;
+        assert_eq!(init.exited().await, 0);
+        let part = pod.directory.sub_path("data", "a", "app", "/part");
+        let new = pod.directory.sub_path("data", "b/c", "other", "/new");
+        let app = pod.run("app", BUSYBOX, &FOREVER, vec![part, new]).await;
+        let look = "cat /part/file; echo more > /new/file; stat -c %a /new";
+        assert_eq!(app.exec(&["sh", "-c", look]).await, "inside\n777\n");
+        let all = pod.directory.empty_dir("data", "/all");
+        let whole = pod.run("whole", BUSYBOX, &FOREVER, vec![all]).await;
+        assert_eq!(whole.exec(&["cat", "/all/b/c/file"]).await, "more\n");
+        pod.remove().await;
+    });
+}
+
 #[test]
 fn a_container_can_be_replaced_while_its_pod_runs() {
     e2e(async |rig| {
