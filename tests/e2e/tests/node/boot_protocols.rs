@@ -7,7 +7,7 @@ use serde_json::json;
 
 const NAMESPACE: &str = "default";
 /// Bytes of the released shim: one process of it stays for each pod.
-const LARGEST_SHIM: u64 = 6 << 20;
+const LARGEST_SHIM: u64 = 6_000_000;
 
 #[test]
 fn the_released_shim_is_small() {
