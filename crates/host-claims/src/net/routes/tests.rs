@@ -1,6 +1,6 @@
 use rtnetlink::packet_route::route::RouteScope;
-
 use shared_types::Mac;
+
 use super::*;
 
 fn message(attributes: Vec<RouteAttribute>) -> RouteMessage {
