@@ -193,7 +193,7 @@ mod tests {
             "/var/lib/kubelet/pods/8c5d/etc-hosts",
             "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~configmap",
             "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~configmap/v/../../../../../../../etc",
-            "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~empty-dir/v/deeper",
+            "/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~configmap/v/deeper",
             "/var/lib/kubelet/pods/8c5d/volumes/vendor~configmap/v",
             // Another pod's, and what somebody has named as if it were a pod's.
             "/var/lib/kubelet/pods/9e1f/volumes/kubernetes.io~secret/v",

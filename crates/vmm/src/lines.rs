@@ -22,10 +22,12 @@ const BURST: usize = 64 * 1024;
 const REFILL: usize = 4 * 1024;
 
 /// How long a stream's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
-/// than a whole line.
-const GATHER: Duration = Duration::from_millis(20);
-/// How many bytes are looked at in one go.
+/// than a whole line: a guest that boots or starts a process would be looked at for every letter.
+const GATHER: Duration = Duration::from_millis(200);
+/// How many bytes are read in one go.
 const PIECE: usize = 8 * 1024;
+/// How often a stream is read at a look, as long as there is more: what its pipe holds.
+const PIECES: u32 = 8;
 
 /// The last lines of a stream that is being followed; clones share them.
 #[derive(Debug, Clone)]
@@ -113,6 +115,7 @@ impl Feed {
         let mut budget = Budget::new();
         let mut splitter = Splitter { line: Vec::new(), longest };
         let mut buffer = vec![0; PIECE];
+        let mut pieces = 0;
         let mut line = |line: String| {
             each(&line);
             keep(line, &kept, source, log, &mut budget);
@@ -121,7 +124,9 @@ impl Feed {
             activity.mark();
             splitter.push(&buffer[..read], &mut line);
             more.notify_waiters();
-            if !gather.is_zero() {
+            pieces += 1;
+            if !gather.is_zero() && (read < PIECE || pieces == PIECES) {
+                pieces = 0;
                 sleep(gather).await;
             }
         }
