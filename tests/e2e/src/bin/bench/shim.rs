@@ -37,7 +37,7 @@ async fn cpu_time(artefacts: &Artefacts, report: &mut Report) {
     for round in 0..5 {
         let lone = Lone::running(artefacts, &format!("cpu-{round}")).await;
         let process = lone.process();
-        // The last starts that the guest writes about the start are the start's.
+        // The last lines that the guest writes about the start are the start's.
         sleep(IDLE).await;
         let started = cpu(&process);
         running.push((lone.start_cpu + started).as_secs_f64() * 1e3);
