@@ -1,6 +1,8 @@
 //! Pods through CRI, as kubelet runs them.
 
-use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
+use std::time::Duration;
+
+use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume, until};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -94,20 +96,25 @@ fn a_container_can_be_replaced_while_its_pod_runs() {
 fn port_forward_reaches_what_listens_on_the_pods_address_and_not_the_guests_loopback() {
     e2e(async |rig| {
         let mut pod = rig.pod("forward").await.start().await;
-        let serve =
-            "echo of-the-pod > /tmp/page; httpd -p 8080 -h /tmp; exec httpd -f -p 127.0.0.1:8081 -h /tmp";
+        let serve = "while :; do echo of-the-pod | nc -l -p 8080; done & \
+                     while :; do echo its-own | nc -l -s 127.0.0.1 -p 8081; done";
         let server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
-        server.exec(&["sh", "-c", "until nc -z 127.0.0.1 8081; do sleep 0.1; done"]).await;
-        let get = b"GET /page HTTP/1.0\r\n\r\n";
+        let inside = "for i in $(seq 30); do sleep 1 | nc 127.0.0.1 8081 | grep . && exit; sleep 0.3; done";
+        assert_eq!(server.exec(&["sh", "-c", inside]).await, "its-own\n");
+        let has_line = |text: &[u8]| text == b"of-the-pod\n";
         for _ in 0..2 {
-            let url = pod.cri.port_forward(&pod.id, 8080).await;
-            let has_page = |text: &[u8]| String::from_utf8_lossy(text).contains("of-the-pod\n");
-            let answer = Forwarded::open(&url, 8080).await.ask(get, has_page).await;
-            assert!(has_page(&answer), "{}", String::from_utf8_lossy(&answer));
+            let mut cri = pod.cri.clone();
+            let id = pod.id.clone();
+            until("the pod's answer", Duration::from_secs(30), async || {
+                let url = cri.port_forward(&id, 8080).await;
+                let answer = Forwarded::open(&url, 8080).await.ask(b"x", has_line).await;
+                has_line(&answer).then_some(())
+            })
+            .await;
         }
         for nobody in [8081, 8082] {
             let url = pod.cri.port_forward(&pod.id, nobody).await;
-            let answer = Forwarded::open(&url, nobody).await.ask(get, |_| false).await;
+            let answer = Forwarded::open(&url, nobody).await.ask(b"x", |_| false).await;
             assert_eq!(answer, b"", "port {nobody}");
         }
         pod.remove().await;
