@@ -1,8 +1,6 @@
 //! Pods through CRI, as kubelet runs them.
 
-use std::time::Duration;
-
-use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume, until};
+use e2e::{BUSYBOX, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -86,36 +84,6 @@ fn a_container_can_be_replaced_while_its_pod_runs() {
             let container = pod.run(&name, LAYERED, &["sh", "-c", "exit 4"], vec![]).await;
             assert_eq!(container.exited().await, 4);
             pod.cri.remove(&container.id).await;
-        }
-        pod.remove().await;
-    });
-}
-
-/// The engine connects to the loopback of the pod's namespace on the host; what listens in the guest answers.
-#[test]
-fn port_forward_reaches_what_listens_on_the_pods_address_and_not_the_guests_loopback() {
-    e2e(async |rig| {
-        let mut pod = rig.pod("forward").await.start().await;
-        let serve = "while :; do echo of-the-pod | nc -l -p 8080; done & \
-                     while :; do echo its-own | nc -l -s 127.0.0.1 -p 8081; done";
-        let server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
-        let inside = "for i in $(seq 30); do sleep 1 | nc 127.0.0.1 8081 | grep . && exit; sleep 0.3; done";
-        assert_eq!(server.exec(&["sh", "-c", inside]).await, "its-own\n");
-        let has_line = |text: &[u8]| text == b"of-the-pod\n";
-        for _ in 0..2 {
-            let mut cri = pod.cri.clone();
-            let id = pod.id.clone();
-            until("the pod's answer", Duration::from_secs(30), async || {
-                let url = cri.port_forward(&id, 8080).await;
-                let answer = Forwarded::open(&url, 8080).await.ask(b"x", has_line).await;
-                has_line(&answer).then_some(())
-            })
-            .await;
-        }
-        for nobody in [8081, 8082] {
-            let url = pod.cri.port_forward(&pod.id, nobody).await;
-            let answer = Forwarded::open(&url, nobody).await.ask(b"x", |_| false).await;
-            assert_eq!(answer, b"", "port {nobody}");
         }
         pod.remove().await;
     });
