@@ -4,13 +4,14 @@ use std::io::Write;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use gpu::claim::{Claim, Quarantined};
 use gpu::owner::{CC_MANAGER_READY, Ownership, ownership};
-use gpu::quarantine::{Entry, Quarantine};
+use gpu::quarantine::Quarantine;
 use gpu::sysfs::Function;
-use gpu::{Mode, ModePolicy, Phase, set};
+use gpu::{Mode, ModePolicy, set};
 
 use super::Host;
-use super::claim::{Quarantined, claim};
+use super::claim::claim;
 use super::progress::shown;
 
 /// Sets a mode: writes all, resets all, verifies all.
@@ -31,8 +32,7 @@ pub(super) async fn mode(
     let switched = shown(async |progress| {
         let (held, gpus) = claim(host, functions, Quarantined::Refuse, progress).await?;
         let done = async { set::switch(set::boot(gpus).await?, mode).await };
-        let done = done.await.map_err(|error| lost(host, error));
-        drop(held);
+        let done = done.await.map_err(|error| lost(&held, error));
         done.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
     });
     for gpu in switched.await? {
@@ -71,18 +71,11 @@ pub(super) async fn release(host: &Host, functions: &[Function], out: &mut impl 
     if failed.is_empty() { Ok(()) } else { bail!("{}", failed.join("; ")) }
 }
 
-/// Puts GPUs that did not come back from their reset into quarantine.
-fn lost(host: &Host, error: set::Error) -> anyhow::Error {
-    let quarantine = Quarantine::new(&host.state());
-    let mut unrecorded = Vec::new();
-    if let set::Error::Devices { failures, .. } = &error {
-        let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
-        for failure in failures.iter().filter(|failure| back.contains(&failure.phase)) {
-            if let Err(error) = quarantine.put(failure.gpu, &Entry::now(failure, "coffer gpu")) {
-                unrecorded.push(error.to_string());
-            }
-        }
-    }
+/// Puts GPUs that did not come back into quarantine.
+fn lost(claim: &Claim, error: set::Error) -> anyhow::Error {
+    let set::Error::Devices { failures, pending } = &error else { return error.into() };
+    let unrecorded = claim.lost(failures, pending).unrecorded;
+    let unrecorded: Vec<_> = unrecorded.iter().map(ToString::to_string).collect();
     let error = anyhow::Error::new(error);
     if unrecorded.is_empty() { error } else { error.context(unrecorded.join("; ")) }
 }
@@ -90,11 +83,10 @@ fn lost(host: &Host, error: set::Error) -> anyhow::Error {
 async fn clean(host: &Host, functions: &[Function], quarantined: Quarantined) -> Result<()> {
     shown(async |progress| {
         let (held, gpus) = claim(host, functions, quarantined, progress).await?;
-        for mut gpu in set::reset(gpus).await.map_err(|error| lost(host, error))? {
+        for mut gpu in set::reset(gpus).await.map_err(|error| lost(&held, error))? {
             let unclean = |failure| set::Error::Devices { failures: vec![failure], pending: vec![] };
-            gpu.scrubbed().await.map_err(|failure| lost(host, unclean(failure)))?;
+            gpu.scrubbed().await.map_err(|failure| lost(&held, unclean(failure)))?;
         }
-        drop(held);
         Ok(())
     })
     .await

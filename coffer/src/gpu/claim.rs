@@ -4,36 +4,27 @@ use std::path::Path;
 #[cfg(feature = "vfio-user")]
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
-use gpu::lock::GpuLock;
-use gpu::power::{Awake, PowerPlan};
-use gpu::quarantine::Quarantine;
-use gpu::registers::{Registers, ResetKind};
+#[cfg(feature = "vfio-user")]
+use anyhow::Context;
+use anyhow::Result;
+#[cfg(not(feature = "vfio-user"))]
+use anyhow::bail;
+use gpu::claim::{Claim, Quarantined, Way};
+use gpu::power::PowerPlan;
+use gpu::registers::Registers;
 use gpu::sysfs::Function;
 use gpu::{Attached, Gpu, Progress, open};
 
 use super::Host;
 
-/// What must outlive the open GPUs.
-pub(super) struct Held {
-    _locks: Vec<GpuLock>,
-    _awake: Vec<Awake>,
+/// How the operator's command calls itself to those who want a GPU that it has.
+fn holder() -> String {
+    format!("coffer gpu (pid {})", std::process::id())
 }
 
-/// Whether quarantined GPUs may be touched.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(super) enum Quarantined {
-    Refuse,
-    Allow,
-}
-
-pub(super) async fn locks(host: &Host, functions: &[Function]) -> Result<Vec<GpuLock>> {
-    let name = format!("coffer gpu (pid {})", std::process::id());
-    let mut locks = Vec::new();
-    for function in functions {
-        locks.push(GpuLock::take(&host.state(), function.address, &name).await?);
-    }
-    Ok(locks)
+/// Locks all, for something that needs no way to their registers.
+pub(super) async fn locks(host: &Host, functions: &[Function]) -> Result<Claim> {
+    Ok(Claim::lock(&host.state(), functions.to_vec(), vec![], &holder(), Quarantined::Allow).await?)
 }
 
 /// Locks all, then opens all, whether or not their firmware runs.
@@ -42,44 +33,28 @@ pub(super) async fn claim(
     functions: &[Function],
     quarantined: Quarantined,
     progress: &Progress,
-) -> Result<(Held, Vec<Gpu<Attached>>)> {
-    let locks = locks(host, functions).await?;
-    let quarantine = Quarantine::new(&host.state());
-    if quarantined == Quarantined::Refuse {
-        for function in functions {
-            if let Some(entry) = quarantine.of(function.address)? {
-                let gpu = function.address;
-                bail!(
-                    "GPU {gpu} is in quarantine: {}; look into it, then `coffer gpu release {gpu}`",
-                    entry.reason
-                );
-            }
-        }
-    }
-    let mut awake = Vec::new();
-    for function in functions {
-        awake.push(PowerPlan::new(function.address, &function.path)?.claim().await?);
-    }
-    let mut gpus = Vec::new();
-    for function in functions {
-        gpus.push(attach(host, function, progress).await?);
-    }
-    Ok((Held { _locks: locks, _awake: awake }, gpus))
+) -> Result<(Claim, Vec<Gpu<Attached>>)> {
+    let power = functions.iter().map(|function| PowerPlan::new(function.address, &function.path));
+    let power = power.collect::<Result<_, _>>()?;
+    let mut claim = Claim::lock(&host.state(), functions.to_vec(), power, &holder(), quarantined).await?;
+    claim.wake().await?;
+    let gpus = claim.open(progress, host).await?;
+    Ok((claim, gpus))
 }
 
-/// Opens one GPU, which the caller has locked.
-pub(super) async fn attach(host: &Host, function: &Function, progress: &Progress) -> Result<Gpu<Attached>> {
-    if let Some(driver) = function.driver.as_deref().filter(|driver| !open::is_vfio(driver)) {
-        // Also for one that is played: the rule is the same.
-        return Err(open::Error::Driver { gpu: function.address, driver: driver.to_owned() }.into());
+impl Way for Host {
+    type Error = anyhow::Error;
+
+    async fn registers(&self, function: &Function) -> Result<Box<dyn Registers>> {
+        if let Some(driver) = function.driver.as_deref().filter(|driver| !open::is_vfio(driver)) {
+            // Also for one that is played: the rule is the same.
+            return Err(open::Error::Driver { gpu: function.address, driver: driver.to_owned() }.into());
+        }
+        Ok(match self.socket(function.address) {
+            Some(socket) => played(&socket).await?,
+            None => open::open(function, &self.root.join("dev")).await?,
+        })
     }
-    let registers: Box<dyn Registers> = match host.socket(function.address) {
-        Some(socket) => played(&socket).await?,
-        None => open::open(function, &host.root.join("dev")).await?,
-    };
-    let reset = function.reset_kind().unwrap_or(ResetKind::Function);
-    let opened = Gpu::attach(function.address, function.id, reset, registers, progress).await;
-    opened.with_context(|| format!("GPU {} is not usable", function.address))
 }
 
 #[cfg(feature = "vfio-user")]

@@ -5,6 +5,7 @@ use std::io::Write;
 use anyhow::{Result, ensure};
 use gpu::Kind;
 use gpu::chip::Capability;
+use gpu::claim::Way as _;
 use gpu::fabric::Fabric;
 use gpu::lock::{self, Look};
 use gpu::quarantine::Quarantine;
@@ -12,7 +13,7 @@ use gpu::sysfs::{Function, Inventory};
 use gpu::{Mode, Progress};
 use serde::Serialize;
 
-use super::{Host, Output, claim};
+use super::{Host, Output};
 
 /// One line.
 #[derive(Debug, Serialize)]
@@ -114,9 +115,9 @@ async fn row(host: &Host, function: &Function, fabric: Option<&Fabric>) -> Row {
 
 /// Claims wait meanwhile.
 async fn mode(host: &Host, function: &Function) -> Result<Mode> {
-    let _look = Look::begin(&host.state(), function.address).await?;
-    let mut gpu = claim::attach(host, function, &Progress::silent()).await?.boot().await?;
-    Ok(gpu.query().await?.mode)
+    let look = Look::begin(&host.state(), function.address).await?;
+    let registers = host.registers(function).await?;
+    Ok(gpu::look_at(&look, function.id, registers, &Progress::silent()).await?.mode)
 }
 
 fn capable(function: &Function) -> (bool, Option<&'static str>) {

@@ -1,9 +1,12 @@
 //! One GPU or NVSwitch in our hands, and what is known about its mode.
 
+use std::sync::Arc;
+
 use crate::boot::{self, Scrubbed};
 use crate::chip::{Chip, DeviceId, Family};
 use crate::error::PendingMode;
 use crate::fsp::{self, Fsp};
+use crate::lock::{GpuLock, Look};
 use crate::mode::{self, Active};
 use crate::progress::{Phase, Progress};
 use crate::registers::{At, Registers, ResetKind, Word};
@@ -22,22 +25,24 @@ pub struct Unverified(());
 #[derive(Debug)]
 pub struct Verified(Mode);
 
-/// A GPU or NVSwitch that is open, awake and booted. Dropping it closes it; VFIO resets it then.
+/// A GPU or NVSwitch that is locked, open, awake and booted. Dropping it closes it; VFIO resets it then.
 #[derive(Debug)]
 pub struct Gpu<S> {
-    address: PciAddress,
     id: DeviceId,
     chip: Chip,
     reset: ResetKind,
     registers: Box<dyn Registers>,
+    // Dropped after the registers: it is closed before anybody else may have it.
+    lock: Arc<GpuLock>,
     progress: Progress,
     state: S,
 }
 
-/// A verified GPU, closed again, so that a VM can open it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A verified GPU, closed again, so that a VM can open it. Nobody else can lock it as long as this is there: what was
+/// verified holds.
+#[derive(Debug, Clone)]
 pub struct Assignable {
-    address: PciAddress,
+    lock: Arc<GpuLock>,
     id: DeviceId,
     chip: Chip,
     mode: Mode,
@@ -47,7 +52,7 @@ impl Assignable {
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> PciAddress {
-        self.address
+        self.lock.gpu()
     }
 
     /// Its device id.
@@ -74,7 +79,7 @@ impl Assignable {
     /// As if it had been verified.
     pub(crate) fn for_test(address: PciAddress, id: DeviceId, mode: Mode) -> Self {
         let chip = Chip::of(id).unwrap_or(Chip::Other);
-        Self { address, id, chip, mode }
+        Self { lock: GpuLock::for_test(address), id, chip, mode }
     }
 }
 
@@ -82,7 +87,7 @@ impl<S> Gpu<S> {
     /// Where it is.
     #[must_use]
     pub fn address(&self) -> PciAddress {
-        self.address
+        self.lock.gpu()
     }
 
     /// Its device id.
@@ -106,7 +111,8 @@ impl<S> Gpu<S> {
     /// # Errors
     /// The reset was refused, or the GPU did not come back. It is closed then.
     pub async fn reset(self) -> Result<Gpu<Unverified>, Failure> {
-        let Self { address, id, chip, reset, mut registers, progress, state: _ } = self;
+        let Self { lock, id, chip, reset, mut registers, progress, state: _ } = self;
+        let address = lock.gpu();
         let span = progress.begin(address, Phase::Reset);
         // The kernel sleeps for 100 ms and more in it.
         let work = move || {
@@ -123,7 +129,7 @@ impl<S> Gpu<S> {
                 registers.write32(At::Bar0(offset), value).map_err(|e| span.fail(e))?;
             }
         }
-        Ok(Gpu { address, id, chip, reset, registers, progress, state: Unverified(()) })
+        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Unverified(()) })
     }
 
     /// Reads the active mode, which may be wrong; it can always be read. A chip that is not known is taken for off.
@@ -131,7 +137,7 @@ impl<S> Gpu<S> {
     /// # Errors
     /// [`Cause::Unreadable`], [`Cause::InvalidMode`].
     pub async fn query(&mut self) -> Result<Active, Failure> {
-        let span = self.progress.begin(self.address, Phase::Query);
+        let span = self.progress.begin(self.address(), Phase::Query);
         let family = self.family();
         active(&mut *self.registers, family).map_err(|cause| span.fail(cause))
     }
@@ -141,7 +147,7 @@ impl<S> Gpu<S> {
     /// # Errors
     /// [`Cause::Fsp`].
     pub async fn pending(&mut self) -> Result<PendingMode, Failure> {
-        let span = self.progress.begin(self.address, Phase::Inspect);
+        let span = self.progress.begin(self.address(), Phase::Inspect);
         let family = self.family();
         let work = pending(&mut *self.registers, family);
         work.await.map_err(|error| span.fail(error))
@@ -152,7 +158,7 @@ impl<S> Gpu<S> {
     /// # Errors
     /// [`Cause::Gone`], or a register that says for too long that it is not.
     pub async fn scrubbed(&mut self) -> Result<Scrubbed, Failure> {
-        let mut span = self.progress.begin(self.address, Phase::Scrub);
+        let mut span = self.progress.begin(self.address(), Phase::Scrub);
         let family = self.family();
         match boot::scrubbed(&mut *self.registers, family, &mut span).await {
             Ok(Some(scrubbed)) => Ok(scrubbed),
@@ -163,23 +169,24 @@ impl<S> Gpu<S> {
 }
 
 impl Gpu<Attached> {
-    /// Takes an open function, to be reset by `reset` from now on, and wakes it. Its firmware is not asked for: what a
-    /// reset may mend must not stand in its way.
+    /// Takes an open function of a GPU that is locked, to be reset by `reset` from now on, and wakes it. Its firmware is
+    /// not asked for: what a reset may mend must not stand in its way.
     ///
     /// # Errors
     /// [`Cause::Asleep`], [`Cause::Gone`].
     pub async fn attach(
-        address: PciAddress,
+        lock: &Arc<GpuLock>,
         id: DeviceId,
         reset: ResetKind,
         mut registers: Box<dyn Registers>,
         progress: &Progress,
     ) -> Result<Self, Failure> {
-        let mut span = progress.begin(address, Phase::Open);
+        let lock = Arc::clone(lock);
+        let mut span = progress.begin(lock.gpu(), Phase::Open);
         boot::wake(&mut *registers, &mut span).await.map_err(|cause| span.fail(cause))?;
         let chip = Chip::of(id).unwrap_or(Chip::Other);
         let progress = progress.clone();
-        Ok(Self { address, id, chip, reset, registers, progress, state: Attached(()) })
+        Ok(Self { lock, id, chip, reset, registers, progress, state: Attached(()) })
     }
 
     /// Waits until its firmware has booted.
@@ -187,26 +194,27 @@ impl Gpu<Attached> {
     /// # Errors
     /// The firmware does not boot or is not well. It is closed then.
     pub async fn boot(self) -> Result<Gpu<Unverified>, Failure> {
-        let Self { address, id, chip, reset, mut registers, progress, state: _ } = self;
+        let Self { lock, id, chip, reset, mut registers, progress, state: _ } = self;
+        let address = lock.gpu();
         boot::wait(&mut *registers, address, chip, &progress).await?;
-        Ok(Gpu { address, id, chip, reset, registers, progress, state: Unverified(()) })
+        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Unverified(()) })
     }
 }
 
 impl Gpu<Unverified> {
-    /// Takes an open function, to be reset by `reset` from now on, wakes it and waits until its firmware has
-    /// booted.
+    /// Takes an open function of a GPU that is locked, to be reset by `reset` from now on, wakes it and waits until its
+    /// firmware has booted.
     ///
     /// # Errors
     /// [`Cause::Asleep`], [`Cause::Gone`]; the firmware does not boot or is not well.
     pub async fn open(
-        address: PciAddress,
+        lock: &Arc<GpuLock>,
         id: DeviceId,
         reset: ResetKind,
         registers: Box<dyn Registers>,
         progress: &Progress,
     ) -> Result<Self, Failure> {
-        Gpu::attach(address, id, reset, registers, progress).await?.boot().await
+        Gpu::attach(lock, id, reset, registers, progress).await?.boot().await
     }
 
     /// Reads what would have to be written for a mode. Writes nothing, and finds every reason why a write
@@ -215,7 +223,7 @@ impl Gpu<Unverified> {
     /// # Errors
     /// [`Cause::Unsupported`], [`Cause::Locked`], [`Cause::Fsp`].
     pub async fn plan(&mut self, mode: Mode) -> Result<Plan, Failure> {
-        let span = self.progress.begin(self.address, Phase::Inspect);
+        let span = self.progress.begin(self.address(), Phase::Inspect);
         let family = self.family();
         let work = async {
             let subsystem = boot::subsystem(&mut *self.registers)?;
@@ -237,7 +245,7 @@ impl Gpu<Unverified> {
         if plan.changes().is_empty() {
             return Ok(());
         }
-        let span = self.progress.begin(self.address, Phase::Write);
+        let span = self.progress.begin(self.address(), Phase::Write);
         let family = self.family();
         let work = async {
             let mut fsp = Fsp::open(&mut *self.registers, family).await?;
@@ -251,7 +259,7 @@ impl Gpu<Unverified> {
     /// # Errors
     /// [`Cause::WrongMode`], [`Cause::Pending`], [`Cause::InvalidMode`]; reading failed. It is closed then.
     pub async fn verify(mut self, wanted: Mode) -> Result<Gpu<Verified>, Failure> {
-        let span = self.progress.begin(self.address, Phase::Verify);
+        let span = self.progress.begin(self.address(), Phase::Verify);
         let family = self.family();
         if family == Family::Other && wanted != Mode::Off {
             return Err(span.fail(Cause::UnknownChip(self.id)));
@@ -266,8 +274,8 @@ impl Gpu<Unverified> {
         if pending != PendingMode::Mode(wanted) {
             return Err(span.fail(Cause::Pending { active: wanted, pending }));
         }
-        let Self { address, id, chip, reset, registers, progress, state: _ } = self;
-        Ok(Gpu { address, id, chip, reset, registers, progress, state: Verified(wanted) })
+        let Self { lock, id, chip, reset, registers, progress, state: _ } = self;
+        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Verified(wanted) })
     }
 }
 
@@ -281,8 +289,24 @@ impl Gpu<Verified> {
     /// Closes it, so that a VM can open it.
     #[must_use]
     pub fn close(self) -> Assignable {
-        Assignable { address: self.address, id: self.id, chip: self.chip, mode: self.state.0 }
+        Assignable { lock: self.lock, id: self.id, chip: self.chip, mode: self.state.0 }
     }
+}
+
+/// Reads the active mode of a function that nobody has, once its firmware has booted.
+///
+/// # Errors
+/// As [`Gpu::open`] and [`Gpu::query`].
+pub async fn look(
+    look: &Look,
+    id: DeviceId,
+    mut registers: Box<dyn Registers>,
+    progress: &Progress,
+) -> Result<Active, Failure> {
+    let (address, chip) = (look.gpu(), Chip::of(id).unwrap_or(Chip::Other));
+    come_up(&mut *registers, address, chip, progress).await?;
+    let span = progress.begin(address, Phase::Query);
+    active(&mut *registers, chip.family()).map_err(|cause| span.fail(cause))
 }
 
 async fn come_up(

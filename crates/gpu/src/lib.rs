@@ -1,10 +1,10 @@
 //! NVIDIA GPUs and NVSwitches, as the host sees them: what they are, in which confidential-computing mode
 //! they run, how that mode is set, and how a GPU is given back clean.
 //!
-//! A GPU is found ([`sysfs`]), locked ([`lock`]), kept awake ([`power`]) and opened ([`Gpu::open`], over one
-//! of the ways in [`registers`]). From then on types carry what is known about it: only reading the active
-//! mode turns a `Gpu<Unverified>` into a `Gpu<Verified>`, and every reset turns it back. A GPU that does not
-//! come back is written down in [`quarantine`].
+//! A GPU is found ([`sysfs`]) and claimed ([`claim`]): locked ([`lock`]), kept awake ([`power`]) and opened, over one
+//! of the ways in [`registers`]. From then on types carry what is known about it: there is no [`Gpu`] without its lock, only
+//! reading the active mode turns a `Gpu<Unverified>` into a `Gpu<Verified>`, and every reset turns it back. A GPU that does
+//! not come back is written down in [`quarantine`].
 //!
 //! What the host reads here serves operation: it keeps a pod from starting with the wrong GPU. The guest
 //! must not trust it; trust comes from the GPU's attestation report, checked inside the guest.
@@ -14,6 +14,7 @@
 
 pub mod boot;
 pub mod chip;
+pub mod claim;
 mod error;
 pub mod fabric;
 pub mod fsp;
@@ -38,7 +39,7 @@ mod wait;
 
 pub use chip::{Chip, DeviceId};
 pub use error::{Cause, Failure, PendingMode};
-pub use gpu::{Assignable, Attached, Gpu, Unverified, Verified};
+pub use gpu::{Assignable, Attached, Gpu, Unverified, Verified, look as look_at};
 pub use mode::InvalidMode;
 pub use progress::{Phase, Progress};
 pub use shared_types::{BadPciAddress, GpuMode as Mode, ModePolicy, NvidiaKind as Kind, PciAddress};

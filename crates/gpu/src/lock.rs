@@ -143,6 +143,7 @@ impl Drop for GpuLock {
 /// A GPU that nobody has and that is looked at. Claims wait until it is dropped.
 #[derive(Debug)]
 pub struct Look {
+    gpu: PciAddress,
     _file: Flock<File>,
     _turn: Flock<File>,
 }
@@ -168,13 +169,30 @@ impl Look {
         };
         let file = open(folder, &path).map_err(fail)?;
         match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(file) => Ok(Self { _file: file, _turn: turn }),
+            Ok(file) => Ok(Self { gpu, _file: file, _turn: turn }),
             Err((mut file, Errno::EWOULDBLOCK)) => {
                 let name = read_holder(&mut file).map_err(fail)?;
                 Err(Error::Held { gpu, holder: name.unwrap_or_else(|| NAMELESS.to_owned()) })
             }
             Err((_, errno)) => Err(fail(errno.into())),
         }
+    }
+}
+
+impl Look {
+    /// Which GPU.
+    #[must_use]
+    pub fn gpu(&self) -> PciAddress {
+        self.gpu
+    }
+}
+
+#[cfg(test)]
+impl GpuLock {
+    /// On a file that nobody else has.
+    pub(crate) fn for_test(gpu: PciAddress) -> std::sync::Arc<Self> {
+        let file = Flock::lock(tempfile::tempfile().unwrap(), FlockArg::LockExclusiveNonblock).unwrap();
+        std::sync::Arc::new(Self { gpu, file })
     }
 }
 

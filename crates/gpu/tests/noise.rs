@@ -3,8 +3,10 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests")]
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
+use gpu::lock::GpuLock;
 use gpu::registers::{At, Registers, ResetKind, Word};
 use gpu::{DeviceId, Gpu, Mode, PciAddress, Progress, set};
 use proptest::prelude::*;
@@ -100,7 +102,9 @@ async fn run(seed: u64, noise: Noise, id: u16, boot0: u32, mode: Mode) -> Durati
     let start = Instant::now();
     let address: PciAddress = "0000:41:00.0".parse().unwrap();
     let registers = Box::new(Noisy { state: seed, noise, boot0 });
-    let opened = Gpu::open(address, DeviceId(id), ResetKind::Function, registers, &Progress::silent()).await;
+    let locks = tempfile::tempdir().unwrap();
+    let lock = Arc::new(GpuLock::take(locks.path(), address, "noise").await.unwrap());
+    let opened = Gpu::open(&lock, DeviceId(id), ResetKind::Function, registers, &Progress::silent()).await;
     if let Ok(mut gpu) = opened {
         let _ = gpu.pending().await;
         let _ = gpu.scrubbed().await;

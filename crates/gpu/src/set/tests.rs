@@ -62,6 +62,6 @@ fn sets_that_cannot_be() {
     ));
     assert!(matches!(error(&[(1, H100, Mode::Ppcie)]), BadSet::NoBoard { gpus: 1, switches: 0 }));
     let mut twice = set(&[(2, B200, Mode::On)]);
-    twice[1] = twice[0];
+    twice[1] = twice[0].clone();
     assert!(matches!(one_vm(&twice), Err(BadSet::Twice(_))));
 }

@@ -4,12 +4,11 @@ use std::fs::{File, OpenOptions};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use futures_util::future::{join_all, try_join_all};
+use futures_util::future::join_all;
+use gpu::claim::{Claim, Quarantined};
 use gpu::fabric::Fabric;
-use gpu::lock::GpuLock;
-use gpu::power::{Awake, PowerPlan};
+use gpu::power::PowerPlan;
 use gpu::progress::Event;
-use gpu::quarantine::{Entry, Quarantine};
 use gpu::sysfs::Function;
 use gpu::{Assignable, Chip, Failure, Kind, Mode, PciAddress, Phase, Progress, set};
 use shared_types::one_line;
@@ -19,7 +18,7 @@ use tokio::time::Instant;
 use vmm_config::config::NodeConfig;
 use vmm_config::passthrough::HostDevices;
 
-use super::release::{GivenBack, give_back, ms, open};
+use super::release::{GivenBack, give_back, ms};
 use super::{DevicesError, DevicesRecord, DevicesRequest, GpuHost, facts, host, mode};
 
 /// Devices that were found able to be claimed.
@@ -58,28 +57,10 @@ impl DevicesPlan {
 
     /// Locks all, or none.
     pub(crate) async fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
-        let DevicesRecord { sandbox, host, devices, .. } = self.record;
-        let mut locks = Vec::new();
-        for gpu in &devices {
-            locks.push(GpuLock::take(&host.state, *gpu, &sandbox).await?);
-        }
-        let quarantine = Quarantine::new(&host.state);
-        let devices = Devices {
-            locks,
-            awake: Vec::new(),
-            functions: self.functions,
-            plans: self.power,
-            unclean: Vec::new(),
-            sandbox,
-            host,
-            log: log.clone(),
-        };
-        for function in &devices.functions {
-            if let Some(Entry { reason, sandbox, .. }) = quarantine.of(function.address)? {
-                return Err(DevicesError::Quarantined { gpu: function.address, sandbox, reason });
-            }
-        }
-        Ok(devices)
+        let DevicesRecord { sandbox, host, .. } = self.record;
+        let claim =
+            Claim::lock(&host.state, self.claim.functions(), self.power, &sandbox, Quarantined::Refuse).await?;
+        Ok(Devices { claim, unclean: Vec::new(), sandbox, host, log: log.clone() })
     }
 }
 
@@ -101,11 +82,7 @@ fn check_driver(function: &Function, host: &GpuHost) -> Result<(), DevicesError>
 /// Devices that are this sandbox's.
 #[derive(Debug)]
 pub(crate) struct Devices {
-    // Fields are dropped in order: settings are put back while the devices are still ours.
-    awake: Vec<Awake>,
-    locks: Vec<GpuLock>,
-    functions: Vec<Function>,
-    plans: Vec<PowerPlan>,
+    claim: Claim,
     /// Those that must be reset before anybody else may have them.
     unclean: Vec<PciAddress>,
     sandbox: String,
@@ -117,7 +94,7 @@ impl Devices {
     /// Brings all into the mode that the node's configuration asks for, clean and verified, and closes them.
     pub(crate) async fn verify(&mut self, config: &NodeConfig) -> Result<HostDevices, DevicesError> {
         let start = Instant::now();
-        self.awake = try_join_all(std::mem::take(&mut self.plans).into_iter().map(PowerPlan::claim)).await?;
+        self.claim.wake().await?;
         let (progress, events) = Progress::channel();
         tokio::spawn(tell(events, self.log.clone()));
         let verified = self.prepare(config, &progress).await;
@@ -129,7 +106,7 @@ impl Devices {
             }
         };
         let mode = set::one_vm(&assignables)?;
-        let devices = self.functions.iter().zip(&assignables);
+        let devices = self.claim.functions().iter().zip(&assignables);
         let devices = devices.map(|(function, assignable)| facts::verified(function, assignable, &self.host));
         let devices = devices.collect::<Result<Vec<_>, _>>()?;
         info!(self.log, "GPUs are verified"; "gpus" => devices.len(), "mode" => %mode, "ms" => ms(start));
@@ -145,20 +122,18 @@ impl Devices {
         config: &NodeConfig,
         progress: &Progress,
     ) -> Result<Vec<Assignable>, DevicesError> {
-        let mode = mode::wanted(config, &self.functions);
+        let mode = mode::wanted(config, self.claim.functions());
         // A set that no VM can have is refused before anything is done to it.
         let chip = |function: &Function| (function.address, function.chip.unwrap_or(Chip::Other));
-        set::possible(&self.functions.iter().map(chip).collect::<Vec<_>>(), mode)?;
+        set::possible(&self.claim.functions().iter().map(chip).collect::<Vec<_>>(), mode)?;
         // A whole board in protected PCIe has its switches, which join all.
         if mode != Mode::Ppcie {
             self.one_partition()?;
         }
-        let opening = self.functions.iter().map(|function| open(&self.host, function, progress));
+        let attached = self.claim.open(progress, &self.host).await?;
         // All, even if one fails: each is either closed or known to be lost when this ends.
-        let mut gpus = Vec::new();
-        for opened in join_all(opening).await {
-            gpus.push(opened?);
-        }
+        let booted = join_all(attached.into_iter().map(gpu::Gpu::boot)).await;
+        let gpus = booted.into_iter().collect::<Result<Vec<_>, _>>()?;
         let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
         Ok(verified.into_iter().map(gpu::Gpu::close).collect())
     }
@@ -166,7 +141,7 @@ impl Devices {
     /// Whether the fabric manager can join the GPUs, where something is known of their board. Making the partition is its job.
     fn one_partition(&self) -> Result<(), DevicesError> {
         let Some(fabric) = Fabric::read(&self.host.state)? else { return Ok(()) };
-        let gpus = self.functions.iter().filter(|function| function.kind == Kind::Gpu);
+        let gpus = self.claim.functions().iter().filter(|function| function.kind == Kind::Gpu);
         let gpus: Vec<_> = gpus.map(|function| function.address).collect();
         if let Some(partition) = fabric.partition(&gpus)? {
             info!(self.log, "GPUs are a partition of their board"; "partition" => partition.id, "modules" => partition.sum());
@@ -182,26 +157,19 @@ impl Devices {
             DevicesError::Set(set::Error::Devices { failures, pending }) => (failures, pending),
             _ => return Vec::new(),
         };
-        let back = [Phase::Reset, Phase::Boot, Phase::Firewall, Phase::Open, Phase::Scrub];
-        let (lost, others): (Vec<_>, Vec<_>) =
-            failures.iter().partition(|failure| back.contains(&failure.phase) && !failure.cause.is_refusal());
-        for failure in &lost {
-            let entry = Entry::now(*failure, &self.sandbox);
-            error!(self.log, "GPU is in quarantine"; "gpu" => %failure.gpu, "error" => &entry.reason);
-            if let Err(error) = Quarantine::new(&self.host.state).put(failure.gpu, &entry) {
-                error!(self.log, "quarantine is not recorded"; "error" => one_line(&error));
-            }
+        let lost = self.claim.lost(failures, pending);
+        for (gpu, entry) in &lost.quarantined {
+            error!(self.log, "GPU is in quarantine"; "gpu" => %gpu, "error" => &entry.reason);
         }
-        if pending.is_empty() && others.iter().all(|failure| failure.cause.is_refusal()) {
-            return Vec::new();
+        for error in &lost.unrecorded {
+            error!(self.log, "quarantine is not recorded"; "error" => one_line(error));
         }
-        let of_set = self.functions.iter().map(|function| function.address);
-        of_set.filter(|gpu| !lost.iter().any(|failure| failure.gpu == *gpu)).collect()
+        lost.unclean
     }
 
     /// From now on they must be reset before anybody else may have them.
     pub(crate) fn hand_over(&mut self) {
-        self.unclean = self.functions.iter().map(|function| function.address).collect();
+        self.unclean = self.claim.functions().iter().map(|function| function.address).collect();
     }
 
     /// `/dev/iommu`, for QEMU.
@@ -211,30 +179,27 @@ impl Devices {
 
     /// The node of a device, for QEMU.
     pub(crate) fn node(&self, address: PciAddress) -> Result<Option<OwnedFd>, DevicesError> {
-        let function = self.functions.iter().find(|function| function.address == address);
+        let function = self.claim.functions().iter().find(|function| function.address == address);
         function.and_then(|function| function.vfio_device_node(&self.host.dev)).map(node).transpose()
     }
 
     /// Gives all back at once: clean, or in quarantine. One that is neither stays locked for as long as this process
     /// lives, and is told of.
     pub(crate) async fn release(self) -> Vec<String> {
-        let Self { awake, mut locks, unclean, sandbox, host, log, .. } = self;
+        let Self { claim, unclean, sandbox, host, log } = self;
         let mut failures = Vec::new();
         if !unclean.is_empty() {
             let (progress, events) = Progress::channel();
             tokio::spawn(tell(events, log.clone()));
-            let back = unclean.iter().map(|gpu| give_back(&host, *gpu, &sandbox, progress.clone(), &log));
+            let locks = claim.locks().iter().filter(|lock| unclean.contains(&lock.gpu()));
+            let back = locks.map(|lock| give_back(&host, lock, &sandbox, progress.clone(), &log));
             for given in join_all(back).await {
                 let GivenBack::Unrecorded(gpu, source) = given else { continue };
                 failures.push(one_line(&DevicesError::Unrecorded { gpu, source }));
-                locks.extract_if(.., |lock| lock.gpu() == gpu).for_each(std::mem::forget);
+                claim.keep_locked(gpu);
             }
         }
-        for awake in awake {
-            if let Err(error) = awake.release() {
-                failures.push(one_line(&error));
-            }
-        }
+        failures.extend(claim.release().iter().map(|error| one_line(error)));
         failures
     }
 }

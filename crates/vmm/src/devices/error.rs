@@ -34,21 +34,9 @@ pub enum DevicesError {
     /// Somebody else has it.
     #[error(transparent)]
     Lock(#[from] gpu::lock::Error),
-    /// It did not come back some time ago.
-    #[error(
-        "GPU {gpu} is in quarantine since sandbox {sandbox} had it: {reason}; look into it, then `coffer gpu release {gpu}`"
-    )]
-    Quarantined {
-        /// The GPU.
-        gpu: PciAddress,
-        /// Who had it.
-        sandbox: String,
-        /// What happened.
-        reason: String,
-    },
-    /// A quarantine's record.
+    /// Somebody else has it, it did not come back some time ago, or it does not wake.
     #[error(transparent)]
-    Record(#[from] gpu::quarantine::Error),
+    Claim(#[from] gpu::claim::Error),
     /// It cannot be kept awake.
     #[error(transparent)]
     Power(#[from] gpu::power::Error),

@@ -1,5 +1,7 @@
 //! What must be given back without the shim that took it.
 
+use std::sync::Arc;
+
 use futures_util::future::join_all;
 use gpu::lock::{self, GpuLock};
 use gpu::power::PowerRecord;
@@ -29,14 +31,13 @@ impl DevicesRecord {
         let mut locks = Vec::new();
         for device in &self.devices {
             match GpuLock::take(&self.host.state, *device, &self.sandbox).await {
-                Ok(lock) => locks.push(lock),
+                Ok(lock) => locks.push(Arc::new(lock)),
                 Err(lock::Error::Held { .. }) => {}
                 Err(error) => return Err(error.into()),
             }
         }
-        let back = locks
-            .iter()
-            .map(|lock| give_back(&self.host, lock.gpu(), &self.sandbox, Progress::silent(), log));
+        let back =
+            locks.iter().map(|lock| give_back(&self.host, lock, &self.sandbox, Progress::silent(), log));
         let mut result = Ok(());
         for given in join_all(back).await {
             if let GivenBack::Unrecorded(gpu, source) = given {

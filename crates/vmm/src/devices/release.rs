@@ -1,12 +1,15 @@
 //! Giving one device back: reset and wiped, or in quarantine.
 
+use std::sync::Arc;
 use std::time::Duration;
 
+use gpu::claim::{Way, attach};
+use gpu::lock::GpuLock;
 use gpu::quarantine::{self, Entry, Quarantine};
-use gpu::registers::{Registers, ResetKind};
+use gpu::registers::Registers;
 use gpu::release::{Released, give_back as clean};
 use gpu::sysfs::Function;
-use gpu::{Attached, Gpu, PciAddress, Progress, Unverified};
+use gpu::{Attached, Gpu, PciAddress, Progress};
 use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::time::{Instant, sleep};
@@ -30,54 +33,35 @@ pub(super) enum GivenBack {
     Unrecorded(PciAddress, quarantine::Error),
 }
 
-/// Opens a device's registers.
-pub(super) async fn registers(
-    host: &GpuHost,
-    function: &Function,
-) -> Result<Box<dyn Registers>, DevicesError> {
-    #[cfg(feature = "vfio-user")]
-    if let Some(socket) = host.socket(function.address) {
-        let connected = gpu::registers::VfioUser::connect(&socket, Duration::from_secs(5)).await;
-        return match connected {
-            Ok(registers) => Ok(Box::new(registers)),
-            Err(source) => Err(DevicesError::Emulated { socket, source }),
-        };
+impl Way for GpuHost {
+    type Error = DevicesError;
+
+    async fn registers(&self, function: &Function) -> Result<Box<dyn Registers>, DevicesError> {
+        #[cfg(feature = "vfio-user")]
+        if let Some(socket) = self.socket(function.address) {
+            let connected = gpu::registers::VfioUser::connect(&socket, Duration::from_secs(5)).await;
+            return match connected {
+                Ok(registers) => Ok(Box::new(registers)),
+                Err(source) => Err(DevicesError::Emulated { socket, source }),
+            };
+        }
+        Ok(gpu::open::open(function, &self.dev).await?)
     }
-    Ok(gpu::open::open(function, &host.dev).await?)
-}
-
-/// Opens a device and waits until its firmware runs.
-pub(super) async fn open(
-    host: &GpuHost,
-    function: &Function,
-    progress: &Progress,
-) -> Result<Gpu<Unverified>, DevicesError> {
-    Ok(attach(host, function, progress).await?.boot().await?)
-}
-
-/// Opens a device, whether or not its firmware runs.
-async fn attach(
-    host: &GpuHost,
-    function: &Function,
-    progress: &Progress,
-) -> Result<Gpu<Attached>, DevicesError> {
-    let registers = registers(host, function).await?;
-    let reset = function.reset_kind().unwrap_or(ResetKind::Function);
-    Ok(Gpu::attach(function.address, function.id, reset, registers, progress).await?)
 }
 
 /// Resets the device, waits until its memory is wiped, and tells what became of it.
 pub(super) async fn give_back(
     host: &GpuHost,
-    gpu: PciAddress,
+    lock: &Arc<GpuLock>,
     sandbox: &str,
     progress: Progress,
     log: &Logger,
 ) -> GivenBack {
+    let gpu = lock.gpu();
     let quarantine = Quarantine::new(&host.state);
     let start = Instant::now();
     let opened = loop {
-        match reopen(host, gpu, &progress).await {
+        match reopen(host, lock, &progress).await {
             // The first says nothing of the device, only that somebody is not done with it.
             Err(DevicesError::Open(_) | DevicesError::Emulated { .. }) if start.elapsed() < LET_GO => {
                 sleep(PAUSE).await;
@@ -109,9 +93,14 @@ pub(super) async fn give_back(
     }
 }
 
-async fn reopen(host: &GpuHost, gpu: PciAddress, progress: &Progress) -> Result<Gpu<Attached>, DevicesError> {
+async fn reopen(
+    host: &GpuHost,
+    lock: &Arc<GpuLock>,
+    progress: &Progress,
+) -> Result<Gpu<Attached>, DevicesError> {
+    let gpu = lock.gpu();
     let function = host.sysfs().function(gpu)?.ok_or(DevicesError::NotNvidia(gpu))?;
-    attach(host, &function, progress).await
+    Ok(attach(lock, &function, host.registers(&function).await?, progress).await?)
 }
 
 pub(super) fn ms(start: Instant) -> u64 {

@@ -14,11 +14,11 @@ async fn opening(product: Product, faults: Faults) -> Failure {
     let rig = Rig::one(product);
     rig.only().set_faults(faults);
     let registers = Box::new(rig.registers(0).await.unwrap());
+    let lock = rig.lock(0).await;
     // The limits of seconds pass at once from here on.
     tokio::time::pause();
     let progress = Progress::silent();
-    let failure =
-        Gpu::open(address(0), id(product), ResetKind::Function, registers, &progress).await.unwrap_err();
+    let failure = Gpu::open(&lock, id(product), ResetKind::Function, registers, &progress).await.unwrap_err();
     tokio::time::resume();
     assert_eq!(failure.gpu, address(0));
     failure
@@ -51,8 +51,9 @@ async fn one_that_boots_only_after_a_reset_can_be_reset() {
         rig.only().set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
         let registers = Box::new(rig.registers(0).await.unwrap());
         let progress = Progress::silent();
-        let gpu =
-            Gpu::attach(address(0), id(product), ResetKind::Function, registers, &progress).await.unwrap();
+        let gpu = Gpu::attach(&rig.lock(0).await, id(product), ResetKind::Function, registers, &progress)
+            .await
+            .unwrap();
         let mut gpu = gpu.reset().await.unwrap();
         assert_eq!(gpu.query().await.unwrap().mode, Mode::Off);
         assert_eq!(rig.only().state().resets, 1);

@@ -6,7 +6,7 @@ use emulated_gpu::Product;
 use gpu::registers::{At, Registers, ResetKind, VfioUser, Word};
 use gpu::{Cause, Gpu, Mode, Progress, set};
 
-use crate::rig::{GPUS, Rig, address, id};
+use crate::rig::{GPUS, Rig, id};
 
 /// Registers that are gone after so many writes.
 #[derive(Debug)]
@@ -45,9 +45,15 @@ async fn cut_everywhere(product: Product, from: Mode, to: Mode) {
         set::switch(vec![gpu], from).await.unwrap();
         let registers = Box::new(Cut { registers: rig.registers(0).await.unwrap(), writes });
         let switched = async {
-            let gpu = Gpu::open(address(0), id(product), ResetKind::Function, registers, &Progress::silent())
-                .await
-                .map_err(|_| ())?;
+            let gpu = Gpu::open(
+                &rig.lock(0).await,
+                id(product),
+                ResetKind::Function,
+                registers,
+                &Progress::silent(),
+            )
+            .await
+            .map_err(|_| ())?;
             set::switch(vec![gpu], to).await.map_err(|_| ())
         };
         let done = switched.await.is_ok();

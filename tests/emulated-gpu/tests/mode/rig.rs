@@ -1,10 +1,14 @@
 //! Emulated GPUs in a folder, and the way to them.
 
+use std::cell::RefCell;
+use std::collections::BTreeMap;
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use emulated_gpu::{Emulator, Options, Product, Timing};
+use gpu::lock::GpuLock;
 use gpu::registers::{ResetKind, VfioUser};
 use gpu::{Chip, DeviceId, Failure, Gpu, PciAddress, Progress, Unverified};
 use tempfile::TempDir;
@@ -14,6 +18,7 @@ pub(crate) struct Rig {
     folder: TempDir,
     pub(crate) emulators: Vec<Emulator>,
     products: Vec<Product>,
+    locks: RefCell<BTreeMap<usize, Arc<GpuLock>>>,
 }
 
 pub(crate) const GPUS: [Product; 5] =
@@ -50,7 +55,7 @@ impl Rig {
             .unwrap()
         };
         let emulators = products.iter().enumerate().map(start).collect();
-        Self { folder, emulators, products: products.to_vec() }
+        Self { folder, emulators, products: products.to_vec(), locks: RefCell::default() }
     }
 
     pub(crate) fn one(product: Product) -> Self {
@@ -71,10 +76,21 @@ impl Rig {
         VfioUser::connect(self.emulators[index].socket(), Duration::from_secs(5)).await
     }
 
+    /// The lock of a device, the same one each time.
+    pub(crate) async fn lock(&self, index: usize) -> Arc<GpuLock> {
+        if let Some(lock) = self.locks.borrow().get(&index) {
+            return Arc::clone(lock);
+        }
+        let lock = GpuLock::take(&self.folder.path().join("locks"), address(index), "test").await;
+        let lock = Arc::new(lock.unwrap());
+        self.locks.borrow_mut().insert(index, Arc::clone(&lock));
+        lock
+    }
+
     pub(crate) async fn open(&self, index: usize) -> Result<Gpu<Unverified>, Failure> {
         let registers = Box::new(self.registers(index).await.unwrap());
         let gpu = Gpu::open(
-            address(index),
+            &self.lock(index).await,
             id(self.products[index]),
             ResetKind::Function,
             registers,

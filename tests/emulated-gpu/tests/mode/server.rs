@@ -5,10 +5,12 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::process::{Child, Command};
+use std::sync::Arc;
 use std::time::Duration;
 
 use emulated_gpu::control::{Client, Request, Value};
 use emulated_gpu::{Faults, Product, State, Violation};
+use gpu::lock::GpuLock;
 use gpu::registers::{ResetKind, VfioUser};
 use gpu::{Cause, Gpu, Mode, Progress, set};
 use tempfile::TempDir;
@@ -54,8 +56,9 @@ impl Program {
     async fn open(&self, product: Product) -> Result<Gpu<gpu::Unverified>, gpu::Failure> {
         let socket = self.folder.path().join("gpu.sock");
         let registers = VfioUser::connect(&socket, Duration::from_secs(5)).await.unwrap();
-        Gpu::open(address(0), id(product), ResetKind::Function, Box::new(registers), &Progress::silent())
-            .await
+        let lock = GpuLock::take(&self.folder.path().join("locks"), address(0), "test").await.unwrap();
+        let (lock, registers) = (Arc::new(lock), Box::new(registers));
+        Gpu::open(&lock, id(product), ResetKind::Function, registers, &Progress::silent()).await
     }
 }
 

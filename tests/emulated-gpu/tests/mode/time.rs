@@ -55,8 +55,9 @@ async fn progress_is_reported_for_each_gpu_and_phase() {
     let rig = Rig::new(&[Product::B200], Timing::REAL);
     let (progress, mut events) = Progress::channel();
     let registers = Box::new(rig.registers(0).await.unwrap());
-    let gpu =
-        Gpu::open(address(0), id(Product::B200), ResetKind::Function, registers, &progress).await.unwrap();
+    let gpu = Gpu::open(&rig.lock(0).await, id(Product::B200), ResetKind::Function, registers, &progress)
+        .await
+        .unwrap();
     set::switch(vec![gpu], Mode::On).await.unwrap();
     drop(progress);
     let mut seen = Vec::new();

@@ -1,8 +1,10 @@
 //! Crate `gpu`, over a way that the test chooses.
 
 use std::path::Path;
+use std::sync::Arc;
 
 use emulated_gpu::control::Request;
+use gpu::lock::GpuLock;
 use gpu::power::{Awake, PowerPlan};
 use gpu::registers::{Registers, ResetKind, Resource0, Vfio};
 use gpu::sysfs::{Function, Sysfs};
@@ -63,7 +65,9 @@ async fn open(slot: Slot, way: Way) -> (Opened, Function, Box<dyn Registers>) {
 async fn open_gpu(slot: Slot, way: Way) -> (Opened, Gpu<Unverified>) {
     let (opened, function, registers) = open(slot, way).await;
     let reset = function.reset_kind().unwrap();
-    let gpu = Gpu::open(function.address, function.id, reset, registers, &Progress::silent()).await.unwrap();
+    let locks = tempfile::tempdir().unwrap();
+    let lock = Arc::new(GpuLock::take(locks.path(), function.address, "oracle").await.unwrap());
+    let gpu = Gpu::open(&lock, function.id, reset, registers, &Progress::silent()).await.unwrap();
     (opened, gpu)
 }
 
