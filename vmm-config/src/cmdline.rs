@@ -11,7 +11,7 @@ use shared_types::kernel_keys;
 const MAX_LEN: usize = 2048;
 
 /// Value of `console` by which the kernel takes none (Linux, `kernel/printk/printk.c`, `console_setup`).
-pub const NO_CONSOLE: &str = "null";
+pub(crate) const NO_CONSOLE: &str = "null";
 
 /// A checked kernel command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,12 +91,12 @@ impl Cmdline {
     }
 
     /// The first key that a release image's guest refuses.
-    pub fn beyond_release(&self) -> Option<&'static str> {
+    pub(crate) fn beyond_release(&self) -> Option<&'static str> {
         self.0.iter().map(|param| param.key).find(|key| !kernel_keys::ALWAYS.contains(key))
     }
 
     /// Whether the guest has a console: without the key the kernel takes what it finds.
-    pub fn has_console(&self) -> bool {
+    pub(crate) fn has_console(&self) -> bool {
         self.value("console") != Some(NO_CONSOLE)
     }
 

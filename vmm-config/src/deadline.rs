@@ -94,7 +94,7 @@ impl BootDeadlines {
     }
 
     /// The limits for a shape.
-    pub fn for_shape(shape: BootShape) -> Self {
+    pub(crate) fn for_shape(shape: BootShape) -> Self {
         let slower = u64::from(match shape.accel {
             Accelerator::Kvm => shape.ground.slower(),
             Accelerator::Tcg => SLOWER,

@@ -29,11 +29,6 @@ impl Lun {
     pub const fn get(self) -> u16 {
         self.0
     }
-
-    /// The disk's name for the agent's `scsi` driver: SCSI id, colon, LUN.
-    pub fn guest_source(self) -> String {
-        format!("0:{}", self.0)
-    }
 }
 
 impl fmt::Display for Lun {
@@ -127,7 +122,6 @@ mod tests {
     fn luns_end_where_flat_addressing_does() {
         assert_eq!(Lun::new(16383).map(Lun::get), Some(16383));
         assert_eq!(Lun::new(16384), None);
-        assert_eq!(Lun::new(7).unwrap().guest_source(), "0:7");
     }
 
     #[test]

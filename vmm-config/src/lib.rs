@@ -13,7 +13,7 @@
 //! NodeConfig::parse(text of the configuration file)       ─┐
 //! ImageManifest::parse(bytes of <config.image>/image.json) ─┤
 //! PodRequest::new(config, annotations, limits)             ─┼─> plan() ─> VmSpec ─> qemu_args()
-//! HostFacts { KVM, vsock, NICs, budget, TEE, devices }     ─┘                    └─> fds(), nic_path(), ...
+//! HostFacts { KVM, vsock, NICs, budget, TEE, devices }     ─┘                    └─> fds(), nics(), ...
 //! ```
 //!
 //! [`VmSpec::fds`](spec::VmSpec::fds) says which descriptor QEMU expects under which number; the caller puts

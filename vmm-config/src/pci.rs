@@ -42,7 +42,7 @@ pub struct RootBus(u8);
 
 impl RootBus {
     /// `pcie.0`.
-    pub const BOARD: Self = Self(0);
+    pub(crate) const BOARD: Self = Self(0);
     /// How many numbers each root bus has for the buses behind its ports: as many as it has slots.
     const APART: u8 = 0x20;
     /// How many there can be beside the board's.
@@ -105,7 +105,7 @@ pub struct PciSlots {
 
 impl PciSlots {
     /// How many devices fit onto the board's root bus.
-    pub const CAPACITY: usize = (LAST - FIRST + 1) as usize;
+    pub(crate) const CAPACITY: usize = (LAST - FIRST + 1) as usize;
 
     /// Of `pcie.0`, all slots free.
     pub const fn new() -> Self {

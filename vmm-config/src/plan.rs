@@ -283,12 +283,8 @@ pub(crate) mod tests {
         PodRequest::new(&NodeConfig::default(), "pod-1", [], limits).unwrap()
     }
 
-    fn mac(last: u8) -> NicMac {
-        Mac([2, 0, 0, 0, 0, last]).try_into().unwrap()
-    }
-
     pub(crate) fn nic(queues: u16, vhost: bool) -> NicFacts {
-        NicFacts { mac: mac(1), mtu: 1450, queues, vhost }
+        NicFacts { mac: Mac([2, 0, 0, 0, 0, 1]).try_into().unwrap(), mtu: 1450, queues, vhost }
     }
 
     pub(crate) fn vhost(nics: Vec<NicFacts>) -> HostFacts {
@@ -359,9 +355,8 @@ pub(crate) mod tests {
     #[test]
     fn the_guest_can_be_told_where_its_devices_are() {
         let spec = try_plan(&NodeConfig::default(), &vhost(vec![nic(1, false)])).unwrap();
-        assert_eq!(spec.root_path().to_string(), "01");
-        assert_eq!(spec.nic_path(nic(1, false).mac).unwrap().to_string(), "06");
-        assert_eq!(spec.nic_path(mac(9)), None);
+        assert_eq!(spec.root.slot.guest_path().to_string(), "01");
+        assert_eq!(spec.nics()[0].guest_path().to_string(), "06");
     }
 
     #[test]

@@ -3,10 +3,9 @@
 use std::fmt;
 
 use measurement::ovmf::Acceptance;
-use shared_types::{Accelerator, NicMac, PciAddress};
+use shared_types::{Accelerator, PciAddress};
 
 pub use crate::path::SocketPath;
-use crate::pci::GuestPciPath;
 use crate::qemu::{
     ConfidentialGuest, Console, Cpu, DeviceBackend, InitdataDisk, Kernel, Machine, Memory, Nic, Passthrough,
     Pvpanic, Qmp, Rng, RootDisk, ScsiController, VfioDevice, Vsock, VsockBackend,
@@ -133,11 +132,6 @@ impl VmSpec {
         &self.nics
     }
 
-    /// Where the guest finds the interface with this address.
-    pub fn nic_path(&self, mac: NicMac) -> Option<GuestPciPath> {
-        self.nics.iter().find(|nic| nic.mac == mac).map(Nic::guest_path)
-    }
-
     /// The host's devices that it has, in the order in which they were planned; each knows its place in the guest.
     pub fn passthrough(&self) -> &[VfioDevice] {
         &self.passthrough.devices
@@ -147,11 +141,6 @@ impl VmSpec {
     pub fn locks_memory(&self) -> bool {
         let by_socket = |device: &VfioDevice| matches!(device.backend, DeviceBackend::VfioUser { .. });
         !self.passthrough().iter().all(by_socket)
-    }
-
-    /// Where the guest finds its root disk.
-    pub fn root_path(&self) -> GuestPciPath {
-        self.root.slot.guest_path()
     }
 
     /// Every descriptor that QEMU must be started with, by number.

@@ -61,7 +61,7 @@ impl SevAddressing {
     }
 
     /// By how many bits physical addresses get shorter.
-    pub const fn lost_bits(self) -> u8 {
+    pub(crate) const fn lost_bits(self) -> u8 {
         self.lost_bits
     }
 }

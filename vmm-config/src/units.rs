@@ -39,7 +39,7 @@ impl MemorySize {
     }
 
     /// Rounded up to a multiple of 2 MiB, the size of an x86 huge page.
-    pub const fn to_huge_pages(self) -> Self {
+    pub(crate) const fn to_huge_pages(self) -> Self {
         const PAGE: u64 = 2 * MIB;
         Self(self.0.div_ceil(PAGE).saturating_mul(PAGE))
     }

@@ -27,7 +27,7 @@ use crate::proto::agent_ttrpc::AgentServiceClient;
 use crate::proto::health_ttrpc::HealthClient;
 
 /// Time one connect may take. Not a hybrid vsock's: see [`connect`].
-pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
+pub(crate) const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// Room left in a message for ttrpc's envelope: service, method, timeout, length prefixes.
 const ENVELOPE: u64 = 1 << 10;

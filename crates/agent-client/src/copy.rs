@@ -14,7 +14,7 @@ use crate::error::AgentError;
 pub const MAX_FILE: u64 = 4 << 20;
 
 /// Most that is copied of one tree, in bytes. A projected volume joins several ConfigMaps and Secrets.
-pub const MAX_TREE: u64 = 16 << 20;
+pub(crate) const MAX_TREE: u64 = 16 << 20;
 
 /// Most entries of one tree.
 pub const MAX_ENTRIES: usize = 4096;
@@ -75,7 +75,7 @@ pub enum CopyError {
 
 impl CopyError {
     /// Whether something vanished while it was read: kubelet just replaced the volume's content, look again.
-    pub fn is_vanished(&self) -> bool {
+    pub(crate) fn is_vanished(&self) -> bool {
         matches!(self, Self::Read { source, .. } if source.kind() == io::ErrorKind::NotFound)
     }
 }

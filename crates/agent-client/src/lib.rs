@@ -21,8 +21,8 @@ mod text;
 mod watch;
 
 pub use below::Below;
-pub use client::{Agent, CONNECT_TIMEOUT, connect};
-pub use copy::{CopyError, MAX_ENTRIES, MAX_FILE, MAX_TREE};
+pub use client::{Agent, connect};
+pub use copy::{CopyError, MAX_ENTRIES, MAX_FILE};
 pub use courier::Courier;
 pub use endpoint::{AGENT_PORT, Endpoint};
 pub use error::{AgentError, Call};
@@ -30,6 +30,6 @@ pub use framing::Violation;
 pub use handshake::{HandshakeError, parse_answer};
 pub use mirror::Mirror;
 pub use rpc::{MAX_STREAM_CHUNK, ProcessRef};
-pub use text::{MAX_TEXT, sanitize, sanitize_bytes};
+pub use text::{MAX_TEXT, sanitize};
 pub use ttrpc::Code;
 pub use watch::Watcher;

@@ -18,7 +18,7 @@ pub fn sanitize(text: &str) -> String {
 }
 
 /// [`sanitize`] for bytes that need not be UTF-8.
-pub fn sanitize_bytes(bytes: &[u8]) -> String {
+pub(crate) fn sanitize_bytes(bytes: &[u8]) -> String {
     // Four bytes a character at most: what lies beyond would be cut anyway.
     let kept = &bytes[..bytes.len().min(4 * MAX_TEXT + 4)];
     sanitize(&String::from_utf8_lossy(kept))

@@ -179,7 +179,7 @@ pub enum PolicyError {
     )]
     NotImageConfig(&'static str),
     /// Too much to be one.
-    #[error("the image's configuration has {0} bytes; at most {max} are read", max = crate::MAX_IMAGE_CONFIG)]
+    #[error("the image's configuration has {0} bytes; at most {max} are read", max = crate::image::MAX_IMAGE_CONFIG)]
     ImageConfigSize(usize),
 }
 

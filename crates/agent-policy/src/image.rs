@@ -9,7 +9,7 @@ use verity::RootHash;
 use crate::PolicyError;
 
 /// Largest configuration that is read, in bytes.
-pub const MAX_IMAGE_CONFIG: usize = 4 << 20;
+pub(crate) const MAX_IMAGE_CONFIG: usize = 4 << 20;
 
 /// A container's image, as far as a policy depends on it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

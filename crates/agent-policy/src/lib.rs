@@ -30,7 +30,7 @@ use verity::RootHash;
 
 pub use error::{Faults, PolicyError};
 pub use fields::Objects;
-pub use image::{Image, ImageConfig, MAX_IMAGE_CONFIG};
+pub use image::{Image, ImageConfig};
 
 /// The rules, the same for every pod, one idea each.
 const RULES: [&str; 14] = [

@@ -65,14 +65,14 @@ impl fmt::Display for Name {
 impl Name {
     /// Whether NVIDIA made the kind; others' are none of GPUs that go to a VM.
     #[must_use]
-    pub fn is_nvidia(&self) -> bool {
+    pub(crate) fn is_nvidia(&self) -> bool {
         self.kind.starts_with("nvidia.com/")
     }
 
     /// Whether the kind can be nothing but GPUs and NVSwitches: those of NVIDIA's container toolkit and device
     /// plugins. Plugins without an alias name the kind after the model, so other kinds may be, too.
     #[must_use]
-    pub fn is_gpu(&self) -> bool {
+    pub(crate) fn is_gpu(&self) -> bool {
         matches!(self.kind.as_str(), "nvidia.com/gpu" | "nvidia.com/pgpu" | "nvidia.com/nvswitch")
     }
 }

@@ -110,7 +110,7 @@ impl Chip {
 
     /// Whether `PMC_BOOT_0` is this chip's: architecture in bits 8 and 28:24, implementation in 23:20.
     #[must_use]
-    pub fn has_boot0(self, boot0: u32) -> bool {
+    pub(crate) fn has_boot0(self, boot0: u32) -> bool {
         let arch = (boot0 >> 24 & 0x1f) | (boot0 >> 8 & 1) << 5;
         let implementation = boot0 >> 20 & 0xf;
         // A switch's architecture number reaches into the field that GPUs use for the implementation.

@@ -11,17 +11,17 @@ pub struct Knob(pub u16);
 
 impl Knob {
     /// A feature that NVIDIA's tool does not name; excludes confidential computing. Hopper and NVSwitch only.
-    pub const FEATURE_2: Self = Self(2);
+    pub(crate) const FEATURE_2: Self = Self(2);
     /// As [`Self::FEATURE_2`].
-    pub const FEATURE_4: Self = Self(4);
+    pub(crate) const FEATURE_4: Self = Self(4);
     /// As [`Self::FEATURE_2`].
-    pub const FEATURE_34: Self = Self(34);
+    pub(crate) const FEATURE_34: Self = Self(34);
     /// Devtools mode: confidential computing with debugging.
-    pub const CCD: Self = Self(6);
+    pub(crate) const CCD: Self = Self(6);
     /// Confidential computing.
     pub const CCM: Self = Self(8);
     /// The firewall inside BAR0: 0 off, 2 on.
-    pub const BAR0_DECOUPLER: Self = Self(10);
+    pub(crate) const BAR0_DECOUPLER: Self = Self(10);
     /// Protected PCIe.
     pub const PPCIE: Self = Self(45);
 

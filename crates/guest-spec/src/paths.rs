@@ -12,7 +12,7 @@ pub const SHARED: &str = "/run/kata-containers/shared/containers";
 pub const SHM: &str = "/run/kata-containers/sandbox/shm";
 
 /// Parent of the emptyDir volumes.
-pub const EPHEMERAL: &str = "/run/kata-containers/sandbox/ephemeral";
+pub(crate) const EPHEMERAL: &str = "/run/kata-containers/sandbox/ephemeral";
 
 /// The root file system of the pod's own container, in the measured image.
 pub const PAUSE: &str = "/usr/lib/coffer/pause/rootfs";

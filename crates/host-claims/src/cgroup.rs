@@ -7,7 +7,7 @@ mod path;
 
 pub use join::{CgroupPlan, CgroupRecord, Limits, SandboxCgroup};
 pub use layout::{Hierarchies, Hierarchy};
-pub use limit::{MemoryLimit, check_fits, memory_limit};
+pub use limit::{MemoryLimit, memory_limit};
 pub use path::CgroupPath;
 
 use std::io;
@@ -40,24 +40,6 @@ pub enum Error {
     Absent {
         /// Where it should be mounted.
         root: PathBuf,
-    },
-    /// The VM is larger than its pod may be.
-    #[error(
-        "the VM needs {needed} bytes (memory {memory} + overhead {overhead}) and cgroup {cgroup} allows \
-         {limit}, {} too few; raise the pod's memory limit or the RuntimeClass overhead, or ask for a smaller VM",
-        needed.saturating_sub(*limit)
-    )]
-    TooLarge {
-        /// Guest memory, bytes.
-        memory: u64,
-        /// What QEMU and the shim need beside it, bytes.
-        overhead: u64,
-        /// The sum of both, bytes.
-        needed: u64,
-        /// What the cgroup allows, bytes.
-        limit: u64,
-        /// The cgroup whose limit it is.
-        cgroup: PathBuf,
     },
     /// Somebody else's processes are in the sandbox's cgroup.
     #[error("cannot remove cgroup {path}: processes {pids:?} are still in it")]

@@ -26,7 +26,7 @@ pub const VHOST_USER_SOCKET: &str = "vhost.sock";
 pub const HYBRID_SOCKET: &str = "vsock.sock";
 /// Where it connects to for the guest's PID 1, on the port that is the guest's context id. In its own
 /// directory, too.
-pub const GATE_SOCKET: &str = "vsock.sock_1073741824";
+pub(crate) const GATE_SOCKET: &str = "vsock.sock_1073741824";
 
 const END: Duration = Duration::from_secs(5);
 

@@ -10,7 +10,7 @@ use crate::{Descriptor, Digest};
 /// Largest index or manifest that is read, in bytes: what the distribution specification asks registries to take.
 pub const MAX_MANIFEST: u64 = 4 << 20;
 /// Largest configuration that is read, in bytes.
-pub const MAX_CONFIG: u64 = 4 << 20;
+pub(crate) const MAX_CONFIG: u64 = 4 << 20;
 /// More entries than any index has.
 const MAX_ENTRIES: usize = 1024;
 

@@ -1,7 +1,7 @@
 //! The kernel's command line, as far as measuring cares.
 
 /// Longest command line in bytes: x86 Linux cuts off what is longer (`COMMAND_LINE_SIZE`, 2048 with the NUL).
-pub const MAX_CMDLINE: usize = 2047;
+pub(crate) const MAX_CMDLINE: usize = 2047;
 
 /// A command line that every boot path passes on unchanged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -32,6 +32,6 @@ pub mod snp;
 #[cfg(feature = "launch")]
 pub mod tdx;
 
-pub use self::cmdline::{Cmdline, CmdlineError, MAX_CMDLINE};
+pub use self::cmdline::{Cmdline, CmdlineError};
 pub use self::digest::{Digest, NotADigest, Sha256Digest, Sha384Digest, Sha512Digest};
 pub use self::guid::Guid;

@@ -25,9 +25,9 @@ use crate::superblock::Uuid;
 /// The document's name in initdata.
 pub const DOCUMENT: &str = "volumes.toml";
 /// Largest document, in bytes.
-pub const MAX_DOCUMENT: usize = 64 << 10;
+pub(crate) const MAX_DOCUMENT: usize = 64 << 10;
 /// More than any pod has.
-pub const MAX_VOLUMES: usize = 64;
+pub(crate) const MAX_VOLUMES: usize = 64;
 /// How a key is named: a resource of the pod's only key broker.
 const SCHEME: &str = "kbs:///";
 

@@ -16,7 +16,5 @@ mod declaration;
 pub mod luks;
 mod superblock;
 
-pub use declaration::{
-    DOCUMENT, DeclarationError, Declared, KeyPath, Kind, MAX_DOCUMENT, MAX_VOLUMES, Volume, Volumes,
-};
+pub use declaration::{DOCUMENT, DeclarationError, Declared, KeyPath, Kind, Volume, Volumes};
 pub use superblock::{HEAD, NotAUuid, Uuid, uuid};

@@ -10,7 +10,7 @@ const FILE: &str = "/var/lib/kubelet/config.yaml";
 /// kubelet's own value.
 const DEFAULT: Duration = Duration::from_secs(120);
 /// What pods with several GPUs and much memory need to start.
-pub const RECOMMENDED: Duration = Duration::from_secs(20 * 60);
+pub(crate) const RECOMMENDED: Duration = Duration::from_secs(20 * 60);
 
 /// What is known of kubelet's patience.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -30,7 +30,7 @@ pub use engine::{Engine, Kind, runtimes};
 pub use error::{Error, Result};
 pub use install::{Installed, Request, Staged, install, stage};
 pub use instance::{BadInstance, Instance};
-pub use kubelet::{Kubelet, RECOMMENDED};
+pub use kubelet::Kubelet;
 pub use lock::Lock;
 pub use record::Record;
 pub use root::Root;

@@ -35,7 +35,7 @@ impl Quantity {
     }
 
     /// Whether it is a whole number.
-    pub const fn is_whole(self) -> bool {
+    pub(crate) const fn is_whole(self) -> bool {
         self.0.is_multiple_of(ONE)
     }
 

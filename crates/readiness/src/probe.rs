@@ -108,7 +108,7 @@ pub enum SnpState {
 impl SnpStatus {
     /// Reads the answer's bytes.
     #[must_use]
-    pub fn of_bytes(bytes: &[u8; 32]) -> Self {
+    pub(crate) fn of_bytes(bytes: &[u8; 32]) -> Self {
         let [major, minor, state, flags, b0, b1, b2, b3, _, _, _, _, _, _, _, _, tcbs @ ..] = bytes;
         let [c0, c1, c2, c3, c4, c5, c6, c7, r0, r1, r2, r3, r4, r5, r6, r7] = *tcbs;
         Self {

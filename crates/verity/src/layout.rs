@@ -3,7 +3,7 @@
 use crate::{BLOCK, BLOCK_BYTES, DIGEST, FormatError};
 
 /// As many as an EROFS image can have blocks; with 4096 bytes each, 16 TiB.
-pub const MAX_DATA_BLOCKS: u64 = u32::MAX as u64;
+pub(crate) const MAX_DATA_BLOCKS: u64 = u32::MAX as u64;
 /// Hashes in a block.
 const PER_BLOCK: u64 = (BLOCK / DIGEST) as u64;
 
@@ -57,7 +57,7 @@ impl Layout {
 
     /// How many bytes the tree covers.
     #[must_use]
-    pub const fn data_bytes(&self) -> u64 {
+    pub(crate) const fn data_bytes(&self) -> u64 {
         self.data_blocks * BLOCK_BYTES
     }
 

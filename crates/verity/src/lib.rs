@@ -23,12 +23,12 @@ mod superblock;
 
 pub use append::append;
 pub use erofs::{HEAD, erofs_bytes};
-pub use layout::{Layout, Level, MAX_DATA_BLOCKS};
+pub use layout::{Layout, Level};
 pub use read::{ReadError, read_root};
 pub use root::{NotARootHash, RootHash, root_of};
 #[cfg(feature = "sidecar")]
 pub use sidecar::{Sidecar, SidecarError};
-pub use superblock::{SUPERBLOCK_BYTES, Superblock};
+pub use superblock::Superblock;
 
 /// Size of a data block and of a hash block, in bytes.
 pub const BLOCK: usize = 4096;
@@ -82,7 +82,7 @@ pub enum FormatError {
     #[error("it counts no data blocks")]
     NoData,
     /// More than an EROFS image can have.
-    #[error("it counts {0} data blocks, and can have {max} at most", max = MAX_DATA_BLOCKS)]
+    #[error("it counts {0} data blocks, and can have {max} at most", max = layout::MAX_DATA_BLOCKS)]
     TooManyBlocks(u64),
     /// The two superblocks disagree, so that a part of the image would not be verified.
     #[error("its verity superblock covers {verity} blocks, and its EROFS image has {erofs}")]

@@ -3,10 +3,8 @@
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use crate::{
-    BLOCK, BLOCK_BYTES, FormatError, HEAD, Layout, RootHash, SUPERBLOCK_BYTES, Superblock, erofs_bytes,
-    root_of,
-};
+use crate::superblock::SUPERBLOCK_BYTES;
+use crate::{BLOCK, BLOCK_BYTES, FormatError, HEAD, Layout, RootHash, Superblock, erofs_bytes, root_of};
 
 /// Why an image has no root hash.
 #[derive(Debug, thiserror::Error)]

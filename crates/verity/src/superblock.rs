@@ -4,7 +4,7 @@ use crate::layout::MAX_DATA_BLOCKS;
 use crate::{BLOCK, FormatError, SALT};
 
 /// Its size in bytes; the rest of its block is zero.
-pub const SUPERBLOCK_BYTES: usize = 512;
+pub(crate) const SUPERBLOCK_BYTES: usize = 512;
 
 const MAGIC: [u8; 8] = *b"verity\0\0";
 const ALGORITHM: [u8; 32] = {

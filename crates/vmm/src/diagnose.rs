@@ -2,7 +2,7 @@
 
 /// What the last lines of the guest's console and of QEMU's stderr mean, where that is known: one clause that says
 /// what happened and what to do.
-pub fn diagnose(console: &[String], stderr: &[String]) -> Option<&'static str> {
+pub(crate) fn diagnose(console: &[String], stderr: &[String]) -> Option<&'static str> {
     let said = |lines: &[String], needle: &str| lines.iter().any(|line| line.contains(needle));
     CONSOLE
         .iter()

@@ -5,7 +5,7 @@
 pub mod boot;
 mod claims;
 pub mod devices;
-pub mod diagnose;
+pub(crate) mod diagnose;
 pub mod disks;
 pub mod ended;
 pub mod gate;

@@ -155,7 +155,7 @@ impl StateDir {
     }
 
     /// The same directory under a path of this process that fits into a socket's address, however long the ids are.
-    pub fn short_path(&self) -> PathBuf {
+    pub(crate) fn short_path(&self) -> PathBuf {
         PathBuf::from(format!("/proc/self/fd/{}", self.handle.as_raw_fd()))
     }
 
@@ -165,7 +165,7 @@ impl StateDir {
     }
 
     /// The same under a short path, as [`Self::short_path`].
-    pub fn short_room(&self, room: Room) -> PathBuf {
+    pub(crate) fn short_room(&self, room: Room) -> PathBuf {
         self.short_path().join(room.name())
     }
 
@@ -173,7 +173,7 @@ impl StateDir {
     ///
     /// # Errors
     /// It cannot be made, or given to the user.
-    pub fn make_room(&self, room: Room, user: UserId) -> Result<(), StateError> {
+    pub(crate) fn make_room(&self, room: Room, user: UserId) -> Result<(), StateError> {
         let path = self.room(room);
         let made = DirBuilder::new().mode(0o700).create(&path);
         let made = made.and_then(|()| chown(&path, Some(user.get()), Some(user.get())));
@@ -250,7 +250,7 @@ fn read(path: &Path) -> Result<Option<Found>, StateError> {
 ///
 /// # Errors
 /// The record cannot be read.
-pub async fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
+pub(crate) async fn living_owner(path: &Path) -> Result<Option<Identity>, StateError> {
     let Some(Found { record, .. }) = read(path)? else { return Ok(None) };
     if u32::try_from(record.shim.pid).ok() == Some(std::process::id()) {
         return Ok(None);

@@ -13,7 +13,7 @@ pub struct BadWidth(pub u32);
 
 impl AddressWidth {
     /// What QEMU's own processor is told to have where it plays one for devices with large BARs.
-    pub const EMULATED: Self = Self(46);
+    pub(crate) const EMULATED: Self = Self(46);
     /// What firmware makes use of at most: with more, edk2 would need five levels of page tables
     /// (`OvmfPkg/Library/PlatformInitLib`).
     pub const FIRMWARE: Self = Self(46);

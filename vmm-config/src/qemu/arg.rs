@@ -31,7 +31,7 @@ impl Arg {
     }
 
     /// The words for the process's argument vector.
-    pub fn into_words(self) -> impl Iterator<Item = String> {
+    pub(crate) fn into_words(self) -> impl Iterator<Item = String> {
         std::iter::once(self.option.to_owned()).chain(self.value)
     }
 }

@@ -9,7 +9,7 @@ const NODE: &str = "initdata";
 /// Its file, in the VM's state directory.
 pub const INITDATA_FILE: &str = "initdata.img";
 /// Its serial number, by which the guest can tell it from others.
-pub const INITDATA_SERIAL: &str = "coffer-initdata";
+pub(crate) const INITDATA_SERIAL: &str = "coffer-initdata";
 
 /// The initdata disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

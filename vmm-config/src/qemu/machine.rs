@@ -18,7 +18,7 @@ pub struct Machine {
 impl Machine {
     /// Most memory that TCG keeps translated code in. QEMU's own choice is an eighth of the guest's memory
     /// and up to 1 GiB, none of which the pod's limit knows of; a whole boot translates less than this.
-    pub const TCG_CACHE: MemorySize = MemorySize::from_mib(128);
+    pub(crate) const TCG_CACHE: MemorySize = MemorySize::from_mib(128);
 
     pub(super) fn args(&self, memory: &Memory, guest: Option<&ConfidentialGuest>) -> [Arg; 2] {
         let mut machine = Options::new("q35");

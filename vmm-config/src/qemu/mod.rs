@@ -37,7 +37,7 @@ pub use self::confidential::ConfidentialGuest;
 pub use self::console::Console;
 pub use self::cpu::Cpu;
 pub use self::expander::Expander;
-pub use self::initdata::{INITDATA_FILE, INITDATA_SERIAL, InitdataDisk};
+pub use self::initdata::{INITDATA_FILE, InitdataDisk};
 pub use self::iommufd::Iommufd;
 pub use self::kernel::Kernel;
 pub use self::machine::Machine;

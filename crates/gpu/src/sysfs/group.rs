@@ -29,7 +29,7 @@ pub struct GroupFunction {
 impl GroupFunction {
     /// A PCI bridge: never given to a VM, and the kernel lets it keep its driver.
     #[must_use]
-    pub fn is_bridge(&self) -> bool {
+    pub(crate) fn is_bridge(&self) -> bool {
         self.class >> 8 == 0x0604
     }
 }

@@ -57,24 +57,6 @@ fn read_limit(file: &Path) -> Result<Option<u64>, Error> {
     }
 }
 
-/// Refuses a VM that its pod's cgroup would kill: guest memory plus what QEMU and the shim need, in bytes.
-///
-/// # Errors
-/// [`Error::TooLarge`] with the arithmetic.
-pub fn check_fits(limit: Option<&MemoryLimit>, memory: u64, overhead: u64) -> Result<(), Error> {
-    let needed = memory.saturating_add(overhead);
-    match limit {
-        Some(limit) if needed > limit.bytes => Err(Error::TooLarge {
-            memory,
-            overhead,
-            needed,
-            limit: limit.bytes,
-            cgroup: limit.cgroup.clone(),
-        }),
-        _ => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::super::layout::fixture;
@@ -127,17 +109,5 @@ mod tests {
         assert_eq!(memory_limit(&Hierarchies::Absent, &pod()).unwrap(), None);
         let root = fixture::unified();
         assert_eq!(memory_limit(&Hierarchies::find(root.path()), &pod()).unwrap(), None);
-    }
-
-    #[test]
-    fn the_error_shows_the_arithmetic() {
-        let limit = MemoryLimit { bytes: 1000, cgroup: "kubepods/pod1".into() };
-        check_fits(Some(&limit), 900, 100).unwrap();
-        check_fits(None, u64::MAX, u64::MAX).unwrap();
-        let error = check_fits(Some(&limit), 900, 101).unwrap_err();
-        let text = error.to_string();
-        for part in ["1001", "900", "101", "1000", " 1 too few", "kubepods/pod1"] {
-            assert!(text.contains(part), "{part} in {text}");
-        }
     }
 }

@@ -40,7 +40,7 @@ impl Link {
         &self.netns
     }
 
-    pub fn into_netns(self) -> Netns {
+    pub(crate) fn into_netns(self) -> Netns {
         drop(self.driver);
         self.netns
     }

@@ -74,7 +74,7 @@ impl Netns {
     }
 
     /// Whether this is the namespace we run in: a pod on the host's network.
-    pub fn is_our_own(&self) -> bool {
+    pub(crate) fn is_our_own(&self) -> bool {
         File::open("/proc/self/ns/net").and_then(|own| NamespaceId::of(&own)).is_ok_and(|own| own == self.id)
     }
 

@@ -79,7 +79,7 @@ impl Tree {
 
     /// Mounts the tree, read-only, in the calling thread's mount namespace. Changes the thread's working
     /// directory: overlayfs takes one page of options, and 30 long paths do not fit.
-    pub fn mount_at(&self, target: &Path) -> nix::Result<()> {
+    pub(crate) fn mount_at(&self, target: &Path) -> nix::Result<()> {
         let none = None::<&str>;
         if let [single] = &self.directories[..] {
             mount(Some(single), target, none, MsFlags::MS_BIND, none)?;

@@ -10,7 +10,7 @@ use super::{DocumentError, InitData, MAX_COMPRESSED};
 pub const NAME: &str = "io.katacontainers.config.hypervisor.cc_init_data";
 
 /// Longest annotation in characters; what is longer cannot hold a document that is small enough.
-pub const MAX_ANNOTATION: usize = MAX_COMPRESSED.div_ceil(3) * 4;
+pub(crate) const MAX_ANNOTATION: usize = MAX_COMPRESSED.div_ceil(3) * 4;
 
 /// What is wrong with an annotation.
 #[derive(Debug, thiserror::Error)]

@@ -19,4 +19,4 @@ pub use self::gzip::GzipError;
 pub const MAX_PLAIN: usize = 8 << 20;
 
 /// Largest compressed document in bytes.
-pub const MAX_COMPRESSED: usize = 1 << 20;
+pub(crate) const MAX_COMPRESSED: usize = 1 << 20;

@@ -43,7 +43,7 @@ impl PageRange {
     }
 
     /// Whether a byte belongs to both.
-    pub const fn overlaps(&self, other: &Self) -> bool {
+    pub(crate) const fn overlaps(&self, other: &Self) -> bool {
         self.start < other.end() && other.start < self.end() && self.size > 0 && other.size > 0
     }
 }

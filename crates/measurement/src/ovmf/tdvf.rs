@@ -81,7 +81,7 @@ impl<'a> TdvfMetadata<'a> {
     }
 
     /// Whether a variable store comes with variables.
-    pub fn has_variables(&self) -> bool {
+    pub(crate) fn has_variables(&self) -> bool {
         let mut stores = self.sections.iter().filter(|s| s.kind == TdvfSectionKind::ConfigurationVolume);
         stores.any(|store| !is_empty(store.data))
     }

@@ -19,13 +19,8 @@ const MODELS: &[(&str, u8, u8, u8)] = &[
 pub struct CpuSignature(u32);
 
 impl CpuSignature {
-    /// From EAX of CPUID leaf 1, for a model that [`CpuSignature::of_model`] does not know, or `-cpu host`.
-    pub const fn from_bits(bits: u32) -> Self {
-        Self(bits)
-    }
-
     /// From family, model and stepping as people write them (AMD, "CPUID Specification" (25481)).
-    pub const fn from_parts(family: u8, model: u8, stepping: u8) -> Self {
+    pub(crate) const fn from_parts(family: u8, model: u8, stepping: u8) -> Self {
         let (base, extended) = if family < 15 { (family, 0) } else { (15, family - 15) };
         Self(
             (extended as u32) << 20

@@ -19,9 +19,9 @@ pub use write::{DATA_START, write};
 use std::io;
 
 /// The only cipher, in the words of cryptsetup and of the kernel's dm-crypt.
-pub const CIPHER: &str = "aes-xts-plain64";
+pub(crate) const CIPHER: &str = "aes-xts-plain64";
 /// Length of a volume key: two AES keys of 256 bits.
-pub const KEY_BYTES: usize = 64;
+pub(crate) const KEY_BYTES: usize = 64;
 
 /// Why a disk was not opened or made.
 #[derive(Debug, thiserror::Error)]

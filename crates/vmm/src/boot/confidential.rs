@@ -26,7 +26,7 @@ use vmm_config::units::MemorySize;
 use super::Request;
 
 /// Where the expectation is kept while the VM lives, in its state directory.
-pub const MEASUREMENT_FILE: &str = "measurement.json";
+pub(crate) const MEASUREMENT_FILE: &str = "measurement.json";
 /// Largest kernel that is measured, in bytes.
 const MAX_KERNEL: u64 = 256 << 20;
 /// From here on, accepting all memory takes longer than a boot may be silent: the one report of it says more than 1.4 s

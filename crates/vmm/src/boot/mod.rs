@@ -55,7 +55,7 @@ use crate::state::{Room, StateDir};
 use crate::vm::{Parts, Vm};
 
 use claim::{claim_all, endpoint, find_qemu, own_user};
-pub use confidential::{ConfidentialError, MEASUREMENT_FILE};
+pub use confidential::ConfidentialError;
 pub use error::{BootError, Failure, Phase};
 
 /// The first pause between two tries to reach the agent; it grows by half each time.

@@ -168,7 +168,7 @@ impl Qmp {
     ///
     /// # Errors
     /// As [`Self::execute`].
-    pub async fn execute_with(
+    pub(crate) async fn execute_with(
         &self,
         command: &str,
         arguments: impl Serialize,

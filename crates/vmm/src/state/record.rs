@@ -63,7 +63,7 @@ impl Record {
     }
 
     /// Whether anything of the host is named.
-    pub fn names_claims(&self) -> bool {
+    pub(crate) fn names_claims(&self) -> bool {
         let Self { qemu, vsock, net, cgroup, devices, .. } = self;
         qemu.is_some() || vsock.is_some() || net.is_some() || cgroup.is_some() || devices.is_some()
     }
