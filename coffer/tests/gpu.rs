@@ -254,7 +254,7 @@ fn one_that_does_not_come_back_is_quarantined_until_it_does() {
     // Known from its last life: a reset that failed.
     let entry = gpu::quarantine::Entry::now(&std::io::Error::other("no answer"), "pod-7");
     Quarantine::new(&rig.state()).put(gpu, &entry).unwrap();
-    assert!(rig.bad(&["cc-mode", "on", "--all"]).contains("in quarantine: no answer"));
+    assert!(rig.bad(&["cc-mode", "on", "--all"]).contains("had it: no answer"));
     assert!(rig.good(&["list"]).contains("quarantined"));
     rig.emulators[0].set_faults(Faults { identity: Some(IdentityFault::SecurityFault), ..Faults::default() });
     assert!(rig.bad(&["release", "--all"]).contains("stays in quarantine"));

@@ -59,7 +59,7 @@ impl DevicesPlan {
     pub(crate) async fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
         let DevicesRecord { sandbox, host, .. } = self.record;
         let claim =
-            Claim::lock(&host.state, self.claim.functions(), self.power, &sandbox, Quarantined::Refuse).await?;
+            Claim::lock(&host.state, self.functions, self.power, &sandbox, Quarantined::Refuse).await?;
         Ok(Devices { claim, unclean: Vec::new(), sandbox, host, log: log.clone() })
     }
 }
