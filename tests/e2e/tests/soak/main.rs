@@ -23,10 +23,16 @@ struct Taken {
 
 impl Taken {
     async fn by(keeper: &PodContainer) -> Self {
-        // What was freed but is kept by a cache is none of it: MemAvailable counts that as free.
-        let memory = keeper.exec(&["grep", "-E", "MemTotal|MemAvailable", "/proc/meminfo"]).await;
-        let kib: Vec<u64> = memory.split_whitespace().filter_map(|word| word.parse().ok()).collect();
-        let [total, available] = kib[..] else { panic!("{memory}") };
+        // Neither free nor a cache of files, which goes under pressure; what is in a tmpfs does not. MemAvailable would take half of
+        // the caches for used.
+        let memory = keeper.exec(&["cat", "/proc/meminfo"]).await;
+        let kib = |name: &str| -> u64 {
+            let rest =
+                memory.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':')).or_fail(name);
+            rest.trim().trim_end_matches(" kB").parse().or_fail(name)
+        };
+        let caches = kib("Cached") + kib("Buffers") + kib("SReclaimable") - kib("Shmem");
+        let used = kib("MemTotal") - kib("MemFree") - caches;
         let disks = keeper.exec(&["ls", "/sys/class/scsi_disk"]).await.split_whitespace().count();
         sleep(Duration::from_secs(2)).await;
         let shim = Victim::Shim.processes().into_iter().next().or_fail("the shim");
@@ -37,7 +43,7 @@ impl Taken {
             .collect();
         let of = |word: &str| links.iter().filter(|link| link.contains(word)).count();
         Self {
-            guest: (total - available) / 1024,
+            guest: used / 1024,
             disks,
             descriptors: links.len(),
             inotify: of("inotify"),
