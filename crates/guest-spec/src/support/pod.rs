@@ -88,7 +88,11 @@ pub const POD: &[Message] = &[
             field("terminationMessagePath", Carried, "its first 4096 bytes, when the container ends"),
             field("terminationMessagePolicy", Engine, KUBELET),
             field("tty", Carried, ""),
-            field("volumeDevices", Refused, OF_THE_NODE),
+            field(
+                "volumeDevices",
+                Refused,
+                "model volumes are carried (attestation.md); another device is refused by its path",
+            ),
             field("volumeMounts", Carried, "below"),
             field("workingDir", Carried, "it must be in the image"),
         ],
