@@ -92,6 +92,8 @@ impl Drop for Bundle {
 
 /// The smallest spec that runs `command`.
 pub fn spec(command: &[&str], annotations: Value) -> String {
+    // Every engine's spec has them: an exec's terminal needs them.
+    let devpts = ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"];
     json!({
         "ociVersion": "1.1.0",
         "process": {
@@ -105,6 +107,7 @@ pub fn spec(command: &[&str], annotations: Value) -> String {
         "mounts": [
             { "destination": "/proc", "type": "proc", "source": "proc" },
             { "destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "mode=755"] },
+            { "destination": "/dev/pts", "type": "devpts", "source": "devpts", "options": devpts },
         ],
         "annotations": annotations,
         "linux": {
