@@ -6,9 +6,10 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, channel};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Builder;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use vfio_bindings::bindings::vfio::{
     VFIO_IRQ_INFO_EVENTFD, VFIO_IRQ_INFO_NORESIZE, VFIO_PCI_BAR0_REGION_INDEX, VFIO_PCI_BAR2_REGION_INDEX,
@@ -79,6 +80,7 @@ pub struct Emulator {
     device: Shared,
     socket: PathBuf,
     control: PathBuf,
+    served: Mutex<Receiver<()>>,
 }
 
 /// The device, shared by its sockets.
@@ -130,6 +132,7 @@ impl Emulator {
             like_vfio: options.resets_like_vfio,
             client: Client::Absent,
         };
+        let (done, served) = channel();
         let serve = move || {
             while !backend.device.ended() {
                 if let Err(error) = server.run(&mut backend) {
@@ -137,9 +140,16 @@ impl Emulator {
                 }
                 backend.client_gone();
             }
+            drop(server);
+            let _ = done.send(());
         };
         Builder::new().name("vfio-user".to_owned()).spawn(serve).map_err(Error::Thread)?;
-        Ok(Self { device, socket: options.socket.clone(), control: options.control.clone() })
+        Ok(Self {
+            device,
+            socket: options.socket.clone(),
+            control: options.control.clone(),
+            served: Mutex::new(served),
+        })
     }
 
     /// The vfio-user socket.
@@ -165,6 +175,9 @@ impl Emulator {
     }
 }
 
+/// How long the end of a device waits for its last client.
+const LAST_CLIENT: Duration = Duration::from_secs(1);
+
 impl Drop for Emulator {
     fn drop(&mut self) {
         self.device.ended.store(true, Ordering::Relaxed);
@@ -173,6 +186,9 @@ impl Drop for Emulator {
             let _ = UnixStream::connect(path);
             let _ = std::fs::remove_file(path);
         }
+        // The server takes its socket's name away as it ends, which another device may have by then.
+        let served = self.served.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let _ = served.recv_timeout(LAST_CLIENT);
     }
 }
 
