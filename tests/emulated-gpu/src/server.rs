@@ -176,7 +176,7 @@ impl Emulator {
 }
 
 /// How long the end of a device waits for its last client.
-const LAST_CLIENT: Duration = Duration::from_secs(1);
+const LAST_CLIENT: Duration = Duration::from_millis(200);
 
 impl Drop for Emulator {
     fn drop(&mut self) {
