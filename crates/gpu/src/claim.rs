@@ -37,9 +37,6 @@ pub enum Error {
     /// A quarantine's record.
     #[error(transparent)]
     Record(#[from] quarantine::Error),
-    /// One cannot be kept awake.
-    #[error(transparent)]
-    Power(#[from] power::Error),
 }
 
 /// Whether GPUs in quarantine may be claimed.
@@ -81,7 +78,7 @@ pub struct Claim {
 pub struct Lost {
     /// They did not come back; they are in quarantine now.
     pub quarantined: Vec<(PciAddress, Entry)>,
-    /// Records of those that could not be written.
+    /// Why others of them could not be recorded: they stay locked for as long as this process lives.
     pub unrecorded: Vec<quarantine::Error>,
     /// They have yet to show whether they come back: something that is no refusal went wrong with one of the set, or
     /// settings were written.
@@ -160,8 +157,13 @@ impl Claim {
         let mut lost = Lost::default();
         for failure in &gone {
             let entry = Entry::now(*failure, &self.holder);
-            lost.unrecorded.extend(Quarantine::new(&self.state).put(failure.gpu, &entry).err());
-            lost.quarantined.push((failure.gpu, entry));
+            match Quarantine::new(&self.state).put(failure.gpu, &entry) {
+                Ok(()) => lost.quarantined.push((failure.gpu, entry)),
+                Err(error) => {
+                    self.keep_locked(failure.gpu);
+                    lost.unrecorded.push(error);
+                }
+            }
         }
         if !pending.is_empty() || others.iter().any(|failure| !failure.cause.is_refusal()) {
             let of_set = self.functions.iter().map(|function| function.address);

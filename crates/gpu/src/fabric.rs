@@ -122,8 +122,10 @@ impl Fabric {
     /// [`Error`].
     pub fn read(state: &Path) -> Result<Option<Self>, Error> {
         let folder = state.join(FOLDER);
-        if !folder.exists() {
-            return Ok(None);
+        match folder.try_exists() {
+            Ok(true) => {}
+            Ok(false) => return Ok(None),
+            Err(source) => return Err(Error::Read { path: folder, source }),
         }
         let read = |name: &str| {
             let path = folder.join(name);

@@ -149,6 +149,12 @@ pub struct Look {
 }
 
 impl Look {
+    /// Which GPU.
+    #[must_use]
+    pub fn gpu(&self) -> PciAddress {
+        self.gpu
+    }
+
     /// Begins a look. Two look one after the other, since one GPU can be opened by one process only.
     ///
     /// # Errors
@@ -176,14 +182,6 @@ impl Look {
             }
             Err((_, errno)) => Err(fail(errno.into())),
         }
-    }
-}
-
-impl Look {
-    /// Which GPU.
-    #[must_use]
-    pub fn gpu(&self) -> PciAddress {
-        self.gpu
     }
 }
 

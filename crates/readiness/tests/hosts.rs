@@ -498,3 +498,24 @@ fn a_host_that_is_empty_is_examined_to_the_end() {
     let report = host.examine();
     assert!(Class::ALL.iter().all(|class| report.verdict(*class) == Verdict::NotReady));
 }
+
+#[test]
+fn partitions_of_a_board_are_told() {
+    let host = Fixture::plain().with_gpu();
+    let told = || {
+        let report = host.examine();
+        let check =
+            report.checks.iter().flat_map(Check::all).find(|check| check.name == "gpu.partitions").unwrap();
+        (check.result, check.evidence.clone())
+    };
+    assert_eq!(told().0, Outcome::NotApplicable);
+    let (list, modules) =
+        ("/var/lib/coffer/gpu/fabric/partitions.json", "/var/lib/coffer/gpu/fabric/modules");
+    host.write(list, r#"{"partitionInfo": [{"partitionId": 7, "gpuInfo": [{"physicalId": 3}]}]}"#);
+    host.write(modules, "0000:41:00.0 3\n");
+    assert_eq!(told(), (Outcome::Ok, "1 of 1 GPUs".to_owned()));
+    host.write(modules, "");
+    assert!(told().0 == Outcome::Warning && told().1.contains("0000:41:00.0"));
+    host.write(list, "{}");
+    assert!(told().0 == Outcome::Failed && told().1.contains("missing field"), "{:?}", told());
+}

@@ -17,7 +17,7 @@ use crate::{api, reap};
 pub use info::{info, version};
 pub use protocol::{Environment, detect, runtime_options};
 pub use spawn::{READY, inherited_options};
-pub use spec::parse as parse_spec;
+pub use spec::{MAX_SPEC, parse as parse_spec};
 
 /// Most that is read from standard input: containerd's own limit for the message it sends there.
 const MAX_INPUT: u64 = 10 << 20;

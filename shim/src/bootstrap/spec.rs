@@ -1,12 +1,16 @@
 //! The two facts that `start` needs from the bundle's `config.json`.
 
 use std::collections::BTreeMap;
-use std::io::{self, BufReader};
+use std::io;
+use std::path::Path;
 
 use serde::Deserialize;
 
 /// Annotations that name the sandbox a container belongs to: containerd's CRI plugin and CRI-O.
 const SANDBOX: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+
+/// Largest `config.json` that is read, in bytes. Kubernetes' objects end at 1.5 MiB, and a spec is not much more.
+pub const MAX_SPEC: u64 = 4 << 20;
 
 /// The part of an OCI spec that `start` looks at.
 #[derive(Debug, Default, Deserialize)]
@@ -45,11 +49,8 @@ impl Spec {
 ///
 /// # Errors
 /// [`Error::Parse`].
-pub fn parse(mut json: impl io::Read) -> Result<Spec, Error> {
-    // A reader would be asked for each byte.
-    let mut text = Vec::new();
-    json.read_to_end(&mut text).map_err(Error::Read)?;
-    serde_json::from_slice(&text).map_err(Error::Parse)
+pub fn parse(json: &[u8]) -> Result<Spec, Error> {
+    serde_json::from_slice(json).map_err(Error::Parse)
 }
 
 /// Reads `config.json` of the working directory. A bundle without one belongs to the Sandbox API.
@@ -57,8 +58,8 @@ pub fn parse(mut json: impl io::Read) -> Result<Spec, Error> {
 /// # Errors
 /// [`Error`] when there is one and it cannot be read.
 pub fn read() -> Result<Spec, Error> {
-    match std::fs::File::open("config.json") {
-        Ok(file) => parse(BufReader::with_capacity(64 << 10, file)),
+    match host_claims::files::read(Path::new("config.json"), MAX_SPEC) {
+        Ok(json) => parse(&json),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Spec::default()),
         Err(error) => Err(Error::Read(error)),
     }

@@ -11,8 +11,8 @@ use crate::api::{Error, Result};
 
 /// How a sealed secret begins (guest-components, `confidential-data-hub/hub/src/secret`).
 const PREFIX: &str = "sealed.";
-/// The folder of kubelet's in which a pod's secrets are.
-const SECRETS: &str = "kubernetes.io~secret";
+/// The folders of kubelet's in which a pod's secrets may be. No name says of which volume a `subPath` is.
+const SECRETS: [&str; 3] = ["kubernetes.io~secret", "kubernetes.io~projected", "volume-subpaths"];
 
 /// Fails if the container is to have a sealed secret, in its environment or in a volume of kubelet's.
 ///
@@ -28,7 +28,7 @@ pub fn refuse(spec: &Spec) -> Result<()> {
     }
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         let Some(source) = mount.source().as_deref() else { continue };
-        if source.iter().any(|part| part == SECRETS)
+        if source.iter().any(|part| SECRETS.iter().any(|folder| part == *folder))
             && let Some(name) = sealed(source).map_err(|error| unreadable(source, &error))?
         {
             return Err(refused(&format!("{} in {}", name, mount.destination().display())));
@@ -98,6 +98,15 @@ mod tests {
         fs::write(secret.join("two"), "sealed.a.b.c").unwrap();
         assert!(said(&spec(&[], &secret)).contains("two in /etc/keys"));
         assert!(said(&spec(&[], &secret.join("two"))).contains("two in /etc/keys"));
+        // By `subPath`, and in a projected volume.
+        let part = folder.path().join("volume-subpaths/keys/app/0");
+        fs::create_dir_all(part.parent().unwrap()).unwrap();
+        fs::write(&part, "sealed.a.b.c").unwrap();
+        assert!(said(&spec(&[], &part)).contains("0 in /etc/keys"));
+        let projected = folder.path().join("volumes/kubernetes.io~projected/all");
+        fs::create_dir_all(&projected).unwrap();
+        fs::write(projected.join("two"), "sealed.a.b.c").unwrap();
+        assert!(said(&spec(&[], &projected)).contains("two in /etc/keys"));
         // What is no secret of kubelet's is a container's own file.
         let map = folder.path().join("volumes/kubernetes.io~configmap/keys");
         fs::create_dir_all(&map).unwrap();

@@ -80,7 +80,7 @@ route_faults contains sprintf("routes.Routes[%d]", [i]) if {
 is_route(route) if {
 	is_destination(route.dest, route.family)
 	is_empty_or_address(route.gateway, route.family)
-	is_empty_or_address(trim_suffix(route.source, "/0"), route.family)
+	is_source(route.source, route.family)
 	is_link(route.device)
 
 	# The world, a site, a link.
@@ -90,6 +90,11 @@ is_route(route) if {
 	route.flags in {0, 4}
 	is_between(route.mtu, 0, 65535)
 }
+
+is_source(text, _) if text == ""
+
+# kata-agent 4.1.0 takes a source for the packets' own only with a length that is not an address's (netlink.rs, update_routes).
+is_source(text, family) if is_address(trim_suffix(text, "/0"), family)
 
 is_empty_or_address(text, _) if text == ""
 

@@ -115,7 +115,7 @@ fn rows() -> Vec<(&'static str, &'static str, Row)> {
         (
             "UpdateRoutesRequest",
             "routes.Routes[].source",
-            Not(json!(["127.0.0.1", "127.0.0.1/0", "::1/0", "10.4.0.5/8", "x"])),
+            Not(json!(["127.0.0.1", "127.0.0.1/0", "::1/0", "10.4.0.5/8", "/0", "x"])),
         ),
         ("UpdateRoutesRequest", "routes.Routes[].device", Not(json!(["lo", ""]))),
         ("UpdateRoutesRequest", "routes.Routes[].mtu", Not(json!([65_536]))),

@@ -45,10 +45,10 @@ pub(super) async fn links(link: &Link) -> Result<(Vec<LinkFacts>, Vec<String>), 
     }
     let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
     let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    for (family, version) in [(v4, IpVersion::V4), (v6, IpVersion::V6)] {
+    for (family, version, is_v6) in [(v4, IpVersion::V4, false), (v6, IpVersion::V6, true)] {
         let messages: Vec<RouteMessage> =
             handle.route().get(family).execute().try_collect().await.map_err(link.failed("list routes"))?;
-        routes::give(link, &mut found, &messages, &mut left_out)?;
+        routes::give(link, &mut found, &messages, is_v6, &mut left_out)?;
         let messages: Vec<RuleMessage> = match handle.rule().get(version).execute().try_collect().await {
             Ok(messages) => messages,
             // A kernel without policy routing.

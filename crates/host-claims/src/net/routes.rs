@@ -53,13 +53,14 @@ pub(super) fn give(
     link: &Link,
     links: &mut [LinkFacts],
     messages: &[RouteMessage],
+    v6: bool,
     left_out: &mut Vec<String>,
 ) -> Result<(), Error> {
     let mut candidates = Vec::new();
     for message in messages {
         candidates.extend(candidate(link, links, message, left_out)?);
     }
-    choose(links, &candidates, left_out);
+    choose(links, &candidates, v6, left_out);
     Ok(())
 }
 
@@ -120,7 +121,7 @@ fn candidate(
 
 /// Decides between the routes to each destination: the lowest metric, and of those with the same the first, as the kernel
 /// looks them up.
-fn choose(links: &mut [LinkFacts], candidates: &[Candidate], left_out: &mut Vec<String>) {
+fn choose(links: &mut [LinkFacts], candidates: &[Candidate], v6: bool, left_out: &mut Vec<String>) {
     let mut chosen: BTreeMap<Destination, &Candidate> = BTreeMap::new();
     for candidate in candidates {
         let best = chosen.entry(destination(&candidate.route)).or_insert(candidate);
@@ -138,7 +139,6 @@ fn choose(links: &mut [LinkFacts], candidates: &[Candidate], left_out: &mut Vec<
             left_out.push(format!("route {to}{via} metric {metric}: another one to there is preferred"));
         }
     }
-    let Some(v6) = candidates.first().map(|candidate| candidate.route.v6) else { return };
     for facts in links {
         let own = |candidate: &&Candidate| candidate.link == facts.index && candidate.route.gateway.is_none();
         let networks: Vec<Destination> =

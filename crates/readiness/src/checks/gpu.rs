@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::Write;
 
-use gpu::Kind;
-use gpu::Mode;
 use gpu::fabric::Fabric;
 use gpu::open::is_vfio;
 use gpu::sysfs::{Function, Inventory, Sysfs};
+use gpu::{Kind, Mode};
+use shared_types::one_line;
 
 use super::{qemu, vm};
 use crate::check::{Fault, Finding, Step};
@@ -46,7 +46,7 @@ pub(super) const GPUS: Step = Step {
 };
 
 fn inventory(host: &Host<'_>) -> Result<Inventory, String> {
-    Sysfs::new(&host.root.path("/sys")).discover().map_err(|error| error.to_string())
+    Sysfs::new(&host.root.path("/sys")).discover().map_err(|error| one_line(&error))
 }
 
 fn functions(host: &Host<'_>) -> Vec<Function> {
@@ -57,7 +57,7 @@ fn functions(host: &Host<'_>) -> Vec<Function> {
 const STATE: &str = "/var/lib/coffer/gpu";
 
 fn partitions(host: &Host<'_>) -> Finding {
-    let fix = "write both files again, or remove their folder (docs/gpu.md)";
+    let fix = "see docs/gpu.md";
     let fabric = match Fabric::read(&host.root.path(STATE)) {
         Ok(None) => {
             return Finding::NotApplicable(
@@ -65,7 +65,7 @@ fn partitions(host: &Host<'_>) -> Finding {
             );
         }
         Ok(Some(fabric)) => fabric,
-        Err(error) => return Finding::failed(Fault::Setup, error.to_string(), fix),
+        Err(error) => return Finding::failed(Fault::Setup, one_line(&error), fix),
     };
     let unknown = functions(host)
         .into_iter()
@@ -91,7 +91,7 @@ fn devices(host: &Host<'_>) -> Finding {
         Err(error) => return Finding::failed(Fault::Setup, error, fix),
     };
     if let Some(error) = inventory.unreadable.first() {
-        return Finding::failed(Fault::Setup, error.to_string(), fix);
+        return Finding::failed(Fault::Setup, one_line(error), fix);
     }
     let count = |kind| inventory.functions.iter().filter(|f| f.kind == kind).count();
     let (gpus, switches) = (count(Kind::Gpu), count(Kind::NvSwitch));

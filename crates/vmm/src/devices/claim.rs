@@ -130,10 +130,8 @@ impl Devices {
         if mode != Mode::Ppcie {
             self.one_partition()?;
         }
-        let attached = self.claim.open(progress, &self.host).await?;
         // All, even if one fails: each is either closed or known to be lost when this ends.
-        let booted = join_all(attached.into_iter().map(gpu::Gpu::boot)).await;
-        let gpus = booted.into_iter().collect::<Result<Vec<_>, _>>()?;
+        let gpus = set::boot(self.claim.open(progress, &self.host).await?).await?;
         let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
         Ok(verified.into_iter().map(gpu::Gpu::close).collect())
     }

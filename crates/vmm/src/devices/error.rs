@@ -34,7 +34,7 @@ pub enum DevicesError {
     /// Somebody else has it.
     #[error(transparent)]
     Lock(#[from] gpu::lock::Error),
-    /// Somebody else has it, it did not come back some time ago, or it does not wake.
+    /// Somebody else has it, or it did not come back some time ago.
     #[error(transparent)]
     Claim(#[from] gpu::claim::Error),
     /// It cannot be kept awake.

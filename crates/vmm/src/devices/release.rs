@@ -86,10 +86,15 @@ pub(super) async fn give_back(
         },
         Err(failed) => failed,
     };
-    error!(log, "GPU is in quarantine"; "gpu" => %gpu, "error" => one_line(&failed));
     match quarantine.put(gpu, &Entry::now(&failed, sandbox)) {
-        Ok(()) => GivenBack::Quarantined,
-        Err(error) => GivenBack::Unrecorded(gpu, error),
+        Ok(()) => {
+            error!(log, "GPU is in quarantine"; "gpu" => %gpu, "error" => one_line(&failed));
+            GivenBack::Quarantined
+        }
+        Err(error) => {
+            error!(log, "GPU did not come back"; "gpu" => %gpu, "error" => one_line(&failed));
+            GivenBack::Unrecorded(gpu, error)
+        }
     }
 }
 

@@ -515,3 +515,12 @@ async fn eight_are_set_in_hardly_more_time_than_one() {
     assert!(one >= Timing::REAL.boot, "the boot was waited for");
     assert!(eight.as_secs_f64() <= 1.3 * one.as_secs_f64(), "one {one:?}, eight {eight:?}");
 }
+
+#[tokio::test]
+async fn a_gpu_whose_quarantine_cannot_be_written_stays_locked() {
+    let rig = Rig::new(1, Timing::FAST);
+    std::fs::create_dir_all(rig.state().join(".0000:40:00.0.draft")).unwrap();
+    rig.emulators[0].set_faults(Faults { boot: Some(BootFault::Never), ..Faults::default() });
+    rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.map(drop).unwrap_err();
+    assert_eq!(holder(&rig.state(), address(0)).unwrap().as_deref(), Some("pod-1"));
+}

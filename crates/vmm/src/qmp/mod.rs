@@ -13,6 +13,7 @@ use std::os::unix::net::UnixStream as StdUnixStream;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use agent_client::sanitize;
 use nix::errno::Errno;
 use nix::sys::socket::{ControlMessage, MsgFlags, sendmsg};
 use serde::Serialize;
@@ -56,8 +57,6 @@ const HEARD: [&str; 3] = ["DEVICE_DELETED", "GUEST_PANICKED", "SHUTDOWN"];
 const MAX_EVENTS: usize = 64;
 /// The longest event that is kept, in bytes.
 const MAX_EVENT: usize = 8 << 10;
-/// How much of QEMU's words an error keeps, in bytes.
-const MAX_WORDS: usize = 1 << 10;
 
 type Pending = HashMap<u64, oneshot::Sender<Result<Value, ErrorBody>>>;
 
@@ -187,9 +186,11 @@ impl Qmp {
         let receiver = self.send(command, &arguments, passed).await?;
         match receiver.await {
             Ok(Ok(value)) => Ok(value),
-            Ok(Err(ErrorBody { class, desc })) => {
-                Err(QmpError::Refused { command: command.to_owned(), class: clip(class), desc: clip(desc) })
-            }
+            Ok(Err(ErrorBody { class, desc })) => Err(QmpError::Refused {
+                command: command.to_owned(),
+                class: sanitize(&class),
+                desc: sanitize(&desc),
+            }),
             Err(_) => Err(QmpError::Closed),
         }
     }
@@ -272,13 +273,6 @@ async fn read_line<R: AsyncRead + Unpin>(
         MAX_LINE => Err(QmpError::Protocol(format!("a line longer than {MAX_LINE} bytes"))),
         _ => Ok(false),
     }
-}
-
-fn clip(mut words: String) -> String {
-    if words.len() > MAX_WORDS {
-        words.truncate((0..=MAX_WORDS).rev().find(|&at| words.is_char_boundary(at)).unwrap_or(0));
-    }
-    words
 }
 
 fn excerpt(bytes: &[u8]) -> String {

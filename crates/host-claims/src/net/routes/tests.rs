@@ -64,7 +64,7 @@ fn made(
 /// The gateways by link, the addresses, and how many were left out.
 fn told(candidates: &[Candidate]) -> (Vec<(u32, String)>, Vec<String>, usize) {
     let (mut links, mut left_out) = ([link(1), link(2)], Vec::new());
-    choose(&mut links, candidates, &mut left_out);
+    choose(&mut links, candidates, false, &mut left_out);
     let of = |facts: &LinkFacts| {
         let index = facts.index;
         let routes = facts.routes.iter().map(move |route| {
@@ -134,4 +134,9 @@ fn networks_are_cut_off_at_their_prefix() {
     assert_eq!(of("10.1.2.3", 20), "10.1.0.0");
     assert_eq!((of("10.1.2.3", 0), of("10.1.2.3", 32)), ("0.0.0.0".to_owned(), "10.1.2.3".to_owned()));
     assert_eq!((of("fd00:1::7", 64), of("fd00::7", 0)), ("fd00:1::".to_owned(), "::".to_owned()));
+}
+
+#[test]
+fn an_address_without_any_route_brings_none_of_its_own() {
+    assert_eq!(told(&[]).1, ["10.0.1.1/32", "10.0.1.2/32"]);
 }
