@@ -83,8 +83,8 @@ impl Rig {
     }
 }
 
-/// It takes itself for root, by whose number it makes directories that a layer only implies: the bytes are the same as
-/// outside.
+/// Inside the jail the program is user 0. mkfs.erofs gives directories that a layer only implies to its own user, so the bytes
+/// are the same as outside.
 const ROOT: &str = "[ 0 0 = 0 0 ]";
 
 #[test]

@@ -112,15 +112,10 @@ fn tarball(archive: &Path, to: &Path) {
     output(Command::new("bash").arg("-n").arg(to.join("share/bash-completion/completions/coffer")));
 }
 
-/// The paths of a bundle's files, all with the digests that they should have.
+/// The paths of a bundle's files, as `coffer install` reads it: nothing but what its list names, each with its digest.
 fn node_install_reads(directory: &Path) -> BTreeSet<String> {
-    output(
-        Command::new("sha256sum")
-            .args(["--check", "--strict", "--quiet", "SHA256SUMS"])
-            .current_dir(directory),
-    );
-    let sums = fs::read_to_string(directory.join("SHA256SUMS")).unwrap();
-    sums.lines().map(|line| line.split_once("  ").unwrap().1.to_owned()).collect()
+    let bundle = node_install::Bundle::read(directory).unwrap();
+    bundle.files().iter().map(|file| file.path.clone()).collect()
 }
 
 fn debian(package: &Path, to: &Path) {

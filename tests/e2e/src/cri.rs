@@ -19,9 +19,8 @@ use tower::service_fn;
 
 use crate::containerd::SOCKET;
 use crate::or_fail::OrFail;
-use crate::wait::SLOWER;
 
-/// kubelet's own limit for most calls; longer in the outer VM.
+/// kubelet's own limit for most calls.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A connection to the CRI runtime service.
@@ -35,7 +34,7 @@ impl Cri {
     pub async fn connect() -> Self {
         let connector = service_fn(async |_| UnixStream::connect(SOCKET).await.map(TokioIo::new));
         let channel = Endpoint::from_static("http://containerd")
-            .timeout(LIMIT * *SLOWER)
+            .timeout(LIMIT)
             .connect_with_connector(connector)
             .await
             .or_fail("connect to containerd's CRI service");

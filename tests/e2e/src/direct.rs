@@ -2,9 +2,11 @@
 
 use std::time::{Duration, Instant};
 
+use crate::faults::Victim;
+use crate::or_fail::OrFail;
+use crate::wait::within;
 use agent_client::proto::oci;
 use agent_client::{AGENT_PORT, Agent, Endpoint, ProcessRef};
-use e2e::{OrFail, Victim, within};
 
 /// How long one measurement may take.
 pub const LIMIT: Duration = Duration::from_secs(300);
@@ -27,9 +29,8 @@ pub async fn agent_of_the_vm() -> Option<Agent> {
 
 /// A process from its begin to its end, with both of its streams: the calls that the shim makes for it.
 pub async fn exec(agent: &Agent, container: &str, command: &[&str]) -> Duration {
-    let exec = ProcessRef::exec(container, NAME);
     let begin = Instant::now();
-    agent.exec_process(container, NAME, process(command)).await.or_fail("ExecProcess");
+    let exec = start(agent, container, command).await;
     let (_, _) = tokio::join!(agent.read_stdout(exec, 16 << 10), agent.read_stderr(exec, 16 << 10));
     agent.wait_process(exec).await.or_fail("WaitProcess");
     begin.elapsed()
@@ -43,9 +44,8 @@ pub async fn read_loop(
     bytes: u64,
     piece: usize,
 ) -> Duration {
-    let exec = ProcessRef::exec(container, NAME);
     let begin = Instant::now();
-    agent.exec_process(container, NAME, process(command)).await.or_fail("ExecProcess");
+    let exec = start(agent, container, command).await;
     let mut read = 0;
     within("the direct output", LIMIT, async {
         loop {
@@ -71,9 +71,8 @@ pub async fn write_loop(
     bytes: u64,
     piece: usize,
 ) -> Duration {
-    let exec = ProcessRef::exec(container, NAME);
     let begin = Instant::now();
-    agent.exec_process(container, NAME, process(command)).await.or_fail("ExecProcess");
+    let exec = start(agent, container, command).await;
     within("the direct input", LIMIT, async {
         for _ in 0..bytes / piece as u64 {
             agent.write_stdin(exec, vec![7; piece]).await.or_fail("WriteStdin");
@@ -85,6 +84,12 @@ pub async fn write_loop(
     let took = begin.elapsed();
     assert_eq!(status, 0, "the reader reads to the end");
     took
+}
+
+/// Has the agent start a process that no shim knows.
+async fn start<'a>(agent: &Agent, container: &'a str, command: &[&str]) -> ProcessRef<'a> {
+    agent.exec_process(container, NAME, process(command)).await.or_fail("ExecProcess");
+    ProcessRef::exec(container, NAME)
 }
 
 /// What the agent is asked to run.

@@ -77,9 +77,7 @@ impl Verifier<'_> {
             other => bail!("there is no verifier for {other}"),
         }
     }
-}
 
-impl Verifier<'_> {
     fn confidential(
         &self,
         tee: Tee,

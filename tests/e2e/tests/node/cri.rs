@@ -1,6 +1,6 @@
 //! Pods through CRI, as kubelet runs them.
 
-use e2e::{BUSYBOX, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
+use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -84,6 +84,34 @@ fn a_container_can_be_replaced_while_its_pod_runs() {
             let container = pod.run(&name, LAYERED, &["sh", "-c", "exit 4"], vec![]).await;
             assert_eq!(container.exited().await, 4);
             pod.cri.remove(&container.id).await;
+        }
+        pod.remove().await;
+    });
+}
+
+/// The engine connects to the loopback of the pod's namespace on the host; what listens in the guest answers.
+#[test]
+fn port_forward_reaches_what_listens_on_the_pods_address_and_not_the_guests_loopback() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("forward").await.start().await;
+        let serve = "mkdir /pod /own; echo of-the-pod > /pod/who; echo its-own > /own/who; \
+                     httpd -p 8080 -h /pod; exec httpd -f -p 127.0.0.1:8081 -h /own";
+        let server = pod.run("server", BUSYBOX, &["sh", "-c", serve], vec![]).await;
+        let inside = "until wget -qO- http://127.0.0.1:8081/who; do sleep 0.3; done";
+        assert_eq!(server.exec(&["sh", "-c", inside]).await, "its-own\n");
+        let question = b"GET /who HTTP/1.0\r\n\r\n";
+        let is_pods = |answer: &[u8]| answer.ends_with(b"\r\n\r\nof-the-pod\n");
+        // A second time as well: what carried the first is free again.
+        for _ in 0..2 {
+            let url = pod.cri.port_forward(&pod.id, 8080).await;
+            let answer = Forwarded::open(&url, 8080).await.ask(question, is_pods).await;
+            assert!(is_pods(&answer), "{}", String::from_utf8_lossy(&answer));
+        }
+        // Port 8081 is open in the guest, and only there.
+        for nobody in [8081, 8082] {
+            let url = pod.cri.port_forward(&pod.id, nobody).await;
+            let answer = Forwarded::open(&url, nobody).await.ask(question, |_| false).await;
+            assert_eq!(answer, b"", "port {nobody}");
         }
         pod.remove().await;
     });

@@ -1,4 +1,4 @@
-//! Situations in which users of other runtimes found a fault and reported it; each test names the report.
+//! Situations in which other runtimes had a fault. Where somebody reported it in public, the test names the report.
 
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};

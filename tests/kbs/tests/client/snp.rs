@@ -128,28 +128,26 @@ fn a_report_that_proves_nothing_is_refused_by_the_verifier() {
     // What the host changes after it was signed.
     let sent: [fn(&mut Value); 8] = [
         |report| report["policy"] = 0xb0000.into(),
-        |report| report["measurement"][47] = 1.into(),
-        |report| report["host_data"][0] = 1.into(),
+        |report| flip(&mut report["measurement"][47]),
+        |report| flip(&mut report["host_data"][0]),
         |report| report["vmpl"] = 1.into(),
         |report| report["version"] = 2.into(),
         |report| report["reported_tcb"]["snp"] = 24.into(),
-        |report| report["signature"]["r"][0] = 1.into(),
-        |report| report["report_data"][0] = 1.into(),
+        |report| flip(&mut report["signature"]["r"][0]),
+        |report| flip(&mut report["report_data"][0]),
     ];
     for sent in sent {
         machine.refused(|played| played.sent = sent, "AttestationError");
     }
-    // What is signed, and is still not to be believed.
-    let launched: [fn(&mut [u8]); 2] = [
-        // Newer versions than the key was made for.
-        |report| report[0x180 + 6] = 24,
-        // Data behind the session's.
-        |report| report[0x8f] = 1,
-    ];
-    machine.refused(|played| played.launched = launched[0], "AttestationError");
-    // The guest itself looks at this one.
-    machine.refused(|played| played.launched = launched[1], "over other data");
+    // What is signed, and is still not to be believed: newer versions than the key was made for.
+    machine.refused(|played| played.launched = |report| report[0x180 + 6] = 24, "AttestationError");
+    // Data behind the session's. The guest itself looks at this one.
+    machine.refused(|played| played.launched = |report| report[0x8f] = 1, "over other data");
     machine.refused(|played| played.launched = |report| report[0x30] = 1, "VMPL");
+}
+
+fn flip(byte: &mut Value) {
+    *byte = (byte.as_u64().unwrap() ^ 1).into();
 }
 
 #[test]

@@ -2,13 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use agent_client::proto::oci;
-use agent_client::{AGENT_PORT, Agent, Endpoint, ProcessRef};
-use e2e::{BUSYBOX, OrFail, Run, e2e_in_outer_vm, within};
+use agent_client::{AGENT_PORT, Endpoint};
+use e2e::direct::read_loop;
+use e2e::{BUSYBOX, OrFail, Run, e2e_in_outer_vm};
 
 use crate::nudge;
 
-const LIMIT: Duration = Duration::from_secs(120);
 /// What a process writes, in bytes.
 const OUTPUT: u64 = 16 << 20;
 /// What the shim asks for at once, over vhost-device-vsock and over the kernel's vsock, in bytes.
@@ -24,7 +23,8 @@ fn output_is_whole_in_pieces_of_a_pipe_over_the_kernels_vsock() {
         let agent = agent_client::connect(&Endpoint::Vsock { cid, port: AGENT_PORT }).await;
         let agent = agent.or_fail("a second connection to the agent");
         for piece in PIECES {
-            let took = read(&agent, "streams", piece).await;
+            let command = ["head", "-c", &OUTPUT.to_string(), "/dev/zero"];
+            let took = read_loop(&agent, "streams", &command, OUTPUT, piece).await;
             println!("the agent's ReadStdout loop, {} KiB a call: {}", piece >> 10, rate(took));
         }
         let begin = Instant::now();
@@ -39,34 +39,4 @@ fn output_is_whole_in_pieces_of_a_pipe_over_the_kernels_vsock() {
 fn rate(took: Duration) -> String {
     let mib = u32::try_from(OUTPUT >> 20).or_fail("a small number");
     format!("{:.1} MiB/s", f64::from(mib) / took.as_secs_f64())
-}
-
-/// An exec whose output nothing but a loop reads.
-async fn read(agent: &Agent, container: &str, piece: usize) -> Duration {
-    let exec = ProcessRef::exec(container, "direct");
-    let command = ["head", "-c", &OUTPUT.to_string(), "/dev/zero"];
-    let process = oci::Process {
-        Args: command.iter().map(|word| (*word).to_owned()).collect(),
-        Cwd: "/".to_owned(),
-        Env: vec!["PATH=/bin".to_owned()],
-        User: protobuf::MessageField::some(oci::User::default()),
-        Capabilities: protobuf::MessageField::some(oci::LinuxCapabilities::default()),
-        ..oci::Process::default()
-    };
-    let begin = Instant::now();
-    agent.exec_process(container, "direct", process).await.or_fail("ExecProcess");
-    let read = within("the output", LIMIT, async {
-        let mut read = 0;
-        while let Ok(chunk) = agent.read_stdout(exec, piece).await
-            && !chunk.is_empty()
-        {
-            read += chunk.len() as u64;
-        }
-        read
-    })
-    .await;
-    let took = begin.elapsed();
-    assert_eq!(read, OUTPUT, "output is complete, {piece} bytes a call");
-    agent.wait_process(exec).await.or_fail("WaitProcess");
-    took
 }

@@ -4,7 +4,6 @@
 
 mod boot;
 mod crowd;
-mod direct;
 mod gpu;
 mod layers;
 mod lone;

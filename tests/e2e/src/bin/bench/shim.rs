@@ -3,11 +3,10 @@
 use std::fs;
 use std::time::{Duration, Instant};
 
+use e2e::direct::{self, agent_of_the_vm};
 use e2e::{Artefacts, BUSYBOX, Cri, OrFail, PodRequest, Process, Victim};
-
 use tokio::time::sleep;
 
-use crate::direct::{self, agent_of_the_vm};
 use crate::lone::{Lone, cpu};
 use crate::report::{Report, median};
 

@@ -5,10 +5,10 @@ use std::fs::{self, File};
 use std::io::{Read, Write};
 use std::time::{Duration, Instant};
 
+use e2e::direct::{LIMIT, agent_of_the_vm, read_loop, write_loop};
 use e2e::{Artefacts, OrFail, within};
 use tokio::task::spawn_blocking;
 
-use crate::direct::{LIMIT, agent_of_the_vm, read_loop, write_loop};
 use crate::lone::{Lone, cpu, fifo};
 use crate::report::{Report, median};
 
