@@ -2,7 +2,7 @@
 #   version            modules/ (source)     firmware/*.bin      lib/*.so*      bin/
 
 # Debian's stable release has the 550 series; its modules need our patch for our kernel. A new version gives new measurements:
-# change it here, look whether gpu/patches has one for it, and run `make gpu-image-test`.
+# change it here and in tests/e2e/tests/gpu_driver, look whether gpu/patches has one for it, and run `make gpu-image`.
 driver_suite=trixie
 driver_debian=550.163.01
 driver_packages="nvidia-open-kernel-dkms=$driver_debian-2 firmware-nvidia-gsp=$driver_debian-2 libnvidia-ml1=$driver_debian-2
@@ -23,6 +23,15 @@ driver_key() {
     cat "$here/gpu/patches/$(driver_version).patch" 2>/dev/null || true
 }
 
+# Prints what decides the rest of NVIDIA's archive: firmware, libraries and daemons.
+archive_key() {
+    [ -z "${NVIDIA_DRIVER-}" ] || (
+        cd "$NVIDIA_DRIVER"
+        find . -maxdepth 2 -type f \( -name 'gsp_*.bin' -o -name 'lib*.so.*' -o -name nvidia-persistenced \
+            -o -name nv-fabricmanager \) -exec sha256sum {} + | sort
+    )
+}
+
 # Prints the driver's version.
 driver_version() {
     local modules=
@@ -40,7 +49,7 @@ driver_version() {
 # Prints the directory with the driver, made first where it is missing.
 gpu_driver() {
     local key driver
-    key=$({ driver_key && echo "$driver_system" && cat "$here/lib/gpu.sh"; } | sha256sum | cut -c1-32)
+    key=$({ driver_key && archive_key && echo "$driver_system" && cat "$here/lib/gpu.sh"; } | sha256sum | cut -c1-32)
     driver=$(cache)/gpu-driver-$key
     make_once "$driver" version lay_out_driver "$driver"
     echo "$driver"
@@ -145,7 +154,7 @@ stage_driver() { # STAGE DRIVER KERNEL
     install -m 644 "$driver"/firmware/*.bin "$stage/usr/lib/firmware/nvidia/$version/"
     install -m 755 "$driver"/bin/* "$stage/usr/bin/"
     install -m 755 "$gpu_path" "$stage/usr/bin/coffer-gpu"
-    stage_libraries "$stage" "$driver/lib" "$stage"/usr/bin/{nvidia-persistenced,coffer-gpu,coffer-attest} \
+    stage_libraries "$stage" "$driver/lib" "$driver"/bin/* "$stage"/usr/bin/{coffer-gpu,coffer-attest} \
         "$driver"/lib/{libnvidia-cfg.so.1,libnvidia-ml.so.1,libcuda.so.1,libnvidia-ptxjitcompiler.so.1}
     driver_description "$version" >"$modules/driver.toml"
 }

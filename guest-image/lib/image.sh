@@ -20,7 +20,7 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
     trap 'rm -rf "$work"' EXIT
     choose_agent "$profile"
     [ -z "${GPU-}" ] || [ "$GPU" = 1 ] || fail "GPU=$GPU: set GPU=1 for an image with NVIDIA's driver, or unset it"
-    [ -z "${GPU-}" ] || [ "$report" != fake ] || fail "an image for tests has no driver of GPUs; unset GPU"
+    [ -z "${GPU-}" ] || [ "$report" != fake ] || fail "an image for tests has a played driver of GPUs, and no other; unset GPU"
     choose_components
     kernel=$(build_kernel "$(kernel_of_profile "$profile")")
     mkdir -p "$work"

@@ -59,7 +59,7 @@ kernel_cached() { # FLAVOUR
     echo "$(cache)/kernel-$1-$key"
 }
 
-# Prints the directory with vmlinuz, config and release of a flavour. What is missing of its family is compiled first.
+# Prints the directory with vmlinuz, config and release of a flavour, and the modules where it has any. What is missing of its family is compiled first.
 build_kernel() { # FLAVOUR
     local built family lock
     built=$(kernel_cached "$1")

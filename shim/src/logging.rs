@@ -13,6 +13,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use nix::libc::O_NONBLOCK;
+use shared_types::Budget;
 use slog::{Drain, KV, Key, Level, Logger, OwnedKVList, Record, Serializer, o};
 
 /// Longest line: `PIPE_BUF`.
@@ -62,50 +63,24 @@ fn root<W: io::Write + Send + fmt::Debug + 'static>(writer: W, level: Level) -> 
 }
 
 /// How many lines of libraries are logged at once, and how many more each second. Some are caused by what a guest sends.
-const LIBRARY_BURST: u32 = 100;
-const LIBRARY_RATE: u32 = 2;
+const LIBRARY_BURST: u64 = 100;
+const LIBRARY_RATE: u64 = 2;
 
-/// A budget of lines.
-#[derive(Debug)]
-struct Allowance {
-    left: u32,
-    refilled: Instant,
-    dropped: u64,
-}
-
-impl Allowance {
-    fn new(now: Instant) -> Self {
-        Self { left: LIBRARY_BURST, refilled: now, dropped: 0 }
-    }
-
-    /// `None` where the line is not to be logged; else how many were dropped since the last one that was.
-    fn take(&mut self, now: Instant) -> Option<u64> {
-        let seconds = now.saturating_duration_since(self.refilled).as_secs();
-        if seconds > 0 {
-            let more = u32::try_from(seconds).unwrap_or(u32::MAX).saturating_mul(LIBRARY_RATE);
-            self.left = self.left.saturating_add(more).min(LIBRARY_BURST);
-            self.refilled = now;
-        }
-        if let Some(left) = self.left.checked_sub(1) {
-            self.left = left;
-            return Some(std::mem::take(&mut self.dropped));
-        }
-        self.dropped += 1;
-        None
-    }
+fn of_libraries(now: Instant) -> Budget {
+    Budget::new(LIBRARY_BURST, LIBRARY_RATE, now)
 }
 
 /// Sends what libraries log as errors through the `log` facade to `logger`.
 pub fn bridge(logger: &Logger) {
-    struct Bridge(Logger, Mutex<Allowance>);
+    struct Bridge(Logger, Mutex<Budget>);
     impl log::Log for Bridge {
         fn enabled(&self, metadata: &log::Metadata<'_>) -> bool {
             metadata.level() <= log::Level::Error
         }
         fn log(&self, record: &log::Record<'_>) {
             if self.enabled(record.metadata()) {
-                let mut allowance = self.1.lock().unwrap_or_else(PoisonError::into_inner);
-                let Some(dropped) = allowance.take(Instant::now()) else { return };
+                let mut budget = self.1.lock().unwrap_or_else(PoisonError::into_inner);
+                let Some(dropped) = budget.take(1, Instant::now()) else { return };
                 if dropped > 0 {
                     slog::warn!(self.0, "lines of libraries left out: too many at once"; "lines" => dropped);
                 }
@@ -114,7 +89,7 @@ pub fn bridge(logger: &Logger) {
         }
         fn flush(&self) {}
     }
-    if log::set_boxed_logger(Box::new(Bridge(logger.clone(), Mutex::new(Allowance::new(Instant::now())))))
+    if log::set_boxed_logger(Box::new(Bridge(logger.clone(), Mutex::new(of_libraries(Instant::now())))))
         .is_ok()
     {
         log::set_max_level(log::LevelFilter::Error);
@@ -335,12 +310,12 @@ mod tests {
     #[test]
     fn libraries_that_say_too_much_are_cut_off_and_counted() {
         let begin = Instant::now();
-        let mut allowance = Allowance::new(begin);
-        let logged = (0..1000).filter(|_| allowance.take(begin).is_some()).count();
+        let mut budget = of_libraries(begin);
+        let logged = (0..1000).filter(|_| budget.take(1, begin).is_some()).count();
         assert_eq!(logged, 100);
         let later = begin + Duration::from_secs(1);
-        assert_eq!((allowance.take(later), allowance.take(later)), (Some(900), Some(0)));
-        assert_eq!(allowance.take(later), None);
+        assert_eq!((budget.take(1, later), budget.take(1, later)), (Some(900), Some(0)));
+        assert_eq!(budget.take(1, later), None);
     }
 
     #[test]

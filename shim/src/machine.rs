@@ -14,6 +14,9 @@ use crate::api::{ContainerId, NewContainer, ProcessId, Result, TerminalSize};
 use crate::core::{End, For, Made, Up};
 use crate::metrics::ContainerStats;
 
+/// What a process's pipe in the guest holds, in bytes.
+pub const PIPE: usize = 64 << 10;
+
 type Answer<T> = std::result::Result<T, AgentError>;
 
 /// Where machines are booted.

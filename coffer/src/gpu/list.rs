@@ -143,13 +143,15 @@ fn partitions(rows: &[Row], fabric: &Fabric, out: &mut impl Write) -> Result<()>
             Some(row) => row.address.clone(),
             None => format!("(module {module} is not here)"),
         });
-        let state = match &gpus {
-            gpus if gpus.iter().any(|(_, row)| row.is_none()) => "not whole",
-            gpus if gpus.iter().flat_map(|(_, row)| *row).any(|row| row.quarantine.is_some()) => {
-                "quarantined"
-            }
-            gpus if gpus.iter().flat_map(|(_, row)| *row).any(|row| row.holder.is_some()) => "in use",
-            _ => "free",
+        let any = |is: fn(&Row) -> bool| gpus.iter().flat_map(|(_, row)| *row).any(is);
+        let state = if gpus.iter().any(|(_, row)| row.is_none()) {
+            "not whole"
+        } else if any(|row| row.quarantine.is_some()) {
+            "quarantined"
+        } else if any(|row| row.holder.is_some()) {
+            "in use"
+        } else {
+            "free"
         };
         let named = named.collect::<Vec<_>>().join(" ");
         writeln!(

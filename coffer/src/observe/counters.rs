@@ -3,6 +3,8 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
+use vmm::boot::Phase;
+
 use super::line::Line;
 
 /// Upper bounds of a histogram's buckets, in milliseconds: a small VM's phases take less than a second, a large confidential
@@ -12,7 +14,14 @@ const BOUNDS: [u64; 14] =
 /// Most starts that are followed at once. A guest cannot add to them; more than a node has pods are a log's mistake.
 const STARTS: usize = 4096;
 /// The phases that a start goes through, in the order of metrics.
-const PHASES: [&str; 6] = ["planned", "claimed", "spawned", "qmp", "agent", "running"];
+const PHASES: [&str; 6] = [
+    Phase::Planned.name(),
+    Phase::Claimed.name(),
+    Phase::Spawned.name(),
+    Phase::Qmp.name(),
+    Phase::Agent.name(),
+    Phase::Running.name(),
+];
 
 /// How long something took, each time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -169,6 +178,8 @@ pub(super) mod tests {
 
     #[test]
     fn failures_resets_and_quarantines_are_counted_once() {
+        // As the shim says it.
+        assert_eq!(format!("GPU: {}", gpu::Phase::Reset), "GPU: reset");
         let mut counters = Counters::default();
         for text in [
             "msg=\"boot phase\" ms=0 phase=planned",

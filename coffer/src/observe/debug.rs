@@ -15,7 +15,8 @@ use super::redact::redacted;
 /// What the command line's `--help` says beside the options.
 const HELP: &str = "\
 The archive has the pod's log lines, its start's timeline, its record, QEMU's command line, what `coffer doctor`, `coffer
-config` and `coffer status` print, and nothing of the pod's own: no environment, no volume, no output of its containers. The
+config`, `coffer status` and `coffer pods` print (the last of all sandboxes of this node), the host kernel's version and
+command line, and nothing of the pod's own: no environment, no volume, no output of its containers. The
 guest's console is left out unless --console asks for it. What looks like a password, a token or a private key is replaced
 by [left out]. Look at it before you send it: only you know what else is secret.";
 
@@ -123,13 +124,7 @@ fn log(args: &Args) -> Result<String> {
     let mut text = String::new();
     for line in args.which.lines()? {
         if args.console || line.get("source").is_none() {
-            let _ = writeln!(
-                text,
-                "{} {:<7} {}",
-                line.get("time").unwrap_or_default(),
-                line.get("level").unwrap_or_default(),
-                line.told()
-            );
+            let _ = writeln!(text, "{}", line.shown());
         }
     }
     if text.len() > MAX_LOG {

@@ -63,7 +63,7 @@ fn count(reader: &mut impl BufRead, begun: &mut String, counters: &Mutex<Counter
     let mut bytes = Vec::new();
     io::Read::take(&mut *reader, MAX_LINE).read_until(b'\n', &mut bytes)?;
     begun.push_str(&String::from_utf8_lossy(&bytes));
-    if !bytes.ends_with(b"\n") && (bytes.len() as u64) < MAX_LINE {
+    if !bytes.ends_with(b"\n") && (begun.len() as u64) < MAX_LINE {
         return Ok(false);
     }
     if let Some(line) = Line::parse(begun) {
@@ -77,15 +77,13 @@ fn count(reader: &mut impl BufRead, begun: &mut String, counters: &Mutex<Counter
 struct Followed {
     path: PathBuf,
     reader: BufReader<File>,
-    /// How far it was read.
-    at: u64,
     begun: String,
 }
 
 impl Followed {
     fn open(path: &Path) -> io::Result<Self> {
         let reader = BufReader::new(File::open(path)?);
-        Ok(Self { path: path.to_owned(), reader, at: 0, begun: String::new() })
+        Ok(Self { path: path.to_owned(), reader, begun: String::new() })
     }
 
     fn catch_up(&mut self, counters: &Mutex<Counters>) -> io::Result<()> {
@@ -93,9 +91,9 @@ impl Followed {
 
         // First the rest of the old one.
         while count(&mut self.reader, &mut self.begun, counters)? {}
-        self.at = self.reader.stream_position()?;
+        let at = self.reader.stream_position()?;
         let (open, named) = (self.reader.get_ref().metadata()?, fs::metadata(&self.path)?);
-        if (open.dev(), open.ino()) != (named.dev(), named.ino()) || named.len() < self.at {
+        if (open.dev(), open.ino()) != (named.dev(), named.ino()) || named.len() < at {
             *self = Self::open(&self.path)?;
             while count(&mut self.reader, &mut self.begun, counters)? {}
         }

@@ -118,6 +118,12 @@ impl Line {
         })
     }
 
+    /// As it is printed: time, level, and what is told.
+    pub(super) fn shown(&self) -> String {
+        let get = |key| self.get(key).unwrap_or_default();
+        format!("{} {:<7} {}", get("time"), get("level"), self.told())
+    }
+
     /// Milliseconds since midnight, from `2026-01-31T23:59:59.999888777Z`.
     pub(super) fn time_of_day(&self) -> Option<u64> {
         let (_, clock) = self.get("time")?.split_once('T')?;

@@ -32,13 +32,7 @@ pub(crate) fn logs(which: &Which, out: &mut impl Write) -> Result<()> {
         which.pod()
     );
     for line in lines {
-        writeln!(
-            out,
-            "{} {:<7} {}",
-            line.get("time").unwrap_or_default(),
-            line.get("level").unwrap_or_default(),
-            line.told()
-        )?;
+        writeln!(out, "{}", line.shown())?;
     }
     Ok(())
 }

@@ -2,8 +2,8 @@
 //!
 //! ttrpc itself answers an oversized frame by reading and throwing away up to 4 GiB of it, and queues stream
 //! frames without limit. Our services have neither, so a guest that sends either is broken or hostile:
-//! the guard ends the connection at the offending header and remembers why. Nor does any answer come near ttrpc's 4 MiB,
-//! which, filled with the shortest entries of a list, decode to hundreds of them.
+//! the guard ends the connection at the offending header and remembers why. ttrpc's own limit of 4 MiB is too high: such a
+//! message, filled with empty list entries, takes hundreds of MiB once it is decoded. No answer of the agent comes near it.
 
 use std::io;
 use std::pin::Pin;
@@ -16,8 +16,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::Notify;
 use ttrpc::proto::{MESSAGE_HEADER_LENGTH, MESSAGE_TYPE_RESPONSE, MessageHeader};
 
-/// The largest answer that is taken, in bytes. The agent's own are a few KiB but for what is read of a process, and its
-/// metrics, which are some ten KiB a container.
+/// The largest answer that is taken, in bytes. The largest that an agent sends is what was read of a stream,
+/// [`crate::MAX_STREAM_CHUNK`] at most.
 pub const MAX_ANSWER: usize = 256 << 10;
 
 /// What a guest sent that no agent sends.

@@ -22,8 +22,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use gpu::Kind;
-use gpu::PciAddress;
+use gpu::{Kind, PciAddress};
 
 pub use error::Error;
 pub use find::Finder;

@@ -79,7 +79,7 @@ pub enum SpecError {
         /// Where the image wants it.
         destination: PathBuf,
     },
-    /// A part of an emptyDir, of which nobody knows which one it is.
+    /// A `subPath` of an emptyDir of which the host's mounts do not tell which directory it is.
     #[error(
         "container {container}: the subPath of the emptyDir {volume} cannot be mounted on {destination}: kubelet's mount of \
          it is not in the shim's list of mounts; mount all of the volume and name the directory in the program's arguments"

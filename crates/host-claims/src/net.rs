@@ -75,7 +75,7 @@ pub enum Error {
         /// What stands in the way.
         reason: String,
     },
-    /// A route that keeps packets back: without it, they would leave.
+    /// A route that drops packets. Without it the guest would send them.
     #[error(
         "network namespace {netns} has the route {route:?}, which the guest's agent cannot set; the VM cannot take that over"
     )]

@@ -45,7 +45,7 @@ impl Bundle {
     /// Reads a bundle and checks it.
     ///
     /// # Errors
-    /// [`Error::Bundle`], [`Error::Checksum`].
+    /// [`Error::Bundle`], [`Error::Checksum`], [`Error::Architecture`].
     pub fn read(directory: &Path) -> Result<Self> {
         let bad = |reason: String| Error::Bundle { directory: directory.display().to_string(), reason };
         let text = |name: &str| {
@@ -233,16 +233,16 @@ mod tests {
         assert!(shim && !read(&one).files().iter().all(|file| file.executable));
     }
 
+    #[cfg(target_arch = "x86_64")]
     #[test]
     fn a_program_for_another_processor_is_refused() {
         let program = |machine: [u8; 2], order: u8| {
             let head = [0x7f, b'E', b'L', b'F', 2, order, 1, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 0];
             String::from_utf8([&head[..], &machine].concat()).unwrap()
         };
-        let own = if cfg!(target_arch = "x86_64") { 62 } else { 99 };
         let read =
             |text: &str| Bundle::read(bundle("1.0", text).path()).map(|_| ()).map_err(|e| e.to_string());
-        read(&program([own, 0], 1)).unwrap();
+        read(&program([62, 0], 1)).unwrap();
         read("#!/bin/sh").unwrap();
         for (text, found) in [
             (program([22, 0], 1), "s390x"),

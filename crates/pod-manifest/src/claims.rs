@@ -2,7 +2,7 @@
 //! of the group `resource.k8s.io` (v1, and the betas before it, whose requests have no `exactly`); the device classes are those
 //! of NVIDIA's DRA driver. They are found in the text that has the pod.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
@@ -12,7 +12,7 @@ use crate::yaml::{self, Node};
 const GPUS: [&str; 2] = ["gpu.nvidia.com", "vfio.gpu.nvidia.com"];
 /// Parts of GPUs.
 const PART: &str = "mig.nvidia.com";
-/// More requests are in no claim (Kubernetes' own bound is 32).
+/// More devices are in no request (Kubernetes allocates 32 to a claim at most).
 const MAX_COUNT: u32 = 1024;
 
 /// The claims that a text describes.
@@ -112,7 +112,6 @@ impl Claims {
         of_containers: impl IntoIterator<Item = &'a OfContainer>,
     ) -> Result<BTreeMap<Device, u32>, (Option<usize>, String)> {
         let mut all = BTreeMap::new();
-        let mut counted = BTreeSet::new();
         for wanted in of_containers {
             let place = of_pod.iter().position(|claim| claim.name == wanted.name);
             let fault = |reason: String| (place, reason);
@@ -131,7 +130,7 @@ impl Claims {
             };
             let found = self.0.get(&(kind.to_owned(), name.clone())).ok_or_else(|| {
                 fault(format!(
-                    "how many GPUs it is, the {kind} {name} says, which is not in this file: put it there"
+                    "the {kind} {name}, which says how many GPUs it is, is not in this file: put it there"
                 ))
             })?;
             let requests = found.as_ref().map_err(|reason| fault(format!("{kind} {name}: {reason}")))?;
@@ -144,9 +143,7 @@ impl Claims {
                 let gpus = request.gpus.clone().map_err(|reason| {
                     fault(format!("{kind} {name}, request {:?}: {reason}", request.name))
                 })?;
-                if counted.insert((key.clone(), request.name.clone())) {
-                    all.insert((key.clone(), request.name.clone()), gpus);
-                }
+                all.insert((key.clone(), request.name.clone()), gpus);
             }
             if !any {
                 let only = wanted.request.as_deref().unwrap_or_default();
@@ -272,7 +269,10 @@ mod tests {
             assert!(said.contains("spec.resourceClaims[0]: ") && said.contains(reason), "{said}");
         }
         let said = refused("{name: x, resourceClaimName: elsewhere}", "{name: x}");
-        assert!(said.contains("the ResourceClaim elsewhere says, which is not in this file"), "{said}");
+        assert!(
+            said.contains("the ResourceClaim elsewhere, which says how many GPUs it is, is not in this file"),
+            "{said}"
+        );
         assert!(refused("{name: x}", "{name: x}").contains("neither or both"));
         assert!(refused(ONE, "{name: nobody}").contains("the claim \"nobody\", which the pod has not"));
     }

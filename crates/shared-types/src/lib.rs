@@ -1,6 +1,7 @@
 //! What several crates have to call by one name, host and guest alike. It depends on none of them, and opens nothing.
 
 mod accel;
+mod budget;
 mod causes;
 mod cpu;
 mod gpu;
@@ -10,6 +11,7 @@ mod pci;
 mod vsock;
 
 pub use accel::{Accelerator, KvmTrial};
+pub use budget::Budget;
 pub use causes::one_line;
 pub use cpu::Cpu;
 pub use gpu::{GpuMode, ModePolicy, NvidiaKind};

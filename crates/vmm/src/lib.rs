@@ -5,7 +5,7 @@
 pub mod boot;
 mod claims;
 pub mod devices;
-pub(crate) mod diagnose;
+mod diagnose;
 pub mod disks;
 pub mod ended;
 pub mod gate;

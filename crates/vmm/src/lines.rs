@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use shared_types::Budget;
 use slog::{Logger, debug, info};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::{Notify, watch};
@@ -17,9 +18,9 @@ const MAX_LINE: usize = 512;
 /// How many lines are kept for error messages.
 const KEPT: usize = 64;
 /// How much may be logged at once, in bytes; a kernel's panic with its registers and call trace is about 6 KiB.
-const BURST: usize = 64 * 1024;
+const BURST: u64 = 64 * 1024;
 /// How fast [`BURST`] refills, in bytes per second.
-const REFILL: usize = 4 * 1024;
+const REFILL: u64 = 4 * 1024;
 
 /// How long a stream's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
 /// than a whole line: a guest that boots or starts a process would be looked at for every letter.
@@ -112,7 +113,7 @@ impl Feed {
         mut each: impl FnMut(&str),
     ) {
         let Self { kept, more, end, source, longest, gather } = self;
-        let mut budget = Budget::new();
+        let mut budget = Budget::new(BURST, REFILL, now());
         let mut splitter = Splitter { line: Vec::new(), longest };
         let mut buffer = vec![0; PIECE];
         let mut pieces = 0;
@@ -136,6 +137,11 @@ impl Feed {
     }
 }
 
+/// The runtime's clock, which tests may stop.
+fn now() -> std::time::Instant {
+    Instant::now().into_std()
+}
+
 fn keep(
     line: String,
     kept: &Mutex<VecDeque<String>>,
@@ -145,7 +151,7 @@ fn keep(
 ) {
     if is_chatter(&line) {
         debug!(log, "{line}"; "source" => source);
-    } else if let Some(dropped) = budget.take(line.len()) {
+    } else if let Some(dropped) = budget.take(line.len() as u64, now()) {
         if dropped > 0 {
             info!(log, "lines left out: too many at once"; "source" => source, "lines" => dropped);
         }
@@ -222,39 +228,6 @@ fn printable(bytes: &[u8]) -> String {
     }
     clean.truncate(clean.trim_end().len());
     clean
-}
-
-/// A token bucket in bytes.
-#[derive(Debug)]
-struct Budget {
-    left: usize,
-    refilled: Instant,
-    dropped: usize,
-}
-
-impl Budget {
-    fn new() -> Self {
-        Self { left: BURST, refilled: Instant::now(), dropped: 0 }
-    }
-
-    /// `None` where the line is not to be logged; else how many were dropped since the last one that was.
-    fn take(&mut self, bytes: usize) -> Option<usize> {
-        let seconds = usize::try_from(self.refilled.elapsed().as_secs()).unwrap_or(BURST);
-        if seconds > 0 {
-            self.left = self.left.saturating_add(seconds.saturating_mul(REFILL)).min(BURST);
-            self.refilled = Instant::now();
-        }
-        match self.left.checked_sub(bytes) {
-            Some(left) => {
-                self.left = left;
-                Some(std::mem::take(&mut self.dropped))
-            }
-            None => {
-                self.dropped += 1;
-                None
-            }
-        }
-    }
 }
 
 #[cfg(test)]
@@ -351,12 +324,12 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_dropped_and_counted() {
-        let mut budget = Budget::new();
-        assert_eq!(budget.take(BURST), Some(0));
-        assert_eq!(budget.take(100), None);
-        assert_eq!(budget.take(100), None);
+        let mut budget = Budget::new(BURST, REFILL, now());
+        assert_eq!(budget.take(BURST, now()), Some(0));
+        assert_eq!(budget.take(100, now()), None);
+        assert_eq!(budget.take(100, now()), None);
         tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(budget.take(100), Some(2));
+        assert_eq!(budget.take(100, now()), Some(2));
     }
 
     proptest! {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use agent_client::{Agent, AgentError};
+use shared_types::one_line;
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -11,8 +12,6 @@ use verity::RootHash;
 use vmm_config::deadline::Ground;
 use vmm_config::hotplug::Lun;
 use vmm_config::qemu::VfioDevice;
-
-use shared_types::one_line;
 
 use crate::claims::Claims;
 use crate::disks::{DiskError, Disks, Layer};

@@ -9,7 +9,6 @@ use serde_json::{Value, json};
 use shared_types::one_line;
 
 use crate::broker::{BrokerError, Client, HttpError};
-use crate::config::ConfigError;
 use crate::evidence::EvidenceError;
 use crate::protocol::ReportData;
 use crate::resource::ResourcePath;
@@ -210,11 +209,6 @@ fn failed(error: &BrokerError) -> Answer {
         | BrokerError::Sealed { .. } => 502,
     };
     Answer::error(status, &one_line(error))
-}
-
-/// The line about a configuration that cannot be used.
-pub fn unusable(error: &ConfigError) -> String {
-    one_line(error)
 }
 
 #[cfg(test)]

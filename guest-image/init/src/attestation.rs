@@ -96,12 +96,7 @@ pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> O
 impl Order {
     /// The first key of `coffer.toml` that only Coffer's own service does something for.
     fn own(&self) -> Option<&'static str> {
-        self.words
-            .get(3..)
-            .unwrap_or_default()
-            .iter()
-            .map(|word| if word == "key" { "token_key" } else { "proxy" })
-            .next()
+        self.words.get(3).map(|word| if word == "key" { "token_key" } else { "proxy" })
     }
 }
 

@@ -241,18 +241,20 @@ impl Core {
         self.ended(&id, exit);
     }
 
-    /// Whose end is known already, such as the sandbox container's that goes with its sandbox, has lost nothing.
+    /// Says that a process's exit status is lost, unless its end is known already: the sandbox container's is, when it ends
+    /// with its sandbox.
     pub(super) fn exit_lost(&mut self, id: ProcessId, error: String) {
         if self.process(&id).is_ok_and(|process| process.exit().is_none()) {
             self.say(Line::ExitLost(id, error));
         }
     }
 
-    /// A process that ended is told of, a container's first one when its last words are there: who learns of the end reads
-    /// them.
+    /// Tells of a process's end. For a container's first process the termination message is fetched before, because whoever
+    /// learns of the end reads the message next. It is not fetched where the VM's end has told of the process's already.
     pub(super) fn ended(&mut self, id: &ProcessId, exit: Exit) {
         let Ok(container) = self.container(&id.container) else { return };
-        match container.made.last_words.clone().filter(|_| id.exec.is_none()) {
+        let is_wanted = id.exec.is_none() && container.init.exit().is_none();
+        match container.made.last_words.clone().filter(|_| is_wanted) {
             Some(log) => self.push(Effect::LastWords(id.container.clone(), exit, log)),
             None => self.exited(id, exit),
         }

@@ -126,7 +126,7 @@ impl Core {
         let container = self.container(&id.container)?;
         let is_sandbox = container.is_sandbox() && id.exec.is_none();
         let process = container.process(&id).ok_or_else(|| Error::NoProcess(id.clone()))?;
-        if process.exit().or(process.seen).is_some() {
+        if process.has_ended() {
             // What containerd understands as: it has ended already.
             return Err(Error::NoProcess(id));
         }
@@ -184,11 +184,12 @@ impl Core {
         match &pass {
             Pass::Resize(id, size) => {
                 let process = self.process(id)?;
-                if process.exit().or(process.seen).is_some() {
+                if process.has_ended() {
                     return Err(wrong_state("resize", id, "stopped"));
                 }
+                let waits = id.exec.is_some() && process.status == Status::Created;
                 self.up()?;
-                if id.exec.is_some() && self.process(id)?.status == Status::Created {
+                if waits {
                     // The guest knows it with its start.
                     if let Some(process) = self.process_mut(id) {
                         process.size = Some(*size);

@@ -137,7 +137,12 @@ impl Process {
         Ok(())
     }
 
-    /// How it ended, if it has.
+    /// Whether it has ended, told of or not.
+    pub fn has_ended(&self) -> bool {
+        self.exit().or(self.seen).is_some()
+    }
+
+    /// How it ended, if that was told.
     pub fn exit(&self) -> Option<Exit> {
         match self.status {
             Status::Stopped(exit) => Some(exit),

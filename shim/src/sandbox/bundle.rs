@@ -1,17 +1,15 @@
 //! A container's bundle: the OCI spec in it, and what of it decides the VM.
 
-use std::fs::File;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
+use host_claims::files;
 use nix::sys::statvfs::statvfs;
 use oci_spec::runtime::{LinuxNamespaceType, Spec};
 use vmm_config::request::OciLimits;
 
 use crate::api::{Error, Result};
-
-/// Largest `config.json` that is read, in bytes. Kubernetes' objects end at 1.5 MiB, and a spec is not much more.
-const MAX_SPEC: u64 = 4 << 20;
+use crate::bootstrap::MAX_SPEC;
 
 /// Reads the OCI spec of a bundle.
 ///
@@ -20,16 +18,13 @@ const MAX_SPEC: u64 = 4 << 20;
 pub fn read_spec(bundle: &Path) -> Result<Spec> {
     let path = bundle.join("config.json");
     let what = || format!("read the OCI spec {}", path.display());
-    let mut text = Vec::new();
-    File::open(&path)
-        .and_then(|file| file.take(MAX_SPEC + 1).read_to_end(&mut text))
-        .map_err(|error| Error::failed(what(), error))?;
-    if text.len() as u64 > MAX_SPEC {
-        return Err(Error::InvalidRequest {
+    let text = files::read(&path, MAX_SPEC).map_err(|error| match error.kind() {
+        io::ErrorKind::FileTooLarge => Error::InvalidRequest {
             field: "bundle",
             reason: format!("{} is larger than {MAX_SPEC} bytes", path.display()),
-        });
-    }
+        },
+        _ => Error::failed(what(), error),
+    })?;
     serde_json::from_slice(&text).map_err(|error| Error::InvalidRequest {
         field: "bundle",
         reason: format!("{} is not an OCI runtime spec: {error}", path.display()),
@@ -102,6 +97,8 @@ fn size_of(path: &Path) -> io::Result<u64> {
 #[cfg(test)]
 mod tests {
     use serde_json::json;
+
+    use std::fs::File;
 
     use super::*;
 

@@ -86,6 +86,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
     guest.mount_models(&mounts);
     if role != Role::Sandbox {
+        check_pids(&vm.shares_pids, guest.sandbox_pidns)?;
         guest.pass(&gpus::of_container(spec, &vm.devices)?);
     }
     for note in &guest.notes {
@@ -100,9 +101,6 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let sizes = std::mem::take(&mut guest.sizes);
     let asked = guest.into_request(request.id.as_str());
     let made = Made { role, shares_pids: asked.sandbox_pidns, last_words };
-    if role != Role::Sandbox {
-        check_pids(&vm.shares_pids, asked.sandbox_pidns)?;
-    }
     if let Err(error) = agent.create_container(asked).await {
         // A guest's policy may count containers, and has counted this one before it failed.
         if error.code().is_some() {
@@ -119,15 +117,16 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     Ok(made)
 }
 
-/// On the host a target's process ids look like the pod's, since all of its processes are QEMU there.
+/// Refuses a container that is to see another one's processes in a pod whose containers see only their own (`kubectl debug
+/// --target`). Its specification looks like that of a pod with shareProcessNamespace, since both name the namespace of a
+/// process that is QEMU here; so the pod's first container decides which it is.
 fn check_pids(pod: &OnceLock<bool>, shares: bool) -> Result<()> {
-    if shares && !pod.get_or_init(|| shares) {
+    if !pod.get_or_init(|| shares) && shares {
         let reason = "it is to see the processes of another container, and those of this pod share none (`kubectl debug \
                       --target`): leave the target out, or give the pod shareProcessNamespace"
             .to_owned();
         return Err(Error::InvalidRequest { field: "spec", reason });
     }
-    pod.get_or_init(|| shares);
     Ok(())
 }
 
@@ -205,5 +204,19 @@ fn release_images(context: &Context, id: &str, holdings: Holdings) {
         Err(error) => {
             warn!(context.log, "could not release an image"; "container" => id, "error" => one_line(&error));
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_debug_container_with_a_target_is_refused_where_no_process_ids_are_shared() {
+        let (alone, shared) = (OnceLock::new(), OnceLock::new());
+        check_pids(&alone, false).unwrap();
+        assert!(check_pids(&alone, true).unwrap_err().to_string().contains("--target"));
+        check_pids(&shared, true).unwrap();
+        check_pids(&shared, true).unwrap();
     }
 }

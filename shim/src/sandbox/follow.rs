@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::{Exit, ProcessId};
-use crate::machine::{Guest, name};
+use crate::machine::{Guest, PIPE, name};
 use crate::stdio::Stdio;
 
 /// How long after output the guest is asked whether the process lives.
@@ -27,9 +27,8 @@ const FIRST_PROBE: Duration = Duration::from_millis(500);
 const NEXT_PROBE: Duration = Duration::from_secs(2);
 /// How often it is asked after the last output.
 const PROBES: u32 = 2;
-/// What a process's pipe in the guest holds, in bytes. So much is read of each stream after its end, and once more; what comes
-/// then is somebody else's. It may be less, when none comes for [`QUIET`].
-const PIPE: usize = 64 << 10;
+/// After its end so much is read of each stream of a process as its pipe holds, and once more; what comes then is somebody
+/// else's. It may be less, when none comes for so long.
 const QUIET: Duration = Duration::from_secs(1);
 /// How long output may lie unread on the host before the exit is learned without it. Asking never would hide the exit of
 /// a process whose output nobody reads.

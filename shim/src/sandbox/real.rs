@@ -16,14 +16,12 @@ use super::launch::{Launch, launch};
 use super::pod_vm::{Context, PodVm};
 use crate::api::{ContainerId, Error, NewContainer, Result, TerminalSize, one_line};
 use crate::core::{End, For, Made, Up};
-use crate::machine::{Guest, Host, Machine, Output};
+use crate::machine::{Guest, Host, Machine, Output, PIPE};
 use crate::metrics::ContainerStats;
 
 /// A signal that does not exist: one more than Linux has.
 const NO_SIGNAL: u32 = 65;
 
-/// What a pipe in the guest holds, in bytes: what is asked for at once over the kernel's own vsock.
-const PIPE: usize = 64 << 10;
 /// What is asked for at once over vhost-device-vsock: version 0.3.0 loses what the guest sends in one piece of more than about
 /// 32,400 bytes, and the connection with it.
 const HYBRID_READ: usize = 16 << 10;

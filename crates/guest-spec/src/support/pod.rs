@@ -94,7 +94,7 @@ pub const POD: &[Message] = &[
                 "model volumes are carried (attestation.md); another device is refused by its path",
             ),
             field("volumeMounts", Carried, "below"),
-            field("workingDir", Carried, "it must be in the image"),
+            field("workingDir", Carried, "made where the image has none; an exec's must be there"),
         ],
     },
     Message {

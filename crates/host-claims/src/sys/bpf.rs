@@ -1,7 +1,6 @@
 //! bpf(2), as far as it takes to give the connections of a network namespace to a socket. The layouts are those of
 //! `union bpf_attr` in linux/bpf.h, of which each command reads the first fields; the rest counts as zeros.
 
-use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
 
@@ -68,7 +67,7 @@ pub(crate) fn load_lookup(instructions: &[u64]) -> io::Result<OwnedFd> {
         prog_ifindex: u32,
         expected_attach_type: u32,
     }
-    let license: &CStr = c"Apache-2.0";
+    let license = c"Apache-2.0";
     let program = Program {
         prog_type: TYPE_SK_LOOKUP,
         insn_cnt: u32::try_from(instructions.len()).map_err(|_| io::ErrorKind::InvalidInput)?,

@@ -4,8 +4,7 @@ use std::path::PathBuf;
 
 use agent_client::AgentError;
 use measurement::ovmf::Acceptance;
-use shared_types::PciAddress;
-use shared_types::one_line;
+use shared_types::{PciAddress, one_line};
 use vmm_config::plan::PlanError;
 use vmm_config::qemu::OLDEST;
 

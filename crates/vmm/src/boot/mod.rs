@@ -26,6 +26,7 @@ use host_claims::net::Endpoint;
 use host_claims::process::Identity;
 use host_claims::vsock::{VHOST_USER_SOCKET, Vsock};
 use jail::{Jail, Role, Socket, apart};
+use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
@@ -38,8 +39,6 @@ use vmm_config::qemu::OLDEST;
 use vmm_config::request::PodRequest;
 use vmm_config::spec::{FdRole, VmSpec};
 use vmm_config::tee::HostTee;
-
-use shared_types::one_line;
 
 use crate::claims::Claims;
 use crate::devices::{DevicesRequest, raise_memory_lock};

@@ -21,7 +21,6 @@ use std::time::Duration;
 use shared_types::{GpuMode, PciAddress};
 
 use crate::console::say;
-
 use crate::inventory::Found;
 
 mod cdi;

@@ -5,6 +5,7 @@ use proptest::prelude::*;
 use super::super::{Call, Input, Pass, Step};
 use super::play::{Pending, World};
 use super::{add, create, exec, id, init, kill, sandbox};
+use crate::api::TerminalSize;
 
 /// One thing that happens.
 #[derive(Debug, Clone)]
@@ -42,6 +43,7 @@ fn call(kind: u8, name: &str) -> Call {
         24 => Call::SandboxStatus(id("pod"), true),
         25 => Call::Pids(id(name)),
         26 => kill(init(name), 10),
+        27 => Call::Pass(Pass::Resize(exec(name, "x"), TerminalSize { width: 80, height: 24 })),
         _ => Call::Shutdown { now: true },
     }
 }
@@ -49,8 +51,8 @@ fn call(kind: u8, name: &str) -> Call {
 fn moves() -> impl Strategy<Value = Vec<Move>> {
     let one = prop_oneof![
         // A pod that is ended at every third step would not go through much.
-        300 => (0..27_u8, 0..3_u8).prop_map(|(kind, name)| Move::Call(kind, name)),
-        2 => Just(Move::Call(27, 0)),
+        300 => (0..28_u8, 0..3_u8).prop_map(|(kind, name)| Move::Call(kind, name)),
+        2 => Just(Move::Call(28, 0)),
         300 => (any::<prop::sample::Index>(), prop::bool::weighted(0.8)).prop_map(|(at, well)| Move::Finish(at, well)),
         6 => Just(Move::Die),
         6 => (0..4_u8).prop_map(Move::Oom),

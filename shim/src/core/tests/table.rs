@@ -331,6 +331,9 @@ fn last_words_are_there_when_the_end_is_told() {
     world.die();
     assert!(is_exit(&world, waits, 0));
     world.settle();
+    // Nobody is asked for them who is gone.
+    world.apply(Input::Exited(init("c"), Exit { status: 0, at: EPOCH }));
+    assert!(world.pending.iter().all(|one| !matches!(one, Pending::LastWords(..))));
 }
 
 #[test]
