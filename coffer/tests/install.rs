@@ -44,8 +44,23 @@ impl Node {
         write(&bundle.join("SHA256SUMS"), &sums.stdout);
     }
 
+    /// A containerd that reads the main file only. `chroot`, by which the node's programs are run, plays it.
+    fn with_containerd(self) -> Self {
+        write(&self.at("root/usr/bin/containerd"), b"");
+        let chroot = format!(
+            "#!/bin/sh\nshift\ncase \"$*\" in\n'containerd config default') echo 'version = 3' ;;\n\
+             'containerd --version') echo 'containerd github.com/containerd/containerd/v2 2.1.9' ;;\n\
+             'containerd --config /etc/containerd/config.toml config dump') cat '{}' ;;\n*) exit 1 ;;\nesac\n",
+            self.at("root").join(MAIN).display()
+        );
+        write(&self.at("bin/chroot"), chroot.as_bytes());
+        fs::set_permissions(self.at("bin/chroot"), Permissions::from_mode(0o755)).unwrap();
+        self
+    }
+
     fn coffer(&self, verb: &str) -> Output {
         let mut command = Command::new(env!("CARGO_BIN_EXE_coffer"));
+        command.env("PATH", format!("{}:/usr/bin:/bin", self.at("bin").display()));
         command.arg(verb).arg("--root").arg(self.at("root"));
         if verb == "install" {
             command.arg("--bundle").arg(self.at("bundle"));
@@ -103,6 +118,44 @@ fn nodes_that_are_refused_are_told_why_and_stay_as_they_are() {
     refused(&Node::new(&[(MAIN, "version = 3\n")]), "install", "daemon", &["there is no program containerd"]);
     let both = [(MAIN, "version = 3\n"), ("etc/crio/crio.conf", "")];
     refused(&Node::new(&both), "install", "many-engines", &["--engine"]);
+}
+
+/// Each class is left out with its own reason, and what is wrong with the GPUs is said as well.
+#[test]
+fn a_node_without_kvm_iommu_and_qemu_is_told_all_of_it() {
+    let node = Node::new(&[
+        (MAIN, "version = 3\n[plugins.'io.containerd.cri.v1.runtime'.containerd.runtimes.runc]\nruntime_type = 'io.containerd.runc.v2'\n"),
+        ("proc/cpuinfo", "processor\t: 0\nvendor_id\t: GenuineIntel\nmodel name\t: Intel(R) Xeon(R)\nflags\t\t: vmx aes\n"),
+    ])
+    .with_containerd();
+    for (name, text) in [
+        ("vendor", "0x10de\n"),
+        ("device", "0x2330\n"),
+        ("class", "0x030200\n"),
+        ("subsystem_device", "0x16c1\n"),
+        ("resource", "0x0000380000000000 0x0000380000ffffff 0x000000000014220c\n"),
+    ] {
+        write(&node.at("root/sys/bus/pci/devices/0000:41:00.0").join(name), text.as_bytes());
+    }
+    let before = node.tree();
+    let output = node.coffer("install");
+    let (told, said) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(output.status.code(), Some(1), "{told}{said}");
+    let line = |begin: &str| {
+        told.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{begin}: {told}{said}"))
+    };
+    assert!(line("coffer ").contains("left out: "), "{told}");
+    // KVM's absence stops what is confidential; plain pods would be emulated.
+    assert!(!line("coffer ").contains("KVM"), "{told}");
+    for class in ["coffer-snp ", "coffer-tdx "] {
+        assert!(line(class).contains("left out: KVM: /dev/kvm "), "{told}");
+    }
+    assert_eq!(
+        line("GPUs "),
+        "GPUs         not ready: GPUs: IOMMU: the kernel uses no IOMMU; switch on VT-d in the firmware's setup, and boot with intel_iommu=on"
+    );
+    assert!(said.starts_with("coffer: [nothing-to-register]: ") && said.lines().count() == 1, "{said}");
+    assert_eq!(node.tree(), before, "{told}{said}");
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use node_install::{Bundle, Instance, Root};
-use readiness::{Class, Host, Real, Verdict, examine};
+use readiness::{Class, Gpus, Host, Real, Report, Verdict, examine};
 
 /// Where the node's programs are looked up: what systemd gives containerd, and what root has.
 pub(super) const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
@@ -54,14 +54,27 @@ fn configuration(root: &Root, bundle: &Bundle, instance: &Instance, class: Class
     text
 }
 
-/// Why a class cannot run on the node with this configuration; `None` where it can.
-pub(super) fn stopped(root: &Root, class: Class, config: &str) -> Option<String> {
+/// What `coffer doctor` finds on the node with this configuration.
+pub(super) fn examined(root: &Root, config: &str) -> Report {
     let root = readiness::Root::new(root.directory());
     let probe = Real::new(&root);
-    let report = examine(&Host::new(&root, &probe, config, PATH.as_ref()));
+    examine(&Host::new(&root, &probe, config, PATH.as_ref()))
+}
+
+/// Why a class cannot run on the node; `None` where it can.
+pub(super) fn stopped(report: &Report, class: Class) -> Option<String> {
     match report.verdict(class) {
         Verdict::Ready | Verdict::ReadyWithWarnings => None,
         Verdict::NotReady => Some(report.stopped(class).unwrap_or("see `coffer doctor`").to_owned()),
+    }
+}
+
+/// What pods can have of the node's GPUs, in one line; `None` where it has none.
+pub(super) fn gpus(report: &Report) -> Option<String> {
+    match report.gpus() {
+        Gpus::None => None,
+        Gpus::Ready(what) => Some(what),
+        Gpus::NotReady(reason) => Some(format!("not ready: {reason}")),
     }
 }
 

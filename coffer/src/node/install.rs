@@ -8,7 +8,7 @@ use node_install::{
     Bundle, Daemon, Erofs, Error, Handler, Kind, Kubelet, Lock, Request, Root, install, stage,
 };
 
-use super::classes::{class_of, configurations, stopped};
+use super::classes::{class_of, configurations, examined, gpus, stopped};
 use super::daemon::{Engine, knows_erofs, own_bundle, program_in_path};
 use super::{Engine as Named, Place};
 
@@ -56,11 +56,18 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
     let version = daemon.version(kind);
     let shown = version.map(|(major, minor)| format!(" {major}.{minor}")).unwrap_or_default();
     line(out, "engine", &format!("{kind}{shown}"))?;
-    let (mut handlers, mut reasons) = (Vec::new(), Vec::new());
+    let (mut handlers, mut reasons, mut of_gpus) = (Vec::new(), Vec::new(), None);
     for (name, check) in &staged.checks {
         let Some(class) = class_of(name) else { continue };
         let wanted = args.classes.is_empty() || args.classes.iter().any(|wanted| wanted == name);
-        let reason = if wanted { stopped(&root, class, check) } else { Some("not asked for".to_owned()) };
+        let reason = if wanted {
+            let report = examined(&root, check);
+            // They are the same for each class.
+            of_gpus = of_gpus.or_else(|| gpus(&report));
+            stopped(&report, class)
+        } else {
+            Some("not asked for".to_owned())
+        };
         match reason {
             None => handlers.push(Handler { name: instance.handler(name), config: instance.config(name) }),
             Some(reason) => {
@@ -68,6 +75,9 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
                 reasons.push((*name, reason));
             }
         }
+    }
+    if let Some(of_gpus) = of_gpus {
+        line(out, "GPUs", &of_gpus)?;
     }
     let missing = args.classes.iter().find_map(|wanted| reasons.iter().find(|(name, _)| name == wanted));
     let refusal = match missing {

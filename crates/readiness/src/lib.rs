@@ -26,6 +26,6 @@ pub use host::Host;
 pub use preflight::{Failed, preflight, preflight_with};
 pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};
 pub use qemu::{Qemu, QemuError, SevCapabilities, Version};
-pub use report::{ClassVerdict, Report, Verdict, examine};
+pub use report::{ClassVerdict, Gpus, Report, Verdict, examine};
 pub use root::{Root, Unreadable};
 pub use tee::{tee, tee_with};

@@ -60,11 +60,35 @@ impl Report {
         self.stops.iter().find(|(stopped, _)| *stopped == class).map(|(_, reason)| reason.as_str())
     }
 
+    /// What pods can have of this host's GPUs.
+    #[must_use]
+    pub fn gpus(&self) -> Gpus {
+        let Some(gpus) = self.checks.iter().find(|check| check.name == GPUS.root.name) else {
+            return Gpus::None;
+        };
+        match (gpus.result, stop(gpus)) {
+            (Outcome::NotApplicable, _) => Gpus::None,
+            (_, Some(reason)) => Gpus::NotReady(reason),
+            (_, None) => Gpus::Ready(gpus.evidence.clone()),
+        }
+    }
+
     /// The class's verdict.
     #[must_use]
     pub fn verdict(&self, class: Class) -> Verdict {
         self.classes.iter().find(|v| v.class == class).map_or(Verdict::NotReady, |v| v.verdict)
     }
+}
+
+/// What pods can have of a host's GPUs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Gpus {
+    /// It has none.
+    None,
+    /// These.
+    Ready(String),
+    /// It has some, and pods do not get them: the first cause, in one line.
+    NotReady(String),
 }
 
 /// Makes every check.

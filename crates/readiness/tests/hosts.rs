@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use fixture::{Fixture, Image, OVMF, SLOW, volume};
 use gpu::Mode;
-use readiness::{Check, Class, Outcome, Report, SnpState, Verdict};
+use readiness::{Check, Class, Gpus, Outcome, Report, SnpState, Verdict};
 use vmm_config::config::{NodeConfig, Tee};
 use vmm_config::tee::HostTee;
 
@@ -361,6 +361,17 @@ fn snp_hosts_that_are_broken() {
 #[test]
 fn gpu_hosts_that_are_broken() {
     insta::assert_snapshot!(broken(|| Fixture::tdx().with_gpu(), GPU, Class::Tdx));
+}
+
+/// In one line, for who installs.
+#[test]
+fn what_pods_can_have_of_the_gpus() {
+    assert_eq!(Fixture::plain().examine().gpus(), Gpus::None);
+    let host = Fixture::tdx().with_gpu();
+    assert_eq!(host.examine().gpus(), Gpus::Ready("1 GPUs, 0 NVSwitches: GH100".to_owned()));
+    host.remove("/sys/class/iommu/dmar0");
+    let reason = "GPUs: IOMMU: the kernel uses no IOMMU; switch on VT-d in the firmware's setup, and boot with intel_iommu=on";
+    assert_eq!(host.examine().gpus(), Gpus::NotReady(reason.to_owned()));
 }
 
 #[test]
