@@ -11,8 +11,8 @@ use std::time::Duration;
 use serde::Deserialize;
 use serde_json::Value;
 
-/// How long QEMU may take; a tenth of a second is usual.
-const TIMEOUT: Duration = Duration::from_secs(5);
+/// How long QEMU may take; a tenth of a second is usual, and a cold start on an emulated CPU took more than five.
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// Most that QEMU may say, in bytes; the list of types has about 60 KiB.
 const MAX_OUTPUT: u64 = 4 << 20;
 

@@ -16,7 +16,8 @@ use crate::rig::assert_in_rig;
 
 const MAIN: &str = "/etc/containerd/config.toml";
 const CNI: &str = "/etc/cni/net.d/10-e2e.conflist";
-const LOG: &str = "/run/e2e/bare-containerd.log";
+/// What containerd and the shims of a [`BareNode`] have logged.
+pub const LOG: &str = "/run/e2e/bare-containerd.log";
 /// Before all others in PATH.
 const SYSTEMCTL: &str = "/usr/local/sbin/systemctl";
 /// What systemd would do for the one unit that there is. Pods outlive a restart (`KillMode=process`).
@@ -39,6 +40,20 @@ case "$1 $2" in
 esac
 "#;
 
+/// A network whose plugin makes nothing and says that it did, for a kernel without bridges: pods have the loopback only.
+const NOTHING: &str = r#"{ "cniVersion": "1.0.0", "name": "e2e", "plugins": [{ "type": "e2e-nothing" }] }"#;
+/// Where CNI's plugins are.
+const NOTHING_PLUGIN: &str = "/usr/lib/cni/e2e-nothing";
+const NOTHING_SCRIPT: &str = r#"#!/bin/sh
+case $CNI_COMMAND in
+ADD)
+    echo '{"cniVersion":"1.0.0","interfaces":[{"name":"eth0","sandbox":"'"$CNI_NETNS"'"}],'
+    echo '"ips":[{"interface":0,"address":"192.0.2.1/24"}]}'
+    ;;
+VERSION) echo '{"cniVersion":"1.0.0","supportedVersions":["1.0.0"]}' ;;
+esac
+"#;
+
 /// A node with containerd as Debian's package configures it (schema 2), or in schema 3.
 #[derive(Debug)]
 pub struct BareNode {
@@ -52,6 +67,20 @@ impl BareNode {
         assert_in_rig();
         write(CNI, BRIDGE);
         make_bridge();
+        Self::run_test(schema, test);
+    }
+
+    /// The same in the outer VM, where pods have no network.
+    #[track_caller]
+    pub fn test_in_outer_vm(schema: u32, test: impl AsyncFnOnce(&mut Self)) {
+        assert_in_rig();
+        write(CNI, NOTHING);
+        program(NOTHING_PLUGIN, NOTHING_SCRIPT);
+        Self::run_test(schema, test);
+    }
+
+    #[track_caller]
+    fn run_test(schema: u32, test: impl AsyncFnOnce(&mut Self)) {
         let runtime = Builder::new_current_thread().enable_all().build().or_fail("runtime");
         program(SYSTEMCTL, PLAYED);
         write(MAIN, &main_file(schema));

@@ -19,8 +19,9 @@ use tower::service_fn;
 
 use crate::containerd::SOCKET;
 use crate::or_fail::OrFail;
+use crate::wait::SLOWER;
 
-/// kubelet's own limit for most calls.
+/// kubelet's own limit for most calls; longer in the outer VM.
 const LIMIT: Duration = Duration::from_secs(120);
 
 /// A connection to the CRI runtime service.
@@ -34,7 +35,7 @@ impl Cri {
     pub async fn connect() -> Self {
         let connector = service_fn(async |_| UnixStream::connect(SOCKET).await.map(TokioIo::new));
         let channel = Endpoint::from_static("http://containerd")
-            .timeout(LIMIT)
+            .timeout(LIMIT * *SLOWER)
             .connect_with_connector(connector)
             .await
             .or_fail("connect to containerd's CRI service");

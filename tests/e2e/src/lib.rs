@@ -48,7 +48,7 @@ mod tenant;
 mod wait;
 
 pub use artefacts::{Artefacts, fixture, workspace};
-pub use bare_node::BareNode;
+pub use bare_node::{BareNode, LOG as BARE_NODE_LOG};
 pub use bound_pod::{BoundPod, INITDATA};
 pub use bundle::{Bundle, spec};
 pub use cgroup::MemoryCgroup;
@@ -63,8 +63,8 @@ pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
 pub use images::{
     BUSYBOX, LAYERED, LAYERS, LLAMA, ODD, PAUSE, WITH_VOLUME, busybox as busybox_layer, busybox_archive,
-    import as import_images, import_llama, import_odd, import_with_volume, layered_archive, llama_archive,
-    unpack_busybox,
+    import as import_images, import_busybox, import_llama, import_odd, import_pause, import_with_volume,
+    layered_archive, llama_archive, unpack_busybox,
 };
 pub use inference::{Given, Inference, Refused, completion};
 pub use key_broker::KeyBroker;

@@ -4,6 +4,7 @@
 
 mod command;
 mod gpus;
+mod installed;
 mod nudge;
 mod pods;
 mod streams;
