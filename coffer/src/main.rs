@@ -8,6 +8,7 @@ mod doctor;
 mod examples;
 mod files;
 mod gpu;
+mod http;
 mod image;
 mod initdata;
 mod measure;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result};
+use jiff::Timestamp;
 
 use crate::files::is_stdin;
 
@@ -124,12 +125,10 @@ impl Line {
         format!("{} {:<7} {}", get("time"), get("level"), self.told())
     }
 
-    /// Milliseconds since midnight, from `2026-01-31T23:59:59.999888777Z`.
-    pub(super) fn time_of_day(&self) -> Option<u64> {
-        let (_, clock) = self.get("time")?.split_once('T')?;
-        let number = |range: std::ops::Range<usize>| clock.get(range)?.parse::<u64>().ok();
-        let fraction = clock.get(9..12).and_then(|digits| digits.parse().ok()).unwrap_or(0);
-        Some(((number(0..2)? * 60 + number(3..5)?) * 60 + number(6..8)?) * 1000 + fraction)
+    /// Milliseconds since 1970, from `2026-01-31T23:59:59.999888777Z`.
+    pub(super) fn time_ms(&self) -> Option<u64> {
+        let time: Timestamp = self.get("time")?.parse().ok()?;
+        u64::try_from(time.as_millisecond()).ok()
     }
 }
 
@@ -161,7 +160,8 @@ mod tests {
         let line = Line::parse(LINE).unwrap();
         assert_eq!((line.sandbox(), line.get("why")), ("abc1", Some("a \"b\"")));
         assert_eq!(line.told(), "GPU: reset  gpu 0000:40:00.0  why a \"b\"");
-        assert_eq!(line.time_of_day(), Some(((12 * 60 + 59) * 60 + 21) * 1000 + 254));
+        // `date --date=2026-11-28T12:59:21Z +%s`
+        assert_eq!(line.time_ms(), Some(1_795_870_761_254));
         assert!(line.is_of("abc") && !line.is_of("b") && !line.is_of(""));
     }
 

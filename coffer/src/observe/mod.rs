@@ -5,6 +5,8 @@ mod debug;
 mod feed;
 mod line;
 mod metrics;
+#[cfg(feature = "otlp")]
+mod otlp;
 mod pods;
 mod redact;
 mod svg;

@@ -11,8 +11,8 @@ const LEFT: u64 = 396;
 const WIDTH: u64 = 560;
 /// Room for the time behind the longest bar.
 const RIGHT: u64 = 90;
-/// As many characters as the room left of the bars has.
-const NAME: usize = 40;
+/// As many characters as the room left of the bars has, of bold letters and of others.
+const NAME: [usize; 2] = [40, 44];
 
 /// The picture.
 pub(super) fn picture(sandbox: &str, steps: &[Step]) -> String {
@@ -42,8 +42,9 @@ pub(super) fn picture(sandbox: &str, steps: &[Step]) -> String {
     for (row, step) in steps.iter().enumerate() {
         let y = TOP + ROW * row as u64;
         let (start, stop) = (place(step.at_ms), place(step.at_ms + step.took_ms));
-        let (colour, weight) = if step.phase { ("#2f6fb3", "bold") } else { ("#8db7dd", "normal") };
-        let name = escaped(&shortened(&step.name, NAME));
+        let (colour, weight, length) =
+            if step.phase { ("#2f6fb3", "bold", NAME[0]) } else { ("#8db7dd", "normal", NAME[1]) };
+        let name = escaped(&shortened(&named(step), length));
         let _ = writeln!(
             svg,
             "<text x=\"{}\" y=\"{}\" text-anchor=\"end\" font-weight=\"{weight}\" fill=\"#1a1a1a\">{name}</text>",
@@ -68,6 +69,13 @@ pub(super) fn picture(sandbox: &str, steps: &[Step]) -> String {
     svg
 }
 
+/// What is done with a GPU begins with its address, which is not to be cut off.
+fn named(step: &Step) -> String {
+    let Some(gpu) = &step.gpu else { return step.name.clone() };
+    let done = step.name.replace(&format!("  gpu {gpu}"), "");
+    format!("GPU {gpu}  {}", done.trim_start_matches("GPU").trim_start_matches([':', ' ']))
+}
+
 fn shortened(text: &str, length: usize) -> String {
     if text.chars().count() <= length {
         return text.to_owned();
@@ -82,7 +90,7 @@ fn escaped(text: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::observe::timeline::tests::of_log;
+    use crate::observe::timeline::tests::{of_log, with_gpus};
 
     #[test]
     fn the_picture_is_the_one_that_was_looked_at() {
@@ -128,6 +136,7 @@ mod tests {
             at_ms: at as u64 * took_ms,
             took_ms: took(at),
             phase: at.is_multiple_of(2),
+            gpu: None,
         };
         (0..count).map(step).collect()
     }
@@ -136,6 +145,7 @@ mod tests {
     fn no_text_is_over_another_or_outside() {
         let cases = [
             ("t2", of_log()),
+            ("two", with_gpus().steps),
             ("one", steps(1, "planned", 0)),
             ("many", steps(60, "GPU: reset  gpu 0000:41:00.0  and more than there is room for", 1_200_000)),
             (&"3f1c".repeat(16), steps(12, "running", 1)),
@@ -165,8 +175,18 @@ mod tests {
     }
 
     #[test]
+    fn a_gpus_address_is_not_cut_off() {
+        let mut start = with_gpus();
+        start.steps[2].name = "GPU: waiting for firmware boot  gpu 0000:0d:00.0  and more".to_owned();
+        let svg = picture("two", &start.steps);
+        for name in ["GPU 0000:0d:00.0  waiting for firmware boot…", "GPU 0000:0e:00.0  writing settings"] {
+            assert!(svg.contains(&format!(">{name}</text>")), "{name}: {svg}");
+        }
+    }
+
+    #[test]
     fn a_pods_words_are_no_markup() {
-        let step = Step { name: "<script>&\"".repeat(20), at_ms: 0, took_ms: 0, phase: false };
+        let step = Step { name: "<script>&\"".repeat(20), at_ms: 0, took_ms: 0, phase: false, gpu: None };
         let svg = picture("<b>", &[step]);
         assert!(!svg.contains("<script") && !svg.contains("<b>") && svg.contains("&lt;b&gt;"), "{svg}");
     }

@@ -1,11 +1,15 @@
 //! `coffer timeline`: what a pod's start took.
 
 use std::io::Write;
+#[cfg(feature = "otlp")]
+use std::path::PathBuf;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::line::{Line, Which};
+#[cfg(feature = "otlp")]
+use super::otlp;
 use super::svg;
 
 /// What the command line's `--help` says beside the options.
@@ -28,6 +32,25 @@ pub(crate) struct Args {
     /// Print a list of objects
     #[arg(long)]
     json: bool,
+    /// Send it to an OpenTelemetry collector as a trace (OTLP over HTTP): a span for each phase and for each GPU
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "URL", conflicts_with_all = ["svg", "json"])]
+    otlp: Option<String>,
+    /// The collector's certificate or its authority's (PEM); needed for https
+    #[cfg(feature = "otlp")]
+    #[arg(long, value_name = "FILE", requires = "otlp")]
+    otlp_cert: Option<PathBuf>,
+}
+
+/// A sandbox's last start, as far as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Start {
+    /// The sandbox's id.
+    pub(super) sandbox: String,
+    /// Milliseconds since 1970.
+    #[cfg_attr(not(feature = "otlp"), expect(dead_code, reason = "only a trace has it"))]
+    pub(super) begin_ms: u64,
+    pub(super) steps: Vec<Step>,
 }
 
 /// A step of a start.
@@ -41,6 +64,9 @@ pub(super) struct Step {
     pub(super) took_ms: u64,
     /// Whether it is one of the VM's phases.
     pub(super) phase: bool,
+    /// Address of the GPU that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) gpu: Option<String>,
 }
 
 /// Prints the timeline of a pod's start.
@@ -48,56 +74,60 @@ pub(super) struct Step {
 /// # Errors
 /// There is no log, or no start of this pod in it.
 pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<()> {
-    let lines = args.which.lines()?;
-    let steps = steps(&lines);
-    ensure!(
-        !steps.is_empty(),
-        "the log has no start of a sandbox {}: take an id that `coffer pods` prints, or a log that reaches back to it",
-        args.which.pod()
-    );
+    let start = last_start(&args.which.lines()?);
+    let missing = || {
+        format!(
+            "the log has no start of a sandbox {}: take an id that `coffer pods` prints, or a log that reaches back to it",
+            args.which.pod()
+        )
+    };
+    let start = start.with_context(missing)?;
+    #[cfg(feature = "otlp")]
+    if let Some(url) = &args.otlp {
+        writeln!(out, "{}", otlp::send(&start, url, args.otlp_cert.as_deref())?)?;
+        return Ok(());
+    }
     if args.json {
-        writeln!(out, "{}", serde_json::to_string_pretty(&steps)?)?;
+        writeln!(out, "{}", serde_json::to_string_pretty(&start.steps)?)?;
     } else if args.svg {
-        let sandbox = lines.last().context("no line")?.sandbox();
-        out.write_all(svg::picture(sandbox, &steps).as_bytes())?;
+        out.write_all(svg::picture(&start.sandbox, &start.steps).as_bytes())?;
     } else {
-        text(&steps, out)?;
+        text(&start.steps, out)?;
     }
     Ok(())
 }
 
-/// The steps of the last start: from its first phase to the one in which it runs, or as far as it came.
-fn steps(lines: &[Line]) -> Vec<Step> {
+/// The last start: from its first phase to the one in which it runs, or as far as it came.
+fn last_start(lines: &[Line]) -> Option<Start> {
     let phase = |line: &Line| {
         (line.get("msg") == Some("boot phase")).then(|| line.get("phase").unwrap_or_default().to_owned())
     };
-    let Some(first) = lines.iter().rposition(|line| phase(line).as_deref() == Some("planned")) else {
-        return Vec::new();
-    };
-    let begin = lines[first].time_of_day().unwrap_or_default();
+    let first = lines.iter().rposition(|line| phase(line).as_deref() == Some("planned"))?;
+    let (sandbox, begin_ms) = (lines[first].sandbox().to_owned(), lines[first].time_ms()?);
     let mut steps: Vec<Step> = Vec::new();
     for line in &lines[first..] {
         // The guest's console and debug lines are `coffer logs`' business.
         if line.get("level") == Some("debug") || line.get("source").is_some() {
             continue;
         }
-        let Some(time) = line.time_of_day() else { continue };
-        const DAY: u64 = 86_400_000;
-        let at_ms = (time + DAY - begin) % DAY;
+        let Some(time) = line.time_ms() else { continue };
+        // A clock that was set back stands still here.
+        let at_ms = time.saturating_sub(begin_ms).max(steps.last().map_or(0, |last| last.at_ms));
         let found = phase(line);
         let (name, is_phase) = match &found {
             Some(name) => (name.clone(), true),
             None => (line.told(), false),
         };
         if let Some(last) = steps.last_mut() {
-            last.took_ms = at_ms.saturating_sub(last.at_ms);
+            last.took_ms = at_ms - last.at_ms;
         }
-        steps.push(Step { name, at_ms, took_ms: 0, phase: is_phase });
+        let gpu = line.get("gpu").map(str::to_owned);
+        steps.push(Step { name, at_ms, took_ms: 0, phase: is_phase, gpu });
         if found.as_deref() == Some("running") {
             break;
         }
     }
-    steps
+    Some(Start { sandbox, begin_ms, steps })
 }
 
 fn text(steps: &[Step], out: &mut impl Write) -> Result<()> {
@@ -117,9 +147,19 @@ pub(super) mod tests {
 
     /// Lines as containerd wrote them in the rig.
     pub(crate) const LOG: &str = include_str!("start.log");
+    /// The same of a pod with two GPUs, in the outer VM.
+    const GPUS: &str = include_str!("gpus.log");
+
+    fn lines(log: &str) -> Vec<Line> {
+        log.lines().filter_map(Line::parse).collect()
+    }
 
     pub(crate) fn of_log() -> Vec<Step> {
-        steps(&LOG.lines().filter_map(Line::parse).collect::<Vec<_>>())
+        last_start(&lines(LOG)).unwrap().steps
+    }
+
+    pub(crate) fn with_gpus() -> Start {
+        last_start(&lines(GPUS)).unwrap()
     }
 
     #[test]
@@ -136,10 +176,32 @@ pub(super) mod tests {
     }
 
     #[test]
+    fn steps_of_a_gpu_name_it() {
+        let start = with_gpus();
+        let of = |gpu: &str| start.steps.iter().filter(|step| step.gpu.as_deref() == Some(gpu)).count();
+        assert_eq!((start.sandbox.as_str(), of("0000:0d:00.0"), of("0000:0e:00.0")), ("two", 2, 2));
+    }
+
+    #[test]
     fn without_a_start_there_are_no_steps() {
-        assert!(steps(&[]).is_empty());
-        let line =
-            Line::parse("time=\"2026-01-01T00:00:00.1Z\" msg=\"boot phase\" phase=agent sandbox=a").unwrap();
-        assert!(steps(&[line]).is_empty());
+        assert_eq!(last_start(&[]), None);
+        let line = |time: &str, phase: &str| {
+            Line::parse(&format!("time=\"{time}\" msg=\"boot phase\" phase={phase} sandbox=a")).unwrap()
+        };
+        assert_eq!(last_start(&[line("2026-01-01T00:00:00.1Z", "agent")]), None);
+        assert_eq!(last_start(&[line("yesterday", "planned")]), None);
+    }
+
+    /// Over midnight it goes on; where the clock is set back it stands still.
+    #[test]
+    fn clocks() {
+        let log = "time=\"2026-12-31T23:59:59.9Z\" msg=\"boot phase\" phase=planned sandbox=a\n\
+                   time=\"2027-01-01T00:00:00.4Z\" msg=\"boot phase\" phase=claimed sandbox=a\n\
+                   time=\"2026-12-31T23:00:00Z\" msg=\"boot phase\" phase=spawned sandbox=a";
+        let steps = last_start(&lines(log)).unwrap().steps;
+        assert_eq!(
+            steps.iter().map(|step| (step.at_ms, step.took_ms)).collect::<Vec<_>>(),
+            [(0, 500), (500, 0), (500, 0)]
+        );
     }
 }

@@ -2,22 +2,17 @@
 //! reference values one by one. Nothing is changed there.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::Duration;
 
-use anyhow::{Context, Result, bail, ensure};
-use rustls::crypto::ring;
+use anyhow::{Context, Result, bail};
 use serde_json::Value;
 use ureq::Agent;
 use ureq::http::StatusCode;
-use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
 
 use super::super::pod::{Class, Demand};
 use super::super::trustee::{Resource, forms};
 use crate::files::Kind;
+use crate::http;
 
-/// How long a question may take.
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Longest answer.
 const ANSWER: u64 = 8 << 20;
 /// Values that no pod has and without which Trustee's own policies call no part of a token affirming
@@ -59,29 +54,9 @@ impl Admin {
 
     fn new(url: &str, certificate: Option<&Path>, token: Option<String>) -> Result<Self> {
         let url = url.trim().trim_end_matches('/').to_owned();
-        let certificates = match (url.split_once("://").map(|(scheme, _)| scheme), certificate) {
-            (Some("http"), None) => Vec::new(),
-            (Some("http"), Some(_)) => bail!("{url} shows no certificate: leave --kbs-cert out"),
-            (Some("https"), None) => {
-                bail!("--kbs-cert is needed for {url}: no other authority is known here")
-            }
-            (Some("https"), Some(path)) => certificates(path)?,
-            _ => bail!("{url:?} is no address of a key broker: give http://HOST:PORT or https://HOST:PORT"),
-        };
-        let tls = TlsConfig::builder()
-            .unversioned_rustls_crypto_provider(Arc::new(ring::default_provider()))
-            .root_certs(RootCerts::new_with_certs(&certificates))
-            .build();
-        let config = Agent::config_builder()
-            .tls_config(tls)
-            .proxy(None)
-            .max_redirects(0)
-            .http_status_as_error(false)
-            .timeout_global(Some(PATIENCE))
-            .user_agent("coffer")
-            .build();
+        let agent = http::agent(&url, "a key broker", certificate, "--kbs-cert")?;
         let token = token.map(|token| token.trim().to_owned());
-        Ok(Self { agent: config.new_agent(), url, token })
+        Ok(Self { agent, url, token })
     }
 
     fn get(&self, path: &str) -> Result<String> {
@@ -213,19 +188,6 @@ fn text(path: &Path) -> Result<String> {
     String::from_utf8(Kind::KEY.read(path)?)
         .map_err(|error| error.utf8_error())
         .with_context(|| Kind::KEY.unusable(path))
-}
-
-fn certificates(path: &Path) -> Result<Vec<Certificate<'static>>> {
-    let text = text(path)?;
-    let mut certificates = Vec::new();
-    for item in parse_pem(text.as_bytes()) {
-        match item.with_context(|| Kind::KEY.unusable(path))? {
-            PemItem::Certificate(certificate) => certificates.push(certificate),
-            _ => bail!("{} has something else than certificates in it", path.display()),
-        }
-    }
-    ensure!(!certificates.is_empty(), "{} holds no certificate (PEM)", path.display());
-    Ok(certificates)
 }
 
 #[cfg(test)]
