@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer conformance coverage gpu-image parts image image-debug image-release programs package installer-image bench soak clean
+.PHONY: help demo shell test check unit e2e outer conformance coverage gpu-image parts image image-debug image-release programs package installer-image test-api bench soak clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -69,6 +69,9 @@ installer-image: ## the installer's container image, by buildah, of the bundle i
 
 gpu-image: ## an image with NVIDIA's driver, from Debian's non-free part, and a test that it loads in its guest
 	@tools/test gpu-image
+
+test-api: ## deploy/ and the installer's rights on a real API server, which is compiled first (about 10 minutes, once)
+	@tools/test-api
 
 soak: parts ## one pod that lives long: restarts, execs, volumes, containers, and what they leave
 	@tools/soak

@@ -13,8 +13,7 @@ use k8s_openapi::api::rbac::v1::{ClusterRole, PolicyRule, Role};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-/// The one node.
-pub(crate) const NODE: &str = "node-1";
+use crate::installer::NODE;
 
 /// The server. It serves until the test's end.
 pub(crate) struct Cluster {

@@ -4,100 +4,20 @@
 #![allow(clippy::unwrap_used, reason = "all of it is tests")]
 
 mod cluster;
+mod installer;
 
-use std::fs::{self, Permissions};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
-use std::process::{Command, Output, Stdio};
+use cluster::Cluster;
+use installer::{CALLS, LABELS, NODE, Pod, said, status_of};
 
-use cluster::{Cluster, NODE};
-use tempfile::TempDir;
-
-const STATUS: &str =
-    "instance     default\\nversion      1.0-abc\\nhandler      coffer\\nhandler      coffer-snp\\n";
-const LABELS: [&str; 3] =
-    ["coffer.internal/coffer", "coffer.internal/coffer-snp", "coffer.internal/coffer-tdx"];
-
-/// Every call of the installer that asks for a right, in all that it does.
-const CALLS: [(&str, &str); 5] = [
-    ("create", "events"),
-    ("get", "nodes"),
-    ("get", "nodes/status"),
-    ("patch", "nodes"),
-    ("patch", "nodes/status"),
-];
-
-fn repository() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
-}
-
-/// The pod, beside a node that is played.
-struct Pod {
-    dir: TempDir,
-}
-
-impl Pod {
-    /// `on_node` are words of a shell that stand for the node; they have what is to be run as `$*`.
-    fn new(cluster: &Cluster, on_node: &str) -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        for made in ["bin", "bundle", "run"] {
-            fs::create_dir(dir.path().join(made)).unwrap();
-        }
-        fs::write(dir.path().join("bundle/VERSION"), "1\n").unwrap();
-        let found = Command::new(repository().join("tools/kubectl")).output().unwrap();
-        assert!(found.status.success(), "{}", String::from_utf8_lossy(&found.stderr));
-        let kubectl = String::from_utf8(found.stdout).unwrap();
-        let program = |name: &str, script: &str| {
-            let path = dir.path().join("bin").join(name);
-            fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
-            fs::set_permissions(path, Permissions::from_mode(0o755)).unwrap();
-        };
-        // In a pod kubectl finds the server by itself.
-        program("kubectl", &format!("exec {} --server={} \"$@\"", kubectl.trim(), cluster.address()));
-        let log = cluster.log();
-        program(
-            "nsenter",
-            &format!(
-                "tr '\\n' ' ' <<<\"node: $*\" >>{0}; echo >>{0}\ncat >/dev/null\n{on_node}",
-                log.display()
-            ),
-        );
-        Self { dir }
-    }
-
-    fn run(&self, verb: &str) -> Output {
-        let at = |name: &str| self.dir.path().join(name);
-        Command::new(repository().join("deploy/image/coffer-node"))
-            .arg(verb)
-            .env_clear()
-            .env("PATH", format!("{}:/usr/bin:/bin", at("bin").display()))
-            .env("NODE_NAME", NODE)
-            .env("COFFER_BUNDLE", at("bundle"))
-            .env("COFFER_RUN", at("run"))
-            .env("COFFER_ONCE", "1")
-            .stdin(Stdio::null())
-            .output()
-            .unwrap()
-    }
-
-    fn is_done(&self) -> bool {
-        self.dir.path().join("run/done").exists()
-    }
-}
-
-fn status_of(exit: u8) -> String {
-    format!("case \"$*\" in *status*) printf '{STATUS}'; exit {exit} ;; esac")
-}
-
-#[track_caller]
-fn said(output: &Output) -> String {
-    String::from_utf8_lossy(&output.stderr).into_owned()
+/// The pod in a cluster that is played.
+fn pod(cluster: &Cluster, on_node: &str) -> Pod {
+    Pod::new(&format!("--server={}", cluster.address()), &cluster.log(), on_node)
 }
 
 #[test]
 fn labels_go_first_and_come_last() {
     let cluster = Cluster::new();
-    let pod = Pod::new(&cluster, &status_of(0));
+    let pod = pod(&cluster, &status_of(0));
     // As an earlier version has left it: a class that does not work any more.
     cluster.label(LABELS[2]);
     let output = pod.run("install");
@@ -126,7 +46,7 @@ fn the_rights_are_enough_and_no_more() {
         ("install", "exit 1".to_owned(), false),
         ("uninstall", String::new(), true),
     ] {
-        let output = Pod::new(&cluster, &on_node).run(verb);
+        let output = pod(&cluster, &on_node).run(verb);
         assert_eq!(output.status.success(), succeeds, "{verb}: {}", said(&output));
         assert!(!said(&output).contains("forbidden"), "{}", said(&output));
         used.extend(cluster.asked());
@@ -146,7 +66,7 @@ fn each_right_is_needed() {
         // An event is for a failure only.
         cluster.label(LABELS[2]);
         let on_node = if what == "events" { "exit 1".to_owned() } else { status_of(0) };
-        let output = Pod::new(&cluster, &on_node).run("install");
+        let output = pod(&cluster, &on_node).run("install");
         let text = said(&output);
         assert!(!output.status.success() && text.contains("(Forbidden)"), "{verb} {what}: {text}");
         assert!(text.contains(&format!("cannot {verb} resource \"{what}\"")), "{verb} {what}: {text}");
@@ -158,7 +78,7 @@ fn each_right_is_needed() {
 fn without_the_api_server_the_node_is_not_touched() {
     let cluster = Cluster::away();
     for verb in ["install", "uninstall"] {
-        let pod = Pod::new(&cluster, &status_of(0));
+        let pod = pod(&cluster, &status_of(0));
         let output = pod.run(verb);
         assert!(!output.status.success() && said(&output).contains("refused"), "{}", said(&output));
         assert!(!pod.is_done() && cluster.told().is_empty(), "{:?}", cluster.told());
@@ -168,7 +88,7 @@ fn without_the_api_server_the_node_is_not_touched() {
 #[test]
 fn a_failure_on_the_node_is_a_condition_and_an_event_and_no_label() {
     let cluster = Cluster::new();
-    let pod = Pod::new(&cluster, "echo 'coffer: [no-engine]: there is no \"configuration\"' >&2; exit 1");
+    let pod = pod(&cluster, "echo 'coffer: [no-engine]: there is no \"configuration\"' >&2; exit 1");
     assert!(!pod.run("install").status.success() && !pod.is_done());
     let condition = cluster.condition();
     let message = "coffer: [no-engine]: there is no \"configuration\"";
@@ -188,7 +108,7 @@ fn a_failure_on_the_node_is_a_condition_and_an_event_and_no_label() {
 #[test]
 fn a_node_that_says_strange_things_is_quoted() {
     let cluster = Cluster::new();
-    let pod = Pod::new(&cluster, "printf 'a\\\\b\"c\\td\\001\\xff%01500d\\n' 7 >&2; exit 1");
+    let pod = pod(&cluster, "printf 'a\\\\b\"c\\td\\001\\xff%01500d\\n' 7 >&2; exit 1");
     assert!(!pod.run("install").status.success());
     let message = cluster.condition().message.unwrap();
     assert!(message.starts_with("a\\b\"c d") && message.len() <= 1024, "{message}");
@@ -198,7 +118,7 @@ fn a_node_that_says_strange_things_is_quoted() {
 #[test]
 fn a_node_that_is_not_whole_gets_no_label() {
     let cluster = Cluster::new();
-    assert!(!Pod::new(&cluster, &status_of(3)).run("install").status.success());
+    assert!(!pod(&cluster, &status_of(3)).run("install").status.success());
     assert!(cluster.labels().is_empty() && cluster.condition().status == "False");
 }
 
@@ -206,7 +126,7 @@ fn a_node_that_is_not_whole_gets_no_label() {
 fn an_uninstallation_takes_the_labels_first() {
     let cluster = Cluster::new();
     LABELS.iter().for_each(|label| cluster.label(label));
-    let pod = Pod::new(&cluster, "");
+    let pod = pod(&cluster, "");
     let output = pod.run("uninstall");
     assert!(output.status.success() && pod.is_done(), "{}", said(&output));
     let told = cluster.told();
