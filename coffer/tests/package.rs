@@ -107,6 +107,12 @@ fn tarball(archive: &Path, to: &Path) {
     ] {
         assert!(bundle.contains(path), "{path} is not in {bundle:?}");
     }
+    // All that a node has to have of libraries is the C library, and what comes with it.
+    let dynamic = output(Command::new("readelf").arg("--dynamic").arg(to.join("bin/coffer")));
+    let needed = dynamic.lines().filter(|line| line.contains("(NEEDED)"));
+    let needed: BTreeSet<_> = needed.filter_map(|line| line.split(['[', ']']).nth(1)).collect();
+    let usual = ["ld-linux-x86-64.so.2", "libc.so.6", "libgcc_s.so.1", "libm.so.6"];
+    assert!(needed.contains("libc.so.6") && needed.is_subset(&BTreeSet::from(usual)), "{needed:?}");
     let page = fs::read_to_string(to.join("share/man/man1/coffer-install.1")).unwrap();
     assert!(page.contains(".TH") && page.contains("Examples:"), "{page}");
     output(Command::new("bash").arg("-n").arg(to.join("share/bash-completion/completions/coffer")));
