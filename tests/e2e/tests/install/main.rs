@@ -119,7 +119,12 @@ fn a_file_of_schema_3_keeps_its_runtimes() {
     BareNode::test(3, async |node| {
         let bundle = bundle("3.0");
         let before = node.tree();
-        install(node, &bundle);
+        fs::create_dir_all("/var/lib/kubelet").or_fail("kubelet's directory");
+        fs::write("/var/lib/kubelet/config.yaml", "kind: KubeletConfiguration\nruntimeRequestTimeout: 2m\n")
+            .or_fail("kubelet's configuration");
+        let told = install(node, &bundle);
+        assert!(told.contains("kubelet      kubelet gives up on a pod's start after 120 s"), "{told}");
+        fs::remove_file("/var/lib/kubelet/config.yaml").or_fail("kubelet's configuration");
         let handlers = Cri::connect().await.handlers().await;
         for handler in ["coffer", "runc", "other"] {
             assert!(handlers.iter().any(|found| found == handler), "{handlers:?}");
