@@ -9,7 +9,7 @@ use protobuf::descriptor::field_descriptor_proto::Type;
 use protobuf::reflect::{FieldDescriptor, MessageDescriptor};
 use ttrpc_codegen::{Codegen, Customize, ProtobufCustomize, ProtobufCustomizeCallback};
 
-const PROTOS: [&str; 5] = ["agent", "csi", "health", "oci", "types"];
+const PROTOS: [&str; 6] = ["agent", "confidential_data_hub", "csi", "health", "oci", "types"];
 
 /// Gives the messages the JSON that kata-agent shows its policy engine: its own build derives the same
 /// (kata-containers 4.1.0, `src/libs/protocols/build.rs`).

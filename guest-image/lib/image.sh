@@ -126,6 +126,9 @@ build_init() {
     attest_path=$directory/$target/release/coffer-attest
     volume_path=$directory/$target/release/coffer-volume
     gpu_path=$directory/$target/release/coffer-gpu
+    local size
+    size=$(stat -c %s "$attest_path")
+    [ "$size" -le $((6 << 20)) ] || fail "coffer-attest has $size bytes; the attestation service has at most 6 MiB"
 }
 
 # Builds the programs that load NVIDIA's library: linked with the image's libraries, since a static program can load none. Sets
@@ -248,6 +251,10 @@ command_line() { # PROFILE ROOT-HASH SALT DATA-BLOCKS
     esac
     echo -n "quiet panic=-1 root=/dev/dm-0 rootfstype=erofs ro"
     echo -n " dm-mod.create=\"coffer-root,,,ro,$table\""
+    # The agent then starts none, and asks whom it finds at a hub's socket: our own attestation service.
+    if [ -z "$components_path" ]; then
+        echo -n " agent.guest_components_procs=none"
+    fi
     # The agent's informational log quotes requests.
     case $1 in
     debug) echo -n " agent.log=debug" ;;

@@ -21,6 +21,10 @@ generated! {
     agent
     /// The agent service's client and server trait.
     agent_ttrpc
+    /// What the agent asks a confidential data hub.
+    confidential_data_hub
+    /// The hub's client and server trait.
+    confidential_data_hub_ttrpc
     /// Volume statistics.
     csi
     /// Requests and answers of the health service.

@@ -5,8 +5,9 @@
 
 /// Keys of every image: what the builder writes, and limits of the agent. What the agent has beside these (its debug
 /// console, tracing, log ports, another configuration or policy file, another address) is on no list for a release image.
-pub const ALWAYS: [&str; 10] = [
+pub const ALWAYS: [&str; 11] = [
     "agent.cdi_timeout",
+    "agent.guest_components_procs",
     "agent.hotplug_timeout",
     "agent.log",
     "console",
@@ -17,6 +18,10 @@ pub const ALWAYS: [&str; 10] = [
     "root",
     "rootfstype",
 ];
+
+/// The word of an image whose agent starts no guest components: it then asks whoever listens where a confidential data hub would,
+/// which is Coffer's own attestation service (kata-agent 4.1.0, `src/agent/src/main.rs`).
+pub const NO_COMPONENTS: (&str, &str) = ("agent.guest_components_procs", "none");
 
 /// Keys of images that are looked into: profiles dev and debug.
 pub const INSIGHT: [&str; 14] = [

@@ -8,6 +8,7 @@ mod gpu;
 pub mod kernel_keys;
 mod mac;
 mod pci;
+pub mod sealed;
 mod vsock;
 
 pub use accel::{Accelerator, KvmTrial};

@@ -1,6 +1,7 @@
 //! What the guest's PID 1 says: lines over vsock, the only words of a guest without a console.
 //!
-//! They are a guest's words: each is limited in size, and only those count that are about layers which the VM was given.
+//! They are a guest's words: each is limited in size, and only those count that are about layers which the VM was given, or about
+//! sealed secrets that a container of it is about to have.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host_claims::vsock::GateListener;
+use shared_types::sealed::{SealedId, SealedWord};
 use slog::{Logger, error, warn};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -17,6 +19,7 @@ use vmm_config::hotplug::Lun;
 
 use crate::lines::{Tail, tail};
 use crate::progress::Activity;
+use crate::secrets::{AwaitedSecrets, Secrets};
 
 /// The longest line that PID 1 writes, in bytes.
 const MAX_LINE: usize = 1024;
@@ -45,12 +48,13 @@ impl Drop for Task {
 
 /// What was heard, as far as somebody may wait for it.
 #[derive(Debug, Default)]
-struct Heard {
+pub(crate) struct Heard {
     /// PID 1 has connected and said something.
     anything: bool,
     /// Why it refuses to go on.
     fatal: Option<String>,
     layers: BTreeMap<RootHash, Layer>,
+    pub(crate) secrets: Secrets,
 }
 
 /// A layer that the VM has or had.
@@ -99,6 +103,7 @@ enum Line<'a> {
     Fatal(&'a str),
     /// The agent ended, and PID 1 powers off for it.
     AgentEnded(&'a str),
+    Secret(SealedWord),
 }
 
 impl<'a> Line<'a> {
@@ -108,6 +113,9 @@ impl<'a> Line<'a> {
         }
         if let Some(rest) = line.strip_prefix("the agent ") {
             return rest.strip_suffix("; powering off").map(Self::AgentEnded);
+        }
+        if let Some(word) = SealedWord::parse(line) {
+            return Some(Self::Secret(word));
         }
         if let Some(rest) = line.strip_prefix("disk 0:") {
             let (lun, reason) = rest.split_once(" refused: ")?;
@@ -163,6 +171,7 @@ impl Heard {
                      pod's initdata: `coffer initdata build` checks it"
                 ));
             }
+            Some(Line::Secret(word)) => self.secrets.note(word),
             Some(Line::Fatal(_) | Line::AgentEnded(_)) | None => {}
         }
     }
@@ -228,6 +237,11 @@ impl Gate {
         if self.heard.borrow().anything {
             self.tail.ended(patience).await;
         }
+    }
+
+    /// Notes that a container is about to have these sealed secrets.
+    pub(crate) fn expect_secrets(&self, ids: &[SealedId]) -> AwaitedSecrets {
+        AwaitedSecrets::new(Arc::clone(&self.heard), ids)
     }
 
     /// Notes that a layer is about to be given to the VM.

@@ -15,9 +15,11 @@ mod luns;
 pub mod progress;
 pub mod qemu;
 pub mod qmp;
+mod secrets;
 pub mod state;
 mod vm;
 
 pub use claims::Claims;
 pub use disks::Layer;
+pub use secrets::AwaitedSecrets;
 pub use vm::{Gone, Vm};

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use agent_client::{Agent, AgentError};
 use shared_types::one_line;
+use shared_types::sealed::SealedId;
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -21,6 +22,7 @@ use crate::lines::Tail;
 use crate::lost;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
+use crate::secrets::AwaitedSecrets;
 
 /// How long the guest may take to power itself off before QEMU is told to quit.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -108,6 +110,11 @@ impl Vm {
     /// QEMU's process id.
     pub fn pid(&self) -> u32 {
         self.qemu_pid
+    }
+
+    /// Listens for what the guest will say of these sealed secrets, which a container is about to have.
+    pub fn expect_secrets(&self, ids: &[SealedId]) -> AwaitedSecrets {
+        self.gate.expect_secrets(ids)
     }
 
     /// Gives the guest one more user of each layer, and waits until it has opened all of them; returns their LUNs. A layer

@@ -9,6 +9,8 @@ use ureq::Proxy;
 use ureq::http::Uri;
 use ureq::tls::{Certificate, PemItem, parse_pem};
 
+use crate::sealed::Rules;
+
 /// The broker.
 #[derive(Clone)]
 pub struct Broker {
@@ -18,11 +20,17 @@ pub struct Broker {
     pub certificates: Vec<Certificate<'static>>,
     /// Who passes questions on to it, where it is not reached directly.
     pub(crate) proxy: Option<Proxy>,
+    /// How sealed secrets are opened.
+    pub sealed: Rules,
+    /// Whether containers may extend the VM's measurement.
+    pub events: bool,
 }
 
 /// The only kind of session key that is made here, as `aa.toml` names it (guest-components,
 /// `attestation-agent/attestation-agent/src/config/kbs.rs`).
 const KEY_ALGORITHM: &str = "ECDH-ES+A256KW-P256";
+/// The TPM's register that stands for RTMR3 (the same, `config/mod.rs`).
+const EVENT_PCR: u64 = 17;
 
 impl fmt::Debug for Broker {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -76,6 +84,11 @@ pub enum ConfigError {
          only: leave it out"
     )]
     KeyAlgorithm(String),
+    /// Another register.
+    #[error(
+        "aa.toml in the initdata has eventlog_config.init_pcr = {0}, and this guest extends RTMR3 only, which is {EVENT_PCR}: leave it out"
+    )]
+    Register(u64),
     /// It is no proxy.
     #[error("{0:?} is no proxy: it is http://HOST:PORT, without a name and a password")]
     Proxy(String),
@@ -91,6 +104,15 @@ pub enum ConfigError {
 struct Aa {
     #[serde(default)]
     token_configs: TokenConfigs,
+    #[serde(default)]
+    eventlog_config: Events,
+}
+
+#[derive(Debug, Default, Deserialize)]
+struct Events {
+    #[serde(default)]
+    enable_eventlog: bool,
+    init_pcr: Option<u64>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -108,6 +130,16 @@ struct Kbs {
 #[derive(Debug, Default, Deserialize)]
 struct Cdh {
     kbc: Option<Kbc>,
+    #[serde(default)]
+    skip_sealed_secret_verification: bool,
+    #[serde(default)]
+    credentials: Vec<Credential>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Credential {
+    path: String,
+    resource_uri: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -144,6 +176,9 @@ impl Broker {
     pub fn parse(aa: Option<&str>, cdh: Option<&str>) -> Result<Self, ConfigError> {
         let aa: Aa = read("aa.toml", aa)?;
         let cdh: Cdh = read("cdh.toml", cdh)?;
+        if let Some(other) = aa.eventlog_config.init_pcr.filter(|pcr| *pcr != EVENT_PCR) {
+            return Err(ConfigError::Register(other));
+        }
         let wanted = aa.token_configs.kbs.as_ref().and_then(|kbs| kbs.tee_key_algorithm.as_deref());
         if let Some(other) = wanted.filter(|wanted| *wanted != KEY_ALGORITHM) {
             return Err(ConfigError::KeyAlgorithm(other.to_owned()));
@@ -179,7 +214,13 @@ impl Broker {
                 }
                 _ => return Err(ConfigError::Url(url)),
             };
-        Ok(Self { url, certificates, proxy: None })
+        let authority = address.authority().map(ToString::to_string).unwrap_or_default();
+        let mut sealed =
+            Rules { unsigned: cdh.skip_sealed_secret_verification, authority, ..Rules::default() };
+        for Credential { path, resource_uri } in &cdh.credentials {
+            sealed.credential(path, resource_uri);
+        }
+        Ok(Self { url, certificates, proxy: None, sealed, events: aa.eventlog_config.enable_eventlog })
     }
 
     /// The same, reached through a proxy (`http://HOST:PORT`) that passes bytes on (CONNECT): the broker still shows the pinned

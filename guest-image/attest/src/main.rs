@@ -1,22 +1,28 @@
 //! The guest's attestation service. PID 1 starts it when the pod's checked initdata names a key broker:
 //! `coffer-attest snp|tdx|none GPUS SWITCHES [key] [proxy=URL]`, where the numbers are what the initdata declares, `key` is that it
-//! lets containers have their token's private key, and the broker is reached through the proxy.
+//! lets containers have their token's private key, and the broker is reached through the proxy. Its standard input is the socket
+//! that the agent finds a confidential data hub at, which PID 1 opened before either of them runs.
 
 use std::net::TcpListener;
+use std::os::fd::AsFd as _;
+use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 use std::{fs, io, thread};
 
+use attest::aael::{EventLog, FIRMWARE, MEASUREMENTS};
 use attest::broker::{BrokerError, Client};
 use attest::config::Broker;
 use attest::evidence::sample::Sample;
 use attest::evidence::tsm::{Kind, REPORTS, Tsm};
 use attest::evidence::{Attester, Cpu, Declared};
 use attest::gpus;
+use attest::hub::{self, Hub};
 use attest::service::Service;
 use attest::service::server::{self, ADDRESS};
+use attest::unseal::{Keys, Nobody};
 use shared_types::one_line;
 
 /// Where PID 1 puts the checked initdata.
@@ -38,21 +44,42 @@ enum StartError {
     Listen(#[source] io::Error),
     #[error("cannot take questions")]
     Serve(#[source] io::Error),
+    #[error("PID 1 gave no socket for the agent's questions")]
+    Agents(#[source] io::Error),
 }
 
 fn main() -> ExitCode {
-    match run() {
-        Ok(()) => ExitCode::SUCCESS,
+    let agents = match agents() {
+        Ok(agents) => agents,
         Err(error) => {
             say(&format!("no keys for this pod: {}", one_line(&error)));
+            return ExitCode::FAILURE;
+        }
+    };
+    match run(&agents) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let reason = format!("no keys for this pod: {}", one_line(&error));
+            say(&reason);
+            // Whoever asks for a secret hears why there is none, and the agent has somebody to talk to.
+            let nobody: Arc<dyn Hub> = Arc::new(Nobody { reason, say: says });
+            let _ = hub::run(&agents, &nobody);
             ExitCode::FAILURE
         }
     }
 }
 
-fn run() -> Result<(), StartError> {
+/// The socket that the agent asks at.
+fn agents() -> Result<UnixListener, StartError> {
+    let socket = std::io::stdin().as_fd().try_clone_to_owned().map_err(StartError::Agents)?;
+    let listener = UnixListener::from(socket);
+    listener.local_addr().map_err(StartError::Agents)?;
+    Ok(listener)
+}
+
+fn run(agents: &UnixListener) -> Result<(), StartError> {
     let words: Vec<String> = std::env::args().skip(1).collect();
-    let Some(Order { attester, gives_key, proxy }) = order(&words) else {
+    let Some(Order { attester, gives_key, proxy, events }) = order(&words) else {
         return Err(StartError::Words(words));
     };
     let mut broker = Broker::read(Path::new(INITDATA))?;
@@ -70,11 +97,18 @@ fn run() -> Result<(), StartError> {
     let way = proxy.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
     say(&format!("keys come from {}{way}, known {known}; evidence is {}", broker.url, attester.tee().name()));
     let waiting = attester.has_driver();
-    let service = Arc::new(Service::new(Client::new(&broker, attester, Some(document)), gives_key));
+    let mut service = Service::new(Client::new(&broker, attester, Some(document)), gives_key);
+    if let Some(events) = events.filter(|_| broker.events) {
+        service = service.with_events(events);
+    }
+    let service = Arc::new(service);
     if waiting {
         let service = service.clone();
         thread::spawn(move || ready(service.client()));
     }
+    let keys: Arc<dyn Hub> = Arc::new(Keys::new(service.clone(), broker.sealed, says));
+    let agents = agents.try_clone().map_err(StartError::Agents)?;
+    thread::spawn(move || hub::run(&agents, &keys));
     server::run(&listener, &service).map_err(StartError::Serve)
 }
 
@@ -104,6 +138,8 @@ struct Order {
     attester: Attester,
     gives_key: bool,
     proxy: Option<String>,
+    /// The log of runtime events, where the VM has a register for it.
+    events: Option<EventLog>,
 }
 
 /// The order, by PID 1's words.
@@ -117,19 +153,26 @@ fn order(words: &[String]) -> Option<Order> {
         _ => return None,
     };
     let declared = Declared { gpus: gpus.parse().ok()?, switches: switches.parse().ok()? };
-    let tsm = |kind| -> Box<dyn Cpu> { Box::new(Tsm::new(Path::new(REPORTS), kind)) };
+    let events = (tee == "tdx").then(|| EventLog::new(Path::new(MEASUREMENTS), Path::new(FIRMWARE)));
+    let tsm = |kind| Tsm::new(Path::new(REPORTS), kind);
     let cpu: Box<dyn Cpu> = match tee.as_str() {
-        "snp" => tsm(Kind::Snp),
-        "tdx" => tsm(Kind::Tdx),
+        "snp" => Box::new(tsm(Kind::Snp)),
+        "tdx" => Box::new(events.iter().cloned().fold(tsm(Kind::Tdx), Tsm::with_events)),
         "none" => Box::new(Sample),
         _ => return None,
     };
-    Some(Order { attester: Attester::new(cpu, gpus::source(tee != "none"), declared), gives_key, proxy })
+    let attester = Attester::new(cpu, gpus::source(tee != "none"), declared);
+    Some(Order { attester, gives_key, proxy, events })
 }
 
 /// One line, on the guest's console.
 fn say(line: &str) {
-    eprintln!("coffer-attest: {line}");
+    says(&format!("coffer-attest: {line}"));
+}
+
+/// One that begins as it should.
+fn says(line: &str) {
+    eprintln!("{line}");
 }
 
 #[cfg(test)]
@@ -139,10 +182,12 @@ mod tests {
     #[test]
     fn pid_1_says_what_the_vm_is() {
         let of = |words: &str| order(&words.split(' ').map(str::to_owned).collect::<Vec<_>>());
-        let Order { attester, gives_key, proxy } = of("snp 2 0").unwrap();
+        let Order { attester, gives_key, proxy, events } = of("snp 2 0").unwrap();
+        assert!(events.is_none() && of("tdx 0 0").unwrap().events.is_some());
         assert_eq!((attester.tee().name(), attester.additional_tees()), ("snp", vec!["nvidia"]));
         assert!(!gives_key && proxy.is_none());
-        let Order { attester, gives_key, proxy } = of("none 1 0 key proxy=http://192.0.2.7:3128").unwrap();
+        let Order { attester, gives_key, proxy, .. } =
+            of("none 1 0 key proxy=http://192.0.2.7:3128").unwrap();
         assert_eq!(attester.tee().name(), "sample");
         assert!(gives_key);
         assert_eq!(proxy.as_deref(), Some("http://192.0.2.7:3128"));

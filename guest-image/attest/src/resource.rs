@@ -35,6 +35,29 @@ impl FromStr for ResourcePath {
     }
 }
 
+/// It is no address of a resource.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{uri:?} is no resource of this pod's key broker: write kbs:///REPOSITORY/TYPE/TAG")]
+pub struct NoUri {
+    /// What it is.
+    pub uri: String,
+}
+
+impl ResourcePath {
+    /// The resource at `kbs:///repository/type/tag`. The address may name the broker, which is at `authority`, and no other one
+    /// (guest-components, `attestation-agent/docs/RESOURCE_URI.md`).
+    ///
+    /// # Errors
+    ///
+    /// [`NoUri`].
+    pub fn from_uri(uri: &str, authority: &str) -> Result<Self, NoUri> {
+        let path = uri.strip_prefix("kbs://").and_then(|rest| rest.split_once('/'));
+        let path = path.filter(|(host, _)| host.is_empty() || *host == authority);
+        let no_uri = || NoUri { uri: uri.chars().take(LONGEST_PART).collect() };
+        path.and_then(|(_, path)| path.parse().ok()).ok_or_else(no_uri)
+    }
+}
+
 impl fmt::Display for ResourcePath {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&self.0)
@@ -70,6 +93,29 @@ mod tests {
             &long,
         ] {
             assert!(text.parse::<ResourcePath>().is_err(), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn an_address_may_name_this_broker_and_no_other_one() {
+        let of = |uri| ResourcePath::from_uri(uri, "192.0.2.10:8080").map(|path| path.to_string());
+        for uri in ["kbs:///default/key/model", "kbs://192.0.2.10:8080/default/key/model"] {
+            assert_eq!(of(uri).unwrap(), "default/key/model", "{uri}");
+        }
+        for uri in [
+            "",
+            "default/key/model",
+            "kbs://default/key/model",
+            "kbs://192.0.2.10/default/key/model",
+            "kbs://192.0.2.11:8080/default/key/model",
+            "kbs:///default/key",
+            "kbs:///default/../model",
+            "kbs:///default/key/model?x=1",
+            "kbs+pkcs11:///default/key/model",
+            "file:///default/key/model",
+        ] {
+            let error = of(uri).unwrap_err().to_string();
+            assert!(error.contains("kbs:///REPOSITORY/TYPE/TAG"), "{error}");
         }
     }
 }

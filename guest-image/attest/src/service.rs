@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE, URL_SAFE_NO_PAD};
 use serde_json::{Value, json};
 use shared_types::one_line;
 
+use crate::aael::{self, Event, EventError, EventLog};
 use crate::broker::{BrokerError, Client, HttpError};
 use crate::evidence::EvidenceError;
 use crate::protocol::ReportData;
@@ -22,6 +23,8 @@ pub struct Question<'a> {
     pub method: &'a str,
     /// The path with its query.
     pub target: &'a str,
+    /// What comes with it.
+    pub content: &'a [u8],
 }
 
 /// An answer.
@@ -52,12 +55,24 @@ pub struct Service {
     client: Client,
     /// Whether a container may have the token's private key.
     gives_key: bool,
+    /// What containers extend, or why they cannot.
+    events: Result<EventLog, &'static str>,
 }
+
+/// Whoever wants a log has to say so: with it a pod's evidence differs from time to time.
+const NO_EVENTS: &str = "the initdata's aa.toml has no enable_eventlog = true below [eventlog_config], so this VM's measurement is not extended";
 
 impl Service {
     /// Serves this client's keys.
     pub fn new(client: Client, gives_key: bool) -> Self {
-        Self { client, gives_key }
+        let events = Err(aael::refusal(client.attester().tee()).unwrap_or(NO_EVENTS));
+        Self { client, gives_key, events }
+    }
+
+    /// The same with a log of runtime events.
+    #[must_use]
+    pub fn with_events(self, events: EventLog) -> Self {
+        Self { events: Ok(events), ..self }
     }
 
     /// Who asks the broker.
@@ -76,10 +91,7 @@ impl Service {
             ("GET", "/aa/evidence", _) => self.evidence(query),
             ("GET", "/aa/additional-evidence", _) => self.additional(query),
             ("GET", "/info", _) => self.info(),
-            ("POST", "/aa/aael", _) => Answer::error(
-                501,
-                "this guest keeps no log of runtime measurements: its registers hold what the VM was started from, and nothing else",
-            ),
+            ("POST", "/aa/aael", _) => self.extend(question.content),
             (_, "/aa/token" | "/aa/evidence" | "/aa/additional-evidence" | "/info" | "/aa/aael", _)
             | (_, _, Some(_)) => Answer::error(405, "another method is needed"),
             _ => Answer::error(
@@ -137,6 +149,26 @@ impl Service {
         let evidence = self.client.attester().additional(&ReportData::from(hash));
         let answer = |body: String| Answer { status: 200, json: true, body: body.into_bytes() };
         evidence.map_or_else(|error| no_evidence(&error), answer)
+    }
+
+    fn extend(&self, content: &[u8]) -> Answer {
+        let events = match &self.events {
+            Ok(events) => events,
+            Err(why) => return Answer::error(501, why),
+        };
+        let added = Event::parse(content).and_then(|event| events.add(&event));
+        match added {
+            // As CoCo's own says it.
+            Ok(()) => Answer::json(200, &json!({ "success": "true" })),
+            Err(error) => {
+                let status = match error {
+                    EventError::Form(_) => 400,
+                    EventError::Full => 507,
+                    EventError::Firmware { .. } | EventError::Register { .. } => 503,
+                };
+                Answer::error(status, &one_line(&error))
+            }
+        }
     }
 
     fn info(&self) -> Answer {

@@ -1,11 +1,14 @@
 //! The attestation service as a child of PID 1, where the pod's checked initdata names a key broker.
 //!
-//! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares.
+//! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares. Its standard
+//! input is a socket at which the agent looks for a confidential data hub, once, when it starts: so the socket is there before.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -14,7 +17,6 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
-use toml::Value;
 
 use crate::initdata::Declaration;
 use crate::tee::Tee;
@@ -23,6 +25,8 @@ use crate::tee::Tee;
 const PROGRAM: &str = "usr/bin/coffer-attest";
 /// What does the same in an image with the guest components of the Confidential Containers project; the agent starts it.
 const COMPONENT: &str = "usr/local/bin/attestation-agent";
+/// Where the agent has sealed secrets opened, below the root (kata-agent 4.1.0, `src/agent/src/main.rs`).
+const HUB: &str = "run/confidential-containers/cdh.sock";
 /// Where the C library looks for name servers, and what is put there, below the root.
 const RESOLVER: &str = "etc/resolv.conf";
 const OWN_RESOLVER: &str = "run/coffer/resolv.conf";
@@ -53,6 +57,13 @@ pub enum AttestationError {
         #[source]
         source: io::Error,
     },
+    /// The agent would find nobody.
+    #[error("cannot listen for the agent's questions on {}", path.display())]
+    Listen {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
     /// And not be put in place.
     #[error("cannot put {OWN_RESOLVER} in the place of {RESOLVER}")]
     Bind(#[source] Errno),
@@ -68,12 +79,7 @@ pub struct Order {
 
 /// The order, if the document names a key broker. A text that is no TOML is for the service to complain about.
 pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> Option<Order> {
-    let names = |file: &str, path: &[&str]| {
-        let Some(text) = document.data().get(file) else { return false };
-        let Ok(table) = toml::from_str::<Value>(text) else { return true };
-        path.iter().try_fold(&table, |value, key| value.get(*key)).is_some()
-    };
-    if !names("aa.toml", &["token_configs", "kbs"]) && !names("cdh.toml", &["kbc"]) {
+    if !document.names_key_broker() {
         return None;
     }
     let devices = declared.devices();
@@ -162,13 +168,26 @@ pub fn start(root: &Path, order: &Order) -> Result<Option<Service>, AttestationE
         mount(Some(&path), &root.join(RESOLVER), none, MsFlags::MS_BIND, none)
             .map_err(AttestationError::Bind)?;
     }
-    if is_ours { spawn(&root.join(PROGRAM), &order.words).map(Some) } else { Ok(None) }
+    if !is_ours {
+        return Ok(None);
+    }
+    let hub = listen(&root.join(HUB))?;
+    spawn(&root.join(PROGRAM), &order.words, hub).map(Some)
 }
 
-fn spawn(path: &Path, words: &[String]) -> Result<Service, AttestationError> {
+/// A socket for root.
+fn listen(path: &Path) -> Result<UnixListener, AttestationError> {
+    let failed = |source| AttestationError::Listen { path: path.to_owned(), source };
+    path.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+    let hub = UnixListener::bind(path).map_err(failed)?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).map_err(failed)?;
+    Ok(hub)
+}
+
+fn spawn(path: &Path, words: &[String], hub: UnixListener) -> Result<Service, AttestationError> {
     let mut command = Command::new(path);
     // What it says goes by PID 1 to the host, which is how a release image is heard.
-    command.args(words).env_clear().current_dir("/").stdin(Stdio::null()).stderr(Stdio::piped());
+    command.args(words).env_clear().current_dir("/").stdin(OwnedFd::from(hub)).stderr(Stdio::piped());
     let failed = |source| AttestationError::Spawn { path: path.to_owned(), source };
     let mut child = command.spawn().map_err(failed)?;
     let id = i32::try_from(child.id()).map_err(|_| AttestationError::Id(child.id()))?;
@@ -239,7 +258,6 @@ mod tests {
 
     #[test]
     fn what_it_says_is_passed_on_in_whole_lines_of_bounded_length() {
-        use std::os::unix::fs::PermissionsExt as _;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("service");
         let script = "#!/bin/sh\necho one >&2; printf 'two\\n\\nthr' >&2; read -r go <$0.go; printf 'ee\\n%05000d\\n' 7 >&2\n";
@@ -247,7 +265,8 @@ mod tests {
         fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();
         let go = directory.path().join("service.go");
         mkfifo(&go, Mode::S_IRWXU).unwrap();
-        let mut service = spawn(&path, &[]).unwrap();
+        let hub = listen(&directory.path().join("hub.sock")).unwrap();
+        let mut service = spawn(&path, &[], hub).unwrap();
         let mut said = Vec::new();
         while said.len() < 2 {
             said.extend(service.lines());
@@ -282,8 +301,32 @@ mod tests {
     }
 
     #[test]
+    fn the_agent_finds_the_service_at_its_socket() {
+        use std::os::unix::net::UnixStream;
+        let root = tempfile::tempdir().unwrap();
+        let program = root.path().join(PROGRAM);
+        fs::create_dir_all(program.parent().unwrap()).unwrap();
+        // Says what its standard input is.
+        let script = "#!/bin/sh\ncase $(readlink /proc/self/fd/0) in socket:*) echo socket >&2;; *) echo other >&2;; esac\n";
+        fs::write(&program, script).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        let order = Order { words: Vec::new(), resolver: String::new() };
+        let mut service = start(root.path(), &order).unwrap().unwrap();
+        let socket = root.path().join(HUB);
+        assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);
+        waitpid(service.pid(), None).unwrap();
+        assert_eq!(service.lines(), ["socket"]);
+        assert!(UnixStream::connect(&socket).is_err(), "PID 1 keeps the socket of a service that ended");
+        // A second one has no place.
+        let error = start(root.path(), &order).unwrap_err().to_string();
+        assert!(error.contains("cdh.sock"), "{error}");
+    }
+
+    #[test]
     fn a_missing_program_is_named() {
-        let error = spawn(Path::new("/no/such/program"), &[]).unwrap_err();
+        let directory = tempfile::tempdir().unwrap();
+        let hub = listen(&directory.path().join("hub.sock")).unwrap();
+        let error = spawn(Path::new("/no/such/program"), &[], hub).unwrap_err();
         assert_eq!(error.to_string(), "cannot start the attestation service /no/such/program");
     }
 }

@@ -8,12 +8,13 @@
 use std::path::{Path, PathBuf};
 use std::{fs, io};
 
-use shared_types::kernel_keys::{ALWAYS, INSIGHT, STANDIN};
+use shared_types::kernel_keys::{ALWAYS, INSIGHT, NO_COMPONENTS, STANDIN};
 
 use crate::profile::Profile;
 
 /// Values that a release image has; other keys may have any.
-const RELEASE_VALUES: [(&str, &str); 5] = [
+const RELEASE_VALUES: [(&str, &str); 6] = [
+    NO_COMPONENTS,
     ("agent.log", "warn"),
     ("console", "null"),
     ("panic", "-1"),
@@ -159,7 +160,7 @@ mod tests {
             "agent.policy_file=/run/a.rego",
             "agent.server_addr=vsock://-1:1",
             "agent.passfd_listener_port=1027",
-            "agent.guest_components_procs=none",
+            "agent.guest_components_rest_api=all",
             "agent.https_proxy=http://a",
             "systemd.unified_cgroup_hierarchy=0",
             "init=/bin/sh",
@@ -195,6 +196,11 @@ mod tests {
     fn a_release_image_has_its_own_values() {
         let error = check_line(&line("console=ttyS0", ""), Profile::Release).unwrap_err();
         assert!(error.to_string().contains("`console=null`"), "{error}");
+        let components = line("console=null", " agent.guest_components_procs=none");
+        assert_eq!(check_line(&components, Profile::Release), Ok(()));
+        let error =
+            check_line(&components.replace("=none", "=api-server-rest"), Profile::Release).unwrap_err();
+        assert!(error.to_string().contains("`agent.guest_components_procs=none`"), "{error}");
         let error = check_line(&line("console=null", " agent.log=trace"), Profile::Release).unwrap_err();
         assert!(matches!(error, CmdlineError::Value { .. }), "{error}");
         let other_root = line("console=null", "").replace("/dev/dm-0", "/dev/vdb");

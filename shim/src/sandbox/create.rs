@@ -13,7 +13,7 @@ use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
 
-use super::pod_vm::{Context, PodVm};
+use super::pod_vm::{Context, PodVm, Unsealer};
 use super::volumes::Copied;
 use super::{gpus, layers, models, sealed, sub_paths};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
@@ -62,7 +62,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     sub_paths::name_directories(&mut spec);
     let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
     let spec = &spec;
-    if !vm.unseals {
+    if vm.unsealer == Unsealer::Nobody {
         sealed::refuse(spec)?;
     }
     let mut rootfs = GuestRootfs::default();
@@ -96,6 +96,10 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     check_size(request.id.as_str(), limits, vm.size)
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let agent = vm.vm.agent();
+    let secrets = match vm.unsealer {
+        Unsealer::Service => Some(sealed::expect(&vm.vm, &guest.oci, &mut guest.copies)?),
+        Unsealer::Components | Unsealer::Nobody => None,
+    };
     vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
     let last_words = guest.termination_log.take().map(Arc::new);
     let sizes = std::mem::take(&mut guest.sizes);
@@ -107,6 +111,12 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
             let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
         }
         return Err(error.into());
+    }
+    if let Some(secrets) = secrets
+        && let Err(error) = secrets.opened().await
+    {
+        let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
+        return Err(error);
     }
     for size in sizes {
         // A policy of another's may not know it: the VM's memory bounds the volume then.

@@ -15,6 +15,7 @@ use jail::{OWN_PROGRAM, Role};
 use model_volumes::{DOCUMENT, Volumes};
 use oci_spec::runtime::Spec;
 use readiness::Root;
+use shared_types::kernel_keys::NO_COMPONENTS;
 use slog::{info, warn};
 use vmm::boot::{Planned, Request};
 use vmm_config::config::{FILE, NodeConfig};
@@ -23,7 +24,7 @@ use vmm_config::request::{OciLimits, PodRequest};
 
 use super::own::{PodFiles, own_container};
 use super::pinned::Pinned;
-use super::pod_vm::{Context, PodVm};
+use super::pod_vm::{Context, PodVm, Unsealer};
 use super::volumes::Volumes as Copies;
 use super::{bundle, gpus, guest};
 use crate::api::{CreateSandboxRequest, Error, PodFacts, Result, RuntimeOptions, one_line};
@@ -143,7 +144,8 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     })?;
     let size = VmSize { vcpus: pod.vcpus.get().into(), memory: pod.memory.size().bytes() };
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
-    let unseals = !image.guest_components.is_empty();
+    let unsealer =
+        unsealer(&image, pod.initdata.as_ref().is_some_and(|document| document.names_key_broker()));
     let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -188,7 +190,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         vm,
         builder,
         seccomp,
-        unseals,
+        unsealer,
         pinned,
         volumes,
         copies,
@@ -198,6 +200,19 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         since: SystemTime::now(),
         context,
     })
+}
+
+/// Who opens sealed secrets in a guest of this image, whose initdata names a key broker or not. The agent asks our own service only
+/// where its command line has the word for it, which images of earlier versions have not.
+fn unsealer(image: &ImageManifest, has_broker: bool) -> Unsealer {
+    let (key, value) = NO_COMPONENTS;
+    if !image.guest_components.is_empty() {
+        Unsealer::Components
+    } else if has_broker && image.cmdline.value(key) == Some(value) {
+        Unsealer::Service
+    } else {
+        Unsealer::Nobody
+    }
 }
 
 /// The node's configuration: in line from the engine, from the file that the engine names, from the usual file, or

@@ -39,6 +39,17 @@ impl Context {
     }
 }
 
+/// Who opens sealed secrets in a guest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unsealer {
+    /// The guest components of the Confidential Containers project, in the image.
+    Components,
+    /// Coffer's own attestation service, which says a line for each.
+    Service,
+    /// Nobody: a container would get the sealed text as if it were the secret.
+    Nobody,
+}
+
 /// A pod's VM.
 #[derive(Debug, Clone)]
 pub struct PodVm {
@@ -48,8 +59,8 @@ pub struct PodVm {
     pub builder: UserId,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
-    /// Whether the guest image has components that open sealed secrets.
-    pub unseals: bool,
+    /// Who in the guest opens sealed secrets.
+    pub unsealer: Unsealer,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
     /// Whether the pod's containers share process ids, as the first one of them has it.

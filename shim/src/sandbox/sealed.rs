@@ -1,18 +1,26 @@
-//! Sealed secrets of the Confidential Containers project: kata-agent has them opened by the guest components, where the guest image
-//! has those. In another guest a container would get the sealed text as if it were the secret; so it is refused.
+//! Sealed secrets of the Confidential Containers project. kata-agent has them opened by whom it finds in the guest: the project's
+//! guest components, or Coffer's own attestation service. Where it finds nobody, or nobody opens one, it runs the container with the
+//! sealed text as if that were the secret. So a container with one is refused here where there is nobody, and elsewhere its creation
+//! waits for the guest's word on each.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
 use std::path::Path;
+use std::time::Duration;
 
+use agent_client::MAX_FILE;
+use agent_client::proto::oci;
+use guest_spec::{Copy, CopyKind};
 use oci_spec::runtime::Spec;
+use shared_types::sealed::{PREFIX, SealedId};
+use vmm::{AwaitedSecrets, Vm};
 
 use crate::api::{Error, Result};
 
-/// How a sealed secret begins (guest-components, `confidential-data-hub/hub/src/secret`).
-const PREFIX: &str = "sealed.";
 /// The folders of kubelet's in which a pod's secrets may be. No name says of which volume a `subPath` is.
 const SECRETS: [&str; 3] = ["kubernetes.io~secret", "kubernetes.io~projected", "volume-subpaths"];
+/// How long the guest's word may take once the container is made: it was said before.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Fails if the container is to have a sealed secret, in its environment or in a volume of kubelet's.
 ///
@@ -28,7 +36,7 @@ pub fn refuse(spec: &Spec) -> Result<()> {
     }
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         let Some(source) = mount.source().as_deref() else { continue };
-        if source.iter().any(|part| SECRETS.iter().any(|folder| part == *folder))
+        if is_secret(source)
             && let Some(name) = sealed(source).map_err(|error| unreadable(source, &error))?
         {
             return Err(refused(&format!("{} in {}", name, mount.destination().display())));
@@ -48,19 +56,120 @@ fn sealed(source: &Path) -> io::Result<Option<String>> {
         files.sort();
     }
     for file in files.iter().filter(|file| file.is_file()) {
-        let mut begin = Vec::new();
-        File::open(file)?.take(PREFIX.len() as u64).read_to_end(&mut begin)?;
-        if begin == PREFIX.as_bytes() {
+        if is_sealed(file)? {
             return Ok(file.file_name().map(|name| name.to_string_lossy().into_owned()));
         }
     }
     Ok(None)
 }
 
+/// A container's sealed secrets, each with its place for people.
+#[derive(Debug)]
+pub struct Secrets {
+    places: Vec<String>,
+    awaited: AwaitedSecrets,
+}
+
+/// The sealed secrets that the guest's agent will have opened for a container. A volume that has one is copied once and not
+/// followed: the agent puts the opened file in the place of the sealed one, and looks at no later one.
+///
+/// # Errors
+/// One is where the agent opens none, or cannot be read.
+pub fn expect(vm: &Vm, container: &oci::Spec, copies: &mut [Copy]) -> Result<Secrets> {
+    let (places, ids): (Vec<_>, Vec<_>) = found(container, copies)?.into_iter().unzip();
+    Ok(Secrets { places, awaited: vm.expect_secrets(&ids) })
+}
+
+impl Secrets {
+    /// Waits until the guest has opened all of them.
+    ///
+    /// # Errors
+    /// One stays sealed; with its place and the guest's reason.
+    pub async fn opened(&self) -> Result<()> {
+        let opened = self.awaited.opened(PATIENCE).await;
+        opened.map_err(|(index, why)| {
+            let place = self.places.get(index).map_or("a sealed secret", String::as_str);
+            Error::failed(format!("open {place}, a sealed secret"), why)
+        })
+    }
+}
+
+fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, SealedId)>> {
+    let environment = container.Process.iter().flat_map(|process| &process.Env);
+    let variables = environment.filter_map(|entry| entry.split_once('='));
+    let variables = variables.filter(|(_, value)| value.starts_with(PREFIX));
+    let mut found: Vec<_> = variables
+        .map(|(name, value)| (format!("the environment variable {name}"), SealedId::of(value.as_bytes())))
+        .collect();
+    for copy in copies {
+        let mount = container.Mounts.iter().find(|mount| mount.source == copy.guest);
+        let place = mount.map_or(copy.guest.as_str(), |mount| mount.destination.as_str());
+        let host = copy.host.clone();
+        let unread = |error: io::Error| unreadable(&host, &error);
+        match copy.kind {
+            CopyKind::File if is_secret(&copy.host) && is_sealed(&copy.host).map_err(unread)? => {
+                return Err(unopened(place));
+            }
+            CopyKind::File => {}
+            CopyKind::Tree => {
+                for (name, id) in in_volume(&copy.host).map_err(unread)? {
+                    let id = id.ok_or_else(|| unopened(&format!("{place}/{name}")))?;
+                    copy.watch = false;
+                    found.push((format!("{name} in {place}"), id));
+                }
+            }
+        }
+    }
+    Ok(found)
+}
+
+/// The sealed files right in a volume; without an id where the agent cannot put another file in its place: it links to a file
+/// beside the one that kubelet's link names, which it looks for one directory below (kata-agent 4.1.0, `unseal_file`).
+fn in_volume(volume: &Path) -> io::Result<Vec<(String, Option<SealedId>)>> {
+    let volume = fs::canonicalize(volume)?;
+    let mut sealed = Vec::new();
+    for entry in fs::read_dir(&volume)? {
+        let entry = entry?;
+        let kind = entry.file_type()?;
+        if !kind.is_symlink() && !kind.is_file() {
+            continue;
+        }
+        let Ok(target) = fs::canonicalize(entry.path()) else { continue };
+        if !target.is_file() || !is_sealed(&target)? {
+            continue;
+        }
+        let is_kubelets = kind.is_symlink() && target.parent().and_then(Path::parent) == Some(&volume);
+        let mut text = Vec::new();
+        File::open(&target)?.take(MAX_FILE).read_to_end(&mut text)?;
+        let id = is_kubelets.then(|| SealedId::of(&text));
+        sealed.push((entry.file_name().to_string_lossy().into_owned(), id));
+    }
+    sealed.sort_by(|one, other| one.0.cmp(&other.0));
+    Ok(sealed)
+}
+
+fn is_secret(path: &Path) -> bool {
+    path.iter().any(|part| SECRETS.iter().any(|folder| part == *folder))
+}
+
+fn is_sealed(file: &Path) -> io::Result<bool> {
+    let mut begin = Vec::new();
+    File::open(file)?.take(PREFIX.len() as u64).read_to_end(&mut begin)?;
+    Ok(begin == PREFIX.as_bytes())
+}
+
+fn unopened(place: &str) -> Error {
+    let reason = format!(
+        "{place} is a sealed secret, and the guest's agent opens those that are right in a mounted volume of type Secret, ConfigMap or \
+         projected: mount the volume without subPath, or take the secret into an environment variable"
+    );
+    Error::InvalidRequest { field: "spec", reason }
+}
+
 fn refused(what: &str) -> Error {
     let reason = format!(
-        "{what} is a sealed secret, and nobody in this pod's guest opens it: take a guest image that was built with GUEST_COMPONENTS, \
-         or have the container ask the guest's attestation service (http://127.0.0.1:8006/cdh/resource/...) for the secret"
+        "{what} is a sealed secret, and nobody in this pod's guest opens it: name a key broker in the pod's initdata (aa.toml), or take a \
+         guest image that was built with GUEST_COMPONENTS; an image of an earlier version of Coffer opens none"
     );
     Error::InvalidRequest { field: "spec", reason }
 }
@@ -71,6 +180,9 @@ fn unreadable(source: &Path, error: &io::Error) -> Error {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+    use std::path::PathBuf;
+
     use super::*;
 
     fn spec(env: &[&str], source: &Path) -> Spec {
@@ -94,7 +206,11 @@ mod tests {
         fs::write(secret.join("one"), "plain").unwrap();
         assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret)).is_ok());
         let text = said(&spec(&["A=b", "KEY=sealed.a.b.c"], &secret));
-        assert!(text.contains("the environment variable KEY") && text.contains("GUEST_COMPONENTS"), "{text}");
+        assert!(
+            text.contains("the environment variable KEY") && text.contains("names a key broker")
+                || text.contains("name a key broker"),
+            "{text}"
+        );
         fs::write(secret.join("two"), "sealed.a.b.c").unwrap();
         assert!(said(&spec(&[], &secret)).contains("two in /etc/keys"));
         assert!(said(&spec(&[], &secret.join("two"))).contains("two in /etc/keys"));
@@ -112,5 +228,71 @@ mod tests {
         fs::create_dir_all(&map).unwrap();
         fs::write(map.join("two"), "sealed.a.b.c").unwrap();
         assert!(refuse(&spec(&[], &map)).is_ok());
+    }
+    /// A volume as kubelet writes it.
+    fn volume(folder: &Path, files: &[(&str, &str)]) -> PathBuf {
+        let volume = folder.join("volumes/kubernetes.io~secret/keys");
+        let generation = volume.join("..2026_01_01_00_00_00.1");
+        fs::create_dir_all(&generation).unwrap();
+        symlink("..2026_01_01_00_00_00.1", volume.join("..data")).unwrap();
+        for (name, text) in files {
+            fs::write(generation.join(name), text).unwrap();
+            symlink(format!("..data/{name}"), volume.join(name)).unwrap();
+        }
+        volume
+    }
+
+    fn copy(host: &Path, kind: CopyKind) -> Copy {
+        Copy { host: host.to_owned(), below: None, guest: "/shared/keys".into(), kind, watch: true }
+    }
+
+    fn container(env: &[&str]) -> oci::Spec {
+        let mount = oci::Mount {
+            source: "/shared/keys".into(),
+            destination: "/etc/keys".into(),
+            ..Default::default()
+        };
+        let env = env.iter().map(|entry| (*entry).to_owned()).collect();
+        let process = oci::Process { Env: env, ..Default::default() };
+        oci::Spec { Process: Some(process).into(), Mounts: vec![mount], ..Default::default() }
+    }
+
+    #[test]
+    fn what_the_agent_opens_is_found_and_its_volume_stays_as_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = volume(folder.path(), &[("b", "sealed.1.2.3"), ("a", "sealed.x\n"), ("plain", "x")]);
+        let mut copies = [copy(&host, CopyKind::Tree)];
+        let env = ["A=sealed.a.b.c", "B=plain", "sealed.x=y"];
+        let id = |text: &str| SealedId::of(text.as_bytes());
+        let expected = [
+            ("the environment variable A".to_owned(), id("sealed.a.b.c")),
+            ("a in /etc/keys".to_owned(), id("sealed.x\n")),
+            ("b in /etc/keys".to_owned(), id("sealed.1.2.3")),
+        ];
+        assert_eq!(found(&container(&env), &mut copies).unwrap(), expected);
+        assert!(!copies[0].watch);
+        // Another volume is followed.
+        fs::write(host.join("..data/a"), "plain").unwrap();
+        fs::write(host.join("..data/b"), "plain").unwrap();
+        let mut copies = [copy(&host, CopyKind::Tree)];
+        assert!(found(&container(&[]), &mut copies).unwrap().is_empty() && copies[0].watch);
+    }
+
+    #[test]
+    fn one_that_the_agent_would_not_open_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let host = volume(folder.path(), &[("a", "sealed.a.b.c")]);
+        let said =
+            |mut copy: Copy| found(&container(&[]), std::slice::from_mut(&mut copy)).unwrap_err().to_string();
+        // By `subPath`: one file, or one with no link of kubelet's.
+        let text = said(copy(&host.join("..data/a"), CopyKind::File));
+        assert!(text.contains("/etc/keys is a sealed secret") && text.contains("without subPath"), "{text}");
+        fs::remove_file(host.join("a")).unwrap();
+        fs::write(host.join("a"), "sealed.a.b.c").unwrap();
+        assert!(said(copy(&host, CopyKind::Tree)).contains("/etc/keys/a is a sealed secret"));
+        // A file of the container's own is no secret.
+        let other = folder.path().join("hosts");
+        fs::write(&other, "sealed.a.b.c").unwrap();
+        assert!(found(&container(&[]), &mut [copy(&other, CopyKind::File)]).unwrap().is_empty());
     }
 }

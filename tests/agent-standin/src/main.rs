@@ -3,6 +3,7 @@
 //! For development images and tests only; see the README for what it plays, where it is stricter than the real agent,
 //! and the faults it can be told to have.
 
+mod cdh;
 mod cgroup;
 mod container;
 mod copy;

@@ -10,6 +10,7 @@ use agent_client::proto::agent::{CreateContainerRequest, CreateSandboxRequest, S
 use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender, channel};
 
+use crate::cdh::Hub;
 use crate::container::{self, BASE, Container};
 use crate::devices;
 use crate::error::{Error, Result};
@@ -53,6 +54,7 @@ pub struct Sandbox {
     storages: Mutex<Storages>,
     reaper: Reaper,
     hotplug: Duration,
+    hub: Option<Hub>,
     oom_sender: Sender<String>,
     oom_events: Mutex<Receiver<String>>,
 }
@@ -70,14 +72,15 @@ impl Drop for Busy<'_> {
 }
 
 impl Sandbox {
-    /// No sandbox yet.
-    pub fn new(reaper: Reaper, hotplug: Duration) -> Self {
+    /// No sandbox yet; `hub` opens sealed secrets.
+    pub fn new(reaper: Reaper, hotplug: Duration, hub: Option<Hub>) -> Self {
         let (oom_sender, oom_events) = channel(100);
         Self {
             state: SyncMutex::default(),
             storages: Mutex::default(),
             reaper,
             hotplug,
+            hub,
             oom_sender,
             oom_events: Mutex::new(oom_events),
         }
@@ -141,6 +144,9 @@ impl Sandbox {
         fs::create_dir_all(&bundle).map_err(Error::path("create directory", &bundle))?;
         let storages = self.storages.lock().await.add(&request.storages, &bundle);
         let storages = storages.inspect_err(|_| discard(id, &bundle))?;
+        if let Some(hub) = &self.hub {
+            hub.open(&mut spec).await;
+        }
         let container = match Container::create(id, spec, &self.reaper).await {
             Ok(container) => Arc::new(container),
             Err(error) => {

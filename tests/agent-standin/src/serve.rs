@@ -1,5 +1,6 @@
 //! Listens, with or without a fault in between, until the sandbox is destroyed.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,6 +13,7 @@ use tokio::time::sleep;
 use ttrpc::r#async::Server;
 use ttrpc::r#async::transport::{Listener, Socket};
 
+use crate::cdh::{Hub, SOCKET};
 use crate::error::{Error, Result};
 use crate::fault::Fault;
 use crate::kernel_line::KernelLine;
@@ -31,10 +33,11 @@ pub async fn run(address: &str) -> Result<()> {
     let fault = line.fault.as_deref().map(Fault::parse).transpose();
     let fault = fault.map_err(|unknown| Error::refused(unknown.to_string()))?;
     let reaper = Reaper::start()?;
+    let hub = if line.no_components { Hub::find(Path::new(SOCKET)).await? } else { None };
     let done = Arc::new(Notify::new());
     let died = Arc::new(Notify::new());
     let service = Arc::new(Service {
-        sandbox: Sandbox::new(reaper, line.hotplug_timeout),
+        sandbox: Sandbox::new(reaper, line.hotplug_timeout, hub),
         network: Network::start().await?,
         policy: Policy::of_environment()?,
         done: Arc::clone(&done),

@@ -100,6 +100,7 @@ impl Inference {
             documents: &[("aa.toml", &broker.document())],
             volumes: &[&volume],
             gpus: 1,
+            ..Binding::default()
         });
         Self { volume, broker, tenant, gpus }
     }

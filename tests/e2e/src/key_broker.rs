@@ -56,6 +56,14 @@ impl KeyBroker {
         self.open_as(&self.identity, tenant, key)
     }
 
+    /// Opens it with these resources instead, all of which the pod may have.
+    pub fn open_with(&self, tenant: &Tenant, resources: &[(&str, &[u8])]) -> Kbs {
+        let paths = resources.iter().map(|(path, _)| *path).collect::<Vec<_>>();
+        let setup = Setup::default().policy(policy(tenant, &paths));
+        let setup = resources.iter().fold(setup, |setup, (path, content)| setup.resource(path, content));
+        Kbs::start(self.address, Some(&self.identity), setup).or_fail("start a key broker")
+    }
+
     /// Opens another one in its place.
     pub fn open_stranger(&self, tenant: &Tenant) -> Kbs {
         self.open_as(&Identity::new(BRIDGE).or_fail("a certificate"), tenant, Self::KEY)
@@ -64,13 +72,14 @@ impl KeyBroker {
     fn open_as(&self, identity: &Identity, tenant: &Tenant, key: &str) -> Kbs {
         let authority = Authority::known().or_fail("the tests' device authority");
         let setup = Setup { gpu_root: Some(authority.root()), ..Setup::default() };
-        let setup = setup.policy(policy(tenant)).resource(Self::PATH, key.as_bytes());
+        let setup = setup.policy(policy(tenant, &[Self::PATH])).resource(Self::PATH, key.as_bytes());
         Kbs::start(self.address, Some(identity), setup).or_fail("start a key broker")
     }
 }
 
 /// What a sample's claims can show of a pod is its initdata; its GPUs show what they are.
-fn policy(tenant: &Tenant) -> String {
+fn policy(tenant: &Tenant, paths: &[&str]) -> String {
+    let paths: Vec<Vec<&str>> = paths.iter().map(|path| path.split('/').collect()).collect();
     let hex = tenant.host_data();
     let digits = |at: usize| u8::from_str_radix(&hex[at..at + 2], 16).or_fail("a digest");
     let digest: Vec<u8> = (0..hex.len()).step_by(2).map(digits).collect();
@@ -83,7 +92,7 @@ default allow := false
 
 allow if {{
 	data.plugin == "resource"
-	data["resource-path"] == ["default", "key", "model"]
+	data["resource-path"] in {paths:?}
 	input.submods.cpu0["ear.veraison.annotated-evidence"].init_data == {digest:?}
 	count(gpus) == {gpus}
 	every _, gpu in gpus {{

@@ -283,7 +283,8 @@ impl Pod {
         config
     }
 
-    fn written(
+    /// What kubelet asks for where the pod's manifest names the image so.
+    pub fn written(
         &self,
         name: &str,
         image: &str,

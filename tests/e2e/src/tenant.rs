@@ -206,6 +206,10 @@ pub struct Binding<'a> {
     pub documents: &'a [(&'a str, &'a str)],
     /// Model volumes.
     pub volumes: &'a [&'a ModelDisk],
+    /// Variables of its container.
+    pub variables: &'a [(&'a str, &'a str)],
+    /// Secrets of Kubernetes that its container has, with their places.
+    pub secrets: &'a [(&'a str, &'a str)],
     /// GPUs.
     pub gpus: u32,
 }
@@ -222,6 +226,15 @@ impl Binding<'_> {
             volumes += &format!("{{name: {name}, hostPath: {{path: {}, type: File}}}}, ", file.display());
             mounts += &format!("{{name: {name}, mountPath: {path}, readOnly: true}}, ");
         }
+        for (name, path) in self.secrets {
+            volumes += &format!("{{name: {name}, secret: {{secretName: {name}}}}}, ");
+            mounts += &format!("{{name: {name}, mountPath: {path}, readOnly: true}}, ");
+        }
+        let env: Vec<_> = self
+            .variables
+            .iter()
+            .map(|(name, value)| format!("{{name: {name}, value: {value:?}}}"))
+            .collect();
         let limits = if *gpus == 0 {
             String::new()
         } else {
@@ -231,8 +244,9 @@ impl Binding<'_> {
             "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
              runtimeClassName: coffer-snp\n  automountServiceAccountToken: false\n  enableServiceLinks: false\n  \
              volumes: [{volumes}]\n  containers:\n  - {{name: app, image: {image:?}, command: [{}], \
-             volumeMounts: [{mounts}]{limits}}}\n",
-            command.join(", ")
+             env: [{}], volumeMounts: [{mounts}]{limits}}}\n",
+            command.join(", "),
+            env.join(", ")
         )
     }
 }

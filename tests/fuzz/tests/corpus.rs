@@ -96,10 +96,13 @@ macro_rules! targets {
 targets! {
     acpi_script
     agent_answers
+    attest_agent
     attest_broker
     attest_config
+    attest_events
     attest_jwe
     attest_question
+    attest_sealed
     bundle_list
     cdi_names
     cgroup_path

@@ -16,6 +16,7 @@
 mod jwe;
 mod policy;
 mod rcar;
+pub mod sealed;
 mod server;
 pub mod snp;
 pub mod tdx;
@@ -29,7 +30,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use rcgen::{CertificateParams, KeyPair, SanType};
+use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SanType};
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -37,6 +38,9 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub use fake_gpus::hopper;
 use rcar::Rcar;
 use server::Server;
+
+/// A key for these tests (`openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048`): the library makes none with RSA.
+const RSA_KEY: &str = include_str!("rsa-test-key.pem");
 
 /// A policy that gives every resource for every evidence that verifies.
 pub const ALLOW_ALL: &str = "package policy\n\nallow := true\n";
@@ -165,10 +169,23 @@ impl Identity {
     ///
     /// When the library has none.
     pub fn new(address: IpAddr) -> io::Result<Self> {
+        Self::with(address, KeyPair::generate)
+    }
+
+    /// One with an RSA key, that of the tests.
+    ///
+    /// # Errors
+    ///
+    /// When the library takes none.
+    pub fn rsa(address: IpAddr) -> io::Result<Self> {
+        Self::with(address, || KeyPair::from_pem_and_sign_algo(RSA_KEY, &PKCS_RSA_SHA256))
+    }
+
+    fn with(address: IpAddr, key: impl Fn() -> Result<KeyPair, rcgen::Error>) -> io::Result<Self> {
         let made = || -> Result<Self, rcgen::Error> {
             let mut params = CertificateParams::new(Vec::new())?;
             params.subject_alt_names = vec![SanType::IpAddress(address)];
-            let key = KeyPair::generate()?;
+            let key = key()?;
             let certificate = params.self_signed(&key)?;
             Ok(Self { certificate: certificate.pem(), key, der: certificate.der().clone() })
         };

@@ -4,6 +4,8 @@
 
 #[path = "client/brokers.rs"]
 mod brokers;
+#[path = "client/sealed.rs"]
+mod sealed;
 #[path = "client/snp.rs"]
 mod snp;
 #[path = "client/tdx.rs"]
@@ -26,6 +28,7 @@ use base64::engine::general_purpose::STANDARD;
 use kbs::hopper::Authority;
 use kbs::{Identity, Kbs, Setup, Trouble};
 use measurement::initdata::InitData;
+use nix::time::{ClockId, clock_gettime};
 use serde_json::Value;
 use shared_types::{GpuMode, one_line};
 
@@ -481,6 +484,37 @@ fn a_broker_at_another_address_than_its_certificates_learns_nothing() {
     let kbs = scene.kbs(scene.setup());
     let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
     words(&key(&client).unwrap_err(), &["showed a certificate", "not valid for name"]);
+}
+
+#[test]
+fn a_broker_may_have_an_rsa_certificate() {
+    let scene = Scene { identity: Identity::rsa(HERE).unwrap(), ..Scene::new(0) };
+    let kbs = scene.kbs(scene.setup());
+    assert_eq!(key(&scene.client(&kbs, scene.attester(Behaviour::Honest))).unwrap(), KEY);
+}
+
+/// Processor time of this thread.
+fn thread_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).unwrap().into()
+}
+
+#[test]
+fn a_key_costs_the_guest_little_time_and_no_waiting() {
+    let scene = Scene::new(0);
+    let kbs = scene.kbs(scene.setup());
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    // All of it is done by the thread that asks: keys, TLS, evidence, the opening of the answer.
+    let (began, used) = (Instant::now(), thread_time());
+    assert_eq!(key(&client).unwrap(), KEY);
+    let used = thread_time() - used;
+    println!("challenge to key: {} ms of CPU, {} ms in all", used.as_millis(), began.elapsed().as_millis());
+    assert!(used <= Duration::from_millis(60), "{used:?}");
+    assert_eq!(client.pauses(), 0, "it waited before it asked again");
+    // Where it waits it says so.
+    let kbs = scene.kbs(scene.setup().trouble(Trouble::Fails(2)));
+    let client = scene.client(&kbs, scene.attester(Behaviour::Honest));
+    key(&client).unwrap();
+    assert_eq!(client.pauses(), 2);
 }
 
 #[test]

@@ -187,3 +187,34 @@ proptest! {
         prop_assert!(heard.layers.is_empty());
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn each_sealed_secret_of_a_container_has_a_line_of_its_own() {
+    let gate = gate();
+    let (a, b) = (SealedId::of(b"a"), SealedId::of(b"b"));
+    let word = |id, refusal: Option<&str>| SealedWord { id, refusal: refusal.map(str::to_owned) }.to_string();
+    assert_eq!(gate.expect_secrets(&[]).opened(SOON).await, Ok(()));
+    // One text twice has two lines, and two containers do not answer for each other.
+    let (one, other) = (gate.expect_secrets(&[a, a, b]), gate.expect_secrets(&[a]));
+    for line in [word(a, None), word(b, None)] {
+        say(&gate, &line);
+    }
+    assert_eq!(one.opened(SOON).await, Err((1, NotReady::Silent(SOON))));
+    say(&gate, &word(a, None));
+    assert_eq!(one.opened(SOON).await, Ok(()));
+    assert_eq!(other.opened(SOON).await, Err((0, NotReady::Silent(SOON))));
+    say(&gate, &word(a, Some("the key broker said no")));
+    let refused = NotReady::Refused("the key broker said no".to_owned());
+    assert_eq!(other.opened(SOON).await, Err((0, refused.clone())));
+    // What is decided stays so; and one that stays sealed ends the waiting for the others.
+    say(&gate, &word(a, None));
+    assert!(one.opened(SOON).await.is_ok() && other.opened(SOON).await.is_err());
+    let both = gate.expect_secrets(&[a, b]);
+    say(&gate, &word(b, Some("the key broker said no")));
+    let began = tokio::time::Instant::now();
+    assert_eq!(both.opened(SOON).await, Err((1, refused)));
+    assert_eq!(began.elapsed(), Duration::ZERO);
+    drop((one, other, both));
+    say(&gate, &word(a, None));
+    assert!(gate.heard.borrow().secrets.is_empty(), "what nobody waits for is not kept");
+}

@@ -4,6 +4,7 @@
 //! better is tried again, within a limit. A resource is asked for with the session's cookie, not with the token in a header:
 //! a token of eight GPUs is longer than the headers that brokers take.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -137,6 +138,8 @@ pub struct Client {
     /// The document whose digest the report has, where the pod has one.
     initdata: Option<String>,
     limit: Duration,
+    /// How often it waited before it asked again.
+    pauses: AtomicUsize,
     /// One question at a time makes the session; the others use it.
     session: Mutex<Option<Session>>,
 }
@@ -154,7 +157,8 @@ impl Client {
     /// A client of this broker. `initdata` is the pod's document, byte for byte.
     pub fn new(broker: &config::Broker, attester: Attester, initdata: Option<String>) -> Self {
         let http = Http::new(broker);
-        Self { http, url: broker.url.clone(), attester, initdata, limit: LIMIT, session: Mutex::new(None) }
+        let (url, pauses) = (broker.url.clone(), AtomicUsize::default());
+        Self { http, url, attester, initdata, limit: LIMIT, pauses, session: Mutex::new(None) }
     }
 
     /// The same with another limit for each question.
@@ -168,13 +172,26 @@ impl Client {
         &self.attester
     }
 
+    /// How often it waited before it asked again: never, where all is well. These are its only waits for time.
+    pub fn pauses(&self) -> usize {
+        self.pauses.load(Ordering::Relaxed)
+    }
+
     /// A resource.
     ///
     /// # Errors
     ///
     /// [`BrokerError`].
     pub fn resource(&self, path: &ResourcePath) -> Result<Vec<u8>, BrokerError> {
-        let deadline = Instant::now() + self.limit;
+        self.resource_until(path, Instant::now() + self.limit)
+    }
+
+    /// A resource, for somebody who waits no longer than this.
+    ///
+    /// # Errors
+    ///
+    /// [`BrokerError`].
+    pub fn resource_until(&self, path: &ResourcePath, deadline: Instant) -> Result<Vec<u8>, BrokerError> {
         let (session, kept) = self.session(deadline)?;
         let (session, answer) = match self.ask(&session, path, deadline) {
             // The broker forgot the session, or its token expired: a new one is worth one try, if this one was not new.
@@ -288,6 +305,7 @@ impl Client {
                     source => BrokerError::Http { url, what, source },
                 });
             }
+            self.pauses.fetch_add(1, Ordering::Relaxed);
             #[expect(
                 clippy::disallowed_methods,
                 reason = "a thread of its own asks; there is no runtime to block"

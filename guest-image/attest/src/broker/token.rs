@@ -59,6 +59,15 @@ mod tests {
     }
 
     #[test]
+    fn who_signed_it_and_how_is_the_brokers_business() {
+        for header in [r#"{"alg":"RS256"}"#, r#"{"alg":"RS384"}"#, r#"{"alg":"ES384"}"#] {
+            let claims = URL_SAFE_NO_PAD.encode(r#"{"iat":100,"exp":400}"#);
+            let token = format!("{}.{claims}.c2ln", URL_SAFE_NO_PAD.encode(header));
+            assert_eq!(lifetime(&token), Ok(Duration::from_secs(290)), "{header}");
+        }
+    }
+
+    #[test]
     fn what_is_no_token_is_said() {
         for claims in
             ["", "{}", "[]", r#"{"exp":-1}"#, r#"{"iat":400,"exp":400}"#, r#"{"iat":500,"exp":400}"#]

@@ -114,3 +114,21 @@ fn a_proxy_has_a_host_a_port_and_no_password() {
         assert!(error.to_string().contains("is no proxy"), "{proxy}: {error}");
     }
 }
+
+#[test]
+fn the_owner_says_whether_secrets_are_signed_and_events_logged() {
+    let broker = Broker::parse(Some(&aa("https://kbs.example:8080", PEM)), None).unwrap();
+    let sealed = Rules { authority: "kbs.example:8080".into(), ..Rules::default() };
+    assert_eq!((broker.sealed, broker.events), (sealed, false));
+    let kbc = cdh("https://kbs.example:8080", PEM);
+    let text = format!(
+        "skip_sealed_secret_verification = true\n{kbc}[[credentials]]\npath = \
+         \"/run/confidential-containers/cdh/sealed-secret/owner\"\nresource_uri = \"kbs:///a/b/c\"\n"
+    );
+    let events = "[eventlog_config]\nenable_eventlog = true\ninit_pcr = 17\n";
+    let broker = Broker::parse(Some(events), Some(&text)).unwrap();
+    assert!(broker.sealed.unsigned && broker.events);
+    assert_eq!(broker.sealed.credentials["owner"], "kbs:///a/b/c");
+    refused(Some(&events.replace("17", "16")), Some(&text), "RTMR3 only, which is 17");
+    refused(Some(&events.replace("true", "1")), Some(&text), "aa.toml in the initdata is not usable");
+}

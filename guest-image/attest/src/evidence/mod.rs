@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use deadline::Deadline;
 
+use crate::aael::EventError;
 use crate::protocol::{ReportData, RuntimeData, Tee, gpu_nonce};
 
 pub mod deadline;
@@ -61,9 +62,13 @@ pub enum EvidenceError {
     Twice(String),
     /// Switches.
     #[error(
-        "the pod's initdata declares {0} NVSwitches, and this guest has nothing that asks NVSwitches for evidence"
+        "the pod's initdata declares {0} NVSwitches (a whole Hopper board, in protected PCIe mode), and their evidence (LS10) is had \
+         by NVIDIA's library NSCQ only, which this guest does not have: take GPUs without switches"
     )]
     Switches(u16),
+    /// The log of runtime events.
+    #[error("the log of runtime events cannot be shown")]
+    Events(#[from] EventError),
 }
 
 /// The processor.

@@ -85,7 +85,10 @@ fn one_gpu_counts_once_whatever_it_is_called() {
 fn switches_have_nobody_who_asks_them() {
     let declared = Declared { gpus: 8, switches: 4 };
     let attester = Attester::new(Box::new(Sample), Source::Sample, declared);
-    assert!(attester.composite(&runtime()).unwrap_err().to_string().contains("4 NVSwitches"));
+    let error = attester.composite(&runtime()).unwrap_err().to_string();
+    for words in ["4 NVSwitches", "protected PCIe mode", "LS10", "NSCQ"] {
+        assert!(error.contains(words), "{error}");
+    }
 }
 
 #[test]

@@ -11,6 +11,7 @@ use base64::engine::general_purpose::STANDARD;
 use serde_json::{Value, json};
 
 use super::{Cpu, EvidenceError, snp};
+use crate::aael::EventLog;
 use crate::protocol::Tee;
 
 /// Where a report is asked for; the kernel makes the directory when it has a provider.
@@ -23,6 +24,8 @@ const LONGEST: usize = 256 << 10;
 pub struct Tsm {
     reports: PathBuf,
     kind: Kind,
+    /// What TDX's register was extended by.
+    events: Option<EventLog>,
     /// One at a time: an entry's answer is that of the last question.
     turn: Mutex<()>,
 }
@@ -49,7 +52,13 @@ impl Kind {
 impl Tsm {
     /// Asks below `reports`, which is [`REPORTS`].
     pub fn new(reports: &Path, kind: Kind) -> Self {
-        Self { reports: reports.to_owned(), kind, turn: Mutex::new(()) }
+        Self { reports: reports.to_owned(), kind, events: None, turn: Mutex::new(()) }
+    }
+
+    /// The same with a log that goes with the quote.
+    #[must_use]
+    pub fn with_events(self, events: EventLog) -> Self {
+        Self { events: Some(events), ..self }
     }
 
     /// The report over `data`: SNP's own, or TDX's quote.
@@ -83,7 +92,11 @@ impl Cpu for Tsm {
         let report = self.report(data)?;
         match self.kind {
             Kind::Snp => snp::evidence(&report, data),
-            Kind::Tdx => Ok(json!({ "cc_eventlog": null, "quote": STANDARD.encode(report) })),
+            Kind::Tdx => {
+                let events = self.events.as_ref().map_or(Ok(None), EventLog::text)?;
+                let events = events.map(|log| STANDARD.encode(log));
+                Ok(json!({ "cc_eventlog": events, "quote": STANDARD.encode(report) }))
+            }
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -23,13 +24,15 @@ const HEADERS: usize = 64;
 pub enum Head {
     /// More bytes must come.
     Partial,
-    /// It is whole, but for so many bytes of a body, which nobody reads.
+    /// It is whole, but for so many bytes of its content.
     Whole {
         /// GET or another one.
         method: String,
         /// Path and query.
         target: String,
-        /// Bytes that are still to come.
+        /// Where the content is.
+        content: Range<usize>,
+        /// Bytes of it that are still to come.
         body: usize,
     },
     /// It is none.
@@ -62,7 +65,7 @@ pub fn head(bytes: &[u8]) -> Head {
         }
     }
     let body = (begin + length).saturating_sub(bytes.len());
-    Head::Whole { method: method.to_owned(), target: target.to_owned(), body }
+    Head::Whole { method: method.to_owned(), target: target.to_owned(), content: begin..begin + length, body }
 }
 
 /// Serves for ever.
@@ -102,9 +105,9 @@ pub fn run(listener: &TcpListener, service: &Arc<Service>) -> io::Result<()> {
 fn serve(stream: &TcpStream, service: &Service) -> io::Result<()> {
     let deadline = Instant::now() + PATIENCE;
     let (mut stream, mut bytes) = (stream, Vec::new());
-    let (method, target) = loop {
+    let (method, target, content) = loop {
         match head(&bytes) {
-            Head::Whole { method, target, body: 0 } => break (method, target),
+            Head::Whole { method, target, content, body: 0 } => break (method, target, content),
             Head::Malformed(why) => return send(stream, &Answer::error(400, why)),
             Head::Partial | Head::Whole { .. } if bytes.len() >= 2 * LONGEST => {
                 return send(stream, &Answer::error(413, "the question is too long"));
@@ -123,7 +126,7 @@ fn serve(stream: &TcpStream, service: &Service) -> io::Result<()> {
         }
         bytes.extend_from_slice(&more[..read]);
     };
-    send(stream, &service.answer(&Question { method: &method, target: &target }))
+    send(stream, &service.answer(&Question { method: &method, target: &target, content: &bytes[content] }))
 }
 
 fn send(mut stream: &TcpStream, answer: &Answer) -> io::Result<()> {

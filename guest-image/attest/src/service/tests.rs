@@ -12,7 +12,7 @@ fn service() -> Service {
 }
 
 fn ask(method: &str, target: &str) -> (u16, Value) {
-    let answer = service().answer(&Question { method, target });
+    let answer = service().answer(&Question { method, target, content: b"" });
     (answer.status, serde_json::from_slice(&answer.body).unwrap())
 }
 
@@ -75,4 +75,31 @@ fn a_broker_that_is_not_there_is_named() {
         assert_eq!(status, 504);
         assert!(text.contains("http://127.0.0.1:1") && text.contains("did not answer"), "{text}");
     }
+}
+
+#[test]
+fn events_are_logged_where_there_is_a_register_and_the_owner_wants_it() {
+    let post = |service: &Service, content: &str| {
+        let question = Question { method: "POST", target: "/aa/aael", content: content.as_bytes() };
+        let answer = service.answer(&question);
+        (answer.status, String::from_utf8(answer.body).unwrap())
+    };
+    let event = r#"{"domain":"d","operation":"o","content":"c"}"#;
+    let (status, body) = post(&service(), event);
+    assert!(status == 501 && body.contains("no register that a running VM extends"), "{status} {body}");
+    let directory = tempfile::tempdir().unwrap();
+    let ccel = directory.path().join("CCEL");
+    let with_log = service().with_events(EventLog::new(directory.path(), &ccel));
+    let (status, body) = post(&with_log, event);
+    assert!(status == 503 && body.contains("CCEL"), "{status} {body}");
+    // A head of TCG's and no events.
+    std::fs::write(&ccel, [0; 32]).unwrap();
+    assert_eq!(post(&with_log, event), (200, r#"{"success":"true"}"#.to_owned()));
+    assert_eq!(std::fs::read(directory.path().join("rtmr3:sha384")).unwrap().len(), 48);
+    for bad in ["", "{}", "[]", r#"{"domain":"d","operation":"o","content":"c\n"}"#] {
+        assert_eq!(post(&with_log, bad).0, 400, "{bad}");
+    }
+    while post(&with_log, event).0 == 200 {}
+    let (status, body) = post(&with_log, event);
+    assert!(status == 507 && body.contains("256 events"), "{status} {body}");
 }

@@ -1,15 +1,20 @@
 //! What a key broker answers, what its owner writes of it, and what containers ask.
 
 use std::io::{Read, Write};
-use std::net::TcpListener;
+use std::net::{Shutdown, TcpListener};
+use std::os::unix::net::UnixStream;
+use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use attest::aael::{self, Event};
 use attest::broker::Client;
 use attest::config::Broker;
 use attest::evidence::sample::Sample;
 use attest::evidence::{Attester, Declared, Source};
+use attest::hub::{self, Hub};
 use attest::jwe;
+use attest::sealed::{self, Rules};
 use attest::service::server::{Head, head};
 use p256::SecretKey;
 
@@ -58,4 +63,55 @@ pub(super) fn question(input: &[u8]) {
     if let Head::Whole { method, target, .. } = head(input) {
         assert!(!method.is_empty() && !target.contains(' '), "{method:?} {target:?}");
     }
+}
+
+/// An event that a container logs, and a firmware's log.
+pub(super) fn events(input: &[u8]) {
+    let _ = Event::parse(input);
+    if let Some(written) = aael::written(input) {
+        assert!(written <= input.len());
+        assert_eq!(aael::written(&input[..written]), Some(written), "without the room it is another one");
+    }
+}
+
+/// A sealed secret, of a pod whose owner wants signatures and of one who does not; and what the broker has as the key.
+pub(super) fn secret(input: &[u8]) {
+    for unsigned in [false, true] {
+        let rules = Rules { unsigned, ..Rules::default() };
+        let mut asked = 0;
+        let opened = sealed::open(input, &rules, |_| {
+            asked += 1;
+            Ok(input.to_vec())
+        });
+        // Nobody can have signed it with the key that it is itself.
+        assert!(opened.is_err() || (unsigned && asked == 1), "opened without a signature");
+    }
+}
+
+/// What an agent would send to a hub that gives each secret back.
+pub(super) fn agent(input: &[u8]) {
+    struct Echo;
+    impl Hub for Echo {
+        fn unseal(&self, secret: &[u8]) -> Result<Vec<u8>, String> {
+            Ok(secret.to_vec())
+        }
+
+        fn resource(&self, uri: &str) -> Result<Vec<u8>, String> {
+            Err(uri.to_owned())
+        }
+    }
+    let Ok((mut here, there)) = UnixStream::pair() else { return };
+    let served = thread::spawn(move || {
+        let echo: Arc<dyn Hub> = Arc::new(Echo);
+        hub::serve(there, &echo)
+    });
+    let mut from = here.try_clone().ok();
+    let reader = thread::spawn(move || {
+        let mut answers = Vec::new();
+        let _ = from.as_mut().map(|from| from.read_to_end(&mut answers));
+    });
+    let _ = here.write_all(input);
+    let _ = here.shutdown(Shutdown::Write);
+    assert!(served.join().is_ok(), "the hub panicked");
+    let _ = reader.join();
 }

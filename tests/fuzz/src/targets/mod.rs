@@ -48,10 +48,13 @@ const fn target(name: &'static str, runs: u32, run: fn(&[u8])) -> Target {
 pub const TARGETS: &[Target] = &[
     target("acpi_script", 2000, measure::acpi_script),
     target("agent_answers", 500, agent::answers),
+    target("attest_agent", 200, attest::agent),
     target("attest_broker", 200, attest::broker),
     target("attest_config", 1000, attest::config),
+    target("attest_events", 2000, attest::events),
     target("attest_jwe", 1000, attest::sealed),
     target("attest_question", 2000, attest::question),
+    target("attest_sealed", 2000, attest::secret),
     target("bundle_list", 300, node::bundle_list),
     target("cdi_names", 2000, gpu::cdi_names),
     target("cgroup_path", 2000, host::cgroup_path),

@@ -51,6 +51,26 @@ fn tdxs_quote_goes_as_it_is() {
 }
 
 #[test]
+fn a_log_of_events_goes_with_the_quote_once_there_is_one() {
+    use crate::aael::Event;
+    let reports = kernel("tdx_guest", b"quote");
+    let ccel = reports.path().join("CCEL");
+    fs::write(&ccel, [0; 32]).unwrap();
+    let events = EventLog::new(reports.path(), &ccel);
+    let tsm = Tsm::new(reports.path(), Kind::Tdx).with_events(events.clone());
+    let log = |tsm: &Tsm| tsm.evidence(&[0; 64]).unwrap()["cc_eventlog"].clone();
+    assert_eq!(log(&tsm), Value::Null);
+    let event = Event::parse(br#"{"domain":"d","operation":"o","content":"c"}"#).unwrap();
+    events.add(&event).unwrap();
+    let text = STANDARD.decode(log(&tsm).as_str().unwrap()).unwrap();
+    assert!(text.starts_with(&[0; 32]) && text.ends_with(b"d o c"));
+    // Half of it would be another register's value.
+    fs::remove_file(&ccel).unwrap();
+    let error = tsm.evidence(&[0; 64]).unwrap_err().to_string();
+    assert!(error.contains("the log of runtime events cannot be shown"), "{error}");
+}
+
+#[test]
 fn a_report_that_is_none_is_said() {
     let refused = |provider: &str, report: &[u8], kind| {
         let reports = kernel(provider, report);

@@ -6,8 +6,8 @@ use crate::config::Broker;
 use crate::evidence::sample::Sample;
 use crate::evidence::{Attester, Declared, Source};
 
-fn whole(method: &str, target: &str, body: usize) -> Head {
-    Head::Whole { method: method.into(), target: target.into(), body }
+fn whole(method: &str, target: &str, content: Range<usize>, body: usize) -> Head {
+    Head::Whole { method: method.into(), target: target.into(), content, body }
 }
 
 #[test]
@@ -16,9 +16,11 @@ fn a_question_is_read_when_it_is_whole() {
     for cut in 0..text.len() - 3 {
         assert_eq!(head(&text[..cut]), Head::Partial, "{cut}");
     }
-    assert_eq!(head(&text[..text.len() - 1]), whole("POST", "/aa/aael", 1));
-    assert_eq!(head(text), whole("POST", "/aa/aael", 0));
-    assert_eq!(head(b"GET /info HTTP/1.0\r\n\r\n"), whole("GET", "/info", 0));
+    let content = text.len() - 3..text.len();
+    assert_eq!(head(&text[..text.len() - 1]), whole("POST", "/aa/aael", content.clone(), 1));
+    assert_eq!(head(text), whole("POST", "/aa/aael", content.clone(), 0));
+    assert_eq!(head(&[&text[..], b"more"].concat()), whole("POST", "/aa/aael", content, 0));
+    assert_eq!(head(b"GET /info HTTP/1.0\r\n\r\n"), whole("GET", "/info", 22..22, 0));
 }
 
 #[test]
