@@ -2,12 +2,16 @@
 //! tag, limited in size, and the last of them kept for error messages.
 
 use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared_types::Budget;
 use slog::{Logger, debug, info};
 use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep};
 
@@ -22,12 +26,12 @@ const BURST: u64 = 64 * 1024;
 /// How fast [`BURST`] refills, in bytes per second.
 const REFILL: u64 = 4 * 1024;
 
-/// How long a stream's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
+/// How long a pipe's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
 /// than a whole line: a guest that boots or starts a process would be looked at for every letter.
 const GATHER: Duration = Duration::from_millis(200);
 /// How many bytes are read in one go.
 const PIECE: usize = 8 * 1024;
-/// How often a stream is read at a look, as long as there is more: what its pipe holds.
+/// How often a pipe is read at a look, as long as there is more: what it holds.
 const PIECES: u32 = 8;
 
 /// The last lines of a stream that is being followed; clones share them.
@@ -67,14 +71,10 @@ impl Tail {
     }
 }
 
-/// Follows `stream` to its end in a task of its own. Each line is logged as `source=<source>`, and marks
-/// `activity`.
-pub fn follow<R>(stream: R, source: &'static str, log: Logger, activity: Activity) -> Tail
-where
-    R: AsyncRead + Send + Unpin + 'static,
-{
+/// Follows a pipe to its end in a task of its own. Each line is logged as `source=<source>`, and marks `activity`.
+pub fn follow(pipe: OwnedFd, source: &'static str, log: Logger, activity: Activity) -> Tail {
     let (tail, feed) = tail(source, MAX_LINE);
-    tokio::spawn(async move { feed.gathering(GATHER).copy(stream, &log, &activity, |_| {}).await });
+    tokio::spawn(async move { feed.gather(pipe.into(), &log, &activity).await });
     tail
 }
 
@@ -84,7 +84,7 @@ pub(crate) fn tail(source: &'static str, longest: usize) -> (Tail, Feed) {
     let (end, ended) = watch::channel(false);
     let more = Arc::new(Notify::new());
     let tail = Tail { kept: Arc::clone(&kept), more: Arc::clone(&more), ended };
-    (tail, Feed { kept, more, end, source, longest, gather: Duration::ZERO })
+    (tail, Feed { kept, more, end, source, longest })
 }
 
 /// Fills a [`Tail`].
@@ -95,45 +95,113 @@ pub(crate) struct Feed {
     end: watch::Sender<bool>,
     source: &'static str,
     longest: usize,
-    gather: Duration,
 }
 
 impl Feed {
-    /// Waits so long after each look at the stream.
-    fn gathering(self, gather: Duration) -> Self {
-        Self { gather, ..self }
-    }
-
     /// Copies the lines of a stream to its end; `each` sees every one of them, also those that are not logged.
     pub(crate) async fn copy<R: AsyncRead + Unpin>(
         self,
         mut stream: R,
         log: &Logger,
         activity: &Activity,
-        mut each: impl FnMut(&str),
+        each: impl FnMut(&str),
     ) {
-        let Self { kept, more, end, source, longest, gather } = self;
-        let mut budget = Budget::new(BURST, REFILL, now());
-        let mut splitter = Splitter { line: Vec::new(), longest };
+        let mut lines = Lines::new(self, log, activity, each);
         let mut buffer = vec![0; PIECE];
-        let mut pieces = 0;
-        let mut line = |line: String| {
-            each(&line);
-            keep(line, &kept, source, log, &mut budget);
-        };
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
-            activity.mark();
-            splitter.push(&buffer[..read], &mut line);
-            more.notify_waiters();
-            pieces += 1;
-            if !gather.is_zero() && (read < PIECE || pieces == PIECES) {
-                pieces = 0;
-                sleep(gather).await;
+            lines.push(&buffer[..read]);
+        }
+        lines.end();
+    }
+
+    /// Copies the lines of a pipe to its end, and looks at it no more often than each [`GATHER`].
+    ///
+    /// Between two looks the runtime does not know the pipe: its epoll set would wake the process for each letter, read or
+    /// not.
+    async fn gather(self, mut pipe: File, log: &Logger, activity: &Activity) {
+        let mut lines = Lines::new(self, log, activity, |_| {});
+        let mut buffer = vec![0; PIECE];
+        'pipe: while let Ok(written) = written(pipe).await {
+            pipe = written;
+            loop {
+                match look(&mut pipe, &mut buffer, |bytes| lines.push(bytes)) {
+                    Look::Some => sleep(GATHER).await,
+                    Look::Nothing => break,
+                    Look::Ended => break 'pipe,
+                }
             }
         }
-        splitter.finish(&mut line);
-        more.notify_waiters();
-        let _ = end.send(true);
+        lines.end();
+    }
+}
+
+/// Waits until there is something in a pipe, or its end; makes it one that is read without waiting.
+async fn written(pipe: File) -> io::Result<File> {
+    let receiver = pipe::Receiver::from_owned_fd(pipe.into())?;
+    receiver.readable().await?;
+    receiver.into_nonblocking_fd().map(File::from)
+}
+
+/// What a look at a pipe finds.
+enum Look {
+    Some,
+    Nothing,
+    Ended,
+}
+
+fn look(pipe: &mut File, buffer: &mut [u8], mut each: impl FnMut(&[u8])) -> Look {
+    for piece in 0..PIECES {
+        match pipe.read(buffer) {
+            Ok(0) => return Look::Ended,
+            Ok(read) => {
+                each(&buffer[..read]);
+                if read < buffer.len() {
+                    return Look::Some;
+                }
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                return if piece == 0 { Look::Nothing } else { Look::Some };
+            }
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(_) => return Look::Ended,
+        }
+    }
+    Look::Some
+}
+
+/// What becomes of a stream's bytes.
+struct Lines<'a, E> {
+    feed: Feed,
+    splitter: Splitter,
+    budget: Budget,
+    log: &'a Logger,
+    activity: &'a Activity,
+    each: E,
+}
+
+impl<'a, E: FnMut(&str)> Lines<'a, E> {
+    fn new(feed: Feed, log: &'a Logger, activity: &'a Activity, each: E) -> Self {
+        let splitter = Splitter { line: Vec::new(), longest: feed.longest };
+        Self { feed, splitter, budget: Budget::new(BURST, REFILL, now()), log, activity, each }
+    }
+
+    fn push(&mut self, bytes: &[u8]) {
+        self.activity.mark();
+        self.split(|splitter, line| splitter.push(bytes, line));
+    }
+
+    fn end(mut self) {
+        self.split(|splitter, line| splitter.finish(line));
+        let _ = self.feed.end.send(true);
+    }
+
+    fn split(&mut self, split: impl FnOnce(&mut Splitter, &mut dyn FnMut(String))) {
+        let Self { feed, splitter, budget, log, each, .. } = self;
+        split(splitter, &mut |line| {
+            each(&line);
+            keep(line, &feed.kept, feed.source, log, budget);
+        });
+        feed.more.notify_waiters();
     }
 }
 
@@ -232,13 +300,12 @@ fn printable(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::io;
-    use std::pin::Pin;
-    use std::task::{Context, Poll};
+    use std::fs;
+    use std::io::Write;
+    use std::os::unix::fs::MetadataExt;
 
     use proptest::prelude::*;
     use slog::{Discard, o};
-    use tokio::io::{AsyncWriteExt, ReadBuf, duplex};
 
     use super::*;
 
@@ -248,12 +315,12 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_lines_are_kept_without_escapes() {
-        let (mut guest, ours) = duplex(1024);
-        let tail = follow(ours, "console", quiet(), Activity::default());
+        let (ours, mut guest) = io::pipe().unwrap();
+        let tail = follow(ours.into(), "console", quiet(), Activity::default());
         for n in 0..90 {
-            guest.write_all(format!("\u{1b}[2Jline {n}\r\n").as_bytes()).await.unwrap();
+            guest.write_all(format!("\u{1b}[2Jline {n}\r\n").as_bytes()).unwrap();
         }
-        guest.write_all(b"no newline at the end").await.unwrap();
+        guest.write_all(b"no newline at the end").unwrap();
         drop(guest);
         tail.ended(Duration::from_secs(5)).await;
         let lines = tail.lines();
@@ -262,37 +329,34 @@ mod tests {
         assert_eq!(lines[KEPT - 1], "no newline at the end");
     }
 
-    /// Counts what was read, and how often.
-    struct Counted<R>(R, Arc<Mutex<usize>>);
-
-    impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
-        fn poll_read(
-            mut self: Pin<&mut Self>,
-            context: &mut Context<'_>,
-            buffer: &mut ReadBuf<'_>,
-        ) -> Poll<io::Result<()>> {
-            let read = Pin::new(&mut self.0).poll_read(context, buffer);
-            *self.1.lock().unwrap() += usize::from(read.is_ready());
-            read
-        }
+    /// Whether the runtime waits for this file: the epoll sets of a process name what they watch in /proc.
+    fn is_watched(inode: u64) -> bool {
+        let watched = format!(" ino:{inode:x} ");
+        let sets = fs::read_dir("/proc/self/fdinfo").unwrap();
+        sets.flatten().any(|set| fs::read_to_string(set.path()).is_ok_and(|set| set.contains(&watched)))
     }
 
-    /// As a UART writes: a line costs no wakeup for each of its letters.
+    /// As a UART writes: its letters wake nobody while they are gathered.
     #[tokio::test(start_paused = true)]
     async fn single_bytes_are_gathered() {
-        let (mut guest, ours) = duplex(64 * 1024);
-        let reads = Arc::new(Mutex::new(0));
-        let tail = follow(Counted(ours, Arc::clone(&reads)), "console", quiet(), Activity::default());
-        let line = [b"x".repeat(99), b"\n".to_vec()].concat();
-        for byte in line.repeat(50) {
-            guest.write_all(&[byte]).await.unwrap();
+        let (ours, mut guest) = io::pipe().unwrap();
+        let pipe = OwnedFd::from(ours);
+        let inode = fs::File::from(pipe.try_clone().unwrap()).metadata().unwrap().ino();
+        let tail = follow(pipe, "console", quiet(), Activity::default());
+        sleep(Duration::from_millis(1)).await;
+        assert!(is_watched(inode), "a pipe without a word is waited for");
+        let mut watched = 0;
+        for byte in [b"x".repeat(99), b"\n".to_vec()].concat().repeat(20) {
+            guest.write_all(&[byte]).unwrap();
+            watched += usize::from(is_watched(inode));
             sleep(Duration::from_millis(1)).await;
         }
+        assert!(watched < 20, "the runtime was woken for {watched} of 2000 letters");
+        sleep(2 * GATHER).await;
+        assert!(is_watched(inode), "a pipe that has fallen silent is waited for");
         drop(guest);
         tail.ended(Duration::from_secs(5)).await;
-        assert_eq!(tail.lines().len(), 50);
-        let reads = *reads.lock().unwrap();
-        assert!(reads <= 50 * 100 / 15, "{reads} reads of 50 lines");
+        assert_eq!(tail.lines().len(), 20);
     }
 
     #[test]
@@ -306,8 +370,8 @@ mod tests {
 
     #[tokio::test]
     async fn words_are_waited_for() {
-        let (reader, mut writer) = tokio::io::duplex(64);
-        let tail = follow(reader, "test", Logger::root(Discard, o!()), Activity::default());
+        let (reader, mut writer) = io::pipe().unwrap();
+        let tail = follow(reader.into(), "test", quiet(), Activity::default());
         let waiting = tokio::spawn({
             let tail = tail.clone();
             async move { tail.said(&["never", "fatal"]).await }
@@ -315,7 +379,7 @@ mod tests {
         for line in ["all is well\n", "a fatal error\n"] {
             tokio::task::yield_now().await;
             assert!(!waiting.is_finished());
-            tokio::io::AsyncWriteExt::write_all(&mut writer, line.as_bytes()).await.unwrap();
+            writer.write_all(line.as_bytes()).unwrap();
         }
         waiting.await.unwrap();
         // Said before somebody listens, it is heard too.

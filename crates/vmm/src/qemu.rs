@@ -70,11 +70,12 @@ impl Qemu {
             .kill_on_drop(true)
             .fd_mappings(mappings)
             .map_err(|_| SpawnError::Descriptors)?;
-        let mut child =
-            command.spawn().map_err(|source| SpawnError::Execute { program: program.to_owned(), source })?;
+        let failed = |source| SpawnError::Execute { program: program.to_owned(), source };
+        let mut child = command.spawn().map_err(failed)?;
         let (Some(pid), Some(stderr)) = (child.id(), child.stderr.take()) else {
             return Err(SpawnError::Gone { program: program.to_owned() });
         };
+        let stderr = stderr.into_owned_fd().map_err(failed)?;
         let stderr = follow(stderr, "qemu", log.clone(), activity.clone());
         Ok(Self { child, pid, stderr })
     }

@@ -29,7 +29,6 @@ use jail::{Jail, Role, Socket, apart};
 use shared_types::one_line;
 use slog::{Logger, error, info};
 use tokio::net::UnixStream;
-use tokio::net::unix::pipe;
 use tokio::sync::mpsc;
 use tokio::time::{sleep, timeout};
 use vmm_config::config::NodeConfig;
@@ -190,9 +189,12 @@ impl Claimed {
 
     fn start_qemu(&mut self) -> Result<(Qemu, UnixStream, Tail, Gate), Failure> {
         let (monitor, qemu_monitor) = socket_pair()?;
-        let (console, qemu_console) = console_pipe()?;
-        let mut ends =
-            Ends { monitor: Some(qemu_monitor), console: Some(qemu_console), claims: &mut self.claims };
+        let (console, qemu_console) = io::pipe()?;
+        let mut ends = Ends {
+            monitor: Some(qemu_monitor),
+            console: Some(qemu_console.into()),
+            claims: &mut self.claims,
+        };
         if self.spec.locks_memory() {
             raise_memory_lock(self.spec.memory().size())?;
         }
@@ -202,7 +204,7 @@ impl Claimed {
             fds.push((fd, i32::try_from(number.number()).map_err(|_| SpawnError::Descriptors)?));
         }
         let Common { request, log, activity, .. } = &self.common;
-        let console = follow(console, "console", log.clone(), activity.clone());
+        let console = follow(console.into(), "console", log.clone(), activity.clone());
         let listener = self.claims.vsock.as_mut().and_then(Vsock::take_gate);
         let gate = Gate::hear(listener, log.clone(), activity.clone());
         let args = self.spec.qemu_args();
@@ -269,12 +271,6 @@ fn socket_pair() -> Result<(UnixStream, OwnedFd), Failure> {
     let (ours, theirs) = StdUnixStream::pair()?;
     ours.set_nonblocking(true)?;
     Ok((UnixStream::from_std(ours)?, theirs.into()))
-}
-
-/// Our end, and the one for QEMU.
-fn console_pipe() -> Result<(pipe::Receiver, OwnedFd), Failure> {
-    let (ours, theirs) = io::pipe()?;
-    Ok((pipe::Receiver::from_owned_fd(ours.into())?, theirs.into()))
 }
 
 /// A VM whose QEMU runs.

@@ -39,6 +39,9 @@ async fn main() {
     if wanted("shim") {
         shim::measure(&artefacts, &mut report).await;
     }
+    if wanted("cpu") {
+        shim::cpu_time(&artefacts, &mut report).await;
+    }
     if wanted("streams") {
         streams::measure(&artefacts, &mut report).await;
     }
