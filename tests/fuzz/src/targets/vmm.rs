@@ -1,6 +1,6 @@
 //! What QEMU and the guest's console say, and the record of a sandbox.
 
-use std::io::Cursor;
+use std::io::{Write as _, pipe};
 
 use slog::{Discard, Logger, o};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex, split};
@@ -32,11 +32,17 @@ pub(super) fn qmp(input: &[u8]) {
     });
 }
 
+/// What a pipe holds, so that nobody has to write while it is read.
+const PIPE: usize = 64 << 10;
+
 /// A serial console's bytes. What is kept of it is short and printable.
 pub(super) fn console(input: &[u8]) {
-    let stream = Cursor::new(input.to_vec());
+    let Ok((reader, mut writer)) = pipe() else { return };
+    let written = writer.write_all(&input[..input.len().min(PIPE)]);
+    assert!(written.is_ok(), "{written:?}");
+    drop(writer);
     let lines = runtime().block_on(async {
-        let tail = follow(stream, "guest", Logger::root(Discard, o!()), Activity::default());
+        let tail = follow(reader.into(), "guest", Logger::root(Discard, o!()), Activity::default());
         tail.ended(std::time::Duration::from_secs(60)).await;
         tail.lines()
     });
