@@ -16,6 +16,7 @@ use crate::plan::tests::{image, nic, request, vhost, vhost_user};
 use crate::plan::{HostFacts, NicFacts, plan};
 use crate::qemu::CONTROLLER_ID;
 use crate::qemu::read::properties;
+use crate::request::PodRequest;
 
 /// One option per line, as a person would type it.
 fn command_line(config: &NodeConfig, vcpus: i64, host: &HostFacts) -> String {
@@ -46,6 +47,14 @@ fn plain_kvm_with_firmware_and_odd_paths() {
         ..NodeConfig::default()
     };
     insta::assert_snapshot!(command_line(&config, 16, &vhost(vec![])));
+}
+
+#[test]
+fn plain_kvm_with_a_scratch_disk() {
+    let asked = PodRequest { scratch: Some("100Gi".parse().unwrap()), ..request(2) };
+    let host = vhost(vec![nic(1, true)]);
+    let args = plan(&NodeConfig::default(), &image(), &asked, &host).unwrap().qemu_args();
+    insta::assert_snapshot!(args.join(" ").replace(" -", "\n-"));
 }
 
 /// A VM with host devices, KVM and vhost-vsock.
@@ -113,6 +122,11 @@ fn is_qmp_only(id: &str) -> bool {
     id == CONTROLLER_ID || id.strip_prefix("host").is_some_and(|rank| rank.parse::<u8>().is_ok())
 }
 
+/// Every other pod asks for a scratch disk.
+fn any_request(vcpus: i64) -> PodRequest {
+    PodRequest { scratch: (vcpus % 2 == 0).then(|| "64Mi".parse().unwrap()), ..request(vcpus) }
+}
+
 fn any_host() -> impl Strategy<Value = (i64, HostFacts, AutoOr<Accelerator>)> {
     let nics = proptest::collection::vec((1u16..=8, any::<bool>()), 0..=25);
     let board = (0usize..=8, 0usize..=4, 1u32..=4, any::<bool>());
@@ -135,7 +149,7 @@ proptest! {
     #[test]
     fn ids_are_defined_once_and_used((vcpus, host, accel) in any_host()) {
         let config = NodeConfig { accel, ..NodeConfig::default() };
-        let args = plan(&config, &image(), &request(vcpus), &host).unwrap().qemu_args();
+        let args = plan(&config, &image(), &any_request(vcpus), &host).unwrap().qemu_args();
         let mut defined: BTreeMap<String, u32> = BTreeMap::new();
         let mut used: Vec<String> = Vec::new();
         let mut slots: BTreeMap<String, u32> = BTreeMap::new();
@@ -172,7 +186,7 @@ proptest! {
     #[test]
     fn descriptors_on_the_command_line_are_the_promised_ones((vcpus, host, accel) in any_host()) {
         let config = NodeConfig { accel, ..NodeConfig::default() };
-        let spec = plan(&config, &image(), &request(vcpus), &host).unwrap();
+        let spec = plan(&config, &image(), &any_request(vcpus), &host).unwrap();
         let mut on_line: Vec<u32> = Vec::new();
         for value in spec.qemu_args() {
             for (key, value) in properties(&value) {
@@ -194,7 +208,7 @@ proptest! {
     #[test]
     fn nothing_is_opened_by_a_name_that_is_not_told((vcpus, host, accel) in any_host()) {
         let config = NodeConfig { accel, ..ovmf() };
-        let spec = plan(&config, &image(), &request(vcpus), &host).unwrap();
+        let spec = plan(&config, &image(), &any_request(vcpus), &host).unwrap();
         prop_assert_eq!(untold(&spec), Vec::<String>::new());
     }
 }

@@ -10,7 +10,7 @@ use crate::path::SocketPath;
 use crate::pci::{BusFull, PciSlots};
 use crate::qemu::{
     Console, Cpu, InitdataDisk, Kernel, Machine, Memory, MemoryBacking, Nic, NicQueue, Pvpanic, Qmp, Rng,
-    RootDisk, ScsiController, Vsock, VsockBackend,
+    RootDisk, ScratchDisk, ScsiController, Vsock, VsockBackend,
 };
 use crate::request::PodRequest;
 use crate::spec::{QemuFd, VmSpec};
@@ -188,6 +188,10 @@ pub fn plan(
     let rng = if trusts_host { Some(Rng { slot: slots.take()? }) } else { None };
     let initdata =
         request.initdata.as_ref().map(|_| slots.take().map(|slot| InitdataDisk { slot })).transpose()?;
+    let scratch = match request.scratch {
+        Some(size) => Some(ScratchDisk::new(fds.take(), slots.take()?, size, request.vcpus)),
+        None => None,
+    };
     let nics = plan_nics(&host.nics, &mut fds, &mut slots)?;
     let vm = passthrough::Vm { request, accel, confidential: confidential.is_some() };
     let (passthrough, nodes) = passthrough::plan(&host.passthrough, &vm, || fds.take(), &mut slots)?;
@@ -209,6 +213,7 @@ pub fn plan(
         confidential,
         initdata,
         root,
+        scratch,
         scsi,
         vsock,
         pvpanic,

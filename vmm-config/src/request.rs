@@ -16,7 +16,7 @@
 use std::collections::BTreeMap;
 
 use measurement::initdata::{self, InitData};
-use shared_types::one_line;
+use shared_types::{BadScratchSize, ScratchSize, one_line};
 
 use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
@@ -116,6 +116,8 @@ pub struct PodRequest {
     pub memory_from: SizeSource,
     /// Configuration of the guest by the pod's owner. It needs no leave of the node's: the guest's report vouches for it.
     pub initdata: Option<InitData>,
+    /// The disk that takes emptyDirs and containers' changes. How much of it there is for a pod, the node decides later.
+    pub scratch: Option<ScratchSize>,
     /// Annotations to name in a log line, by name.
     pub ignored: Vec<IgnoredAnnotation>,
 }
@@ -141,6 +143,15 @@ pub enum RequestError {
     Initdata {
         /// Why.
         reason: String,
+    },
+    /// The pod's scratch disk is of no size.
+    #[error("annotation {} is {value:?}", ScratchSize::ANNOTATION)]
+    Scratch {
+        /// Its value, shortened.
+        value: String,
+        /// What it should be.
+        #[source]
+        source: BadScratchSize,
     },
     /// The VM would be too small or too large.
     #[error("the pod's {origin} asks for a VM that cannot be")]
@@ -199,7 +210,8 @@ impl PodRequest {
 
         ignored.sort_by(|a, b| a.name.cmp(&b.name));
         let initdata = annotations.initdata()?;
-        Ok(Self { name, vcpus, vcpus_from, memory, memory_from, initdata, ignored })
+        let scratch = annotations.scratch()?;
+        Ok(Self { name, vcpus, vcpus_from, memory, memory_from, initdata, scratch, ignored })
     }
 }
 
@@ -277,11 +289,17 @@ impl Annotations<'_> {
         read.map(Some).map_err(|error| RequestError::Initdata { reason: one_line(&error) })
     }
 
+    fn scratch(&self) -> Result<Option<ScratchSize>, RequestError> {
+        let Some(text) = self.all.get(ScratchSize::ANNOTATION) else { return Ok(None) };
+        let value = || text.chars().take(100).collect();
+        text.parse().map(Some).map_err(|source| RequestError::Scratch { value: value(), source })
+    }
+
     fn not_for_this_node(&self) -> Vec<IgnoredAnnotation> {
         self.all
             .keys()
             .filter(|name| OUR_PREFIXES.iter().any(|prefix| name.starts_with(prefix)))
-            .filter(|name| **name != initdata::annotation::NAME)
+            .filter(|name| ![initdata::annotation::NAME, ScratchSize::ANNOTATION].contains(*name))
             .filter_map(|name| {
                 let reason = match AnnotationKey::from_name(name) {
                     None => IgnoreReason::NotUnderstood,
@@ -337,6 +355,19 @@ mod tests {
         for bad in ["", "H4sI*", "AAAA"] {
             let error = request(&NodeConfig::default(), &[(annotation::NAME, bad)]).unwrap_err().to_string();
             assert!(error.contains("cc_init_data"), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_scratch_disk_is_asked_for_by_its_size_or_not_at_all() {
+        let of = |value| request(&NodeConfig::default(), &[(ScratchSize::ANNOTATION, value)]);
+        let asked = of("100Gi").unwrap();
+        assert_eq!(asked.scratch.map(ScratchSize::mib), Some(102_400));
+        assert!(asked.ignored.is_empty());
+        assert_eq!(request(&NodeConfig::default(), &[]).unwrap().scratch, None);
+        for bad in ["", "0", "100", "1Ki", "32Ti", "yes"] {
+            let error = one_line(&of(bad).unwrap_err());
+            assert!(error.contains(&format!("{bad:?}")) && error.contains("such as 100Gi"), "{error}");
         }
     }
 

@@ -8,7 +8,7 @@ use shared_types::{Accelerator, PciAddress};
 pub use crate::path::SocketPath;
 use crate::qemu::{
     ConfidentialGuest, Console, Cpu, DeviceBackend, InitdataDisk, Kernel, Machine, Memory, Nic, Passthrough,
-    Pvpanic, Qmp, Rng, RootDisk, ScsiController, VfioDevice, Vsock, VsockBackend,
+    Pvpanic, Qmp, Rng, RootDisk, ScratchDisk, ScsiController, VfioDevice, Vsock, VsockBackend,
 };
 use crate::units::{Vcpus, VmMemory, VmName};
 
@@ -60,6 +60,8 @@ pub enum FdRole {
         /// Rank of the queue.
         queue: usize,
     },
+    /// The file behind the scratch disk.
+    Scratch,
     /// `/dev/iommu`, one for all devices.
     Iommu,
     /// The node in `/dev/vfio/devices` of a host device.
@@ -83,6 +85,7 @@ pub struct VmSpec {
     pub(crate) confidential: Option<ConfidentialGuest>,
     pub(crate) initdata: Option<InitdataDisk>,
     pub(crate) root: RootDisk,
+    pub(crate) scratch: Option<ScratchDisk>,
     pub(crate) scsi: ScsiController,
     pub(crate) vsock: Vsock,
     pub(crate) pvpanic: Pvpanic,
@@ -127,6 +130,11 @@ impl VmSpec {
         &self.vsock.backend
     }
 
+    /// Its scratch disk.
+    pub const fn scratch(&self) -> Option<&ScratchDisk> {
+        self.scratch.as_ref()
+    }
+
     /// Its network interfaces, in the order in which they were planned.
     pub fn nics(&self) -> &[Nic] {
         &self.nics
@@ -150,6 +158,7 @@ impl VmSpec {
         if let VsockBackend::Vhost { fd, .. } = self.vsock.backend {
             fds.push((fd, FdRole::Vsock));
         }
+        fds.extend(self.scratch.map(|scratch| (scratch.fd, FdRole::Scratch)));
         for nic in &self.nics {
             for (queue, pair) in nic.queues.iter().enumerate() {
                 fds.push((pair.tap, FdRole::Tap { nic: nic.index, queue }));

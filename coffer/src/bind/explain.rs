@@ -6,6 +6,7 @@ use measurement::initdata::InitData;
 use pod_manifest::spec::{Container, PodSpec, ValueFrom, Volume};
 use pod_manifest::yaml::{Path, Step};
 use pod_manifest::{Names, Pod, Template};
+use shared_types::ScratchSize;
 
 use super::seal::{Seal, Sealed, containers};
 
@@ -177,7 +178,7 @@ fn of_pod(spec: &PodSpec, initdata: &InitData, seal: &Seal<'_>) -> Vec<Row> {
     };
     let allowed = |is: bool| if is { HOST } else { BOUND };
     let says = |is: bool| if is { "allowed by an option" } else { "refused in the guest" };
-    vec![
+    let mut rows = vec![
         row("initdata", initdata.host_data().to_string(), BOUND, "the report shows this digest (HOST_DATA)"),
         row("names", names, BOUND, "of pods, and of their hosts"),
         row(
@@ -190,7 +191,12 @@ fn of_pod(spec: &PodSpec, initdata: &InitData, seal: &Seal<'_>) -> Vec<Row> {
         row("kubectl logs", "", allowed(seal.logs), says(seal.logs)),
         row("network", "", HOST, "addresses and routes but the loopback's; trust only what TLS proves"),
         row("size", "", HOST, "CPUs, memory and when the pod ends"),
-    ]
+    ];
+    rows.extend(spec.metadata.annotations.get(ScratchSize::ANNOTATION).map(|size| {
+        let why = "encrypted in the guest, which wants it of this size; the host can damage what is on it";
+        row("scratch disk", size, BOUND, why)
+    }));
+    rows
 }
 
 fn rows(container: &Container, spec: &PodSpec, layers: usize) -> Vec<Row> {
@@ -224,9 +230,15 @@ fn rows(container: &Container, spec: &PodSpec, layers: usize) -> Vec<Row> {
             Some(_) => row("variable", name.clone(), HOST, "a field of the pod; its shape is bound"),
         });
     }
+    let has_scratch = spec.metadata.annotations.contains_key(ScratchSize::ANNOTATION);
     for mount in &container.volume_mounts {
         let volume = spec.spec.volumes.iter().find(|volume| volume.name == mount.name);
         let content = match volume {
+            Some(Volume { empty_dir: Some(dir), .. })
+                if has_scratch && dir.medium.as_deref() != Some("Memory") =>
+            {
+                (BOUND, "an emptyDir on the scratch disk")
+            }
             Some(Volume { empty_dir: Some(_), .. }) => (BOUND, "an emptyDir in the guest's memory"),
             Some(Volume { secret: Some(_), .. }) => (HOST, "a Secret's files; the place is bound"),
             _ => (HOST, "files that the host writes; the place is bound"),

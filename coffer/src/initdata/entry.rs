@@ -8,6 +8,7 @@ use model_volumes::{DOCUMENT, Volumes};
 use pod_manifest::Pod;
 use pod_manifest::spec::{PodSpec, Spec};
 use serde::Deserialize;
+use shared_types::ScratchSize;
 
 use crate::files::Kind;
 
@@ -24,6 +25,7 @@ const PACKAGE: &str = "data.agent_policy";
 struct Declaration {
     gpus: u16,
     switches: u16,
+    scratch_mib: u64,
     gpu_model: Option<String>,
     token_key: bool,
     nameservers: Vec<IpAddr>,
@@ -43,9 +45,12 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
         DECLARATION => {
             let read = toml::from_str::<Declaration>(text);
             let read = read.context(
-                "coffer.toml may have `gpus = N`, `switches = M`, `gpu_model = \"H100\"`, `token_key = true`, \
+                "coffer.toml may have `gpus = N`, `switches = M`, `scratch_mib = L`, `gpu_model = \"H100\"`, `token_key = true`, \
                  `nameservers = [\"ADDRESS\"]` and `proxy = \"http://HOST:PORT\"`, and nothing else",
             )?;
+            if read.scratch_mib != 0 {
+                ScratchSize::from_mib(read.scratch_mib).context("coffer.toml: scratch_mib")?;
+            }
             read.proxy.as_deref().map_or(Ok(()), proxy)
         }
         _ => Ok(()),
@@ -160,10 +165,10 @@ pub(super) fn declaration(path: &Path) -> Result<String> {
     of_pod(&pod, &spec).with_context(|| Kind::MANIFEST.unusable(path))
 }
 
-/// The declaration of a pod's devices.
+/// The declaration of a pod's devices and its scratch disk.
 ///
 /// # Errors
-/// More of them than any machine has.
+/// More of them than any machine has, or a scratch disk of no size.
 pub(crate) fn of_pod(pod: &Pod, spec: &Spec) -> Result<String> {
     // An init container's devices are given to the others when it has ended.
     let own = spec.containers.iter().map(|container| container.resources.switches).sum::<u32>();
@@ -173,7 +178,15 @@ pub(crate) fn of_pod(pod: &Pod, spec: &Spec) -> Result<String> {
         u16::try_from(gpus).is_ok() && u16::try_from(switches).is_ok(),
         "the pod asks for {gpus} GPUs and {switches} NVSwitches, which no machine has"
     );
-    Ok(format!("gpus = {gpus}\nswitches = {switches}\n"))
+    let scratch = match pod.annotations.get(ScratchSize::ANNOTATION) {
+        Some(text) => {
+            let size = text.parse::<ScratchSize>();
+            let size = size.with_context(|| format!("annotation {} is {text:?}", ScratchSize::ANNOTATION))?;
+            format!("scratch_mib = {}\n", size.mib())
+        }
+        None => String::new(),
+    };
+    Ok(format!("gpus = {gpus}\nswitches = {switches}\n{scratch}"))
 }
 
 #[cfg(test)]
@@ -203,6 +216,7 @@ mod tests {
             (DECLARATION, "gpus = 70000\n", "nothing else"),
             (DOCUMENT, "[w]\nkind = \"luks1\"\n", "volumes.toml is not usable"),
             (DECLARATION, "gpus = \"1\"\n", "nothing else"),
+            (DECLARATION, "scratch_mib = 1\n", "64Mi to 16Ti"),
             (DECLARATION, "nameservers = [\"dns.example\"]\n", "nothing else"),
             (DECLARATION, "proxy = \"proxy.example:3128\"\n", "is no proxy"),
             (DECLARATION, "proxy = \"https://proxy.example:3128\"\n", "is no proxy"),
@@ -228,6 +242,7 @@ mod tests {
             ),
             (DECLARATION, ""),
             (DECLARATION, "gpus = 8\nswitches = 4\n"),
+            (DECLARATION, "scratch_mib = 102400\n"),
             (DECLARATION, "gpus = 1\ngpu_model = \"H100\"\n"),
             (DECLARATION, "token_key = true\nnameservers = [\"10.96.0.10\", \"fd00::a\"]\n"),
             (DECLARATION, "proxy = \"http://proxy.example:3128/\"\n"),
@@ -241,6 +256,21 @@ mod tests {
         ] {
             check(name, text).unwrap();
         }
+    }
+
+    #[test]
+    fn a_scratch_disk_is_declared_as_its_annotation_asks() {
+        let of = |size: &str| {
+            let annotation = format!("{{annotations: {{{}: {size:?}}}}}", ScratchSize::ANNOTATION);
+            let text = format!(
+                "apiVersion: v1\nkind: Pod\nmetadata: {annotation}\nspec: {{containers: [{{name: c, image: i}}]}}\n"
+            );
+            of_pod(&Pod::parse(&text).unwrap(), &PodSpec::parse(&text).unwrap().spec)
+        };
+        let declared = of("1Gi").unwrap();
+        assert_eq!(declared, "gpus = 0\nswitches = 0\nscratch_mib = 1024\n");
+        check(DECLARATION, &declared).unwrap();
+        assert!(format!("{:#}", of("1G").unwrap_err()).contains("such as 100Gi"));
     }
 
     #[test]

@@ -4,10 +4,11 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, PodSpec, Profile, Security, Service, Spec};
 use serde::Serialize;
+use shared_types::ScratchSize;
 
 use crate::command::{command, own_commands};
 use crate::environment::{Environment, patterns, services};
-use crate::mounts::{Copied, Models, Rule, last_words, mounts};
+use crate::mounts::{Copied, Models, Rule, is_in_memory, last_words, mounts};
 use crate::order::Turn;
 use crate::text::Text;
 use crate::user::{Identity, identity};
@@ -67,6 +68,7 @@ pub(crate) struct Expected {
     trees: BTreeSet<String>,
     propagations: BTreeSet<&'static str>,
     empty_dirs: BTreeSet<String>,
+    scratch_dirs: BTreeSet<String>,
     models: BTreeSet<String>,
     layers: Vec<String>,
     last_words: Option<String>,
@@ -134,6 +136,9 @@ pub(crate) fn expected(
     }
     let environment = take(Environment::of(container, pod, objects, &image.config), faults);
     let mounts = mounts(container, spec, &image.config, models, copied, faults);
+    let has_scratch = pod.metadata.annotations.contains_key(ScratchSize::ANNOTATION);
+    let (scratch_dirs, empty_dirs) =
+        mounts.empty_dirs.into_iter().partition(|name| has_scratch && !is_in_memory(spec, name));
     let layers = layers(image);
     let security = &container.security_context;
     let Identity { uid, gids, groups } = take(identity(container, spec, image), faults);
@@ -177,7 +182,8 @@ pub(crate) fn expected(
         nested: mounts.nested,
         trees: mounts.trees,
         propagations: mounts.propagations,
-        empty_dirs: mounts.empty_dirs,
+        empty_dirs,
+        scratch_dirs,
         // One that is a layer of the image as well is mounted as that.
         models: mounts.models.iter().map(ToString::to_string).filter(|root| !layers.contains(root)).collect(),
         layers,

@@ -214,8 +214,8 @@ fn volume_mount(
             // Where the guest mounts it for all containers, as it mounts layers.
             Rule::bind("model", &format!("/run/l/{:.20}", root.to_string()), READ_ONLY, follows)
         }
-        (Some(Kind::Memory), None) if sub_path => return Err(wrong("a subPath of an emptyDir")),
-        (Some(Kind::Memory), None) => {
+        (Some(Kind::Empty), None) if sub_path => return Err(wrong("a subPath of an emptyDir")),
+        (Some(Kind::Empty), None) => {
             mounts.empty_dirs.insert(of.name.clone());
             let modes = if of.read_only == Some(true) { READ_ONLY } else { READ_WRITE };
             Rule::bind("empty_dir", &of.name, modes, follows)
@@ -232,16 +232,22 @@ fn volume_mount(
 enum Kind {
     /// kubelet writes its files.
     Written,
-    /// An emptyDir, which is in the guest's memory.
-    Memory,
+    /// An emptyDir, which is the guest's.
+    Empty,
 }
 
 fn kind(volume: &Volume) -> Option<Kind> {
     if let Some(dir) = &volume.empty_dir {
-        return matches!(dir.medium.as_deref(), None | Some("" | "Memory")).then_some(Kind::Memory);
+        return matches!(dir.medium.as_deref(), None | Some("" | "Memory")).then_some(Kind::Empty);
     }
     let written = [volume.config_map, volume.secret, volume.projected, volume.downward_api];
     written.iter().any(Option::is_some).then_some(Kind::Written)
+}
+
+/// Whether the manifest wants the emptyDir in memory, whatever else the VM has.
+pub(crate) fn is_in_memory(spec: &Spec, volume: &str) -> bool {
+    let found = spec.volumes.iter().find(|of| of.name == volume).and_then(|of| of.empty_dir.as_ref());
+    found.is_some_and(|dir| dir.medium.as_deref() == Some("Memory"))
 }
 
 /// What the volume is, why the VM cannot have it, and what can be had instead.

@@ -216,7 +216,7 @@ mod tests {
         let mut json: serde_json::Value = serde_json::from_str(json).unwrap();
         let own = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]);
         json.as_object_mut().unwrap().entry("namespaces").or_insert(own);
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
+        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
         linux("c1", &serde_json::from_value(json).unwrap(), &sandbox, notes)
     }
 
@@ -326,7 +326,8 @@ mod tests {
         )
         .unwrap();
         let mut notes = Vec::new();
-        let without = linux("c1", &from, &SandboxFacts { namespace: "n", seccomp: false }, &mut notes);
+        let without =
+            linux("c1", &from, &SandboxFacts { namespace: "n", seccomp: false, scratch: false }, &mut notes);
         let without = without.unwrap();
         assert!(without.linux.Seccomp.is_none());
         assert_eq!(notes.len(), 1, "{notes:?}");

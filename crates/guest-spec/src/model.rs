@@ -82,7 +82,7 @@ mod tests {
             "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]}}"#;
         let spec: Spec = serde_json::from_str(json).unwrap();
         let rootfs = GuestRootfs { layers: vec![root("1")] };
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true };
+        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
         let mut guest = translate("c1", &spec, &sandbox, &rootfs, &|_| None).unwrap();
         guest.mount_models(models);
         guest

@@ -9,7 +9,7 @@ use oci_spec::runtime::Mount;
 use crate::error::SpecError;
 use crate::paths;
 use crate::role::Owner;
-use crate::storage::{empty_dir, empty_dir_size, in_empty_dir};
+use crate::storage::{empty_dir, empty_dir_size, in_empty_dir, in_scratch};
 use crate::translate::{Copy, CopyKind, FileKind, HostFile, Medium, TerminationLog};
 use crate::volume::{Volume, directory_of, is_engine_file, is_image_volume, is_shm};
 
@@ -30,15 +30,23 @@ pub(crate) struct GuestMounts {
     pub(crate) sizes: Vec<UpdateEphemeralMountsRequest>,
 }
 
-/// Translates the mounts of one container, in their order. `read_only` says whether its root file system is.
+/// Translates the mounts of one container, in their order. `read_only` says whether its root file system is, `scratch`
+/// whether the VM has a scratch disk.
 pub(crate) fn mounts(
     owner: Owner<'_>,
     read_only: bool,
+    scratch: bool,
     from: &[Mount],
     stat: &dyn Fn(&Path) -> Option<HostFile>,
 ) -> Result<GuestMounts, SpecError> {
-    let mut translator =
-        Translator { container: owner.container, owner, read_only, stat, out: GuestMounts::default() };
+    let mut translator = Translator {
+        container: owner.container,
+        owner,
+        read_only,
+        scratch,
+        stat,
+        out: GuestMounts::default(),
+    };
     for mount in from {
         translator.mount(mount)?;
     }
@@ -49,6 +57,7 @@ struct Translator<'a> {
     container: &'a str,
     owner: Owner<'a>,
     read_only: bool,
+    scratch: bool,
     stat: &'a dyn Fn(&Path) -> Option<HostFile>,
     out: GuestMounts,
 }
@@ -152,7 +161,10 @@ impl Translator<'_> {
                 volume: name.to_string(),
             });
         }
-        let storage = empty_dir(name, file.gid);
+        let storage = match file.medium {
+            None if self.scratch => in_scratch(name, file.gid),
+            _ => empty_dir(name, file.gid),
+        };
         let place = storage.mount_point.clone();
         if self.add(storage)
             && let Some(Medium::Memory(size)) = file.medium
@@ -358,7 +370,25 @@ mod tests {
     }
 
     fn one(mount: Mount) -> Result<GuestMounts, SpecError> {
-        mounts(OWNER, false, &[mount], &stat)
+        mounts(OWNER, false, false, &[mount], &stat)
+    }
+
+    #[test]
+    fn an_empty_dir_is_on_the_scratch_disk_where_there_is_one_unless_it_is_to_be_in_memory() {
+        let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
+        let of = |scratch, medium| {
+            let stat = |_: &Path| Some(HostFile { kind: FileKind::Directory, gid: 1000, medium });
+            let out = mounts(OWNER, false, scratch, &[bind(&source, "/cache", &[])], &stat).unwrap();
+            assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/ephemeral/cache");
+            assert_eq!(out.storages[0].mount_point, out.mounts[0].source);
+            (out.storages[0].driver.clone(), out.storages[0].options.join(","), out.sizes.len())
+        };
+        let memory = Some(Medium::Memory(1 << 20));
+        let driver = |driver: &str, options: &str, sizes| (driver.to_owned(), options.to_owned(), sizes);
+        assert_eq!(of(false, None), driver("ephemeral", "fsgid=1000", 0));
+        assert_eq!(of(false, memory), driver("ephemeral", "fsgid=1000", 1));
+        assert_eq!(of(true, None), driver("local", "mode=0777,fsgid=1000", 0));
+        assert_eq!(of(true, memory), driver("ephemeral", "fsgid=1000", 1));
     }
 
     #[test]
@@ -403,7 +433,8 @@ mod tests {
     fn an_empty_dir_is_one_storage_wherever_it_is_mounted() {
         let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
         let out =
-            mounts(OWNER, false, &[bind(&source, "/a", &[]), bind(&source, DEV_SHM, &[])], &stat).unwrap();
+            mounts(OWNER, false, false, &[bind(&source, "/a", &[]), bind(&source, DEV_SHM, &[])], &stat)
+                .unwrap();
         assert_eq!(out.storages.len(), 1);
         assert_eq!(out.storages[0].options, ["fsgid=2000"]);
         for mount in &out.mounts {
@@ -416,7 +447,7 @@ mod tests {
     fn an_empty_dir_in_memory_has_its_size_and_one_of_huge_pages_is_refused() {
         let source = |name: &str| format!("{POD}/volumes/kubernetes.io~empty-dir/{name}");
         let twice = [bind(&source("in-memory"), "/a", &[]), bind(&source("in-memory"), "/b", &[])];
-        let out = mounts(OWNER, false, &twice, &stat).unwrap();
+        let out = mounts(OWNER, false, false, &twice, &stat).unwrap();
         assert_eq!((out.storages.len(), out.sizes.len()), (1, 1));
         assert_eq!(out.sizes[0].storages[0].options, ["remount", "size=1048576"]);
         assert_eq!(out.sizes[0].storages[0].mount_point, out.storages[0].mount_point);
@@ -463,7 +494,7 @@ mod tests {
         // A container that root of this host has made without a pod.
         let single = Owner { container: "c1", pod: None };
         let mount = [bind("/srv/hosts", "/etc/hosts", &[]), bind("/srv/log", "/dev/termination-log", &[])];
-        assert_eq!(mounts(single, false, &mount, &stat).unwrap().copies.len(), 2);
+        assert_eq!(mounts(single, false, false, &mount, &stat).unwrap().copies.len(), 2);
     }
 
     #[test]
@@ -472,7 +503,7 @@ mod tests {
         let out = one(bind(source, "/data", &["rbind", "rw"])).unwrap();
         assert!(out.mounts.is_empty() && out.copies.is_empty() && out.storages.is_empty());
         assert!(out.notes[0].contains("/data"), "{:?}", out.notes);
-        let error = mounts(OWNER, true, &[bind(source, "/data", &[])], &stat).unwrap_err();
+        let error = mounts(OWNER, true, false, &[bind(source, "/data", &[])], &stat).unwrap_err();
         assert!(error.to_string().contains("emptyDir"), "{error}");
     }
 
@@ -514,7 +545,7 @@ mod tests {
         assert_eq!(storages, [("ephemeral", &place), ("local", &format!("{place}/a/subdir"))]);
         assert_eq!(out.storages[1].options, ["mode=0777", "fsgid=2000"]);
         let whole = bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/data"), "/all", &["rw"]);
-        let both = mounts(OWNER, false, &[bind(&source, "/cache", &["ro"]), whole], &stat).unwrap();
+        let both = mounts(OWNER, false, false, &[bind(&source, "/cache", &["ro"]), whole], &stat).unwrap();
         assert_eq!((both.mounts.len(), both.storages.len()), (2, 2));
     }
 

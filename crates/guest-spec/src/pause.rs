@@ -133,7 +133,7 @@ mod tests {
 
     fn paused(json: &str) -> GuestContainer {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true }).unwrap()
+        pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false }).unwrap()
     }
 
     #[test]
@@ -176,7 +176,8 @@ mod tests {
     #[test]
     fn a_sandbox_without_a_linux_part_is_refused() {
         let spec: Spec = serde_json::from_str(r#"{"ociVersion": "1.2.1"}"#).unwrap();
-        let error = pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true }).unwrap_err();
+        let error = pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false })
+            .unwrap_err();
         assert_eq!(error.to_string(), "container c1: the OCI spec has no linux");
     }
 }

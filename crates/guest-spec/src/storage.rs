@@ -1,4 +1,4 @@
-//! Storages in guest memory.
+//! Storages of the pod's own: in guest memory, or on its scratch disk.
 
 use agent_client::proto::agent::{Storage, UpdateEphemeralMountsRequest};
 
@@ -25,8 +25,25 @@ pub(crate) fn empty_dir(name: &str, gid: u32) -> Storage {
     Storage { shared: true, ..ephemeral(format!("{}/{name}", paths::EPHEMERAL), options) }
 }
 
+/// An emptyDir on the VM's scratch disk, which PID 1 has mounted where all of the agent's own is: a directory, as kubelet
+/// makes one on a node's disk.
+pub(crate) fn in_scratch(name: &str, gid: u32) -> Storage {
+    directory(format!("{}/{name}", paths::EPHEMERAL), gid)
+}
+
 /// A directory in an emptyDir, made where it is not there, as kubelet makes one: everybody's, and the pod's group's.
 pub(crate) fn in_empty_dir(name: &str, within: &str, gid: u32) -> Storage {
+    directory(format!("{}/{name}/{within}", paths::EPHEMERAL), gid)
+}
+
+/// Gives an emptyDir its size, in bytes; for UpdateEphemeralMounts after the first container that has it.
+pub(crate) fn empty_dir_size(name: &str, size: u64) -> UpdateEphemeralMountsRequest {
+    let options = vec!["remount".to_string(), format!("size={size}")];
+    let storage = ephemeral(format!("{}/{name}", paths::EPHEMERAL), options);
+    UpdateEphemeralMountsRequest { storages: vec![storage], ..Default::default() }
+}
+
+fn directory(mount_point: String, gid: u32) -> Storage {
     let mut options = vec!["mode=0777".to_string()];
     if gid != 0 {
         options.push(format!("fsgid={gid}"));
@@ -36,17 +53,10 @@ pub(crate) fn in_empty_dir(name: &str, within: &str, gid: u32) -> Storage {
         source: "local".to_string(),
         fstype: "local".to_string(),
         options,
-        mount_point: format!("{}/{name}/{within}", paths::EPHEMERAL),
+        mount_point,
         shared: true,
         ..Default::default()
     }
-}
-
-/// Gives an emptyDir its size, in bytes; for UpdateEphemeralMounts after the first container that has it.
-pub(crate) fn empty_dir_size(name: &str, size: u64) -> UpdateEphemeralMountsRequest {
-    let options = vec!["remount".to_string(), format!("size={size}")];
-    let storage = ephemeral(format!("{}/{name}", paths::EPHEMERAL), options);
-    UpdateEphemeralMountsRequest { storages: vec![storage], ..Default::default() }
 }
 
 fn shm_options(size: u64) -> Vec<String> {

@@ -82,6 +82,8 @@ pub struct SandboxFacts<'a> {
     pub namespace: &'a str,
     /// Whether the guest's agent filters system calls, as GetGuestDetails says.
     pub seccomp: bool,
+    /// Whether the VM has a scratch disk.
+    pub scratch: bool,
 }
 
 /// How much of the host is copied.
@@ -193,7 +195,7 @@ pub fn translate(
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
     let from_mounts = spec.mounts().as_deref().unwrap_or_default();
     let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts, sizes } =
-        mounts(Owner::of(container, spec), read_only, from_mounts, stat)?;
+        mounts(Owner::of(container, spec), read_only, sandbox.scratch, from_mounts, stat)?;
     notes.extend(of_mounts);
     let GuestLinux { linux, sandbox_pidns } = linux(container, from_linux, sandbox, &mut notes)?;
 
@@ -272,7 +274,13 @@ mod tests {
     fn translated(json: &str) -> Result<GuestContainer, SpecError> {
         let spec: Spec = serde_json::from_str(json).unwrap();
         let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
-        translate("c1", &spec, &SandboxFacts { namespace: "default", seccomp: true }, &rootfs, &|_| None)
+        translate(
+            "c1",
+            &spec,
+            &SandboxFacts { namespace: "default", seccomp: true, scratch: false },
+            &rootfs,
+            &|_| None,
+        )
     }
 
     const PROCESS: &str = r#""process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"}"#;
@@ -346,7 +354,7 @@ mod tests {
 
     #[test]
     fn ids_that_are_paths_are_refused() {
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true };
+        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
         let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
         for id in ["", "..", "a/b", "-x", "a b", "a..b"] {
             let error = translate(id, &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
@@ -356,7 +364,7 @@ mod tests {
 
     #[test]
     fn a_root_file_system_has_a_layer() {
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true };
+        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
         let rootfs = GuestRootfs { layers: Vec::new() };
         let error = translate("c1", &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
         assert!(matches!(error, SpecError::NoLayers { .. }));

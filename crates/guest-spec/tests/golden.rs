@@ -17,7 +17,7 @@ fn stat(path: &Path) -> Option<HostFile> {
 fn translated(container: &str, namespace: &str, json: &str, layers: &[&str]) -> GuestContainer {
     let spec: Spec = serde_json::from_str(json).unwrap();
     let layers = layers.iter().map(|digit| digit.repeat(64).parse().unwrap()).collect();
-    let sandbox = SandboxFacts { namespace, seccomp: true };
+    let sandbox = SandboxFacts { namespace, seccomp: true, scratch: false };
     translate(container, &spec, &sandbox, &GuestRootfs { layers }, &stat).unwrap()
 }
 

@@ -86,7 +86,7 @@ proptest! {
     fn the_guest_sees_no_host_path(json in spec()) {
         let spec: Spec = serde_json::from_value(json).unwrap();
         let rootfs = GuestRootfs { layers: vec!["0".repeat(64).parse().unwrap()] };
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
+        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
         if let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) {
             let request = format!("{:?}", guest.clone().into_request("c1"));
             prop_assert!(!request.contains(HOST), "{request}");

@@ -14,5 +14,6 @@ pub mod files;
 pub mod net;
 pub mod process;
 pub mod rootfs;
+pub mod scratch;
 mod sys;
 pub mod vsock;

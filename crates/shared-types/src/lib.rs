@@ -8,6 +8,7 @@ mod gpu;
 pub mod kernel_keys;
 mod mac;
 mod pci;
+mod scratch;
 pub mod sealed;
 mod vsock;
 
@@ -18,4 +19,5 @@ pub use cpu::Cpu;
 pub use gpu::{GpuMode, ModePolicy, NvidiaKind};
 pub use mac::{BadMac, Mac, NicMac};
 pub use pci::{BadPciAddress, PciAddress};
+pub use scratch::{BadScratchSize, ScratchSize};
 pub use vsock::Cid;

@@ -1,5 +1,7 @@
 //! What a VM has taken from its host, released together and in the right order.
 
+use std::os::fd::OwnedFd;
+
 use host_claims::cgroup::SandboxCgroup;
 use host_claims::net::{Endpoint, Network};
 use host_claims::vsock::Vsock;
@@ -17,6 +19,8 @@ pub struct Claims {
     pub(crate) network: Option<Network>,
     pub(crate) cgroup: Option<SandboxCgroup>,
     pub(crate) devices: Option<Devices>,
+    /// The file behind the scratch disk, until QEMU has it.
+    pub(crate) scratch: Option<OwnedFd>,
 }
 
 impl Claims {
@@ -27,7 +31,8 @@ impl Claims {
 
     /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
     pub async fn release(self) -> Vec<String> {
-        let Self { dir, vsock, network, cgroup, devices } = self;
+        let Self { dir, vsock, network, cgroup, devices, scratch } = self;
+        drop(scratch);
         let steps = Steps {
             vsock: vsock.and_then(|vsock| step(vsock.release())),
             network: network.and_then(|network| step(network.release())),

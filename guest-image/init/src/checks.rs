@@ -8,7 +8,7 @@ use crate::attestation::{self, Order};
 use crate::inventory::Found;
 use crate::private::Private;
 use crate::profile::Profile;
-use crate::{cmdline, gpu, initdata, inventory, profile, report, tee};
+use crate::{cmdline, gpu, initdata, inventory, profile, report, scratch, tee};
 
 /// What the host brought and may not bring, or did not bring.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +32,9 @@ pub enum CheckError {
     /// The initdata.
     #[error(transparent)]
     Initdata(#[from] initdata::InitdataError),
+    /// The scratch disk.
+    #[error(transparent)]
+    Scratch(#[from] scratch::ScratchError),
 }
 
 /// What the rest of the boot needs to know.
@@ -47,6 +50,8 @@ pub struct Checked {
     pub attestation: Option<Order>,
     /// The pod's model volumes.
     pub volumes: Volumes,
+    /// The scratch disk.
+    pub scratch: Option<scratch::Disk>,
 }
 
 /// Makes all checks, and puts the checked texts below `root`.
@@ -74,10 +79,12 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
             policy: None,
             attestation: None,
             volumes: Volumes::default(),
+            scratch: scratch::decide(disks.scratch, None)?,
         });
     };
     let declaration = initdata::declared(&document)?;
     inventory::gpus(found.count(), declaration.devices())?;
+    let scratch = scratch::decide(disks.scratch, Some(declaration.scratch_mib))?;
     let volumes = initdata::volumes(&document)?;
     initdata::write(root, &document)?;
     let policy = root.join(initdata::POLICY_PATH);
@@ -93,5 +100,5 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
         may_lack_driver: profile == Profile::Dev,
     };
     let policy = policy.exists().then_some(policy);
-    Ok(Checked { gpus: found, bring_up: Some(bring_up), policy, attestation, volumes })
+    Ok(Checked { gpus: found, bring_up: Some(bring_up), policy, attestation, volumes, scratch })
 }

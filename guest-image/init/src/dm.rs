@@ -61,9 +61,21 @@ pub struct Encrypted {
     pub root: RootHash,
 }
 
+/// A disk that is written and read with a key of this guest's.
+pub struct Scratch<'a> {
+    /// The disk.
+    pub disk: Device,
+    /// Its size in sectors of 512 bytes.
+    pub sectors: u64,
+    /// 128 hexadecimal digits.
+    pub key: &'a str,
+}
+
 /// What the device mapper is to make.
 struct Table {
     name: String,
+    /// [`READ_ONLY`] or nothing.
+    flags: u32,
     /// In sectors of 512 bytes.
     sectors: u64,
     target: &'static [u8],
@@ -77,7 +89,8 @@ impl From<&Verified> for Table {
         let line =
             format!("1 {disk} {disk} {BLOCK} {BLOCK} {data_blocks} {hash_start} sha256 {root} {zeros}");
         let sectors = data_blocks * (BLOCK as u64 / SECTOR);
-        Self { name: root.to_string(), sectors, target: b"verity", line: Zeroizing::new(line) }
+        let line = Zeroizing::new(line);
+        Self { name: root.to_string(), flags: READ_ONLY, sectors, target: b"verity", line }
     }
 }
 
@@ -89,7 +102,19 @@ impl From<&Encrypted> for Table {
         line.push_str("aes-xts-plain64 ");
         line.push_str(key);
         line.push_str(&format!(" {tweak} {disk} {} 1 sector_size:{sector}", offset / SECTOR));
-        Self { name: encrypted_name(root), sectors: size / SECTOR, target: b"crypt", line }
+        Self { name: encrypted_name(root), flags: READ_ONLY, sectors: size / SECTOR, target: b"crypt", line }
+    }
+}
+
+impl From<&Scratch<'_>> for Table {
+    fn from(scratch: &Scratch<'_>) -> Self {
+        let Scratch { disk, sectors, key } = scratch;
+        let mut line = Zeroizing::new(String::with_capacity(512));
+        line.push_str("aes-xts-plain64 ");
+        line.push_str(key);
+        // The host sees in any case which blocks are written; by discards it gets those back that are free.
+        line.push_str(&format!(" 0 {disk} 0 2 allow_discards sector_size:{BLOCK}"));
+        Self { name: "scratch".to_owned(), flags: 0, sectors: *sectors, target: b"crypt", line }
     }
 }
 
@@ -140,8 +165,17 @@ impl DeviceMapper {
         self.create(&volume.into())
     }
 
+    /// Makes the mapping of the scratch disk.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's; `EBUSY` when there is one.
+    pub fn encrypt(&self, scratch: &Scratch<'_>) -> io::Result<Device> {
+        self.create(&scratch.into())
+    }
+
     fn create(&self, table: &Table) -> io::Result<Device> {
-        let mut message = head(&table.name, READ_ONLY);
+        let mut message = head(&table.name, table.flags);
         device_mapper(&self.0, DmRequest::Create, &mut message)?;
         let device = device(&message);
         let loaded = device_mapper(&self.0, DmRequest::Load, &mut load(table))
@@ -191,7 +225,7 @@ fn head(name: &str, flags: u32) -> Vec<u8> {
 fn load(table: &Table) -> Zeroizing<Vec<u8>> {
     let length = (TARGET + table.line.len() + 1).next_multiple_of(8);
     let mut message = Zeroizing::new(Vec::with_capacity(DM_HEAD + length));
-    message.extend(head(&table.name, READ_ONLY | SECURE_DATA));
+    message.extend(head(&table.name, table.flags | SECURE_DATA));
     put(&mut message, 20, &1u32.to_ne_bytes());
     let mut target = [0; TARGET];
     put(&mut target, 8, &table.sectors.to_ne_bytes());
@@ -247,6 +281,16 @@ mod tests {
         assert_eq!((&*table.line, table.sectors, table.target), (&line, 16, &b"crypt"[..]));
         assert_eq!(table.name, format!("crypt-{}", "ab".repeat(32)));
         assert!(!format!("{volume:?}").contains("5a5a"));
+    }
+
+    #[test]
+    fn the_scratch_disk_can_be_written_and_gives_blocks_back() {
+        let key = "5a".repeat(64);
+        let table =
+            Table::from(&Scratch { disk: Device { major: 254, minor: 32 }, sectors: 1 << 20, key: &key });
+        let line = format!("aes-xts-plain64 {key} 0 254:32 0 2 allow_discards sector_size:4096");
+        assert_eq!((&*table.line, table.sectors, table.target), (&line, 1 << 20, &b"crypt"[..]));
+        assert_eq!(load(&table)[FLAGS..FLAGS + 4], [0, 0x80, 0, 0]);
     }
 
     #[test]

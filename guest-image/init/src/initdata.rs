@@ -30,6 +30,8 @@ const COPIED: [&str; 2] = ["aa.toml", "cdh.toml"];
 pub struct Declaration {
     gpus: u16,
     switches: u16,
+    /// Size of the scratch disk in MiB; 0 for none.
+    pub scratch_mib: u64,
     /// Which product all GPUs are: words of its name, such as `H100`.
     pub gpu_model: Option<String>,
     /// Whether containers may have the private key of their attestation token.

@@ -3,14 +3,16 @@
 //! A device that the host adds reaches a driver of the kernel before PID 1 can look. What PID 1 can do is not to go on: no
 //! pod runs, and no key is asked for, in a VM with a device that this list does not have. PCI hotplug is not in the kernel.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::{fmt, fs, io};
 
-use shared_types::PciAddress;
+use shared_types::{PciAddress, ScratchSize};
 
 use crate::lun;
 use crate::private::Device;
 use crate::profile::Profile;
+use crate::scratch::Disk as Scratch;
 
 /// Serial number of the disk with the pod's initdata.
 pub const INITDATA: &str = "coffer-initdata";
@@ -118,6 +120,8 @@ pub enum InventoryError {
 pub struct Disks {
     /// The one with the initdata.
     pub initdata: Option<Device>,
+    /// The one that the pod writes to.
+    pub scratch: Option<Scratch>,
     /// The one with a made-up report.
     #[cfg(feature = "fake-report")]
     pub fake_report: Option<Device>,
@@ -141,8 +145,8 @@ pub fn pci(sys: &Path, profile: Profile) -> Result<Found, InventoryError> {
         });
         let kind = kind.ok_or_else(|| InventoryError::Pci { slot: slot.clone(), vendor, device, class })?;
         let before = found.iter().filter(|other| **other == kind).count();
-        // The root's disk, the initdata's, and a test's.
-        let disks = if cfg!(feature = "fake-report") { 3 } else { 2 };
+        // The root's disk, the initdata's, the scratch disk, and a test's.
+        let disks = if cfg!(feature = "fake-report") { 4 } else { 3 };
         let (most, what) = match kind {
             Kind::Disk => (disks, "disk"),
             Kind::Controller => (1, "SCSI controller"),
@@ -185,7 +189,7 @@ fn kind(vendor: u32, device: u32, class: u32) -> Option<Kind> {
     known.map(|(_, _, kind)| kind)
 }
 
-/// Checks block devices: the root's disk, the initdata's, and disks of the SCSI controller, which are judged one by one later.
+/// Checks block devices: the root's disk, the initdata's, the scratch disk, and disks of the SCSI controller, which are judged one by one later.
 ///
 /// # Errors
 ///
@@ -195,7 +199,7 @@ pub fn disks(sys: &Path) -> Result<Disks, InventoryError> {
     let [root] = roots.as_slice() else { return Err(InventoryError::Root(roots.len())) };
     let root = name(root);
     let mut disks = Disks::default();
-    let mut initdata = None;
+    let mut names: BTreeMap<String, String> = BTreeMap::new();
     for folder in list(&sys.join("block"))? {
         let name = name(&folder);
         let link = fs::read_link(&folder).unwrap_or_default();
@@ -206,12 +210,16 @@ pub fn disks(sys: &Path) -> Result<Disks, InventoryError> {
         let serial = fs::read_to_string(folder.join("serial")).unwrap_or_default().trim().to_owned();
         let numbers = fs::read_to_string(folder.join("dev")).ok();
         let device = numbers.as_deref().and_then(Device::parse);
+        if let Some(other) = names.get(&serial).filter(|_| !serial.is_empty()) {
+            return Err(InventoryError::Twice(other.clone(), name));
+        }
+        names.insert(serial.clone(), name.clone());
         match (serial.as_str(), device) {
-            (INITDATA, Some(device)) => {
-                if let Some(other) = initdata.replace(name.clone()) {
-                    return Err(InventoryError::Twice(other, name));
-                }
-                disks.initdata = Some(device);
+            (INITDATA, Some(device)) => disks.initdata = Some(device),
+            (ScratchSize::SERIAL, Some(device)) => {
+                let size = fs::read_to_string(folder.join("size"));
+                let sectors = size.ok().and_then(|size| size.trim_end().parse().ok()).unwrap_or(0);
+                disks.scratch = Some(Scratch { device, sectors });
             }
             #[cfg(feature = "fake-report")]
             (FAKE_REPORT, Some(device)) => disks.fake_report = Some(device),

@@ -37,6 +37,7 @@ mod profile;
     allow(dead_code, reason = "the made-up report is read instead")
 )]
 mod report;
+mod scratch;
 mod settings;
 mod supervise;
 mod sys;
@@ -69,6 +70,8 @@ enum Phase {
     Gpus,
     /// Making the cgroup that containers are limited by and kept from devices by.
     Cgroups,
+    /// Encrypting the scratch disk.
+    Scratch,
     /// Opening the layers that are there already.
     Layers,
     /// Starting what gets the pod its keys, where it has a key broker.
@@ -85,6 +88,7 @@ impl fmt::Display for Phase {
             Phase::Gpus => "bringing up GPUs",
             Phase::Cgroups => "enabling cgroup controllers",
             Phase::Settings => "applying settings",
+            Phase::Scratch => "making the scratch disk",
             Phase::Layers => "looking for image layers",
             Phase::Attestation => "starting the attestation service",
             Phase::Agent => "starting the agent",
@@ -113,6 +117,8 @@ enum BootError {
     DeviceProgram(#[from] device_program::DeviceProgramError),
     #[error(transparent)]
     Setting(#[from] settings::SettingError),
+    #[error(transparent)]
+    Scratch(#[from] scratch::ScratchError),
     #[error("cannot use the device mapper")]
     Mapper(#[source] io::Error),
     #[error("cannot listen to the kernel's messages about devices")]
@@ -167,6 +173,10 @@ fn boot() -> Result<AgentEnd, BootError> {
     device_program::attach(&containers, Path::new("/proc/devices"), !checked.gpus.gpus.is_empty())?;
     cgroups::cover(cgroup, &containers)?;
     settings::lock_modules(root)?;
+    if let Some(disk) = checked.scratch {
+        say(Phase::Scratch);
+        scratch::prepare(&private, root, disk)?;
+    }
     say(Phase::Layers);
     let uevents = Uevents::listen().map_err(BootError::Listen)?;
     let kernel = Kernel::new(&private, Path::new("/dev/mapper")).map_err(BootError::Mapper)?;

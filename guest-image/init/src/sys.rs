@@ -51,6 +51,31 @@ pub fn device_mapper(control: impl AsFd, request: DmRequest, message: &mut [u8])
     Ok(())
 }
 
+/// Fills a buffer with random bytes, once the kernel has some (getrandom(2)).
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn random(buffer: &mut [u8]) -> io::Result<()> {
+    // SAFETY: the kernel writes at most the buffer's length into it.
+    let written = check(unsafe { libc::getrandom(buffer.as_mut_ptr().cast(), buffer.len(), 0) } as i64)?;
+    // Up to 256 bytes come whole.
+    if written == buffer.len() as i64 { Ok(()) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Grows the ext4 file system of an open directory while it is mounted (Linux, `include/uapi/linux/ext4.h`,
+/// `EXT4_IOC_RESIZE_FS`).
+///
+/// # Errors
+///
+/// The kernel's.
+pub fn grow_ext4(directory: impl AsFd, blocks: u64) -> io::Result<()> {
+    let code = libc::_IOW::<u64>(u32::from(b'f'), 16);
+    // SAFETY: the request reads one 64-bit number.
+    check(unsafe { libc::ioctl(directory.as_fd().as_raw_fd(), code, &raw const blocks) })?;
+    Ok(())
+}
+
 /// A tmpfs that is mounted nowhere: what is made in it has no name that anybody else could open.
 ///
 /// # Errors

@@ -186,7 +186,7 @@ fn guest_code(error: &AgentError) -> Code {
 
 fn boot_code(cause: &Failure) -> Code {
     match cause {
-        Failure::Plan(PlanError::MemoryBudget { .. }) => Code::RESOURCE_EXHAUSTED,
+        Failure::Plan(PlanError::MemoryBudget { .. }) | Failure::Scratch(_) => Code::RESOURCE_EXHAUSTED,
         Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
         Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
         Failure::Plan(_)

@@ -78,7 +78,8 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
             .await
             .map_err(|error| Error::failed("give the VM the container's layers and volumes", error))?;
     }
-    let sandbox = SandboxFacts { namespace: context.namespace.as_str(), seccomp: vm.seccomp };
+    let sandbox =
+        SandboxFacts { namespace: context.namespace.as_str(), seccomp: vm.seccomp, scratch: vm.scratch };
     let complete = vm.files.as_ref().map(|files| files.complete(spec));
     let complete = complete.as_ref().unwrap_or(spec);
     let mut guest = translate(request.id.as_str(), complete, &sandbox, &rootfs, &stat)

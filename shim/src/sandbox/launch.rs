@@ -146,6 +146,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
     let unsealer =
         unsealer(&image, pod.initdata.as_ref().is_some_and(|document| document.names_key_broker()));
+    let scratch = pod.scratch.is_some();
     let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -191,6 +192,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         builder,
         seccomp,
         unsealer,
+        scratch,
         pinned,
         volumes,
         copies,

@@ -112,7 +112,7 @@ pub fn own_container(id: &ContainerId, namespace: &str, facts: &PodFacts) -> Res
     // By way of a text, as a bundle's is read: another way would be the whole parser once more in the program.
     let spec = serde_json::from_slice::<Spec>(spec.to_string().as_bytes());
     let spec = spec.map_err(|error| refused(error.to_string()))?;
-    let sandbox = SandboxFacts { namespace, seccomp: false };
+    let sandbox = SandboxFacts { namespace, seccomp: false, scratch: false };
     let guest = translate(id.as_str(), &spec, &sandbox, &GuestRootfs::default(), &|_| None);
     Ok(guest.map_err(|error| refused(one_line(&error)))?.into_request(id.as_str()))
 }

@@ -61,6 +61,8 @@ pub struct PodVm {
     pub seccomp: bool,
     /// Who in the guest opens sealed secrets.
     pub unsealer: Unsealer,
+    /// Whether the VM has a scratch disk.
+    pub scratch: bool,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
     /// Whether the pod's containers share process ids, as the first one of them has it.

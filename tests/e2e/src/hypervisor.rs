@@ -21,6 +21,7 @@ pub struct Hypervisor {
     directory: PathBuf,
     replaced: Vec<(String, String)>,
     added: Vec<String>,
+    before: Vec<String>,
 }
 
 impl Hypervisor {
@@ -30,7 +31,7 @@ impl Hypervisor {
         for part in ["bin", FILES] {
             fs::create_dir_all(directory.join(part)).or_fail("make a hypervisor's directory");
         }
-        Self { directory, replaced: Vec::new(), added: Vec::new() }
+        Self { directory, replaced: Vec::new(), added: Vec::new(), before: Vec::new() }
     }
 
     /// Plays the security processor, which no rig has: it reports what the VM was launched with, here `host_data` of
@@ -69,6 +70,13 @@ impl Hypervisor {
         self
     }
 
+    /// Runs a line of a shell's in QEMU's working directory first.
+    #[must_use]
+    pub fn before(mut self, line: String) -> Self {
+        self.before.push(line);
+        self
+    }
+
     /// Writes a file that the program can read, and gives its path.
     pub fn file(&self, name: &str, content: &[u8]) -> PathBuf {
         let path = self.directory.join(FILES).join(name);
@@ -78,7 +86,11 @@ impl Hypervisor {
 
     /// Writes the program; gives its path.
     pub fn program(&self) -> PathBuf {
-        let mut script = String::from("#!/bin/bash\nwords=()\nfor word in \"$@\"; do\n");
+        let mut script = String::from("#!/bin/bash\n");
+        for line in &self.before {
+            let _ = writeln!(script, "{line} || exit 1");
+        }
+        script.push_str("words=()\nfor word in \"$@\"; do\n");
         for (piece, with) in &self.replaced {
             let _ = writeln!(script, "word=${{word//{}/{}}}", quoted(piece), quoted(with));
         }

@@ -1,7 +1,7 @@
 //! A pod's directory on the node, laid out as kubelet's volume plugins lay it out.
 
 use std::fs;
-use std::os::unix::fs::{PermissionsExt, symlink};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,6 +46,13 @@ impl PodDirectory {
     /// An emptyDir on the node's disk, mounted at `target`.
     pub fn empty_dir(&self, name: &str, target: &str) -> Mount {
         mount(&self.volume("empty-dir", name), target, false)
+    }
+
+    /// An emptyDir with `medium: Memory`, mounted at `target`.
+    pub fn memory_dir(&self, name: &str, target: &str) -> Mount {
+        let volume = self.volume("empty-dir", name);
+        mount_tmpfs(&volume);
+        mount(&volume, target, false)
     }
 
     /// The empty file for a container's last words, mounted at `target`; and where it is on the node.
@@ -102,7 +109,11 @@ impl Drop for PodDirectory {
         };
         let secrets = within(self.root.join("volumes/kubernetes.io~secret"));
         let sub_paths = within(self.root.join("volume-subpaths")).flat_map(within).flat_map(within);
-        for mounted in secrets.chain(sub_paths) {
+        let device = |path: &Path| fs::metadata(path).map(|of| of.dev()).ok();
+        let on_node = device(&self.root);
+        let in_memory = within(self.root.join("volumes/kubernetes.io~empty-dir"));
+        let in_memory = in_memory.filter(|volume| device(volume) != on_node);
+        for mounted in secrets.chain(sub_paths).chain(in_memory) {
             let _ = Command::new("umount").arg("--lazy").arg(mounted).status();
         }
         let _ = fs::remove_dir_all(&self.root);

@@ -73,7 +73,7 @@ pub use leaks::Machine;
 pub use model_disk::ModelDisk;
 pub use monitor::Monitor;
 pub use netns::Netns;
-pub use node_config::NodeConfig;
+pub use node_config::{NodeConfig, SCRATCH};
 pub use oci_archive::{Layer, archive as oci_archive};
 pub use or_fail::OrFail;
 pub use pod::{Pod, PodContainer, PodRequest};

@@ -10,6 +10,9 @@ use crate::or_fail::OrFail;
 /// Where the shim looks when the runtime handler names no file.
 const DEFAULT: &str = "/etc/coffer/config.toml";
 
+/// Where pods' scratch disks are.
+pub const SCRATCH: &str = "/srv/e2e-scratch";
+
 /// A node configuration (TOML): the rig's artefacts, and what a test changes in it.
 #[derive(Debug, Clone)]
 pub struct NodeConfig {
@@ -22,6 +25,8 @@ impl NodeConfig {
         Self { keys: Vec::new() }
             .path("image", &artefacts.image)
             .path("vhost_device_vsock", &artefacts.vhost_device_vsock)
+            .set("max_scratch_mib", "1024")
+            .path("scratch_directory", Path::new(SCRATCH))
     }
 
     /// Sets `key` to `value`, which is written as TOML.

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use serde_json::Value;
+use shared_types::ScratchSize;
 use tar::Archive;
 use verity::RootHash;
 
@@ -212,12 +213,14 @@ pub struct Binding<'a> {
     pub secrets: &'a [(&'a str, &'a str)],
     /// GPUs.
     pub gpus: u32,
+    /// Size of its scratch disk; none where it is empty. With one the pod has two emptyDirs: `/cache`, and `/quick` in memory.
+    pub scratch: &'a str,
 }
 
 impl Binding<'_> {
     /// The pod, as its owner wrote it.
     fn manifest(&self, image: &str) -> String {
-        let Self { name, gpus, .. } = self;
+        let Self { name, gpus, scratch, .. } = self;
         let command = if self.command.is_empty() { &["sleep", "100000"][..] } else { self.command };
         let command: Vec<String> = command.iter().map(|word| format!("{word:?}")).collect();
         let (mut volumes, mut mounts) = (String::new(), String::new());
@@ -235,13 +238,19 @@ impl Binding<'_> {
             .iter()
             .map(|(name, value)| format!("{{name: {name}, value: {value:?}}}"))
             .collect();
+        let mut annotations = String::new();
+        if !scratch.is_empty() {
+            annotations = format!(", annotations: {{{}: {scratch:?}}}", ScratchSize::ANNOTATION);
+            volumes += "{name: cache, emptyDir: {}}, {name: quick, emptyDir: {medium: Memory}}, ";
+            mounts += "{name: cache, mountPath: /cache}, {name: quick, mountPath: /quick}, ";
+        }
         let limits = if *gpus == 0 {
             String::new()
         } else {
             format!(", resources: {{limits: {{nvidia.com/pgpu: {gpus}}}}}")
         };
         format!(
-            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default}}\nspec:\n  \
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: {name}, namespace: default{annotations}}}\nspec:\n  \
              runtimeClassName: coffer-snp\n  automountServiceAccountToken: false\n  enableServiceLinks: false\n  \
              volumes: [{volumes}]\n  containers:\n  - {{name: app, image: {image:?}, command: [{}], \
              env: [{}], volumeMounts: [{mounts}]{limits}}}\n",

@@ -5,7 +5,7 @@ use shared_types::{Accelerator, GpuMode, ModePolicy};
 use toml::de::DeValue;
 
 use super::tee::{QuoteService, SnpCpu, SnpPolicy, Tee};
-use super::values::{AutoOr, Value};
+use super::values::{AutoOr, ScratchLimit, Value};
 use super::{Entry, KeyDoc, Origins, Problem};
 use crate::annotation::AnnotationKey;
 use crate::path::{AbsolutePath, Program};
@@ -119,6 +119,14 @@ node_config! {
 
     /// Memory in MiB that a VM gets on top of its pod's limit, for the guest's kernel and agent.
     overhead_memory_mib: MemorySize = MemorySize::from_mib(192);
+
+    /// Largest scratch disk in MiB that a pod may ask for, with the annotation
+    /// "io.katacontainers.config.coffer.scratch" ("100Gi"). 0: pods get none.
+    max_scratch_mib: ScratchLimit = ScratchLimit::default();
+
+    /// Directory whose file system holds the pods' scratch disks: each is a file without a name, as large as what the pod has
+    /// in it, and gone with the pod.
+    scratch_directory: AbsolutePath = AbsolutePath::known("/var/lib/coffer/scratch");
 
     /// Pod annotations that may change the VM; any other is ignored, and said so in the log. Understood are
     /// "io.katacontainers.config.hypervisor.default_vcpus" and

@@ -15,7 +15,7 @@ pub use crate::path::{AbsolutePath, Program};
 pub use keys::NodeConfig;
 pub use parse::{ConfigError, ConfigErrors, MAX_FILE, Problem};
 pub use tee::{QuoteAddress, QuoteService, Restriction, SnpCpu, SnpPolicy, Tee};
-pub use values::AutoOr;
+pub use values::{AutoOr, ScratchLimit};
 
 /// Where the file is, unless the engine or a command names another.
 pub const FILE: &str = "/etc/coffer/config.toml";

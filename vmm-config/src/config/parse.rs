@@ -230,6 +230,8 @@ mod tests {
             default_vcpus = 2
             default_memory_mib = 0x400
             overhead_memory_mib = 0
+            max_scratch_mib = 1024
+            scratch_directory = "/srv/scratch"
             allowed_annotations = ["io.katacontainers.config.hypervisor.default_vcpus"]
             "#,
             "c.toml",

@@ -2,7 +2,7 @@
 
 use jail::UserRange;
 use serde_json::Value as Json;
-use shared_types::{Accelerator, GpuMode, ModePolicy};
+use shared_types::{Accelerator, GpuMode, ModePolicy, ScratchSize};
 use toml::de::DeValue;
 
 use crate::annotation::AnnotationKey;
@@ -181,6 +181,25 @@ impl Value for MemorySize {
 
     fn to_json(&self) -> Json {
         self.mib().into()
+    }
+}
+
+/// The largest scratch disk that a pod may ask for; nothing where pods get none.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ScratchLimit(pub Option<ScratchSize>);
+
+impl Value for ScratchLimit {
+    fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
+        match count(value)? {
+            0 => Ok(Self(None)),
+            mib => ScratchSize::from_mib(mib)
+                .map(|size| Self(Some(size)))
+                .map_err(|_| format!("is {mib}; it must be 0, or 64 to 16777216")),
+        }
+    }
+
+    fn to_json(&self) -> Json {
+        self.0.map_or(0, ScratchSize::mib).into()
     }
 }
 

@@ -11,6 +11,7 @@ use super::console::Console;
 use super::machine::Machine;
 use super::memory::RAM_ID;
 use super::net::Nic;
+use super::scratch::ScratchDisk;
 use super::vsock::Vsock;
 use super::{Cpu, virtio_device};
 use crate::passthrough::AddressWidth;
@@ -58,6 +59,7 @@ impl VmSpec {
         args.extend(self.console.iter().flat_map(Console::rehearsal));
         args.extend(self.root.args());
         args.extend(self.initdata.iter().flat_map(|disk| disk.args()));
+        args.extend(self.scratch.iter().flat_map(ScratchDisk::rehearsal));
         args.extend(self.scsi.args());
         args.extend(self.vsock.rehearsal());
         args.extend(self.pvpanic.args());
@@ -103,7 +105,8 @@ mod tests {
 
     fn spec(passthrough: HostDevices) -> VmSpec {
         let host = HostFacts { passthrough, ..vhost(vec![nic(2, true), nic(1, false)]) };
-        crate::plan::plan(&crate::config::NodeConfig::default(), &image(), &request(4), &host).unwrap()
+        let asked = crate::request::PodRequest { scratch: Some("1Gi".parse().unwrap()), ..request(4) };
+        crate::plan::plan(&crate::config::NodeConfig::default(), &image(), &asked, &host).unwrap()
     }
 
     fn width() -> AddressWidth {

@@ -1,5 +1,5 @@
 # What the agent mounts, in this order: the image's layers by their root hashes, the overlay of them, the emptyDirs
-# and model volumes.
+# (in memory, or directories of the scratch disk) and model volumes.
 
 storages_right if {
 	container.name == pause
@@ -13,7 +13,8 @@ storages_right if {
 	root := array.concat(layers, [overlay([storage.mount_point | some storage in layers])])
 	array.slice(input.storages, 0, count(root)) == root
 	rest := array.slice(input.storages, count(root), count(input.storages))
-	dirs := {empty_dir(name) | some name in container.empty_dirs}
+	in_memory := {empty_dir(name) | some name in container.empty_dirs}
+	dirs := in_memory | {scratch_dir(name) | some name in container.scratch_dirs}
 	models := {layer(hash) | some hash in container.models}
 	{storage | some storage in rest} == dirs | models
 	count(rest) == count(dirs) + count(models)
@@ -48,5 +49,17 @@ overlay(lower) := {
 }
 
 create := "io.katacontainers.volume.overlayfs.create_directory="
+
+# PID 1 has mounted the scratch disk there, or the VM does not start.
+scratch_dir(name) := {
+	"driver": "local",
+	"driver_options": [],
+	"source": "local",
+	"fstype": "local",
+	"options": array.concat(["mode=0777"], pod.empty_dir_options),
+	"mount_point": concat("", ["/run/kata-containers/sandbox/ephemeral/", name]),
+	"fs_group": null,
+	"shared": true,
+}
 
 empty_dir(name) := tmpfs(concat("", ["ephemeral/", name]), pod.empty_dir_options, true)

@@ -8,7 +8,7 @@ use std::path::Path;
 use regorus::coverage::Report;
 
 use crate::engine::POLICY;
-use crate::{commands, files, forged, honest, lifecycle, network, table};
+use crate::{commands, files, forged, honest, lifecycle, network, scratch, table};
 
 /// A line of a file of the rules.
 type Line = (String, usize);
@@ -65,6 +65,7 @@ fn every_line_of_the_rules_is_reached() {
     network::all();
     commands::all();
     forged::all();
+    scratch::all();
     table::all();
     let Reached { reached, not_reached } = COLLECTED.take().unwrap();
     let missing: Vec<String> =

@@ -10,6 +10,7 @@ use pod_manifest::spec::PodSpec;
 use regorus::{Engine, Value as Rego};
 use serde::Serialize;
 use serde_json::{Value, json};
+use shared_types::ScratchSize;
 use verity::RootHash;
 
 use crate::coverage;
@@ -52,7 +53,32 @@ pub(crate) fn image(layers: &[u8], config: &str) -> Image {
 impl Agent {
     /// With the policy of `pods/web.yaml`.
     pub(crate) fn of_web(exec: Permission, logs: Permission) -> Self {
-        let pod = PodSpec::parse(include_str!("../pods/web.yaml")).unwrap();
+        Self::of_text(include_str!("../pods/web.yaml"), exec, logs)
+    }
+
+    /// With the policy of the same pod with a scratch disk, whose first container has an emptyDir in memory besides.
+    pub(crate) fn of_scratch() -> Self {
+        let mut text = include_str!("../pods/web.yaml").to_owned();
+        for (before, after) in [
+            (
+                "  namespace: default\n",
+                format!("  namespace: default\n  annotations: {{{}: 1Gi}}\n", ScratchSize::ANNOTATION),
+            ),
+            ("  volumes:\n", "  volumes:\n    - {name: quick, emptyDir: {medium: Memory}}\n".to_owned()),
+            (
+                "volumeMounts: [{name: cache, mountPath: /cache}]\n",
+                "volumeMounts: [{name: cache, mountPath: /cache}, {name: quick, mountPath: /quick}]\n"
+                    .to_owned(),
+            ),
+        ] {
+            assert!(text.contains(before));
+            text = text.replacen(before, &after, 1);
+        }
+        Self::of_text(&text, Permission::Refused, Permission::Refused)
+    }
+
+    fn of_text(manifest: &str, exec: Permission, logs: Permission) -> Self {
+        let pod = PodSpec::parse(manifest).unwrap();
         let images = [
             ("prepare", image(&[1, 2], "{}")),
             ("proxy", image(&[3], r#"{"config": {"Entrypoint": ["/bin/proxy"], "User": "serve"}}"#)),

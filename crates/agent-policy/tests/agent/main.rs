@@ -18,4 +18,5 @@ mod network;
 mod proto;
 mod recorded;
 mod requests;
+mod scratch;
 mod table;

@@ -3,7 +3,9 @@
 use std::path::Path;
 
 use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest};
-use guest_spec::{FileKind, GuestRootfs, HostFile, ModelMount, PassedDevice, SandboxFacts, translate};
+use guest_spec::{
+    FileKind, GuestRootfs, HostFile, Medium, ModelMount, PassedDevice, SandboxFacts, translate,
+};
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
 
@@ -291,7 +293,8 @@ fn stat(path: &Path) -> Option<HostFile> {
         return None;
     }
     let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 2000, medium: None })
+    let medium = path.ends_with("~empty-dir/quick").then_some(Medium::Memory(4096));
+    Some(HostFile { kind, gid: 2000, medium })
 }
 
 pub(crate) fn created(
@@ -301,9 +304,21 @@ pub(crate) fn created(
     models: &[ModelMount],
     devices: &[PassedDevice],
 ) -> CreateContainerRequest {
+    created_in(false, id, spec, layers, models, devices)
+}
+
+/// In a VM that has a scratch disk, or has none.
+fn created_in(
+    scratch: bool,
+    id: &str,
+    spec: Value,
+    layers: &[u8],
+    models: &[ModelMount],
+    devices: &[PassedDevice],
+) -> CreateContainerRequest {
     let spec: Spec = serde_json::from_value(spec).unwrap();
     let rootfs = GuestRootfs { layers: layers.iter().copied().map(layer).collect() };
-    let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true };
+    let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch };
     let mut guest = translate(id, &spec, &sandbox, &rootfs, &stat).unwrap();
     guest.mount_models(models);
     guest.pass(devices);
@@ -328,16 +343,28 @@ impl Engine {
         json_of(&created(SANDBOX, spec, &[], &[], &[]))
     }
 
-    pub(crate) fn prepare(self) -> Value {
-        self.request(&Own {
+    fn prepare_with(volumes: &[&str]) -> Own {
+        let mount =
+            |name| bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/{name}"), &format!("/{name}"), "rw");
+        Own {
             id: PREPARE,
             name: "prepare",
             image: reference("tools", "0123456789abcdef"),
             layers: &[1, 2],
             process: json!({ "args": ["/bin/prepare"] }),
-            mounts: vec![bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/cache"), "/cache", "rw")],
+            mounts: volumes.iter().map(mount).collect(),
             ..Own::default()
-        })
+        }
+    }
+
+    pub(crate) fn prepare(self) -> Value {
+        self.request(&Self::prepare_with(&["cache"]))
+    }
+
+    /// In a VM that has a scratch disk, with an emptyDir in memory besides.
+    pub(crate) fn prepare_in_scratch(self) -> Value {
+        let own = Self::prepare_with(&["cache", "quick"]);
+        json_of(&created_in(true, own.id, self.spec(&own), own.layers, &[], &[]))
     }
 
     pub(crate) fn proxy(self) -> Value {

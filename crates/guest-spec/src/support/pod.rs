@@ -163,7 +163,11 @@ pub const POD: &[Message] = &[
             field("configMap", Carried, COPIED),
             field("csi", Refused, OF_THE_NODE),
             field("downwardAPI", Carried, COPIED),
-            field("emptyDir", Carried, "guest memory"),
+            field(
+                "emptyDir",
+                Carried,
+                "guest memory; on the pod's scratch disk where it asks for one (attestation.md)",
+            ),
             field("ephemeral", Refused, OF_THE_NODE),
             field("fc", Refused, OF_THE_NODE),
             field("flexVolume", Refused, OF_THE_NODE),
@@ -192,7 +196,7 @@ pub const POD: &[Message] = &[
         name: "EmptyDirVolumeSource",
         fields: &[
             field("medium", Carried, "Memory; HugePages are refused"),
-            field("mode", Missing, "the directory in guest memory is everybody's, with the sticky bit"),
+            field("mode", Missing, "the directory is everybody's, in guest memory with the sticky bit"),
             field(
                 "sizeLimit",
                 Carried,

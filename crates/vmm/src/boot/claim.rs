@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use host_claims::accel;
 use host_claims::cgroup::{CgroupPath, CgroupPlan, Hierarchies, Limits as CgroupLimits, memory_limit};
 use host_claims::net::{Endpoint, NetPlan};
+use host_claims::scratch;
 use host_claims::vsock::{HYBRID_SOCKET, Kept, VHOST_USER_SOCKET, Vsock, VsockPlan, find_program};
 use jail::{Jail, Role, UserId};
 use shared_types::{Accelerator, KvmTrial, NicMac, one_line};
@@ -54,6 +55,10 @@ pub(super) async fn claim_all(
     let kvm = probe_kvm(&request.config).await;
     let user = own_user(&request.config, Role::Qemu);
     claims.dir.make_room(Room::Qemu, user)?;
+    if let Some(size) = request.pod.scratch {
+        let NodeConfig { scratch_directory, max_scratch_mib, .. } = &request.config;
+        claims.scratch = Some(scratch::make(scratch_directory.as_path(), size, max_scratch_mib.0)?.into());
+    }
     let vsock = claim_vsock(request, claims, user).await?;
     let nics = claim_network(request, claims, log).await?;
     let passthrough = claim_devices(request, claims, log).await?;

@@ -87,6 +87,9 @@ pub enum Failure {
     /// The agent's transport.
     #[error("cannot set up vsock")]
     Vsock(#[from] host_claims::vsock::Error),
+    /// The pod's scratch disk.
+    #[error(transparent)]
+    Scratch(#[from] host_claims::scratch::Error),
     /// The pod's cgroup.
     #[error("cannot use the pod's cgroup")]
     Cgroup(#[from] host_claims::cgroup::Error),

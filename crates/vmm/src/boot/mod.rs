@@ -144,7 +144,8 @@ impl Planned {
         let dir = StateDir::create(&request.state_root, &request.namespace, &request.sandbox, &common.log)
             .await
             .map_err(|error| failed(error.into()))?;
-        let mut claims = Claims { dir, vsock: None, network: None, cgroup: None, devices: None };
+        let mut claims =
+            Claims { dir, vsock: None, network: None, cgroup: None, devices: None, scratch: None };
         match claim_all(request, &mut claims, &common.log).await {
             Ok(spec) => {
                 common.reached(Phase::Claimed);
@@ -257,6 +258,7 @@ impl Ends<'_> {
             }
             FdRole::Tap { nic, queue } => endpoint(nic).and_then(|nic| queue_of(&nic.tap, queue)),
             FdRole::VhostNet { nic, queue } => endpoint(nic).and_then(|nic| queue_of(&nic.vhost, queue)),
+            FdRole::Scratch => self.claims.scratch.take(),
             FdRole::Iommu => self.claims.devices.as_ref().map(|devices| devices.iommu()).transpose()?,
             FdRole::Vfio { address } => match &self.claims.devices {
                 Some(devices) => devices.node(address)?,

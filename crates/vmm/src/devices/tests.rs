@@ -472,7 +472,14 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
         }
         drop(held);
     };
-    let claims = Claims { dir, vsock: Some(vsock), network: None, cgroup: None, devices: Some(devices) };
+    let claims = Claims {
+        dir,
+        vsock: Some(vsock),
+        network: None,
+        cgroup: None,
+        devices: Some(devices),
+        scratch: None,
+    };
     let (failures, ()) = tokio::join!(claims.release(), go);
     assert_eq!((failures, rig.quarantined(0)), (Vec::<String>::new(), None));
     assert!(rig.resets(0) > resets);

@@ -102,7 +102,7 @@ fn what_is_there_once_is_there_once() {
         assert_eq!(error.to_string(), format!("PCI device 0000:00:07.0 is one {what} too many"));
     }
     let disk = (0x1af4, 0x1042, 0x01_0000);
-    let many = [disk; 3];
+    let many = [disk; 4];
     assert!(matches!(check(&many, Profile::Dev), Err(InventoryError::TooMany { what: "disk", .. })));
 }
 
@@ -133,6 +133,7 @@ fn block(more: &[(&str, &str, bool)]) -> Result<Disks, InventoryError> {
         let folder = sys.path().join(&parent).join("block").join(name);
         fs::create_dir_all(&folder).unwrap();
         fs::write(folder.join("serial"), serial).unwrap();
+        fs::write(folder.join("size"), "2048\n").unwrap();
         fs::write(folder.join("dev"), format!("254:{}\n", at * 16)).unwrap();
         symlink(format!("../{parent}/block/{name}"), block.join(name)).unwrap();
     }
@@ -150,6 +151,15 @@ fn the_initdata_disk_is_found_by_its_serial_number() {
 fn two_initdata_disks_are_refused() {
     let error = block(&[("vdb", INITDATA, false), ("vdc", INITDATA, false)]).unwrap_err();
     assert_eq!(error.to_string(), "block devices vdb and vdc have the same serial number");
+}
+
+#[test]
+fn the_scratch_disk_is_found_with_its_size_and_is_there_once() {
+    let found = block(&[("vdb", "coffer-scratch", false), ("vdc", INITDATA, false)]).unwrap();
+    let device = Device { major: 254, minor: 16 };
+    assert_eq!(found.scratch, Some(Scratch { device, sectors: 2048 }));
+    let error = block(&[("vdb", "coffer-scratch", false), ("vdd", "coffer-scratch", false)]).unwrap_err();
+    assert_eq!(error.to_string(), "block devices vdb and vdd have the same serial number");
 }
 
 #[test]

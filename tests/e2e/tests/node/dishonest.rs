@@ -12,11 +12,12 @@ use std::process::Command;
 use agent_client::proto::agent::{CreateContainerRequest, Storage};
 use agent_client::{AGENT_PORT, Agent, Endpoint, connect};
 use e2e::{
-    Artefacts, BUSYBOX, Flipped, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig, Tenant,
-    Victim, converted_layer, e2e, workspace,
+    Artefacts, BUSYBOX, Binding, Flipped, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig,
+    Tenant, Victim, converted_layer, e2e, workspace,
 };
 use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
 use oci_spec::runtime::Spec;
+use shared_types::ScratchSize;
 use verity::RootHash;
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -52,13 +53,32 @@ impl Drop for Installed<'_> {
 
 /// Starts the pod on this host.
 async fn started(rig: &Rig<'_>, name: &str, hypervisor: &Hypervisor) -> Result<Pod, String> {
+    started_with(rig, name, hypervisor, "").await
+}
+
+/// The same with a scratch disk, if `scratch` is a size.
+async fn started_with(
+    rig: &Rig<'_>,
+    name: &str,
+    hypervisor: &Hypervisor,
+    scratch: &str,
+) -> Result<Pod, String> {
     let _installed = Installed::new(rig, &Artefacts::release_image(), hypervisor);
-    rig.pod(name).await.try_start().await.map_err(|status| status.message().to_owned())
+    let mut pod = rig.pod(name).await;
+    if !scratch.is_empty() {
+        pod = pod.annotation(ScratchSize::ANNOTATION, scratch);
+    }
+    pod.try_start().await.map_err(|status| status.message().to_owned())
 }
 
 /// The pod must not start, for the reason that the guest gives, and the VM must have ended before its agent ran.
 async fn refused(rig: &Rig<'_>, name: &str, hypervisor: &Hypervisor, words: &[&str]) {
-    let error = started(rig, name, hypervisor).await.err().or_fail("the refusal of a pod");
+    refused_with(rig, name, hypervisor, "", words).await;
+}
+
+/// The same with a scratch disk, if `scratch` is a size.
+async fn refused_with(rig: &Rig<'_>, name: &str, hypervisor: &Hypervisor, scratch: &str, words: &[&str]) {
+    let error = started_with(rig, name, hypervisor, scratch).await.err().or_fail("the refusal of a pod");
     for word in words {
         assert!(error.contains(word), "{word:?} is not in: {error}");
     }
@@ -154,6 +174,88 @@ fn a_device_that_the_pod_has_no_use_for_ends_the_boot() {
     });
 }
 
+/// Bound to a scratch disk of 128 MiB.
+fn bind_scratch(name: &str) -> Tenant {
+    Tenant::bind_as(&Binding { name, image: BUSYBOX, scratch: "128Mi", ..Binding::default() })
+}
+
+#[test]
+fn a_scratch_disk_that_is_not_the_declared_one_ends_the_boot() {
+    e2e(async |rig| {
+        let tenant = bind_scratch("scratch-other");
+        let honest = || hypervisor("scratch-other", &tenant, &tenant.disk());
+        for (given, words) in [
+            ("", &["declares a scratch disk of 128 MiB", "the VM has none"][..]),
+            ("64Mi", &["declares a scratch disk of 128 MiB", "67108864 bytes"]),
+            ("256Mi", &["declares a scratch disk of 128 MiB", "268435456 bytes"]),
+        ] {
+            rig.forget_log();
+            refused_with(rig, "scratch-other", &honest(), given, words).await;
+        }
+        rig.forget_log();
+        let second = honest();
+        let file = second.file("second.img", &[0; 4096]);
+        let second = second.disk("second", &file, ScratchSize::SERIAL);
+        refused_with(rig, "scratch-other", &second, "128Mi", &["one disk too many"]).await;
+        rig.forget_log();
+        let undeclared = bind("scratch-none");
+        let hypervisor = hypervisor("scratch-none", &undeclared, &undeclared.disk());
+        refused_with(
+            rig,
+            "scratch-none",
+            &hypervisor,
+            "128Mi",
+            &["the VM has a scratch disk", "declares none"],
+        )
+        .await;
+    });
+}
+
+#[test]
+fn what_the_host_puts_on_a_scratch_disk_is_nothing_to_the_guest() {
+    e2e(async |rig| {
+        let tenant = bind_scratch("scratch-full");
+        let planted = hypervisor("scratch-full", &tenant, &tenant.disk());
+        // QEMU can write to what is in its working directory.
+        let file = planted.file("planted.img", &b"PLANTED!".repeat(1 << 20));
+        let planted = planted
+            .before(format!("cp {} planted.img && truncate -s 128M planted.img", file.display()))
+            .replace("/dev/fdset/16384", "planted.img");
+        let mut pod = started_with(rig, "scratch-full", &planted, "128Mi").await.or_fail("start");
+        let mounts = vec![
+            pod.directory.etc_hosts("127.0.0.1 localhost\n"),
+            pod.directory.empty_dir("cache", "/cache"),
+            pod.directory.memory_dir("quick", "/quick"),
+        ];
+        let container = pod.try_run_written("app", BUSYBOX, tenant.image(), &FOREVER, mounts).await;
+        let container = container.or_fail("the container");
+        // Under the policy, the one is on the disk and the other is not.
+        let mounted = container.exec(&["cat", "/proc/mounts"]).await;
+        let kind = |place: &str| {
+            let line = mounted.lines().find(|line| line.split(' ').nth(1) == Some(place));
+            line.and_then(|line| line.split(' ').nth(2)).map(str::to_owned)
+        };
+        assert_eq!(
+            (kind("/cache").as_deref(), kind("/quick").as_deref()),
+            (Some("ext4"), Some("tmpfs")),
+            "{mounted}"
+        );
+        assert_eq!(container.exec(&["sh", "-c", "ls -A /cache"]).await, "");
+        container
+            .exec(&["sh", "-c", "seq 60000 | sed s/.*/SECRET/ > /cache/x && cp /cache/x /x && sync"])
+            .await;
+        let qemu = Victim::Qemu.processes().first().map(|process| process.pid).or_fail("QEMU");
+        let written = fs::read(format!("/proc/{qemu}/cwd/planted.img")).or_fail("the disk");
+        let holds = |text: &[u8]| written.windows(text.len()).any(|window| window == text);
+        assert!(!holds(b"SECRET\nSECRET"), "the disk has what the pod wrote");
+        assert!(
+            !holds(b"PLANTED!PLANTED!") || written[1024..2048] != b"PLANTED!".repeat(128)[..],
+            "nothing was written"
+        );
+        pod.remove().await;
+    });
+}
+
 #[test]
 fn another_image_under_the_same_name_starts_no_container() {
     e2e(async |rig| {
@@ -208,7 +310,7 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     annotation(&mut spec, "container");
     let id = format!("{:0>64x}", last.concat().len());
     let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
-    let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false };
+    let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false };
     let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, medium: None });
     let guest = translate(&id, &spec, &facts, &GuestRootfs { layers }, &stat).or_fail("translate the spec");
     let mut request = guest.into_request(&id);

@@ -17,6 +17,7 @@ mod last_words;
 mod lifecycle;
 mod measure_acpi;
 mod reports;
+mod scratch;
 mod sealed;
 mod soak;
 mod tdx_platform;
