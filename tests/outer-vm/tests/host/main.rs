@@ -4,7 +4,6 @@
 
 mod command;
 mod gpus;
-mod installed;
 mod nudge;
 mod pods;
 mod streams;

@@ -1,5 +1,15 @@
 //! A whole life of Coffer on a node with KVM, an IOMMU and a GPU: installed, a pod that kubelet gave a GPU, its start as a
-//! picture, an upgrade below it, and away again. One pod, for its start takes half a minute here.
+//! picture, an upgrade below it, and away again. One pod, for its start takes half a minute here. It has a VM of its own: its
+//! containerd is not the one of the other tests.
+
+#![allow(clippy::unwrap_used, reason = "all of it is tests")]
+
+#[allow(dead_code, reason = "the other tests need more of it")]
+#[path = "../host/gpus.rs"]
+mod gpus;
+#[allow(dead_code, reason = "the other tests need more of it")]
+#[path = "../host/nudge.rs"]
+mod nudge;
 
 use std::fs;
 use std::os::unix::fs::symlink;
@@ -13,8 +23,7 @@ use e2e::{
 };
 use outer_vm::Product;
 
-use crate::gpus::Bound;
-use crate::nudge;
+use gpus::Bound;
 
 /// Where the bundles are made of.
 const PROGRAMS: &str = "/run/e2e/programs";
