@@ -17,14 +17,14 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
+use toml::Value;
 
+use crate::components;
 use crate::initdata::Declaration;
 use crate::tee::Tee;
 
 /// The program, below the root.
 const PROGRAM: &str = "usr/bin/coffer-attest";
-/// What does the same in an image with the guest components of the Confidential Containers project; the agent starts it.
-const COMPONENT: &str = "usr/local/bin/attestation-agent";
 /// Where the agent has sealed secrets opened, below the root (kata-agent 4.1.0, `src/agent/src/main.rs`).
 const HUB: &str = "run/confidential-containers/cdh.sock";
 /// Where the C library looks for name servers, and what is put there, below the root.
@@ -46,10 +46,16 @@ pub enum AttestationError {
     Id(u32),
     /// The image's components take no such word.
     #[error(
-        "coffer.toml in the initdata has {0}, which is for Coffer's own attestation service, and this image has other guest \
+        "coffer.toml in the initdata has proxy, which is for Coffer's own attestation service, and this image has other guest \
          components"
     )]
-    Components(&'static str),
+    Proxy,
+    /// The image's components get no key with what they are told.
+    #[error(
+        "{0} in the initdata names no key broker: of this image's guest components the attestation agent reads aa.toml \
+         ([token_configs.kbs]) and the data hub cdh.toml ([kbc]), and keys need both"
+    )]
+    Half(&'static str),
     /// Its name servers could not be written.
     #[error("cannot write {}", path.display())]
     Write {
@@ -75,13 +81,23 @@ pub struct Order {
     words: Vec<String>,
     /// The content of `resolv.conf`; empty where nobody is to be asked.
     resolver: String,
+    /// The one of the two files that names no key broker.
+    half: Option<&'static str>,
 }
 
 /// The order, if the document names a key broker. A text that is no TOML is for the service to complain about.
 pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> Option<Order> {
-    if !document.names_key_broker() {
-        return None;
-    }
+    let names = |file: &str, path: &[&str]| {
+        let Some(text) = document.data().get(file) else { return false };
+        let Ok(table) = toml::from_str::<Value>(text) else { return true };
+        path.iter().try_fold(&table, |value, key| value.get(*key)).is_some()
+    };
+    let half = match (names("aa.toml", &["token_configs", "kbs"]), names("cdh.toml", &["kbc"])) {
+        (false, false) => return None,
+        (true, true) => None,
+        (true, false) => Some("cdh.toml"),
+        (false, true) => Some("aa.toml"),
+    };
     let devices = declared.devices();
     let tee = match tee {
         Some(Tee::Snp) => "snp",
@@ -96,13 +112,16 @@ pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> O
         // A string takes everything.
         let _ = writeln!(resolver, "nameserver {server}");
     }
-    Some(Order { words, resolver })
+    Some(Order { words, resolver, half })
 }
 
 impl Order {
-    /// The first key of `coffer.toml` that only Coffer's own service does something for.
-    fn own(&self) -> Option<&'static str> {
-        self.words.get(3).map(|word| if word == "key" { "token_key" } else { "proxy" })
+    /// Whether other components than Coffer's own service can do all that the initdata asks for.
+    fn check_components(&self) -> Result<(), AttestationError> {
+        if self.words.iter().any(|word| word.starts_with("proxy=")) {
+            return Err(AttestationError::Proxy);
+        }
+        self.half.map_or(Ok(()), |file| Err(AttestationError::Half(file)))
     }
 }
 
@@ -156,9 +175,9 @@ impl Service {
 ///
 /// [`AttestationError`].
 pub fn start(root: &Path, order: &Order) -> Result<Option<Service>, AttestationError> {
-    let is_ours = root.join(PROGRAM).exists() || !root.join(COMPONENT).exists();
-    if !is_ours && let Some(word) = order.own() {
-        return Err(AttestationError::Components(word));
+    let is_ours = !components::are_in(root);
+    if !is_ours {
+        order.check_components()?;
     }
     if !order.resolver.is_empty() {
         let path = root.join(OWN_RESOLVER);
@@ -283,20 +302,38 @@ mod tests {
     #[test]
     fn other_components_are_the_agents_to_start() {
         let root = tempfile::tempdir().unwrap();
-        let order = |words: &[&str]| Order {
+        let order = |words: &[&str], half| Order {
             words: words.iter().map(|word| (*word).to_owned()).collect(),
             resolver: String::new(),
+            half,
         };
-        let error = start(root.path(), &order(&["snp", "0", "0"])).unwrap_err().to_string();
+        let snp = order(&["snp", "0", "0", "key"], None);
+        let error = start(root.path(), &snp).unwrap_err().to_string();
         assert!(error.contains("coffer-attest"), "neither is there: {error}");
-        let component = root.path().join(COMPONENT);
+        let component = root.path().join("usr/local/bin/attestation-agent");
         fs::create_dir_all(component.parent().unwrap()).unwrap();
         fs::write(component, "").unwrap();
-        assert!(start(root.path(), &order(&["snp", "0", "0"])).unwrap().is_none());
-        for (words, key) in [(["snp", "0", "0", "key"], "token_key"), (["snp", "0", "0", "proxy=x"], "proxy")]
-        {
-            let error = start(root.path(), &order(&words)).unwrap_err().to_string();
-            assert!(error.contains(&format!("has {key},")), "{error}");
+        assert!(start(root.path(), &snp).unwrap().is_none());
+        let proxy = order(&["snp", "0", "0", "proxy=x"], None);
+        let error = start(root.path(), &proxy).unwrap_err().to_string();
+        assert!(error.contains("has proxy,"), "{error}");
+        for file in ["aa.toml", "cdh.toml"] {
+            let error = start(root.path(), &order(&["snp", "0", "0"], Some(file))).unwrap_err().to_string();
+            assert!(error.starts_with(file), "{error}");
+        }
+    }
+
+    #[test]
+    fn which_file_names_no_broker_is_known() {
+        for (texts, half) in [
+            (&[("aa.toml", AA)][..], Some("cdh.toml")),
+            (&[("cdh.toml", CDH)], Some("aa.toml")),
+            (&[("aa.toml", AA), ("cdh.toml", CDH)], None),
+        ] {
+            let map = texts.iter().map(|(key, text)| ((*key).to_owned(), (*text).to_owned())).collect();
+            let document = build(Algorithm::Sha384, map).unwrap();
+            let declared = crate::initdata::declared(&document).unwrap();
+            assert_eq!(order(&document, None, &declared).unwrap().half, half, "{texts:?}");
         }
     }
 
@@ -310,7 +347,7 @@ mod tests {
         let script = "#!/bin/sh\ncase $(readlink /proc/self/fd/0) in socket:*) echo socket >&2;; *) echo other >&2;; esac\n";
         fs::write(&program, script).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        let order = Order { words: Vec::new(), resolver: String::new() };
+        let order = Order { words: Vec::new(), resolver: String::new(), half: None };
         let mut service = start(root.path(), &order).unwrap().unwrap();
         let socket = root.path().join(HUB);
         assert_eq!(fs::metadata(&socket).unwrap().permissions().mode() & 0o777, 0o600);

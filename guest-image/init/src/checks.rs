@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use model_volumes::Volumes;
 
 use crate::attestation::{self, Order};
+use crate::components;
 use crate::inventory::Found;
 use crate::private::Private;
 use crate::profile::Profile;
@@ -48,6 +49,8 @@ pub struct Checked {
     pub policy: Option<PathBuf>,
     /// The attestation service, where the pod named a key broker.
     pub attestation: Option<Order>,
+    /// What the guest components are started for, in an image that has them.
+    pub components: components::Order,
     /// The pod's model volumes.
     pub volumes: Volumes,
     /// The scratch disk.
@@ -71,6 +74,8 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     let claim = crate::fake_report::read(private, disks.fake_report)?;
     let document = disks.initdata.map(|disk| initdata::read(private, disk)).transpose()?;
     initdata::check(document.as_ref(), &claim, profile)?;
+    // Both kinds at once were refused with the report.
+    let tee = tee::detect(&sys).ok().flatten();
     let Some(document) = document else {
         // Nobody declared anything: a VM without initdata is no confidential one.
         return Ok(Checked {
@@ -78,6 +83,7 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
             bring_up: None,
             policy: None,
             attestation: None,
+            components: components::Order { tee, ..components::Order::default() },
             volumes: Volumes::default(),
             scratch: scratch::decide(disks.scratch, None)?,
         });
@@ -88,17 +94,16 @@ pub fn run(private: &Private, root: &Path) -> Result<Checked, CheckError> {
     let volumes = initdata::volumes(&document)?;
     initdata::write(root, &document)?;
     let policy = root.join(initdata::POLICY_PATH);
-    // Both kinds at once were refused with the report.
-    let tee = tee::detect(&sys).ok().flatten();
     let attestation = attestation::order(&document, tee, &declaration);
     if volumes.need_keys() && attestation.is_none() {
         return Err(initdata::InitdataError::NoBroker.into());
     }
+    let components = components::Order { tee, initdata: true, tokens: declaration.token_key };
     let bring_up = gpu::Order {
         model: declaration.gpu_model,
         has_broker: attestation.is_some(),
         may_lack_driver: profile == Profile::Dev,
     };
     let policy = policy.exists().then_some(policy);
-    Ok(Checked { gpus: found, bring_up: Some(bring_up), policy, attestation, volumes, scratch })
+    Ok(Checked { gpus: found, bring_up: Some(bring_up), policy, attestation, components, volumes, scratch })
 }

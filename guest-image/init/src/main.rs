@@ -13,6 +13,7 @@ mod attestation;
 mod cgroups;
 mod checks;
 mod cmdline;
+mod components;
 mod console;
 mod dev;
 mod device_program;
@@ -129,6 +130,8 @@ enum BootError {
     Agent(#[from] agent::AgentError),
     #[error(transparent)]
     Attestation(#[from] attestation::AttestationError),
+    #[error(transparent)]
+    Components(#[from] components::ComponentsError),
 }
 
 /// The program, called by its entry in [`sys`].
@@ -189,6 +192,9 @@ fn boot() -> Result<AgentEnd, BootError> {
             attestation::start(root, order)?
         }
     };
+    if components::are_in(root) {
+        components::prepare(root, &checked.components)?;
+    }
     say(Phase::Agent);
     let agent = agent::start(Path::new("/usr/bin/kata-agent"), checked.policy.as_deref())?;
     Ok(supervise::run(agent, service, sys, &uevents, &mut layers)?)
