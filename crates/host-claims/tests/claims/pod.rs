@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread::sleep;
+use std::time::{Duration, Instant};
 
 use crate::root_or_skip;
 
@@ -32,7 +34,18 @@ impl Pod {
             command("ip", &["-n", netns, "addr", "add", ip, "dev", "eth0"]);
             command("ip", &["-n", netns, "link", "set", "eth0", "up"]);
         }
+        pod.connected();
         Some(pod)
+    }
+
+    /// Waits for the carrier, which a busy kernel tells of later than `ip` returns.
+    #[expect(clippy::disallowed_methods, reason = "no runtime runs yet")]
+    fn connected(&self) {
+        let deadline = Instant::now() + Duration::from_secs(10);
+        while !self.ip("-o link show eth0").contains(" state UP ") {
+            assert!(Instant::now() < deadline, "eth0 has no carrier");
+            sleep(Duration::from_millis(10));
+        }
     }
 
     /// Runs `ip` in the pod's namespace.
