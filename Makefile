@@ -6,7 +6,7 @@
 SHELL := /bin/bash
 export PATH := $(PATH):/usr/sbin:/sbin
 
-.PHONY: help demo shell test check unit e2e outer conformance coverage gpu-image parts image image-debug image-release programs package installer-image test-api bench soak clean
+.PHONY: help demo shell test check unit e2e outer conformance guest-components coverage gpu-image parts image image-debug image-release programs package installer-image test-api bench soak clean
 
 help:
 	@sed -n 's/^#   //p; s/^\([a-z-]*\):.*## /make \1\t/p' Makefile
@@ -37,6 +37,9 @@ outer: ## only the tests in the outer VM: VFIO, and NVIDIA's tool on the emulate
 
 conformance: ## the end-to-end tests with the real agent in the guests: make conformance KATA_AGENT=/path
 	@KATA_AGENT="$(KATA_AGENT)" tools/test conformance
+
+guest-components: ## keys and pulled images with the Confidential Containers project's programs: KATA_AGENT=/path GUEST_COMPONENTS=/path
+	@KATA_AGENT="$(KATA_AGENT)" GUEST_COMPONENTS="$(GUEST_COMPONENTS)" tools/test guest-components
 
 coverage: ## how much of shim, vmm and the policy's rules the unit tests reach
 	@tools/coverage

@@ -47,6 +47,9 @@ struct GenerateArgs {
     /// The pod's volumes.toml: which of its volumes are model volumes, and what is in them
     #[arg(long, value_name = "FILE")]
     volumes: Option<PathBuf>,
+    /// Have the guest pull the images by itself, with the guest components of its image, instead of getting their layers
+    #[arg(long)]
+    guest_pull: bool,
     /// Allow any command in a container (kubectl exec)
     #[arg(long)]
     allow_exec: bool,
@@ -82,6 +85,7 @@ fn write(args: &GenerateArgs, out: &mut impl Write) -> Result<()> {
         exec: permission(args.allow_exec),
         logs: permission(args.allow_logs),
         images,
+        pulled: args.guest_pull,
         objects: Objects::default(),
         volumes: match &args.volumes {
             None => BTreeMap::new(),

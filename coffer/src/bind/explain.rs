@@ -150,7 +150,12 @@ pub(super) fn print(
     for (_, container) in containers(spec) {
         writeln!(out, "  container {}", container.name)?;
         let layers = images.get(&container.name).map_or(0, |resolved| resolved.image.layers.len());
-        table(&rows(container, spec, layers), out)?;
+        let content = if seal.pulled {
+            "pulled by the guest, by its digest".to_owned()
+        } else {
+            format!("{layers} layers by their root hashes")
+        };
+        table(&rows(container, spec, content), out)?;
     }
     writeln!(out)
 }
@@ -199,10 +204,10 @@ fn of_pod(spec: &PodSpec, initdata: &InitData, seal: &Seal<'_>) -> Vec<Row> {
     rows
 }
 
-fn rows(container: &Container, spec: &PodSpec, layers: usize) -> Vec<Row> {
+fn rows(container: &Container, spec: &PodSpec, content: String) -> Vec<Row> {
     let security = &container.security_context;
     let mut rows = vec![
-        row("image", container.image.clone(), BOUND, format!("{layers} layers by their root hashes")),
+        row("image", container.image.clone(), BOUND, content),
         row(
             "command",
             [&container.command[..], &container.args[..]].concat().join(" "),

@@ -65,6 +65,9 @@ pub(crate) struct Args {
     /// A text to put into each pod's initdata, under the file's own name or under NAME (aa.toml, cdh.toml)
     #[arg(long, value_name = "[NAME=]FILE")]
     file: Vec<String>,
+    /// Have the guest pull the images by itself, with the guest components of its image, instead of getting their layers
+    #[arg(long)]
+    guest_pull: bool,
     /// Allow any command in a container (kubectl exec)
     #[arg(long)]
     allow_exec: bool,
@@ -112,7 +115,8 @@ pub(crate) fn run(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
         report.fault(At::default(), why);
     }
     let images = images::Images::new(&args.image, &args.how);
-    let seal = Seal { images, entries, exec: args.allow_exec, logs: args.allow_logs };
+    let seal =
+        Seal { images, entries, pulled: args.guest_pull, exec: args.allow_exec, logs: args.allow_logs };
 
     let mut edits: BTreeMap<usize, Vec<Edit>> = BTreeMap::new();
     let mut sealed = Vec::new();

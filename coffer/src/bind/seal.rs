@@ -23,6 +23,8 @@ pub(super) struct Seal<'a> {
     pub(super) images: Images<'a>,
     /// What goes into each pod's initdata beside policy and declaration.
     pub(super) entries: BTreeMap<String, String>,
+    /// Whether the guest pulls the images.
+    pub(super) pulled: bool,
     pub(super) exec: bool,
     pub(super) logs: bool,
 }
@@ -89,6 +91,7 @@ impl Seal<'_> {
             exec: permission(self.exec),
             logs: permission(self.logs),
             images: images.iter().map(|(name, of)| (name.clone(), of.image.clone())).collect(),
+            pulled: self.pulled,
             objects,
             volumes,
         };

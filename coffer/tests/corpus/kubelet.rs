@@ -110,7 +110,7 @@ impl<'a> Running<'a> {
     pub(crate) fn container(&self, container: &Container, index: usize) -> Value {
         let id = format!("{index:0>64x}");
         let spec: Spec = serde_json::from_value(self.specification(container)).unwrap();
-        let rootfs = GuestRootfs { layers: vec![self.layer.parse().unwrap()] };
+        let rootfs = GuestRootfs::Layers(vec![self.layer.parse().unwrap()]);
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
         // kubelet gives volumes to the pod's group.
         let gid = self.spec.spec.security_context.fs_group.unwrap_or_default();

@@ -21,6 +21,10 @@ const QUICK: Option<Duration> = Some(Duration::from_secs(15));
 const SETUP: Option<Duration> = Some(Duration::from_secs(60));
 /// CreateContainer: mounts all layers, and waits up to 100 s for a GPU's CDI file.
 const CREATE: Option<Duration> = Some(Duration::from_secs(180));
+/// CreateContainer with an image that the guest pulls first: as long as kata-agent waits for it (4.1.0, `src/agent/src/config.rs`).
+const PULL: Option<Duration> = Some(Duration::from_secs(1200));
+/// The storage of such an image.
+const PULLED: &str = "image_guest_pull";
 /// Calls that end when the workload wants them to.
 const ENDLESS: Option<Duration> = None;
 
@@ -206,7 +210,9 @@ impl Agent {
     /// Mounts a container's storages and creates it; its first process waits for `start_container`.
     pub async fn create_container(&self, request: msg::CreateContainerRequest) -> Result<(), AgentError> {
         let container = request.container_id.clone();
-        call!(self.service.create_container, "CreateContainer", Some(container.as_str()), CREATE, request)
+        let is_pulled = request.storages.iter().any(|storage| storage.driver == PULLED);
+        let patience = if is_pulled { PULL } else { CREATE };
+        call!(self.service.create_container, "CreateContainer", Some(container.as_str()), patience, request)
             .map(drop)
     }
 

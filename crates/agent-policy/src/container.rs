@@ -71,6 +71,7 @@ pub(crate) struct Expected {
     scratch_dirs: BTreeSet<String>,
     models: BTreeSet<String>,
     layers: Vec<String>,
+    pulled: bool,
     last_words: Option<String>,
     gpus: u32,
     switches: u32,
@@ -116,6 +117,7 @@ pub(crate) struct Around<'a> {
     pub(crate) pod: &'a PodSpec,
     pub(crate) objects: &'a Objects,
     pub(crate) models: &'a Models,
+    pub(crate) pulled: bool,
     pub(crate) turn: &'a Turn<'a>,
 }
 
@@ -127,7 +129,7 @@ pub(crate) fn expected(
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
 ) -> Expected {
-    let Around { pod, objects, models, turn } = around;
+    let Around { pod, objects, models, pulled, turn } = around;
     let spec = &pod.spec;
     let name = &container.name;
     confined(container).unwrap_or_else(|fault| faults.push(fault));
@@ -139,7 +141,8 @@ pub(crate) fn expected(
     let has_scratch = pod.metadata.annotations.contains_key(ScratchSize::ANNOTATION);
     let (scratch_dirs, empty_dirs) =
         mounts.empty_dirs.into_iter().partition(|name| has_scratch && !is_in_memory(spec, name));
-    let layers = layers(image);
+    // Nobody gives the guest the layers of an image that it pulls.
+    let layers = if pulled { Vec::new() } else { layers(image) };
     let security = &container.security_context;
     let Identity { uid, gids, groups } = take(identity(container, spec, image), faults);
     copied.users.insert(uid);
@@ -187,6 +190,7 @@ pub(crate) fn expected(
         // One that is a layer of the image as well is mounted as that.
         models: mounts.models.iter().map(ToString::to_string).filter(|root| !layers.contains(root)).collect(),
         layers,
+        pulled,
         last_words: Some(last_words(container).to_owned()),
         gpus: container.resources.gpus,
         switches: container.resources.switches,

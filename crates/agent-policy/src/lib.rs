@@ -69,6 +69,8 @@ pub struct Options {
     pub logs: Permission,
     /// Each container's image, by the container's name: what runs is in the image, and no policy without it.
     pub images: BTreeMap<String, Image>,
+    /// Whether the guest pulls the images by itself: then it takes no layers of them, and otherwise it pulls none.
+    pub pulled: bool,
     /// ConfigMaps and Secrets that are known.
     pub objects: Objects,
     /// Model volumes that the pod's initdata declares, by the names of the pod's volumes: their images' root hashes.
@@ -101,8 +103,13 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
             faults.push(PolicyError::NoImage(name.clone()));
             continue;
         };
-        let around =
-            container::Around { pod, objects: &options.objects, models: &options.volumes, turn: &turn };
+        let around = container::Around {
+            pod,
+            objects: &options.objects,
+            models: &options.volumes,
+            pulled: options.pulled,
+            turn: &turn,
+        };
         let one = container::expected(container, around, image, &mut copied, &mut faults);
         expected.insert(name.clone(), one);
     }
@@ -124,7 +131,8 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
         "file_groups": fs_group.into_iter().chain([0]).collect::<BTreeSet<_>>(),
     });
     // For a shim that wants to say what differs before the guest refuses it.
-    let notes = options.images.iter().flat_map(|(container, image)| {
+    let layered = options.images.iter().filter(|_| !options.pulled);
+    let notes = layered.flat_map(|(container, image)| {
         image.layers.iter().map(move |root| format!("# layer {container} {root}\n"))
     });
     Ok(format!(

@@ -81,7 +81,7 @@ mod tests {
             "mounts": [{"destination": "/proc", "type": "proc"}, {"destination": "/models/cache", "type": "tmpfs"}],
             "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]}}"#;
         let spec: Spec = serde_json::from_str(json).unwrap();
-        let rootfs = GuestRootfs { layers: vec![root("1")] };
+        let rootfs = GuestRootfs::Layers(vec![root("1")]);
         let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
         let mut guest = translate("c1", &spec, &sandbox, &rootfs, &|_| None).unwrap();
         guest.mount_models(models);

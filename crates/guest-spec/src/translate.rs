@@ -181,7 +181,7 @@ pub fn translate(
     if Role::of(spec) == Role::Sandbox {
         return pause(container, spec, sandbox);
     }
-    if rootfs.layers.is_empty() {
+    if rootfs.is_empty() {
         return Err(SpecError::NoLayers { container: container.to_string() });
     }
     let missing = |part| SpecError::Missing { container: container.to_string(), part };
@@ -273,7 +273,7 @@ mod tests {
 
     fn translated(json: &str) -> Result<GuestContainer, SpecError> {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
+        let rootfs = GuestRootfs::Layers(vec!["1".repeat(64).parse().unwrap()]);
         translate(
             "c1",
             &spec,
@@ -355,7 +355,7 @@ mod tests {
     #[test]
     fn ids_that_are_paths_are_refused() {
         let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
-        let rootfs = GuestRootfs { layers: vec!["1".repeat(64).parse().unwrap()] };
+        let rootfs = GuestRootfs::Layers(vec!["1".repeat(64).parse().unwrap()]);
         for id in ["", "..", "a/b", "-x", "a b", "a..b"] {
             let error = translate(id, &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
             assert!(matches!(error, SpecError::BadId { .. }), "{id}");
@@ -365,7 +365,7 @@ mod tests {
     #[test]
     fn a_root_file_system_has_a_layer() {
         let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
-        let rootfs = GuestRootfs { layers: Vec::new() };
+        let rootfs = GuestRootfs::Layers(Vec::new());
         let error = translate("c1", &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
         assert!(matches!(error, SpecError::NoLayers { .. }));
     }

@@ -18,7 +18,7 @@ fn translated(container: &str, namespace: &str, json: &str, layers: &[&str]) -> 
     let spec: Spec = serde_json::from_str(json).unwrap();
     let layers = layers.iter().map(|digit| digit.repeat(64).parse().unwrap()).collect();
     let sandbox = SandboxFacts { namespace, seccomp: true, scratch: false };
-    translate(container, &spec, &sandbox, &GuestRootfs { layers }, &stat).unwrap()
+    translate(container, &spec, &sandbox, &GuestRootfs::Layers(layers), &stat).unwrap()
 }
 
 /// Debug output without what is not sent: fields at their default, and protobuf's own.

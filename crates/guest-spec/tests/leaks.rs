@@ -85,7 +85,7 @@ proptest! {
     #[test]
     fn the_guest_sees_no_host_path(json in spec()) {
         let spec: Spec = serde_json::from_value(json).unwrap();
-        let rootfs = GuestRootfs { layers: vec!["0".repeat(64).parse().unwrap()] };
+        let rootfs = GuestRootfs::Layers(vec!["0".repeat(64).parse().unwrap()]);
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
         if let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) {
             let request = format!("{:?}", guest.clone().into_request("c1"));

@@ -3,7 +3,8 @@
 //! Its key is made here and given to the kernel, and to nobody else; when the VM ends, so does the key. The file system is made
 //! anew, so nothing that the host wrote to the disk before is ever taken for something. It is mounted where the agent keeps
 //! all of its containers' own: their changes to their root file systems, and emptyDirs that are to be on a disk. What
-//! the agent copies in stays in memory.
+//! the agent copies in stays in memory, and so does an image that it has pulled: nothing verifies that once it is unpacked, and
+//! the disk hides what is on it without proving it.
 
 use std::fs::{self, File};
 use std::io;
@@ -21,8 +22,9 @@ use crate::sys;
 
 /// Where the agent keeps what belongs to containers (kata-agent 4.1.0, `src/agent/src/rpc.rs`, `CONTAINER_BASE`).
 const PLACE: &str = "run/kata-containers";
-/// What is copied in, below it.
-const COPIES: &str = "shared";
+/// What stays in memory, below it: what is copied in, and images that the guest pulls (guest-components, `image-rs/src/config.rs`,
+/// `DEFAULT_WORK_DIR`).
+const IN_MEMORY: [&str; 2] = ["shared", "image"];
 /// Of AES-256 in XTS, twice 32.
 const KEY: usize = 64;
 /// Blocks of the file system.
@@ -148,11 +150,14 @@ pub fn prepare(private: &Private, root: &Path, disk: Disk) -> Result<(), Scratch
     let directory = File::open(&place).map_err(failed)?;
     sys::grow_ext4(&directory, blocks).map_err(|source| ScratchError::Grow { blocks, source })?;
     mount_it(flags | MsFlags::MS_REMOUNT, THEN).map_err(|errno| failed(errno.into()))?;
-    let copies = place.join(COPIES);
-    fs::create_dir(&copies).map_err(failed)?;
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOSUID;
-    mount(Some("tmpfs"), &copies, Some("tmpfs"), flags, Some("mode=755"))
-        .map_err(|errno| ScratchError::Mount { place: copies, source: errno.into() })
+    for name in IN_MEMORY {
+        let place = place.join(name);
+        let mounted = fs::create_dir(&place)
+            .and_then(|()| Ok(mount(Some("tmpfs"), &place, Some("tmpfs"), flags, Some("mode=755"))?));
+        mounted.map_err(|source| ScratchError::Mount { place, source })?;
+    }
+    Ok(())
 }
 
 /// A new key in hexadecimal digits.

@@ -54,9 +54,18 @@ pub enum Error {
     /// Coffer does not do this.
     #[error("{0} not supported")]
     Unsupported(String),
-    /// The image would have to be pulled by the guest.
-    #[error("image {0} cannot be used: images pulled inside the guest are not supported yet")]
-    GuestPull(String),
+    /// The image would have to be pulled by the guest, and the guest has nobody who does that.
+    #[error(
+        "image {image} is to be pulled inside the guest, and the guest image {guest} has no components that do that: install one \
+         that was built with GUEST_COMPONENTS, or let the node pull it (no `runtime_pull_image` in CRI-O, another snapshotter \
+         than nydus in containerd)"
+    )]
+    GuestPull {
+        /// The container's image.
+        image: String,
+        /// The guest image.
+        guest: String,
+    },
     /// This node made other layers of the image than the pod's policy demands.
     #[error("{}", other_layers(.container, .wanted, .made))]
     OtherLayers {
@@ -138,7 +147,7 @@ impl Error {
             | Self::Gpus(_)
             | Self::LateGpu { .. } => Code::FAILED_PRECONDITION,
             Self::InvalidRequest { .. } => Code::INVALID_ARGUMENT,
-            Self::Unsupported(_) | Self::GuestPull(_) => Code::UNIMPLEMENTED,
+            Self::Unsupported(_) | Self::GuestPull { .. } => Code::UNIMPLEMENTED,
             Self::VmGone(_) | Self::CutOff { .. } => Code::UNAVAILABLE,
             Self::Guest(error) => guest_code(error),
             Self::Boot(error) => boot_code(&error.cause),
@@ -231,7 +240,7 @@ mod tests {
             ),
             (Error::InvalidRequest { field: "id", reason: "empty".into() }, Code::INVALID_ARGUMENT),
             (Error::Unsupported("checkpoint is".into()), Code::UNIMPLEMENTED),
-            (Error::GuestPull("a/b:1".into()), Code::UNIMPLEMENTED),
+            (Error::GuestPull { image: "a/b:1".into(), guest: "coffer-release".into() }, Code::UNIMPLEMENTED),
             (Error::VmGone("QEMU ended".into()), Code::UNAVAILABLE),
             (Error::Guest(AgentError::NotServing), Code::UNAVAILABLE),
             (Error::Host(not_ready()), Code::FAILED_PRECONDITION),

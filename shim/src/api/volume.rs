@@ -1,9 +1,10 @@
-//! The mount by which CRI-O asks for an image to be pulled inside the guest.
+//! The mount by which an engine asks for an image to be pulled inside the guest: CRI-O, and containerd's snapshotter nydus.
 //!
 //! It has the type of a file system that is never mounted, and carries a volume as Base64 of JSON in an
-//! option. The form is that of kata's `KataVirtualVolume`, which CRI-O writes.
+//! option. The form is that of kata's `KataVirtualVolume`: CRI-O writes one (`internal/oci/runtime_vm.go`), and nydus-snapshotter
+//! another one (`snapshot/mount_option.go`), which mostly has no image's name in it.
 
-use std::collections::BTreeMap;
+use std::collections::HashMap;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -15,16 +16,18 @@ use super::{Error, Mount, Result};
 const MOUNT_TYPE: &str = "fuse.nydus-overlayfs";
 /// Name of the option.
 const OPTION: &str = "io.katacontainers.volume=";
+/// What nydus-snapshotter writes where it does not know the image's name.
+const DUMMY: &str = "dummy-image-reference";
+/// Under which an engine tells a container's image, as kata's runtime looks for it.
+const IMAGE_NAMES: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
 /// Most that is decoded: CRI-O puts all annotations of the container in.
 const MAX_OPTION: usize = 1 << 20;
 
 /// An image that the guest pulls by itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VirtualVolume {
-    /// Reference of the image.
+    /// Reference of the image; a text without meaning where the snapshotter does not know it.
     pub image: String,
-    /// What the guest is told about it.
-    pub metadata: BTreeMap<String, String>,
 }
 
 #[derive(Deserialize)]
@@ -32,12 +35,6 @@ struct Wire {
     volume_type: String,
     #[serde(default)]
     source: String,
-    image_pull: Option<ImagePull>,
-}
-
-#[derive(Deserialize)]
-struct ImagePull {
-    metadata: Option<BTreeMap<String, String>>,
 }
 
 fn invalid(reason: impl Into<String>) -> Error {
@@ -77,8 +74,22 @@ impl VirtualVolume {
         if wire.source.is_empty() {
             return Err(invalid("it names no image"));
         }
-        let metadata = wire.image_pull.and_then(|pull| pull.metadata).unwrap_or_default();
-        Ok(Self { image: wire.source, metadata })
+        Ok(Self { image: wire.source })
+    }
+
+    /// What the guest is to pull: what the container's annotations name, for kubelet's own text is there, else the volume.
+    ///
+    /// # Errors
+    /// When neither names an image.
+    pub fn reference<'a>(&'a self, annotations: &'a Option<HashMap<String, String>>) -> Result<&'a str> {
+        let named = annotations.as_ref().and_then(|of| IMAGE_NAMES.iter().find_map(|name| of.get(*name)));
+        match named {
+            Some(image) if !image.is_empty() => Ok(image),
+            _ if self.image == DUMMY => {
+                Err(invalid("it names no image, and nor does an annotation of the container"))
+            }
+            _ => Ok(&self.image),
+        }
     }
 }
 
@@ -101,7 +112,26 @@ mod tests {
             "image_pull":{"metadata":{"io.kubernetes.cri-o.ImageName":"quay.io/a/b:1"}}}"#;
         let volume = VirtualVolume::find(&[Mount::default(), mount(json)]).unwrap().unwrap();
         assert_eq!(volume.image, "quay.io/a/b:1");
-        assert_eq!(volume.metadata["io.kubernetes.cri-o.ImageName"], "quay.io/a/b:1");
+        assert_eq!(volume.reference(&None).unwrap(), "quay.io/a/b:1");
+    }
+
+    #[test]
+    fn an_image_is_called_what_kubelet_calls_it() {
+        let known = VirtualVolume { image: "quay.io/a/b:1".into() };
+        // nydus-snapshotter's, whose containerd does not tell it the name.
+        let json = r#"{"volume_type":"image_guest_pull","source":"dummy-image-reference",
+            "image_pull":{"metadata":{"containerd.io/snapshot/nydus-proxy-mode":"true"}}}"#;
+        let unknown = VirtualVolume::find(&[mount(json)]).unwrap().unwrap();
+        for name in IMAGE_NAMES {
+            let annotations = Some(HashMap::from([(name.to_owned(), "quay.io/a/b@sha256:12".to_owned())]));
+            for volume in [&known, &unknown] {
+                assert_eq!(volume.reference(&annotations).unwrap(), "quay.io/a/b@sha256:12");
+            }
+        }
+        let none = Some(HashMap::from([(IMAGE_NAMES[0].to_owned(), String::new())]));
+        assert_eq!(known.reference(&none).unwrap(), "quay.io/a/b:1");
+        let error = unknown.reference(&none).unwrap_err();
+        assert!(error.to_string().contains("names no image"), "{error}");
     }
 
     #[test]

@@ -8,8 +8,7 @@ use nix::sys::signal::Signal;
 
 use crate::api::{
     Connected, ContainerId, CreateSandboxRequest, Deleted, Error, Exit, KillRequest, NewContainer, ProcessId,
-    ProcessInfo, ProcessState, Result, Rootfs, SandboxStarted, SandboxState, SandboxStatus, Status,
-    StdioPaths,
+    ProcessInfo, ProcessState, Result, SandboxStarted, SandboxState, SandboxStatus, Status, StdioPaths,
 };
 
 use super::message::wrong_state;
@@ -52,9 +51,6 @@ impl Core {
 
     /// Takes the container's name; boots the VM where there is none.
     fn create(&mut self, ticket: Ticket, new: Arc<NewContainer>) -> Result<Option<Reply>> {
-        if let Rootfs::GuestPull(volume) = &new.request.rootfs {
-            return Err(Error::GuestPull(volume.image.clone()));
-        }
         let id = new.request.id.clone();
         if self.slots.contains_key(&id) {
             return Err(Error::Exists(ProcessId::init(id)));

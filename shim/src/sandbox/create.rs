@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use guest_spec::{FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, translate};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
+use oci_spec::runtime::Spec;
 use slog::{info, warn};
 use vmm::Layer;
 use vmm::state::forget_rootfs;
@@ -16,7 +17,7 @@ use vmm_config::hotplug::Lun;
 use super::pod_vm::{Context, PodVm, Unsealer};
 use super::volumes::Copied;
 use super::{gpus, layers, models, sealed, sub_paths};
-use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, one_line};
+use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, VirtualVolume, one_line};
 use crate::core::Made;
 
 /// How long the guest may take to remove a container.
@@ -53,10 +54,6 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let mut spec = spec.clone();
     let context = &vm.context;
     let log = context.log.new(slog::o!("container" => request.id.to_string()));
-    let mounts = match &request.rootfs {
-        Rootfs::Mounts(mounts) => mounts,
-        Rootfs::GuestPull(volume) => return Err(Error::GuestPull(volume.image.clone())),
-    };
     // The guest has the pod's own container, and takes none of the host's.
     let role = Role::of(&spec);
     sub_paths::name_directories(&mut spec);
@@ -67,11 +64,17 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     }
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
-        let images = layers::prepare(context, request, spec, mounts, vm, &log).await?;
-        let mut layers: Vec<Layer> = images.layers().iter().map(vm_layer).collect();
-        rootfs.layers.extend(layers.iter().map(|layer| layer.root));
+        let mut layers = Vec::new();
+        rootfs = match &request.rootfs {
+            Rootfs::GuestPull(volume) => GuestRootfs::Pulled(pulled_by(vm, volume, spec)?.to_owned()),
+            Rootfs::Mounts(mounts) => {
+                let images = layers::prepare(context, request, spec, mounts, vm, &log).await?;
+                layers.extend(images.layers().iter().map(vm_layer));
+                holdings.rootfs = Some(images);
+                GuestRootfs::Layers(layers.iter().map(|layer| layer.root).collect())
+            }
+        };
         layers.extend(models.iter().map(|model| model.layer.clone()));
-        holdings.rootfs = Some(images);
         holdings.luns = vm
             .vm
             .add_layers(&layers)
@@ -126,6 +129,28 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         }
     }
     Ok(made)
+}
+
+/// The image that the guest is to pull for a container; the pod's own container has the guest image's.
+pub fn pulled(new: &NewContainer) -> Option<String> {
+    let Rootfs::GuestPull(volume) = &new.request.rootfs else { return None };
+    Some(volume.reference(new.spec.annotations()).unwrap_or(&volume.image).to_owned())
+}
+
+/// The same, where the guest can and may pull it.
+fn pulled_by<'a>(vm: &PodVm, volume: &'a VirtualVolume, spec: &'a Spec) -> Result<&'a str> {
+    let image = volume.reference(spec.annotations())?;
+    if vm.unsealer != Unsealer::Components {
+        return Err(Error::GuestPull { image: image.to_owned(), guest: vm.image.to_string() });
+    }
+    if vm.pinned.layers(spec).is_some() {
+        let reason = format!(
+            "the engine has the guest pull the image {image}, and the pod's policy demands its layers from the node: make the policy \
+             with --guest-pull, or let the node pull the image"
+        );
+        return Err(Error::InvalidRequest { field: "rootfs", reason });
+    }
+    Ok(image)
 }
 
 /// Refuses a container that is to see another one's processes in a pod whose containers see only their own (`kubectl debug

@@ -54,6 +54,8 @@ pub struct Launch {
     pub shm_size: u64,
     /// Device nodes of the host that the engine gives the container that is the whole pod.
     pub devices: Vec<PathBuf>,
+    /// The image that the first container wants pulled in the guest.
+    pub pulled: Option<String>,
     /// What the pod has that an engine would have made.
     pub own: Option<Own>,
 }
@@ -80,6 +82,7 @@ impl Launch {
             hostname: spec.hostname().clone().unwrap_or_default(),
             shm_size: bundle::shm_size(spec),
             devices: bundle::devices(spec),
+            pulled: None,
             own: None,
         }
     }
@@ -105,6 +108,7 @@ impl Launch {
             hostname: hostname.clone(),
             shm_size: 64 << 20,
             devices: Vec::new(),
+            pulled: None,
             own: Some(Own { container, files: PodFiles::write(request)? }),
         })
     }
@@ -147,6 +151,10 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let unsealer =
         unsealer(&image, pod.initdata.as_ref().is_some_and(|document| document.names_key_broker()));
     let scratch = pod.scratch.is_some();
+    if let Some(pulled) = launch.pulled.filter(|_| unsealer != Unsealer::Components) {
+        return Err(Error::GuestPull { image: pulled, guest: image.name });
+    }
+    let name = Arc::from(image.name.as_str());
     let builder = config.qemu_users.of_process(process::id(), Role::ImageBuilder);
     let request = Request {
         namespace: context.namespace.to_string(),
@@ -193,6 +201,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         seccomp,
         unsealer,
         scratch,
+        image: name,
         pinned,
         volumes,
         copies,

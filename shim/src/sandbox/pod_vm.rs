@@ -63,6 +63,8 @@ pub struct PodVm {
     pub unsealer: Unsealer,
     /// Whether the VM has a scratch disk.
     pub scratch: bool,
+    /// The guest image's name.
+    pub image: Arc<str>,
     /// The layers that the pod's policy demands.
     pub pinned: Arc<Pinned>,
     /// Whether the pod's containers share process ids, as the first one of them has it.

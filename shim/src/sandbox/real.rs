@@ -36,7 +36,10 @@ impl Host for ThisHost {
     async fn boot(&self, whom: For, cancelled: oneshot::Receiver<()>) -> Result<PodVm> {
         let context = &self.0;
         let plan = match &whom {
-            For::Container(new) => Launch::of_container(&new.spec, new.request.options.clone()),
+            For::Container(new) => Launch {
+                pulled: create::pulled(new),
+                ..Launch::of_container(&new.spec, new.request.options.clone())
+            },
             For::Sandbox(request) => {
                 Launch::of_sandbox(request, context.namespace.as_str(), context.options.clone())?
             }

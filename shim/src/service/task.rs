@@ -9,8 +9,8 @@ use ttrpc::Result;
 use ttrpc::r#async::TtrpcContext;
 
 use super::convert::{self, status};
+use crate::api::ContainerId;
 use crate::api::Error;
-use crate::api::{ContainerId, Rootfs};
 use crate::metrics;
 use crate::sandbox::Handle;
 use crate::wire::timestamp;
@@ -48,10 +48,6 @@ impl Task for TaskService {
         request: api::CreateTaskRequest,
     ) -> Result<api::CreateTaskResponse> {
         let request = convert::create(request).map_err(status)?;
-        if let Rootfs::GuestPull(volume) = &request.rootfs {
-            // Refused before its bundle is read.
-            return Err(status(Error::GuestPull(volume.image.clone())));
-        }
         let pid = self.sandbox.create(request).await.map_err(status)?;
         Ok(api::CreateTaskResponse { pid, ..Default::default() })
     }

@@ -41,6 +41,15 @@ impl KeyBroker {
         format!("[token_configs.kbs]\nurl = \"https://{address}\"\ncert = '''\n{}'''\n", identity.certificate)
     }
 
+    /// The document of initdata that names it for the data hub of the guest components, `cdh.toml`.
+    pub fn data_hubs_document(&self) -> String {
+        let Self { address, identity } = self;
+        format!(
+            "[kbc]\nname = \"cc_kbc\"\nurl = \"https://{address}\"\nkbs_cert = '''\n{}'''\n",
+            identity.certificate
+        )
+    }
+
     /// Its certificate, PEM.
     pub fn certificate(&self) -> &str {
         &self.identity.certificate

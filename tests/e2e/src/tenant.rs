@@ -53,6 +53,9 @@ impl Tenant {
         let generate = ["policy", "generate", "--pod", "pod.yaml", "--allow-exec", "--cache", "cache"];
         let mut generate = tenant.command(&generate);
         generate.args(["--image", "app=oci:image"]);
+        if binding.pulled {
+            generate.arg("--guest-pull");
+        }
         let mut build = tenant.command(&["initdata", "build", "--algorithm", "sha256", "--pod", "pod.yaml"]);
         build.args(["--file", "policy.rego"]);
         for (document, content) in binding.documents {
@@ -91,6 +94,11 @@ impl Tenant {
         let build = ["initdata", "build", "--document", &annotation.display().to_string()];
         tenant.write("initdata.toml", &output(tenant.command(&build)));
         (tenant, text)
+    }
+
+    /// The OCI layout with the image.
+    pub fn layout(&self) -> PathBuf {
+        self.directory.join("image")
     }
 
     /// The image, as the manifest names it.
@@ -201,6 +209,8 @@ pub struct Binding<'a> {
     pub image: &'a str,
     /// The image as an OCI archive; busybox's where there is none.
     pub archive: Option<&'a [u8]>,
+    /// Whether the guest pulls it.
+    pub pulled: bool,
     /// What its container runs; it sleeps where nothing is said.
     pub command: &'a [&'a str],
     /// Documents of the initdata besides.

@@ -1,5 +1,5 @@
-# What the agent mounts, in this order: the image's layers by their root hashes, the overlay of them, the emptyDirs
-# (in memory, or directories of the scratch disk) and model volumes.
+# What the agent mounts, in this order: the image's layers by their root hashes and the overlay of them, or the image that
+# the guest pulls; then the emptyDirs (in memory, or directories of the scratch disk) and model volumes.
 
 storages_right if {
 	container.name == pause
@@ -8,9 +8,7 @@ storages_right if {
 
 storages_right if {
 	container.name != pause
-	layers := [layer(hash) | some hash in container.layers]
-	count(layers) == count(container.layers)
-	root := array.concat(layers, [overlay([storage.mount_point | some storage in layers])])
+	root := root_storages
 	array.slice(input.storages, 0, count(root)) == root
 	rest := array.slice(input.storages, count(root), count(input.storages))
 	in_memory := {empty_dir(name) | some name in container.empty_dirs}
@@ -18,6 +16,31 @@ storages_right if {
 	models := {layer(hash) | some hash in container.models}
 	{storage | some storage in rest} == dirs | models
 	count(rest) == count(dirs) + count(models)
+}
+
+root_storages := storages if {
+	not container.pulled
+	layers := [layer(hash) | some hash in container.layers]
+	count(layers) == count(container.layers)
+	storages := array.concat(layers, [overlay([storage.mount_point | some storage in layers])])
+}
+
+# The reference has the digest, by which the data hub finds the image's manifest, and from there on every byte.
+root_storages := [pulled(image)] if {
+	container.pulled
+	image := input.storages[0].source
+	image in container.images
+}
+
+pulled(image) := {
+	"driver": "image_guest_pull",
+	"driver_options": [`image_guest_pull={"metadata":{}}`],
+	"source": image,
+	"fstype": "overlay",
+	"options": [],
+	"mount_point": in_container("rootfs"),
+	"fs_group": null,
+	"shared": false,
 }
 
 # PID 1 gives the name to a layer or a model volume whose verity tree has this root hash, and to nothing else.

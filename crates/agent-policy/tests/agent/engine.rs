@@ -17,6 +17,7 @@ use crate::coverage;
 
 /// The file with the rules; what comes before them in a policy is the pod's.
 pub(crate) const POLICY: &str = "agent_policy";
+const WEB: &str = include_str!("../pods/web.yaml");
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -53,12 +54,17 @@ pub(crate) fn image(layers: &[u8], config: &str) -> Image {
 impl Agent {
     /// With the policy of `pods/web.yaml`.
     pub(crate) fn of_web(exec: Permission, logs: Permission) -> Self {
-        Self::of_text(include_str!("../pods/web.yaml"), exec, logs)
+        Self::of_text(WEB, Options { exec, logs, ..Options::default() })
+    }
+
+    /// The same, where the guest pulls the images.
+    pub(crate) fn pulling() -> Self {
+        Self::of_text(WEB, Options { pulled: true, ..Options::default() })
     }
 
     /// With the policy of the same pod with a scratch disk, whose first container has an emptyDir in memory besides.
     pub(crate) fn of_scratch() -> Self {
-        let mut text = include_str!("../pods/web.yaml").to_owned();
+        let mut text = WEB.to_owned();
         for (before, after) in [
             (
                 "  namespace: default\n",
@@ -74,10 +80,10 @@ impl Agent {
             assert!(text.contains(before));
             text = text.replacen(before, &after, 1);
         }
-        Self::of_text(&text, Permission::Refused, Permission::Refused)
+        Self::of_text(&text, Options::default())
     }
 
-    fn of_text(manifest: &str, exec: Permission, logs: Permission) -> Self {
+    fn of_text(manifest: &str, options: Options) -> Self {
         let pod = PodSpec::parse(manifest).unwrap();
         let images = [
             ("prepare", image(&[1, 2], "{}")),
@@ -87,7 +93,7 @@ impl Agent {
         ];
         let images: BTreeMap<_, _> = images.map(|(name, image)| (name.to_owned(), image)).into();
         let volumes = [("weights".to_owned(), layer(9))].into();
-        Self::new(&generate(&pod, &Options { exec, logs, images, volumes, ..Options::default() }).unwrap())
+        Self::new(&generate(&pod, &Options { images, volumes, ..options }).unwrap())
     }
 
     /// With the policy of `pods/job.yaml`.

@@ -19,6 +19,7 @@ pub(crate) fn all() {
     a_pod_of_the_sandbox_api_has_no_pause_container();
     logs_and_commands_as_far_as_they_are_granted();
     a_pod_whose_name_the_cluster_makes_up();
+    a_pod_whose_guest_pulls_its_images();
 }
 
 /// As `shim/src/sandbox/guest.rs` makes it.
@@ -174,6 +175,46 @@ fn a_pod_of_the_sandbox_api_has_no_pause_container() {
     assert!(!agent.allows("CreateContainerRequest", &Engine::Containerd2.pause()), "nor later");
 }
 
+/// By its digest and from the manifest's repository; nothing else, and no layers that a host brings.
+#[test]
+fn a_pod_whose_guest_pulls_its_images() {
+    for engine in ENGINES {
+        let mut agent = Agent::pulling();
+        boot(&mut agent);
+        start(&mut agent, SANDBOX, &engine.pause());
+        agent.refuse("CreateContainerRequest", &engine.prepare(), "storages");
+        let good = engine.prepare_pulled();
+        let image = good["storages"][0]["source"].as_str().unwrap().to_owned();
+        let (name, digest) = image.split_once('@').unwrap();
+        for (field, value) in [
+            ("source", json!(format!("{name}@sha256:{}", "0".repeat(64)))),
+            ("source", json!(format!("registry.example.org/tools@{digest}"))),
+            ("source", json!(name)),
+            (
+                "driver_options",
+                json!([r#"image_guest_pull={"metadata":{"io.kubernetes.cri.container-type":"sandbox"}}"#]),
+            ),
+            ("driver_options", json!([])),
+            ("mount_point", json!("/usr")),
+            ("options", json!(["exec"])),
+            ("fstype", json!("bind")),
+            ("driver", json!("overlayfs")),
+        ] {
+            let mut forged = good.clone();
+            forged["storages"][0][field] = value;
+            agent.refuse("CreateContainerRequest", &forged, "storages");
+        }
+        let mut twice = good.clone();
+        twice["storages"].as_array_mut().unwrap().push(good["storages"][0].clone());
+        agent.refuse("CreateContainerRequest", &twice, "storages");
+        start(&mut agent, PREPARE, &good);
+        let mut layered = Agent::strict();
+        boot(&mut layered);
+        start(&mut layered, SANDBOX, &engine.pause());
+        layered.refuse("CreateContainerRequest", &good, "storages");
+    }
+}
+
 #[test]
 fn a_pod_whose_name_the_cluster_makes_up() {
     let mut agent = Agent::of_job();
@@ -242,4 +283,7 @@ fn a_policy_notes_each_containers_layers_from_the_topmost_down() {
     let policy = generate(&pod, &Options { images, ..Options::default() }).unwrap();
     let notes: Vec<&str> = policy.lines().filter(|line| line.starts_with("# layer ")).collect();
     assert_eq!(notes, [2, 1].map(|byte| format!("# layer work {}", layer(byte))));
+    let images = [("work".to_owned(), image(&[2, 1], "{}"))].into();
+    let pulled = generate(&pod, &Options { images, pulled: true, ..Options::default() }).unwrap();
+    assert!(!pulled.contains("# layer"), "no node makes layers of an image that the guest pulls");
 }

@@ -67,6 +67,8 @@ pub(crate) struct Own {
     pub(crate) name: &'static str,
     pub(crate) image: String,
     pub(crate) layers: &'static [u8],
+    /// Whether the guest pulls the image.
+    pub(crate) pulled: bool,
     /// Fields of its process.
     pub(crate) process: Value,
     pub(crate) mounts: Vec<Value>,
@@ -282,7 +284,8 @@ impl Engine {
 
     /// The shim's request for it.
     pub(crate) fn request(self, own: &Own) -> Value {
-        json_of(&created(own.id, self.spec(own), own.layers, &own.models, &own.devices))
+        let rootfs = if own.pulled { GuestRootfs::Pulled(own.image.clone()) } else { layered(own.layers) };
+        json_of(&created_in(false, own.id, self.spec(own), &rootfs, &own.models, &own.devices))
     }
 }
 
@@ -304,7 +307,11 @@ pub(crate) fn created(
     models: &[ModelMount],
     devices: &[PassedDevice],
 ) -> CreateContainerRequest {
-    created_in(false, id, spec, layers, models, devices)
+    created_in(false, id, spec, &layered(layers), models, devices)
+}
+
+fn layered(layers: &[u8]) -> GuestRootfs {
+    GuestRootfs::Layers(layers.iter().copied().map(layer).collect())
 }
 
 /// In a VM that has a scratch disk, or has none.
@@ -312,14 +319,13 @@ fn created_in(
     scratch: bool,
     id: &str,
     spec: Value,
-    layers: &[u8],
+    rootfs: &GuestRootfs,
     models: &[ModelMount],
     devices: &[PassedDevice],
 ) -> CreateContainerRequest {
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    let rootfs = GuestRootfs { layers: layers.iter().copied().map(layer).collect() };
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch };
-    let mut guest = translate(id, &spec, &sandbox, &rootfs, &stat).unwrap();
+    let mut guest = translate(id, &spec, &sandbox, rootfs, &stat).unwrap();
     guest.mount_models(models);
     guest.pass(devices);
     guest.into_request(id)
@@ -361,10 +367,15 @@ impl Engine {
         self.request(&Self::prepare_with(&["cache"]))
     }
 
+    /// The same, where the guest pulls the image.
+    pub(crate) fn prepare_pulled(self) -> Value {
+        self.request(&Own { pulled: true, ..Self::prepare_with(&["cache"]) })
+    }
+
     /// In a VM that has a scratch disk, with an emptyDir in memory besides.
     pub(crate) fn prepare_in_scratch(self) -> Value {
         let own = Self::prepare_with(&["cache", "quick"]);
-        json_of(&created_in(true, own.id, self.spec(&own), own.layers, &[], &[]))
+        json_of(&created_in(true, own.id, self.spec(&own), &layered(own.layers), &[], &[]))
     }
 
     pub(crate) fn proxy(self) -> Value {

@@ -265,7 +265,7 @@ fn renamed(spec: &mut Value, name: &str, namespace: &str) {
 fn request(id: &str, spec: Value, tenant: &Tenant) -> Value {
     let spec: Spec = serde_json::from_value(spec).or_fail("a specification");
     let facts = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
-    let rootfs = GuestRootfs { layers: tenant.layers() };
+    let rootfs = GuestRootfs::Layers(tenant.layers());
     let stat = |path: &Path| {
         let kind = if path.is_dir() { FileKind::Directory } else { FileKind::File };
         Some(HostFile { kind, gid: path.metadata().ok()?.gid(), medium: None })

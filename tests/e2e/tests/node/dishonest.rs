@@ -312,7 +312,8 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
     let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false };
     let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, medium: None });
-    let guest = translate(&id, &spec, &facts, &GuestRootfs { layers }, &stat).or_fail("translate the spec");
+    let guest =
+        translate(&id, &spec, &facts, &GuestRootfs::Layers(layers), &stat).or_fail("translate the spec");
     let mut request = guest.into_request(&id);
     if let Some(oci) = request.OCI.as_mut() {
         oci.Annotations.insert(TYPE.to_owned(), "sandbox".to_owned());

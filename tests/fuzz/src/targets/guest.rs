@@ -8,7 +8,7 @@ use verity::{BLOCK, root_of};
 pub(super) fn oci_spec(input: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<Spec>(input) else { return };
     let _ = guest_spec::sandbox_id(&spec);
-    let rootfs = GuestRootfs { layers: vec![root_of(&[1; BLOCK])] };
+    let rootfs = GuestRootfs::Layers(vec![root_of(&[1; BLOCK])]);
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
     let stat = |_: &_| Some(HostFile { kind: FileKind::File, gid: 0, medium: None });
     let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) else { return };
