@@ -309,6 +309,19 @@ fn an_explanation_is_a_table_of_each_container() {
 }
 
 #[test]
+fn a_guest_that_pulls_gets_a_policy_for_that_and_none_for_layers() {
+    let desk = Desk::new();
+    let manifest = desk.write("web.yaml", DEPLOYMENT);
+    for (more, pulled) in [(&[][..], false), (&["--guest-pull"], true)] {
+        let policy = policy(&desk.bound(&[&[manifest.as_str()], more].concat()));
+        assert_eq!(policy.contains("# layer web "), !pulled, "{policy}");
+        let table = desk.bound(&[&[manifest.as_str(), "--explain"], more].concat());
+        assert_eq!(table.contains("pulled by the guest, by its digest"), pulled, "{table}");
+        assert_eq!(table.contains("layers by their root hashes"), !pulled, "{table}");
+    }
+}
+
+#[test]
 fn bad_inputs_are_named() {
     let desk = Desk::new();
     let file = |text: &str| desk.write("x.yaml", text);
