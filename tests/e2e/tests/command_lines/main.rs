@@ -171,6 +171,7 @@ fn provide_files() {
     }
     fs::create_dir_all(STATE).unwrap();
     fs::write(Path::new(STATE).join("initdata.img"), [0; 512]).unwrap();
+    fs::write(Path::new(STATE).join("scratch.img"), [0; 512]).unwrap();
 }
 
 /// Starts QEMU with a line, stopped before the guest's first instruction, has it quit, and returns what it complained of.
@@ -198,6 +199,7 @@ fn start(line: &Line) -> String {
             "-object" if given("iommufd") => "iommufd,id=iommufd0".to_owned(),
             "-netdev" if given("tap") => continue,
             "-device" if given("vhost-") || given("virtio-net") => continue,
+            "-blockdev" => value.replace("/dev/fdset/16384", "scratch.img"),
             "-add-fd" | "-qmp" | "-run-with" => continue,
             _ => value.clone(),
         };

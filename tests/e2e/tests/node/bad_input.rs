@@ -1,5 +1,6 @@
 //! What is wrong with a node, an image, a pod or an agent, and the words in which a user is told.
 
+use std::fs;
 use std::path::Path;
 
 use e2e::{
@@ -25,7 +26,10 @@ fn an_unknown_config_key_is_named_with_its_line_and_the_one_that_was_meant() {
     e2e(async |rig| {
         let config = rig.config().set("default_vcpu", "1").write("unknown-key");
         let output = refused_with_config("unknown-key", &config).await;
-        output.failed_with(&["unknown-key.toml:3", "unknown key `default_vcpu`", "default_vcpus"]);
+        // The last line.
+        let place =
+            format!("unknown-key.toml:{}", fs::read_to_string(config).or_fail("its text").lines().count());
+        output.failed_with(&[&place, "unknown key `default_vcpu`", "default_vcpus"]);
     });
 }
 

@@ -128,7 +128,7 @@ fn a_second_initdata_disk_ends_the_boot_and_so_does_none() {
         let tenant = bind("two");
         let other = tenant.other_disk(ALLOW_ALL);
         let two = hypervisor("two", &tenant, &tenant.disk()).disk("second", &other, INITDATA);
-        refused(rig, "two", &two, &["disk too many"]).await;
+        refused(rig, "two", &two, &["have the same serial number"]).await;
         rig.forget_log();
         refused(rig, "two", &Hypervisor::new("none").reports(&tenant.host_data()), &["initdata"]).await;
     });
@@ -170,7 +170,8 @@ fn a_device_that_the_pod_has_no_use_for_ends_the_boot() {
         rig.forget_log();
         let hypervisor = hypervisor("devices", &tenant, &tenant.disk());
         let disk = hypervisor.file("surplus.img", &[0; 4096]);
-        refused(rig, "devices", &hypervisor.disk("surplus", &disk, "surplus"), &["disk"]).await;
+        let words = ["block device", "surplus"];
+        refused(rig, "devices", &hypervisor.disk("surplus", &disk, "surplus"), &words).await;
     });
 }
 
