@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::io;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -10,6 +11,8 @@ use nix::unistd::Pid;
 
 /// The agent's variable for the file of its policy (kata-agent 4.1.0, `src/agent/src/config.rs`).
 const POLICY: &str = "KATA_AGENT_POLICY_FILE";
+/// Where kata-agent, at log level debug, appends each request that it asks its policy about (4.1.0, `src/agent/policy/src/policy.rs`).
+const REQUESTS: &str = "tmp/policy.jsonl";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Why the agent could not be run.
@@ -18,6 +21,13 @@ pub enum AgentError {
     /// The program did not start.
     #[error("cannot start the agent {}", path.display())]
     Spawn {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    /// Its record of requests would fill the memory.
+    #[error("cannot make {}, which discards the agent's record of requests", path.display())]
+    Requests {
         path: PathBuf,
         #[source]
         source: io::Error,
@@ -45,6 +55,17 @@ impl fmt::Display for AgentEnd {
     }
 }
 
+/// Discards the agent's record of requests. In memory it would grow with each container, some 140 KiB for one with 50 volumes, until
+/// none is left.
+///
+/// # Errors
+///
+/// When there is something in its place.
+pub fn discard_requests(root: &Path) -> Result<(), AgentError> {
+    let path = root.join(REQUESTS);
+    symlink("/dev/null", &path).map_err(|source| AgentError::Requests { path, source })
+}
+
 /// Starts the agent at `path`, with an environment that holds what is named here and nothing else, so that the kernel's
 /// command line cannot give it anything by that way. A `policy` is read instead of the image's own. What the agent prints goes
 /// to the console.
@@ -64,6 +85,7 @@ pub fn start(path: &Path, policy: Option<&Path>) -> Result<Pid, AgentError> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::io::Write;
     use std::os::unix::fs::PermissionsExt;
 
     use nix::sys::wait::waitpid;
@@ -80,6 +102,18 @@ mod tests {
     fn a_missing_agent_is_named() {
         let error = start(Path::new("/no/such/agent"), None).unwrap_err();
         assert_eq!(error.to_string(), "cannot start the agent /no/such/agent");
+    }
+
+    #[test]
+    fn its_record_of_requests_goes_nowhere() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir(root.path().join("tmp")).unwrap();
+        discard_requests(root.path()).unwrap();
+        let record = root.path().join("tmp/policy.jsonl");
+        fs::OpenOptions::new().append(true).create(true).open(&record).unwrap().write_all(b"{}").unwrap();
+        assert_eq!(fs::read_to_string(&record).unwrap(), "");
+        let error = discard_requests(root.path()).unwrap_err();
+        assert!(error.to_string().contains("policy.jsonl"), "{error}");
     }
 
     #[test]

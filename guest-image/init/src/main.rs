@@ -196,6 +196,7 @@ fn boot() -> Result<AgentEnd, BootError> {
         components::prepare(root, &checked.components)?;
     }
     say(Phase::Agent);
+    agent::discard_requests(root)?;
     let agent = agent::start(Path::new("/usr/bin/kata-agent"), checked.policy.as_deref())?;
     Ok(supervise::run(agent, service, sys, &uevents, &mut layers)?)
 }
