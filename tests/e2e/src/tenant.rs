@@ -11,10 +11,13 @@ use tar::Archive;
 use verity::RootHash;
 
 use crate::artefacts::Artefacts;
-use crate::bound_pod::BoundPod;
+use crate::bound_pod::{BoundPod, INITDATA};
+use crate::hypervisor::Hypervisor;
 use crate::images;
 use crate::model_disk::ModelDisk;
 use crate::or_fail::OrFail;
+use crate::pod::Pod;
+use crate::rig::Rig;
 
 /// A pod that its owner bound: manifest, policy and initdata, in a directory that goes when this is dropped.
 #[derive(Debug)]
@@ -94,6 +97,16 @@ impl Tenant {
         let build = ["initdata", "build", "--document", &annotation.display().to_string()];
         tenant.write("initdata.toml", &output(tenant.command(&build)));
         (tenant, text)
+    }
+
+    /// Starts its pod from the release image, with the initdata in the annotation, on a host whose processor reports that.
+    pub async fn start(&self, rig: &Rig<'_>, name: &str) -> Pod {
+        let hypervisor = Hypervisor::new(name).reports(&self.host_data());
+        let config = rig.config().path("image", &Artefacts::release_image());
+        config.path("qemu", &hypervisor.program()).install();
+        let pod = rig.pod(name).await.annotation(INITDATA, &self.annotation()).try_start().await;
+        rig.config().install();
+        pod.or_fail("the pod")
     }
 
     /// The OCI layout with the image.

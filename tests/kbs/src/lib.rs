@@ -31,6 +31,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SanType};
+use rsa::RsaPrivateKey;
+use rsa::pkcs8::{EncodePrivateKey, LineEnding};
+use rsa::rand_core::OsRng;
 use rustls::ServerConfig;
 use rustls::crypto::ring;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -38,9 +41,6 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 pub use fake_gpus::hopper;
 use rcar::Rcar;
 use server::Server;
-
-/// A key for these tests (`openssl genpkey -algorithm RSA -pkeyopt rsa_keygen_bits:2048`): the library makes none with RSA.
-const RSA_KEY: &str = include_str!("rsa-test-key.pem");
 
 /// A policy that gives every resource for every evidence that verifies.
 pub const ALLOW_ALL: &str = "package policy\n\nallow := true\n";
@@ -172,13 +172,16 @@ impl Identity {
         Self::with(address, KeyPair::generate)
     }
 
-    /// One with an RSA key, that of the tests.
+    /// One with an RSA key.
     ///
     /// # Errors
     ///
-    /// When the library takes none.
+    /// When the library makes none.
     pub fn rsa(address: IpAddr) -> io::Result<Self> {
-        Self::with(address, || KeyPair::from_pem_and_sign_algo(RSA_KEY, &PKCS_RSA_SHA256))
+        // rcgen takes such a key, but makes none.
+        let key = RsaPrivateKey::new(&mut OsRng, 2048).map_err(io::Error::other)?;
+        let key = key.to_pkcs8_pem(LineEnding::LF).map_err(io::Error::other)?;
+        Self::with(address, || KeyPair::from_pem_and_sign_algo(&key, &PKCS_RSA_SHA256))
     }
 
     fn with(address: IpAddr, key: impl Fn() -> Result<KeyPair, rcgen::Error>) -> io::Result<Self> {

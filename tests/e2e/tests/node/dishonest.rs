@@ -249,10 +249,7 @@ fn what_the_host_puts_on_a_scratch_disk_is_nothing_to_the_guest() {
         let written = fs::read(format!("/proc/{qemu}/cwd/planted.img")).or_fail("the disk");
         let holds = |text: &[u8]| written.windows(text.len()).any(|window| window == text);
         assert!(!holds(b"SECRET\nSECRET"), "the disk has what the pod wrote");
-        assert!(
-            !holds(b"PLANTED!PLANTED!") || written[1024..2048] != b"PLANTED!".repeat(128)[..],
-            "nothing was written"
-        );
+        assert_ne!(written[1024..2048], b"PLANTED!".repeat(128)[..], "nothing was written");
         pod.remove().await;
     });
 }

@@ -1,21 +1,11 @@
 //! Sealed secrets: the host has a text that points to a secret, and the container the secret.
 
-use e2e::{
-    Artefacts, BUSYBOX, Binding, Hypervisor, INITDATA, KeyBroker, OrFail, Pod, PodContainer, Rig, Tenant, e2e,
-};
+use e2e::{BUSYBOX, Binding, KeyBroker, OrFail, Pod, PodContainer, Tenant, e2e};
 use k8s_cri::v1::KeyValue;
 use kbs::sealed::Owner;
 
 const OWNER: &str = "default/signing/owner";
 const PASSWORD: &str = "default/secret/password";
-
-async fn pod(rig: &Rig<'_>, name: &str, tenant: &Tenant) -> Pod {
-    let hypervisor = Hypervisor::new(name).reports(&tenant.host_data());
-    rig.config().path("image", &Artefacts::release_image()).path("qemu", &hypervisor.program()).install();
-    let pod = rig.pod(name).await.annotation(INITDATA, &tenant.annotation()).try_start().await;
-    rig.config().install();
-    pod.or_fail("the pod")
-}
 
 /// The container with a variable and a file, each a sealed secret.
 async fn run(pod: &mut Pod, tenant: &Tenant, variable: &str, file: &str) -> Result<PodContainer, String> {
@@ -44,7 +34,7 @@ fn the_container_has_the_secret_and_its_host_has_not() {
         };
         let tenant = bind("sealed", &good);
         let kbs = place.open_with(&tenant, &[(OWNER, owner.jwk().as_bytes()), (PASSWORD, b"pa55")]);
-        let mut pod = pod(rig, "sealed", &tenant).await;
+        let mut pod = tenant.start(rig, "sealed").await;
         let container = run(&mut pod, &tenant, &good, &good).await.or_fail("the container");
         // The first process's own environment; an exec has its own.
         let script = "tr '\\0' '\\n' </proc/1/environ | grep PASSWORD; cat /etc/keys/password; echo; cat /etc/keys/plain";
@@ -54,7 +44,7 @@ fn the_container_has_the_secret_and_its_host_has_not() {
         pod.remove().await;
 
         // A host that puts another one in the place of the file, which no policy knows: the container is not there.
-        let mut pod = self::pod(rig, "sealed", &tenant).await;
+        let mut pod = tenant.start(rig, "sealed").await;
         let refusal = run(&mut pod, &tenant, &good, &forged).await.err().or_fail("a refusal");
         for words in [
             "open password in /etc/keys, a sealed secret",

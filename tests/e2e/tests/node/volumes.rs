@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 use tar::Archive;
 
 use e2e::{
-    Artefacts, BUSYBOX, Binding, Flipped, Hypervisor, INITDATA, KeyBroker, ModelDisk, OrFail, Pod,
-    PodContainer, PodDirectory, Rig, Tenant, busybox_archive, e2e, workspace,
+    Artefacts, BUSYBOX, Binding, Flipped, INITDATA, KeyBroker, ModelDisk, OrFail, Pod, PodContainer,
+    PodDirectory, Tenant, busybox_archive, e2e, workspace,
 };
 
 /// What the model's owner wrote.
@@ -41,14 +41,6 @@ impl Volumes {
         let file = |disk: &ModelDisk| PodDirectory::file(&disk.file().display().to_string(), &disk.path);
         vec![pod.directory.etc_hosts("127.0.0.1 localhost\n"), file(&self.weights), file(&self.words)]
     }
-}
-
-async fn pod(rig: &Rig<'_>, name: &str, tenant: &Tenant) -> Pod {
-    let hypervisor = Hypervisor::new(name).reports(&tenant.host_data());
-    rig.config().path("image", &Artefacts::release_image()).path("qemu", &hypervisor.program()).install();
-    let pod = rig.pod(name).await.annotation(INITDATA, &tenant.annotation()).try_start().await;
-    rig.config().install();
-    pod.or_fail("the pod")
 }
 
 async fn run(pod: &mut Pod, tenant: &Tenant, volumes: &Volumes) -> Result<PodContainer, String> {
@@ -81,7 +73,7 @@ fn a_model_is_read_with_its_key_and_no_other_disk_or_byte_is() {
             })
         };
         let (bound, other) = (tenant("model", BUSYBOX), tenant("model-other", "localhost/other:test"));
-        let mut pod = pod(rig, "model", &bound).await;
+        let mut pod = bound.start(rig, "model").await;
 
         let kbs = place.open(&other);
         assert_says(
