@@ -31,7 +31,7 @@ build_image() ( # PROFILE DIRECTORY; a subshell, for its trap
     if [ -n "${GPU-}" ]; then
         driver=$(gpu_driver)
         build_gpu_programs
-        install -m 755 "$attest_path" "$work/stage/usr/bin/coffer-attest"
+        install_attest "$work/stage"
         stage_driver "$work/stage" "$driver" "$kernel"
         gpu_version=$(cat "$driver/version")
     fi
@@ -126,9 +126,6 @@ build_init() {
     attest_path=$directory/$target/release/coffer-attest
     volume_path=$directory/$target/release/coffer-volume
     gpu_path=$directory/$target/release/coffer-gpu
-    local size
-    size=$(stat -c %s "$attest_path")
-    [ "$size" -le $((6 << 20)) ] || fail "coffer-attest has $size bytes; the attestation service has at most 6 MiB"
 }
 
 # Builds the programs that load NVIDIA's library: linked with the image's libraries, since a static program can load none. Sets
@@ -142,8 +139,16 @@ build_gpu_programs() {
     gpu_path=$directory/$target/release/coffer-gpu
 }
 
-# Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of /etc. Nothing else is
-# in the guest.
+# Puts our own attestation service into the root, if it is small enough.
+install_attest() { # DIRECTORY
+    local size
+    size=$(stat -c %s "$attest_path")
+    [ "$size" -le $((6 << 20)) ] || fail "coffer-attest has $size bytes; the attestation service has at most 6 MiB"
+    install -m 755 "$attest_path" "$1/usr/bin/coffer-attest"
+}
+
+# Lays out the root: PID 1, the agent, the attestation service, the sandbox's own container, mount points and a few files of
+# /etc. Nothing else is in the guest.
 stage_root() { # PROFILE DIRECTORY
     local stage=$2 pause=$2/usr/lib/coffer/pause/rootfs policy=allow-all name
     install -d -m 755 "$stage" "$stage"/{dev,etc,proc,root,run,sbin,sys,tmp,usr,usr/bin,var}
@@ -156,7 +161,7 @@ stage_root() { # PROFILE DIRECTORY
             install -m 755 "$components_path/$name" "$stage/usr/local/bin/$name"
         done
     else
-        install -m 755 "$attest_path" "$stage/usr/bin/coffer-attest"
+        install_attest "$stage"
     fi
     install -m 755 "$volume_path" "$stage/usr/bin/coffer-volume"
     install -d -m 755 "$stage"/usr/lib{,/coffer,/coffer/pause} "$pause" "$pause"/{dev,etc,proc,sys,tmp}

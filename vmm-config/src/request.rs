@@ -116,7 +116,7 @@ pub struct PodRequest {
     pub memory_from: SizeSource,
     /// Configuration of the guest by the pod's owner. It needs no leave of the node's: the guest's report vouches for it.
     pub initdata: Option<InitData>,
-    /// The disk that takes emptyDirs and containers' changes. How much of it there is for a pod, the node decides later.
+    /// The disk that takes emptyDirs and containers' changes. The node's limit is checked when the VM is claimed.
     pub scratch: Option<ScratchSize>,
     /// Annotations to name in a log line, by name.
     pub ignored: Vec<IgnoredAnnotation>,

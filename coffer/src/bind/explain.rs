@@ -2,6 +2,7 @@
 
 use std::io::{self, Write};
 
+use agent_policy::is_on_scratch;
 use measurement::initdata::InitData;
 use pod_manifest::spec::{Container, PodSpec, ValueFrom, Volume};
 use pod_manifest::yaml::{Path, Step};
@@ -235,13 +236,10 @@ fn rows(container: &Container, spec: &PodSpec, content: String) -> Vec<Row> {
             Some(_) => row("variable", name.clone(), HOST, "a field of the pod; its shape is bound"),
         });
     }
-    let has_scratch = spec.metadata.annotations.contains_key(ScratchSize::ANNOTATION);
     for mount in &container.volume_mounts {
         let volume = spec.spec.volumes.iter().find(|volume| volume.name == mount.name);
         let content = match volume {
-            Some(Volume { empty_dir: Some(dir), .. })
-                if has_scratch && dir.medium.as_deref() != Some("Memory") =>
-            {
+            Some(Volume { empty_dir: Some(_), .. }) if is_on_scratch(spec, &mount.name) => {
                 (BOUND, "an emptyDir on the scratch disk")
             }
             Some(Volume { empty_dir: Some(_), .. }) => (BOUND, "an emptyDir in the guest's memory"),

@@ -10,6 +10,8 @@ use gpu::quarantine::Quarantine;
 use gpu::sysfs::Function;
 use gpu::{Mode, ModePolicy, set};
 
+use shared_types::one_line;
+
 use super::Host;
 use super::claim::claim;
 use super::progress::shown;
@@ -75,7 +77,7 @@ pub(super) async fn release(host: &Host, functions: &[Function], out: &mut impl 
 fn lost(claim: &Claim, error: set::Error) -> anyhow::Error {
     let set::Error::Devices { failures, pending } = &error else { return error.into() };
     let unrecorded = claim.lost(failures, pending).unrecorded;
-    let unrecorded: Vec<_> = unrecorded.iter().map(ToString::to_string).collect();
+    let unrecorded: Vec<_> = unrecorded.iter().map(|error| one_line(error)).collect();
     let error = anyhow::Error::new(error);
     if unrecorded.is_empty() { error } else { error.context(unrecorded.join("; ")) }
 }

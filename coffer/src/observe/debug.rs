@@ -15,7 +15,7 @@ use super::redact::redacted;
 /// What the command line's `--help` says beside the options.
 const HELP: &str = "\
 The archive has the pod's log lines, its start's timeline, its record, QEMU's command line, what `coffer doctor`, `coffer
-config`, `coffer status` and `coffer pods` print (the last of all sandboxes of this node), the host kernel's version and
+config`, `coffer status` and `coffer pods` print (`coffer pods` lists all sandboxes of this node), the host kernel's version and
 command line, and nothing of the pod's own: no environment, no volume, no output of its containers. The
 guest's console is left out unless --console asks for it. What looks like a password, a token or a private key is replaced
 by [left out]. Look at it before you send it: only you know what else is secret.";

@@ -17,12 +17,13 @@ use sha2::{Digest, Sha256};
 
 use super::timeline::{Start, Step};
 use crate::http;
+use crate::initdata::hex;
 
 /// Where collectors take traces, unless the address names another place.
 const PATH: &str = "/v1/traces";
 /// Longest answer that is read, in bytes.
 const ANSWER: u64 = 64 << 10;
-const NANOSECONDS: u64 = 1_000_000;
+const NANOSECONDS_PER_MS: u64 = 1_000_000;
 
 /// Sends the trace; gives one line that says under which id it is found.
 ///
@@ -122,7 +123,7 @@ fn status(steps: &[Step]) -> Status {
 
 fn event(start: &Start, step: &Step) -> Event {
     Event {
-        time_unix_nano: (start.begin_ms + step.at_ms) * NANOSECONDS,
+        time_unix_nano: (start.begin_ms + step.at_ms).saturating_mul(NANOSECONDS_PER_MS),
         name: step.name.clone(),
         ..Event::default()
     }
@@ -136,7 +137,7 @@ struct Builder<'a> {
 
 impl Builder<'_> {
     fn span(&mut self, name: &str, from_ms: u64, until_ms: u64) -> Span {
-        let at = |ms: u64| (self.start.begin_ms + ms) * NANOSECONDS;
+        let at = |ms: u64| (self.start.begin_ms + ms).saturating_mul(NANOSECONDS_PER_MS);
         let mut span = Span {
             trace_id: self.id("trace", 16),
             span_id: self.id(&self.next.to_string(), 8),
@@ -162,8 +163,4 @@ impl Builder<'_> {
 fn text(key: &str, value: &str) -> KeyValue {
     let value = AnyValue { value: Some(Value::StringValue(value.to_owned())) };
     KeyValue { key: key.to_owned(), value: Some(value), ..KeyValue::default() }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -18,8 +18,8 @@ pub(crate) struct CheckArgs {
     /// The policy
     #[arg(long, value_name = "FILE")]
     policy: PathBuf,
-    /// Requests in their order, each as {"kind": "CreateContainerRequest", "request": {...}}, one or more in a file: as
-    /// kata-agent, with its log at debug, writes them to /tmp/policy.jsonl
+    /// Requests in their order, each as {"kind": "CreateContainerRequest", "request": {...}}, one or more in a file: in the
+    /// form of kata-agent's /tmp/policy.jsonl, which Coffer's guests do not keep
     #[arg(required = true, value_name = "REQUEST.json")]
     requests: Vec<PathBuf>,
 }

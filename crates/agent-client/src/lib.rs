@@ -29,7 +29,7 @@ pub use error::{AgentError, Call};
 pub use framing::Violation;
 pub use handshake::{HandshakeError, parse_answer};
 pub use mirror::Mirror;
-pub use rpc::{MAX_STREAM_CHUNK, ProcessRef};
+pub use rpc::{GUEST_PULL, MAX_STREAM_CHUNK, ProcessRef};
 pub use text::{MAX_TEXT, sanitize};
 pub use ttrpc::Code;
 pub use watch::Watcher;

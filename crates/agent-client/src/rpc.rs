@@ -21,12 +21,15 @@ const QUICK: Option<Duration> = Some(Duration::from_secs(15));
 const SETUP: Option<Duration> = Some(Duration::from_secs(60));
 /// CreateContainer: mounts all layers, and waits up to 100 s for a GPU's CDI file.
 const CREATE: Option<Duration> = Some(Duration::from_secs(180));
-/// CreateContainer with an image that the guest pulls first: as long as kata-agent waits for it (4.1.0, `src/agent/src/config.rs`).
-const PULL: Option<Duration> = Some(Duration::from_secs(1200));
-/// The storage of such an image.
-const PULLED: &str = "image_guest_pull";
+/// CreateContainer with an image that the guest pulls first: as long as kata-agent waits for the image (4.1.0,
+/// `src/agent/src/config.rs`), and [`CREATE`] for the rest.
+const PULL: Option<Duration> = Some(Duration::from_secs(1200 + 180));
 /// Calls that end when the workload wants them to.
 const ENDLESS: Option<Duration> = None;
+
+/// The driver of a storage that is an image which the guest pulls (kata-agent 4.1.0, `src/agent/src/storage/image_pull_handler.rs`);
+/// engines call such a volume so, too.
+pub const GUEST_PULL: &str = "image_guest_pull";
 
 /// Most that is read of a stream in one call, in bytes: twice what a pipe holds, and half of what an answer may have.
 pub const MAX_STREAM_CHUNK: usize = MAX_ANSWER / 2;
@@ -141,12 +144,6 @@ impl Agent {
         call!(self.service.reseed_random_dev, "ReseedRandomDev", None::<&str>, QUICK, request).map(drop)
     }
 
-    /// The agent's metrics in Prometheus' text format; made by the guest, not sanitized.
-    pub async fn get_metrics(&self) -> Result<String, AgentError> {
-        call!(self.service.get_metrics, "GetMetrics", None::<&str>, QUICK, msg::GetMetricsRequest::default())
-            .map(|answer| answer.metrics)
-    }
-
     /// Waits, without a deadline, until the kernel kills a process of a container for want of memory;
     /// returns the container's id as the guest names it.
     pub async fn get_oom_event(&self) -> Result<String, AgentError> {
@@ -210,7 +207,7 @@ impl Agent {
     /// Mounts a container's storages and creates it; its first process waits for `start_container`.
     pub async fn create_container(&self, request: msg::CreateContainerRequest) -> Result<(), AgentError> {
         let container = request.container_id.clone();
-        let is_pulled = request.storages.iter().any(|storage| storage.driver == PULLED);
+        let is_pulled = request.storages.iter().any(|storage| storage.driver == GUEST_PULL);
         let patience = if is_pulled { PULL } else { CREATE };
         call!(self.service.create_container, "CreateContainer", Some(container.as_str()), patience, request)
             .map(drop)

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, PodSpec, Profile, Security, Service, Spec};
 use serde::Serialize;
-use shared_types::ScratchSize;
 
 use crate::command::{command, own_commands};
 use crate::environment::{Environment, patterns, services};
-use crate::mounts::{Copied, Models, Rule, is_in_memory, last_words, mounts};
+use crate::mounts::{Copied, Models, Rule, is_on_scratch, last_words, mounts};
 use crate::order::Turn;
 use crate::text::Text;
 use crate::user::{Identity, identity};
@@ -138,9 +137,7 @@ pub(crate) fn expected(
     }
     let environment = take(Environment::of(container, pod, objects, &image.config), faults);
     let mounts = mounts(container, spec, &image.config, models, copied, faults);
-    let has_scratch = pod.metadata.annotations.contains_key(ScratchSize::ANNOTATION);
-    let (scratch_dirs, empty_dirs) =
-        mounts.empty_dirs.into_iter().partition(|name| has_scratch && !is_in_memory(spec, name));
+    let (scratch_dirs, empty_dirs) = mounts.empty_dirs.into_iter().partition(|name| is_on_scratch(pod, name));
     // Nobody gives the guest the layers of an image that it pulls.
     let layers = if pulled { Vec::new() } else { layers(image) };
     let security = &container.security_context;

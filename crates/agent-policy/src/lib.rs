@@ -31,6 +31,7 @@ use verity::RootHash;
 pub use error::{Faults, PolicyError};
 pub use fields::Objects;
 pub use image::{Image, ImageConfig};
+pub use mounts::is_on_scratch;
 
 /// The rules, the same for every pod, one idea each.
 const RULES: [&str; 14] = [

@@ -2,8 +2,9 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use pod_manifest::spec::{Container, Spec, Volume, VolumeMount};
+use pod_manifest::spec::{Container, PodSpec, Spec, Volume, VolumeMount};
 use serde::Serialize;
+use shared_types::ScratchSize;
 use verity::RootHash;
 
 use crate::{ImageConfig, PolicyError};
@@ -244,10 +245,11 @@ fn kind(volume: &Volume) -> Option<Kind> {
     written.iter().any(Option::is_some).then_some(Kind::Written)
 }
 
-/// Whether the manifest wants the emptyDir in memory, whatever else the VM has.
-pub(crate) fn is_in_memory(spec: &Spec, volume: &str) -> bool {
-    let found = spec.volumes.iter().find(|of| of.name == volume).and_then(|of| of.empty_dir.as_ref());
-    found.is_some_and(|dir| dir.medium.as_deref() == Some("Memory"))
+/// Whether a volume of the pod is an emptyDir that is on its scratch disk: it has one, and does not want this volume in memory.
+pub fn is_on_scratch(pod: &PodSpec, volume: &str) -> bool {
+    let found = pod.spec.volumes.iter().find(|of| of.name == volume).and_then(|of| of.empty_dir.as_ref());
+    pod.metadata.annotations.contains_key(ScratchSize::ANNOTATION)
+        && found.is_some_and(|dir| dir.medium.as_deref() != Some("Memory"))
 }
 
 /// What the volume is, why the VM cannot have it, and what can be had instead.

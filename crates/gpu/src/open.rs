@@ -22,7 +22,9 @@ pub enum Error {
         driver: String,
     },
     /// A VFIO driver has it, but offers no way in.
-    #[error("GPU {gpu} has no node in /dev/vfio: is the IOMMU enabled (intel_iommu=on; not amd_iommu=off)?")]
+    #[error(
+        "GPU {gpu} has no node in /dev/vfio: is the IOMMU enabled (Intel: boot with intel_iommu=on; AMD: without amd_iommu=off)?"
+    )]
     NoNode {
         /// The GPU.
         gpu: PciAddress,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use agent_client::GUEST_PULL;
 use agent_client::proto::agent::Storage;
 use verity::RootHash;
 
@@ -11,10 +12,7 @@ use crate::paths;
 /// The driver option of `overlayfs` by which the agent makes a directory first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
 
-/// The driver by which the agent has the data hub pull an image, and the driver option that says what is known of it (kata-containers
-/// 4.1.0, `src/agent/src/storage/image_pull_handler.rs`).
-const PULL: &str = "image_guest_pull";
-/// Nothing: the agent would take the guest's own pause image where an annotation in it says that this is a sandbox.
+/// What the agent is told of an image that the data hub pulls. Nothing: the agent would take the guest's own pause image where an annotation in it says that this is a sandbox.
 const METADATA: &str = r#"{"metadata":{}}"#;
 
 /// A container's root file system.
@@ -53,8 +51,8 @@ impl GuestRootfs {
 /// The image, which the data hub unpacks in guest memory and mounts as the container's root file system.
 fn pulled(image: &str, container: &str) -> Storage {
     Storage {
-        driver: PULL.to_string(),
-        driver_options: vec![format!("{PULL}={METADATA}")],
+        driver: GUEST_PULL.to_string(),
+        driver_options: vec![format!("{GUEST_PULL}={METADATA}")],
         source: image.to_string(),
         fstype: "overlay".to_string(),
         mount_point: paths::rootfs(container),
@@ -145,7 +143,7 @@ mod tests {
     #[test]
     fn an_image_to_pull_is_named_and_nothing_of_the_hosts_besides() {
         let [storage] = GuestRootfs::Pulled("r.example/a@sha256:1".into()).storages("c1").try_into().unwrap();
-        assert_eq!((storage.driver.as_str(), storage.source.as_str()), (PULL, "r.example/a@sha256:1"));
+        assert_eq!((storage.driver.as_str(), storage.source.as_str()), (GUEST_PULL, "r.example/a@sha256:1"));
         assert_eq!(storage.driver_options, [r#"image_guest_pull={"metadata":{}}"#]);
         assert_eq!((storage.fstype.as_str(), storage.options.is_empty()), ("overlay", true));
         assert_eq!(storage.mount_point, "/run/kata-containers/c1/rootfs");

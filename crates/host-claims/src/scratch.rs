@@ -64,20 +64,16 @@ pub fn make(directory: &Path, asked: ScratchSize, most: Option<ScratchSize>) -> 
         return Err(Error::Limit { asked, most });
     }
     let failed = |source| Error::Make { directory: directory.to_owned(), source };
-    if !directory.is_dir() {
-        directory.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(failed(error)),
-            _ => {}
-        }
-    }
+    directory.parent().map_or(Ok(()), fs::create_dir_all).map_err(failed)?;
+    DirBuilder::new().recursive(true).mode(0o700).create(directory).map_err(failed)?;
     let room = statvfs(directory).map_err(|errno| failed(errno.into()))?;
     let free = room.blocks_available().saturating_mul(room.fragment_size()) >> 20;
     if free < asked.mib() {
         return Err(Error::Full { asked, directory: directory.to_owned(), free });
     }
+    // Exclusive: nobody can give it a name later.
     let mut nameless = OpenOptions::new();
-    nameless.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE);
+    nameless.read(true).write(true).mode(0o600).custom_flags(libc::O_TMPFILE | libc::O_EXCL);
     let file = nameless.open(directory).map_err(failed)?;
     file.set_len(asked.bytes()).map_err(failed)?;
     Ok(file)

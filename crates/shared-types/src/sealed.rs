@@ -31,7 +31,7 @@ impl fmt::Display for SealedId {
     }
 }
 
-/// It is the name of none.
+/// A text that names no sealed secret.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("it is not {} lower-case hexadecimal digits", 2 * BYTES)]
 pub struct NoSealedId;
@@ -53,29 +53,41 @@ impl FromStr for SealedId {
 pub struct SealedWord {
     /// Which one.
     pub id: SealedId,
-    /// Why it stays sealed; nothing where it was opened.
-    pub refusal: Option<String>,
+    /// What became of it.
+    pub answer: SealedAnswer,
+}
+
+/// What became of a sealed secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum SealedAnswer {
+    /// It was opened, and is text.
+    Text,
+    /// It was opened, and is no text: a file can have it, and a variable cannot.
+    Bytes,
+    /// It stays sealed, for this reason.
+    Refused(String),
 }
 
 impl SealedWord {
     /// Reads the line.
     pub fn parse(line: &str) -> Option<Self> {
         let (id, word) = line.strip_prefix(LINE)?.split_once(' ')?;
-        let refusal = match word.strip_prefix("stays sealed: ") {
-            None if word == "opened" => None,
-            None => return None,
-            Some(why) => Some(why.to_owned()),
+        let answer = match word {
+            "opened" => SealedAnswer::Text,
+            "opened, no text" => SealedAnswer::Bytes,
+            _ => SealedAnswer::Refused(word.strip_prefix("stays sealed: ")?.to_owned()),
         };
-        Some(Self { id: id.parse().ok()?, refusal })
+        Some(Self { id: id.parse().ok()?, answer })
     }
 }
 
 impl fmt::Display for SealedWord {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{LINE}{}", self.id)?;
-        match &self.refusal {
-            None => f.write_str(" opened"),
-            Some(why) => write!(f, " stays sealed: {why}"),
+        match &self.answer {
+            SealedAnswer::Text => f.write_str(" opened"),
+            SealedAnswer::Bytes => f.write_str(" opened, no text"),
+            SealedAnswer::Refused(why) => write!(f, " stays sealed: {why}"),
         }
     }
 }
@@ -89,8 +101,9 @@ mod tests {
         let id = SealedId::of(b"sealed.a.b.c");
         // printf sealed.a.b.c | sha256sum
         assert_eq!(id.to_string(), "addbb861dc31963f");
-        for refusal in [None, Some("the key broker said no: x".to_owned())] {
-            let word = SealedWord { id, refusal };
+        let refused = SealedAnswer::Refused("the key broker said no: x".to_owned());
+        for answer in [SealedAnswer::Text, SealedAnswer::Bytes, refused] {
+            let word = SealedWord { id, answer };
             assert_eq!(SealedWord::parse(&word.to_string()), Some(word));
         }
     }

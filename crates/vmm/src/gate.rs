@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use host_claims::vsock::GateListener;
-use shared_types::sealed::{SealedId, SealedWord};
+use shared_types::sealed::SealedWord;
 use slog::{Logger, error, warn};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -19,7 +19,7 @@ use vmm_config::hotplug::Lun;
 
 use crate::lines::{Tail, tail};
 use crate::progress::Activity;
-use crate::secrets::{AwaitedSecrets, Secrets};
+use crate::secrets::{AwaitedSecrets, Expected, Secrets};
 
 /// The longest line that PID 1 writes, in bytes.
 const MAX_LINE: usize = 1024;
@@ -240,8 +240,8 @@ impl Gate {
     }
 
     /// Notes that a container is about to have these sealed secrets.
-    pub(crate) fn expect_secrets(&self, ids: &[SealedId]) -> AwaitedSecrets {
-        AwaitedSecrets::new(Arc::clone(&self.heard), ids)
+    pub(crate) fn expect_secrets(&self, expected: &[Expected]) -> AwaitedSecrets {
+        AwaitedSecrets::new(Arc::clone(&self.heard), expected)
     }
 
     /// Notes that a layer is about to be given to the VM.

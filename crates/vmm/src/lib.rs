@@ -21,5 +21,5 @@ mod vm;
 
 pub use claims::Claims;
 pub use disks::Layer;
-pub use secrets::AwaitedSecrets;
+pub use secrets::{AwaitedSecrets, Expected};
 pub use vm::{Gone, Vm};

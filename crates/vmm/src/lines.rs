@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use shared_types::Budget;
-use slog::{Logger, debug, info};
+use slog::{Logger, debug, info, warn};
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::unix::pipe;
 use tokio::sync::{Notify, watch};
@@ -121,8 +121,14 @@ impl Feed {
     async fn gather(self, mut pipe: File, log: &Logger, activity: &Activity) {
         let mut lines = Lines::new(self, log, activity, |_| {});
         let mut buffer = vec![0; PIECE];
-        'pipe: while let Ok(written) = written(pipe).await {
-            pipe = written;
+        'pipe: loop {
+            pipe = match written(pipe).await {
+                Ok(written) => written,
+                Err(error) => {
+                    warn!(log, "a stream is not read any more"; "source" => lines.feed.source, "error" => %error);
+                    break;
+                }
+            };
             loop {
                 match look(&mut pipe, &mut buffer, |bytes| lines.push(bytes)) {
                     Look::Some => sleep(GATHER).await,

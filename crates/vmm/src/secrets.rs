@@ -4,13 +4,13 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use shared_types::sealed::{SealedId, SealedWord};
+use shared_types::sealed::{SealedAnswer, SealedId, SealedWord};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::gate::{Heard, NotReady};
 
-/// Secrets that somebody waits for. A line is one of them's; those that nobody waits for are nobody's.
+/// Secrets that somebody waits for. A line counts for one of them; one about another secret is dropped.
 #[derive(Debug, Default)]
 pub(crate) struct Secrets {
     next: u64,
@@ -20,8 +20,31 @@ pub(crate) struct Secrets {
 #[derive(Debug)]
 struct Awaited {
     ticket: u64,
-    id: SealedId,
-    said: Option<SealedWord>,
+    secret: Expected,
+    said: Option<SealedAnswer>,
+}
+
+/// A sealed secret that a container is about to have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Expected {
+    /// Which one.
+    pub id: SealedId,
+    /// Whether it must be text: the agent leaves a variable sealed where it is not (kata-agent 4.1.0,
+    /// `src/agent/src/confidential_data_hub/mod.rs`).
+    pub is_text: bool,
+}
+
+impl Awaited {
+    /// Why the container does not have it, as far as is known.
+    fn refusal(&self) -> Option<&str> {
+        match self.said.as_ref()? {
+            SealedAnswer::Refused(why) => Some(why),
+            SealedAnswer::Bytes if self.secret.is_text => {
+                Some("it opens to what is no text, and a variable is text: mount it as a file")
+            }
+            SealedAnswer::Text | SealedAnswer::Bytes => None,
+        }
+    }
 }
 
 impl Secrets {
@@ -32,9 +55,9 @@ impl Secrets {
 
     /// Takes a line in.
     pub(crate) fn note(&mut self, word: SealedWord) {
-        let waits = |awaited: &&mut Awaited| awaited.said.is_none() && awaited.id == word.id;
+        let waits = |awaited: &&mut Awaited| awaited.said.is_none() && awaited.secret.id == word.id;
         if let Some(awaited) = self.awaited.iter_mut().find(waits) {
-            awaited.said = Some(word);
+            awaited.said = Some(word.answer);
         }
     }
 
@@ -48,9 +71,7 @@ impl Secrets {
     }
 
     fn first_refusal(&self, ticket: u64) -> Option<(usize, &str)> {
-        self.of(ticket).enumerate().find_map(|(index, awaited)| {
-            awaited.said.as_ref().and_then(|word| word.refusal.as_deref()).map(|why| (index, why))
-        })
+        self.of(ticket).enumerate().find_map(|(index, awaited)| Some((index, awaited.refusal()?)))
     }
 }
 
@@ -63,13 +84,17 @@ pub struct AwaitedSecrets {
 
 impl AwaitedSecrets {
     /// Waits for these, whose lines are still to come.
-    pub(crate) fn new(heard: Arc<watch::Sender<Heard>>, ids: &[SealedId]) -> Self {
+    pub(crate) fn new(heard: Arc<watch::Sender<Heard>>, expected: &[Expected]) -> Self {
         let mut ticket = 0;
         heard.send_modify(|heard| {
             let secrets = &mut heard.secrets;
             ticket = secrets.next;
             secrets.next += 1;
-            secrets.awaited.extend(ids.iter().map(|id| Awaited { ticket, id: *id, said: None }));
+            secrets.awaited.extend(expected.iter().map(|secret| Awaited {
+                ticket,
+                secret: *secret,
+                said: None,
+            }));
         });
         Self { heard, ticket }
     }

@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use agent_client::{Agent, AgentError};
 use shared_types::one_line;
-use shared_types::sealed::SealedId;
 use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
@@ -22,7 +21,7 @@ use crate::lines::Tail;
 use crate::lost;
 use crate::qemu::{Exit, Qemu};
 use crate::qmp::{Event, Qmp, QmpError};
-use crate::secrets::AwaitedSecrets;
+use crate::secrets::{AwaitedSecrets, Expected};
 
 /// How long the guest may take to power itself off before QEMU is told to quit.
 const GUEST_PATIENCE: Duration = Duration::from_secs(10);
@@ -113,8 +112,8 @@ impl Vm {
     }
 
     /// Listens for what the guest will say of these sealed secrets, which a container is about to have.
-    pub fn expect_secrets(&self, ids: &[SealedId]) -> AwaitedSecrets {
-        self.gate.expect_secrets(ids)
+    pub fn expect_secrets(&self, expected: &[Expected]) -> AwaitedSecrets {
+        self.gate.expect_secrets(expected)
     }
 
     /// Gives the guest one more user of each layer, and waits until it has opened all of them; returns their LUNs. A layer

@@ -5,9 +5,10 @@
 //! goes into the register; the log goes with the evidence, behind the firmware's own, since a register without its log tells nobody
 //! anything (guest-components, `attestation-agent/attestation-agent/src/eventlog`).
 
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::{fs, io};
 
 use serde::Deserialize;
 use sha2::{Digest, Sha384};
@@ -29,6 +30,8 @@ const AAEL: u32 = 0x4141_454c;
 pub const LONGEST: usize = 1024;
 const EVENTS: usize = 256;
 const FIRMWARE_LOG: usize = 256 << 10;
+/// Most digests of an event: the algorithms that TCG has.
+const DIGESTS: usize = 8;
 
 /// An event.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -139,23 +142,29 @@ impl EventLog {
         Ok(())
     }
 
-    /// The firmware's log and this one; none before the first event, since a quote needs none.
+    /// A quote, and the log that it is of: the firmware's and this one, to which nothing is added meanwhile. There is no log
+    /// before the first event, since a quote needs none.
     ///
     /// # Errors
     ///
-    /// [`EventError::Firmware`].
-    pub fn text(&self) -> Result<Option<Vec<u8>>, EventError> {
+    /// Those of `quote`, and [`EventError::Firmware`].
+    pub fn around<T, E: From<EventError>>(
+        &self,
+        quote: impl FnOnce() -> Result<T, E>,
+    ) -> Result<(T, Option<Vec<u8>>), E> {
         let logged = self.logged.lock().unwrap_or_else(PoisonError::into_inner);
-        if logged.0 == 0 {
-            return Ok(None);
-        }
-        Ok(Some([self.firmware()?, logged.1.clone()].concat()))
+        let quote = quote()?;
+        let log = if logged.0 == 0 { None } else { Some([self.firmware()?, logged.1.clone()].concat()) };
+        Ok((quote, log))
     }
 
     /// The firmware's log, without the room behind it.
     fn firmware(&self) -> Result<Vec<u8>, EventError> {
         let failed = |source| EventError::Firmware { path: self.firmware.clone(), source };
-        let mut log = fs::read(&self.firmware).map_err(failed)?;
+        let mut log = Vec::new();
+        // The table that names it is the host's: one byte above the limit is enough to refuse it.
+        let file = File::open(&self.firmware).map_err(failed)?;
+        file.take(FIRMWARE_LOG as u64 + 1).read_to_end(&mut log).map_err(failed)?;
         let written =
             written(&log).ok_or_else(|| failed(io::Error::other("it is no log of TCG's events")))?;
         log.truncate(written);
@@ -177,9 +186,9 @@ pub fn written(log: &[u8]) -> Option<usize> {
     let mut at = 32_usize.checked_add(number(28)?)?;
     log.get(..at)?;
     while log.get(at..).is_some_and(|rest| !rest.iter().take(8).all(|byte| *byte == 0xff)) {
-        let digests = number(at + 8)?;
+        let digests = number(at + 8).filter(|digests| *digests <= DIGESTS)?;
         at += 12;
-        for _ in 0..digests.min(8) {
+        for _ in 0..digests {
             let algorithm = u16::from_le_bytes(log.get(at..at + 2)?.try_into().ok()?);
             at += 2 + match algorithm {
                 0x4 => 20,

@@ -5,7 +5,6 @@
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
@@ -16,6 +15,8 @@ use protobuf::{CodedInputStream, CodedOutputStream};
 const LONGEST: u32 = 2 << 20;
 /// Questions at once; further ones are refused.
 const AT_ONCE: usize = 16;
+/// Bytes of a frame's head.
+const HEAD: usize = 10;
 /// ttrpc's type of a question, and of an answer.
 const REQUEST: u8 = 1;
 const RESPONSE: u8 = 2;
@@ -40,7 +41,7 @@ struct FrameHead {
 
 /// A question.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Asked {
+struct Asked {
     service: String,
     method: String,
     payload: Vec<u8>,
@@ -70,20 +71,12 @@ const INTERNAL: i32 = 13;
 ///
 /// When no connection can be taken any more.
 pub fn run(listener: &UnixListener, hub: &Arc<dyn Hub>) -> io::Result<()> {
-    loop {
-        let stream = match listener.accept() {
-            Ok((stream, _)) => stream,
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) =>
-            {
-                continue;
-            }
-            Err(error) => return Err(error),
-        };
-        let hub = hub.clone();
-        // Who listens here is root in the guest: the agent, once.
+    for stream in listener.incoming() {
+        let (stream, hub) = (stream?, hub.clone());
+        // Who asks here is root in the guest: the agent, once.
         let _ = thread::Builder::new().stack_size(STACK).spawn(move || serve(stream, &hub));
     }
+    Ok(())
 }
 
 /// Serves one connection to its end. Questions do not wait for each other.
@@ -93,7 +86,8 @@ pub fn run(listener: &UnixListener, hub: &Arc<dyn Hub>) -> io::Result<()> {
 /// When the connection breaks, or what comes is not ttrpc.
 pub fn serve(mut stream: UnixStream, hub: &Arc<dyn Hub>) -> io::Result<()> {
     let answers = Arc::new(Mutex::new(stream.try_clone()?));
-    let busy = Arc::new(AtomicUsize::new(0));
+    // One more for each question that has no answer yet.
+    let busy = Arc::new(());
     while let Some(head) = next(&mut stream)? {
         if head.kind != REQUEST {
             return Err(io::ErrorKind::InvalidData.into());
@@ -109,8 +103,7 @@ pub fn serve(mut stream: UnixStream, hub: &Arc<dyn Hub>) -> io::Result<()> {
         if bytes.len() != usize::try_from(head.length).unwrap_or(usize::MAX) {
             return Err(io::ErrorKind::UnexpectedEof.into());
         }
-        if busy.fetch_add(1, Ordering::AcqRel) >= AT_ONCE {
-            busy.fetch_sub(1, Ordering::AcqRel);
+        if Arc::strong_count(&busy) > AT_ONCE {
             send(
                 &answers,
                 head.stream,
@@ -118,14 +111,13 @@ pub fn serve(mut stream: UnixStream, hub: &Arc<dyn Hub>) -> io::Result<()> {
             )?;
             continue;
         }
-        let (hub, there, to) = (hub.clone(), busy.clone(), answers.clone());
+        let (hub, seat, to) = (hub.clone(), busy.clone(), answers.clone());
         let started = thread::Builder::new().stack_size(STACK).spawn(move || {
             let answer = answer(&bytes, hub.as_ref());
-            there.fetch_sub(1, Ordering::AcqRel);
+            drop(seat);
             let _ = send(&to, head.stream, &answer);
         });
         if started.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
             send(&answers, head.stream, &Err(Refusal::new(EXHAUSTED, "no thread can be started")))?;
         }
     }
@@ -134,18 +126,14 @@ pub fn serve(mut stream: UnixStream, hub: &Arc<dyn Hub>) -> io::Result<()> {
 
 /// The next frame's head; none at the connection's end.
 fn next(stream: &mut impl Read) -> io::Result<Option<FrameHead>> {
-    let mut head = [0; 10];
-    let mut have = 0;
-    while have < head.len() {
-        match stream.read(&mut head[have..]) {
-            Ok(0) if have == 0 => return Ok(None),
-            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
-            Ok(read) => have += read,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
-        }
+    let mut head = Vec::with_capacity(HEAD);
+    stream.take(HEAD as u64).read_to_end(&mut head)?;
+    if head.is_empty() {
+        return Ok(None);
     }
-    let [a, b, c, d, e, f, g, h, kind, _] = head;
+    let Ok([a, b, c, d, e, f, g, h, kind, _]) = <[u8; HEAD]>::try_from(head) else {
+        return Err(io::ErrorKind::UnexpectedEof.into());
+    };
     Ok(Some(FrameHead {
         length: u32::from_be_bytes([a, b, c, d]),
         stream: u32::from_be_bytes([e, f, g, h]),
@@ -178,11 +166,7 @@ fn answer(question: &[u8], hub: &dyn Hub) -> Result<Vec<u8>, Refusal> {
 
 impl Asked {
     /// Reads a question (`Request` of ttrpc). What it has beside is passed over.
-    ///
-    /// # Errors
-    ///
-    /// Protobuf's.
-    pub fn parse(bytes: &[u8]) -> protobuf::Result<Self> {
+    fn parse(bytes: &[u8]) -> protobuf::Result<Self> {
         let mut asked = Self::default();
         let mut input = CodedInputStream::from_bytes(bytes);
         while let Some(tag) = input.read_raw_tag_or_eof()? {

@@ -125,16 +125,19 @@ fn decode(name: &'static str, text: &str) -> Result<Vec<u8>, JweError> {
 }
 
 /// A foreign word in a message.
-fn shown(text: &str) -> String {
+pub(crate) fn shown(text: &str) -> String {
     text.chars().take(40).collect()
 }
 
+/// A point of P-256 by its coordinates as JSON has them, uncompressed; nothing where they are not 32 bytes each. Whether it is on
+/// the curve is for the library to say.
+pub(crate) fn uncompressed(x: &[u8], y: &[u8]) -> Option<Vec<u8>> {
+    (x.len() == KEY && y.len() == KEY).then(|| [&[4][..], x, y].concat())
+}
+
 fn point(key: &Ephemeral) -> Result<PublicKey, JweError> {
-    let (x, y) = (decode("x", &key.x)?, decode("y", &key.y)?);
-    if x.len() != KEY || y.len() != KEY {
-        return Err(JweError::Point);
-    }
-    PublicKey::from_sec1_bytes(&[&[4][..], &x, &y].concat()).map_err(|_| JweError::Point)
+    let point = uncompressed(&decode("x", &key.x)?, &decode("y", &key.y)?).ok_or(JweError::Point)?;
+    PublicKey::from_sec1_bytes(&point).map_err(|_| JweError::Point)
 }
 
 /// RFC 3394.

@@ -108,7 +108,11 @@ fn run(agents: &UnixListener) -> Result<(), StartError> {
     }
     let keys: Arc<dyn Hub> = Arc::new(Keys::new(service.clone(), broker.sealed, says));
     let agents = agents.try_clone().map_err(StartError::Agents)?;
-    thread::spawn(move || hub::run(&agents, &keys));
+    thread::spawn(move || {
+        if let Err(error) = hub::run(&agents, &keys) {
+            say(&format!("the agent is answered no more: {error}"));
+        }
+    });
     server::run(&listener, &service).map_err(StartError::Serve)
 }
 
@@ -153,12 +157,14 @@ fn order(words: &[String]) -> Option<Order> {
         _ => return None,
     };
     let declared = Declared { gpus: gpus.parse().ok()?, switches: switches.parse().ok()? };
-    let events = (tee == "tdx").then(|| EventLog::new(Path::new(MEASUREMENTS), Path::new(FIRMWARE)));
     let tsm = |kind| Tsm::new(Path::new(REPORTS), kind);
-    let cpu: Box<dyn Cpu> = match tee.as_str() {
-        "snp" => Box::new(tsm(Kind::Snp)),
-        "tdx" => Box::new(events.iter().cloned().fold(tsm(Kind::Tdx), Tsm::with_events)),
-        "none" => Box::new(Sample),
+    let (cpu, events): (Box<dyn Cpu>, _) = match tee.as_str() {
+        "snp" => (Box::new(tsm(Kind::Snp)), None),
+        "tdx" => {
+            let events = EventLog::new(Path::new(MEASUREMENTS), Path::new(FIRMWARE));
+            (Box::new(tsm(Kind::Tdx).with_events(events.clone())), Some(events))
+        }
+        "none" => (Box::new(Sample), None),
         _ => return None,
     };
     let attester = Attester::new(cpu, gpus::source(tee != "none"), declared);
@@ -170,7 +176,7 @@ fn say(line: &str) {
     says(&format!("coffer-attest: {line}"));
 }
 
-/// One that begins as it should.
+/// A line that begins with the program's name already, as [`Keys`] writes it.
 fn says(line: &str) {
     eprintln!("{line}");
 }

@@ -14,6 +14,7 @@ use serde::Deserialize;
 use shared_types::sealed::PREFIX;
 
 use crate::broker::BrokerError;
+use crate::jwe::{shown, uncompressed};
 use crate::resource::{NoUri, ResourcePath};
 
 /// The only version.
@@ -67,7 +68,7 @@ pub enum SealedError {
     Unsigned(&'static str),
     /// Its key's id is no address.
     #[error(
-        "the id of its key (kid) is neither a resource of the key broker nor in [[credentials]] of cdh.toml"
+        "the id of its key (kid) is neither a resource of the key broker nor in [[credentials]] of cdh.toml with a resource's address"
     )]
     Kid(#[source] NoUri),
     /// What the broker has as its key is none.
@@ -213,16 +214,9 @@ fn point(jwk: &[u8]) -> Result<Vec<u8>, &'static str> {
     if jwk.kty != "EC" || jwk.crv.as_deref() != Some("P-256") {
         return Err("it is of another kind");
     }
-    let coordinate = |text: Option<String>| {
-        let bytes = URL_SAFE_NO_PAD.decode(text.unwrap_or_default()).unwrap_or_default();
-        if bytes.len() == 32 { Ok(bytes) } else { Err("its coordinates are not 32 bytes each") }
-    };
-    Ok([vec![4], coordinate(jwk.x)?, coordinate(jwk.y)?].concat())
-}
-
-/// A foreign word in a message.
-fn shown(text: &str) -> String {
-    text.chars().take(40).collect()
+    let coordinate =
+        |text: Option<String>| URL_SAFE_NO_PAD.decode(text.unwrap_or_default()).unwrap_or_default();
+    uncompressed(&coordinate(jwk.x), &coordinate(jwk.y)).ok_or("its coordinates are not 32 bytes each")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use shared_types::one_line;
-use shared_types::sealed::{SealedId, SealedWord};
+use shared_types::sealed::{SealedAnswer, SealedId, SealedWord};
 
 use crate::hub::Hub;
 use crate::resource::ResourcePath;
@@ -74,7 +74,11 @@ impl Hub for Nobody {
 }
 
 fn told(secret: &[u8], opened: Result<Vec<u8>, String>, say: Say) -> Result<Vec<u8>, String> {
-    let id = SealedId::of(secret);
-    say(&SealedWord { id, refusal: opened.as_ref().err().cloned() }.to_string());
+    let answer = match &opened {
+        Ok(plain) if str::from_utf8(plain).is_ok() => SealedAnswer::Text,
+        Ok(_) => SealedAnswer::Bytes,
+        Err(why) => SealedAnswer::Refused(why.clone()),
+    };
+    say(&SealedWord { id: SealedId::of(secret), answer }.to_string());
     opened
 }

@@ -32,13 +32,17 @@ fn an_idle_service_has_little_memory_of_its_own() {
         .unwrap();
     let mut said = String::new();
     BufReader::new(service.stderr.take().unwrap()).read_line(&mut said).unwrap();
-    let status = || fs::read_to_string(format!("/proc/{}/status", service.id())).unwrap();
+    let id = service.id();
+    let status = || fs::read_to_string(format!("/proc/{id}/status")).unwrap();
     let number = |status: &str, name: &str| -> u64 {
         let line = status.lines().find(|line| line.starts_with(name)).unwrap();
         line.split_whitespace().nth(1).unwrap().parse().unwrap()
     };
     // The line comes before the last thread, the one that the agent is answered by.
-    while said.contains("keys come from") && number(&status(), "Threads:") < 2 {
+    while said.contains("keys come from")
+        && service.try_wait().unwrap().is_none()
+        && number(&status(), "Threads:") < 2
+    {
         thread::yield_now();
     }
     let idle = number(&status(), "RssAnon:");

@@ -32,9 +32,6 @@ pub enum AgentError {
         #[source]
         source: io::Error,
     },
-    /// The kernel has no number for it that fits a process id.
-    #[error("the agent's process id {0} is out of range")]
-    Id(u32),
 }
 
 /// How the agent ended.
@@ -55,8 +52,7 @@ impl fmt::Display for AgentEnd {
     }
 }
 
-/// Discards the agent's record of requests. In memory it would grow with each container, some 140 KiB for one with 50 volumes, until
-/// none is left.
+/// Discards the agent's record of requests. In memory it would grow with each container until none is left.
 ///
 /// # Errors
 ///
@@ -78,8 +74,7 @@ pub fn start(path: &Path, policy: Option<&Path>) -> Result<Pid, AgentError> {
     command.env_clear().env("PATH", PATH).env("HOME", "/root").current_dir("/").stdin(Stdio::null());
     command.envs(policy.map(|policy| (POLICY, policy)));
     let child = command.spawn().map_err(|source| AgentError::Spawn { path: path.to_owned(), source })?;
-    let id = i32::try_from(child.id()).map_err(|_| AgentError::Id(child.id()))?;
-    Ok(Pid::from_raw(id))
+    Ok(Pid::from_raw(child.id().cast_signed()))
 }
 
 #[cfg(test)]

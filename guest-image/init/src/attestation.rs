@@ -17,7 +17,6 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
 use nix::mount::{MsFlags, mount};
 use nix::unistd::Pid;
-use toml::Value;
 
 use crate::components;
 use crate::initdata::Declaration;
@@ -41,9 +40,6 @@ pub enum AttestationError {
         #[source]
         source: io::Error,
     },
-    /// The kernel has no number for it that fits a process id.
-    #[error("the attestation service's process id {0} is out of range")]
-    Id(u32),
     /// The image's components take no such word.
     #[error(
         "coffer.toml in the initdata has proxy, which is for Coffer's own attestation service, and this image has other guest \
@@ -85,14 +81,9 @@ pub struct Order {
     half: Option<&'static str>,
 }
 
-/// The order, if the document names a key broker. A text that is no TOML is for the service to complain about.
+/// The order, if the document names a key broker.
 pub fn order(document: &InitData, tee: Option<Tee>, declared: &Declaration) -> Option<Order> {
-    let names = |file: &str, path: &[&str]| {
-        let Some(text) = document.data().get(file) else { return false };
-        let Ok(table) = toml::from_str::<Value>(text) else { return true };
-        path.iter().try_fold(&table, |value, key| value.get(*key)).is_some()
-    };
-    let half = match (names("aa.toml", &["token_configs", "kbs"]), names("cdh.toml", &["kbc"])) {
+    let half = match document.key_brokers() {
         (false, false) => return None,
         (true, true) => None,
         (true, false) => Some("cdh.toml"),
@@ -209,11 +200,11 @@ fn spawn(path: &Path, words: &[String], hub: UnixListener) -> Result<Service, At
     command.args(words).env_clear().current_dir("/").stdin(OwnedFd::from(hub)).stderr(Stdio::piped());
     let failed = |source| AttestationError::Spawn { path: path.to_owned(), source };
     let mut child = command.spawn().map_err(failed)?;
-    let id = i32::try_from(child.id()).map_err(|_| AttestationError::Id(child.id()))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
     let said = child.stderr.take().ok_or_else(|| failed(io::ErrorKind::BrokenPipe.into()))?;
     let said = File::from(OwnedFd::from(said));
     fcntl(&said, FcntlArg::F_SETFL(OFlag::O_NONBLOCK)).map_err(|errno| failed(errno.into()))?;
-    Ok(Service { pid: Pid::from_raw(id), said: Some(said), rest: Vec::new() })
+    Ok(Service { pid, said: Some(said), rest: Vec::new() })
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::{fs, io};
 
 use nix::sys::stat::{Mode, SFlag, makedev, mknod};
 
+use crate::initdata::CHECKED;
 use crate::private::Device;
 use crate::tee::Tee;
 
@@ -20,8 +21,6 @@ const COMPONENT: &str = "usr/local/bin/attestation-agent";
 const EXTENSION: &str = "run/kata-extensions/coco";
 /// The description, below that.
 const DESCRIPTION: &str = "etc/kata-extensions/components.toml";
-/// The initdata as PID 1 checked it.
-const INITDATA: &str = "/run/confidential-containers/initdata/initdata.toml";
 
 /// Why they cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -86,10 +85,7 @@ fn prepare_with(
     symlink("/usr", &link).map_err(|source| ComponentsError::Make { path: link, source })?;
     let Some(name) = order.tee.map(Tee::device) else { return Ok(()) };
     let path = root.join("sys/class/misc").join(name).join("dev");
-    let device = fs::read_to_string(&path).and_then(|text| {
-        Device::parse(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no device's numbers")))
-    });
-    let device = device.map_err(|source| ComponentsError::Device { path, source })?;
+    let device = Device::read(&path).map_err(|source| ComponentsError::Device { path, source })?;
     let path = root.join("dev").join(name);
     node(&path, device).map_err(|source| ComponentsError::Make { path, source })
 }
@@ -97,12 +93,12 @@ fn prepare_with(
 /// What the agent is to start, in this order. It waits for a socket before it goes on.
 fn description(order: &Order) -> String {
     let initdata =
-        if order.initdata { format!(", \"--initdata-toml\", \"{INITDATA}\"") } else { String::new() };
+        if order.initdata { format!(", \"--initdata-toml\", \"/{CHECKED}\"") } else { String::new() };
     let features = if order.tokens { "all" } else { "resource" };
     format!(
         r#"schema_version = 1
 
-# Asked for by the agent. The data hub writes its own where its environment names none.
+# kata-agent refuses a description without this path. The data hub writes its own where its environment names none.
 [paths]
 ocicrypt-config = "run/confidential-containers/cdh/ocicrypt_config.json"
 
@@ -156,7 +152,7 @@ mod tests {
         assert_eq!((aa.as_slice(), cdh.is_empty()), (&socket.map(str::to_owned)[..], true));
         assert_eq!(api, ["--features", "resource"], "containers get no token's key unasked");
         let [aa, _, api] = args(&Order { initdata: true, tokens: true, tee: None }).try_into().unwrap();
-        assert_eq!(aa[2..], ["--initdata-toml", INITDATA]);
+        assert_eq!(aa[2..], ["--initdata-toml", "/run/confidential-containers/initdata/initdata.toml"]);
         assert_eq!(api, ["--features", "all"]);
     }
 

@@ -3,7 +3,6 @@
 //! The host listens on the port that is the VM's own CID. Nothing is ever read from it, and nothing waits for it:
 //! the connection is made while the boot goes on, and a host that does not listen or does not read loses lines.
 
-use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::Path;
@@ -124,8 +123,7 @@ impl Gate {
 
 /// The socket on its way to the host.
 fn begin(private: &Private, root: &Path) -> io::Result<OwnedFd> {
-    let device = Device::parse(&fs::read_to_string(root.join(VSOCK_DEVICE))?);
-    let device = device.ok_or(io::ErrorKind::InvalidData)?;
+    let device = Device::read(&root.join(VSOCK_DEVICE))?;
     let cid = sys::local_cid(private.open(Kind::Char, device, false)?)?;
     let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
     let fd = socket(AddressFamily::Vsock, SockType::Stream, flags, None)?;

@@ -53,6 +53,8 @@ impl Declaration {
 pub const POLICY_PATH: &str = "run/coffer/policy.rego";
 /// Where the attestation components look for the texts and for the document.
 const TEXTS: &str = "run/confidential-containers/initdata";
+/// The document among them, as it is.
+pub const CHECKED: &str = "run/confidential-containers/initdata/initdata.toml";
 
 /// Why the initdata is not used, and with it the VM.
 #[derive(Debug, thiserror::Error)]
@@ -168,7 +170,7 @@ pub fn volumes(document: &InitData) -> Result<Volumes, InitdataError> {
 /// [`InitdataError::Write`].
 pub fn write(root: &Path, document: &InitData) -> Result<(), InitdataError> {
     let texts = root.join(TEXTS);
-    put(&texts.join("initdata.toml"), document.raw())?;
+    put(&root.join(CHECKED), document.raw())?;
     for (key, text) in document.data() {
         match key.as_str() {
             POLICY => put(&root.join(POLICY_PATH), text.as_bytes())?,

@@ -189,7 +189,8 @@ fn kind(vendor: u32, device: u32, class: u32) -> Option<Kind> {
     known.map(|(_, _, kind)| kind)
 }
 
-/// Checks block devices: the root's disk, the initdata's, the scratch disk, and disks of the SCSI controller, which are judged one by one later.
+/// Checks block devices: the root's disk, the initdata's, the scratch disk, and disks of the SCSI controller, which are
+/// judged one by one later.
 ///
 /// # Errors
 ///
@@ -210,10 +211,11 @@ pub fn disks(sys: &Path) -> Result<Disks, InventoryError> {
         let serial = fs::read_to_string(folder.join("serial")).unwrap_or_default().trim().to_owned();
         let numbers = fs::read_to_string(folder.join("dev")).ok();
         let device = numbers.as_deref().and_then(Device::parse);
-        if let Some(other) = names.get(&serial).filter(|_| !serial.is_empty()) {
-            return Err(InventoryError::Twice(other.clone(), name));
+        if !serial.is_empty()
+            && let Some(other) = names.insert(serial.clone(), name.clone())
+        {
+            return Err(InventoryError::Twice(other, name));
         }
-        names.insert(serial.clone(), name.clone());
         match (serial.as_str(), device) {
             (INITDATA, Some(device)) => disks.initdata = Some(device),
             (ScratchSize::SERIAL, Some(device)) => {

@@ -4,9 +4,10 @@
 //! open. So there is none: PID 1 makes one for itself, in a file system that is mounted nowhere, and it is
 //! gone again before the first byte is read.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
 use nix::fcntl::{OFlag, openat};
 use nix::sys::stat::{Mode, SFlag, makedev, mknodat};
@@ -24,7 +25,17 @@ pub struct Device {
 }
 
 impl Device {
-    /// Reads a `dev` file of sysfs: `MAJOR:MINOR` and a newline.
+    /// Reads a `dev` file of sysfs.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's, and that the file has no numbers.
+    pub fn read(path: &Path) -> io::Result<Self> {
+        let text = fs::read_to_string(path)?;
+        Self::parse(&text).ok_or_else(|| io::Error::other(format!("{text:?} is no device's numbers")))
+    }
+
+    /// Reads the text of such a file: `MAJOR:MINOR` and a newline.
     pub fn parse(text: &str) -> Option<Self> {
         let (major, minor) = text.trim_end().split_once(':')?;
         Some(Self { major: major.parse().ok()?, minor: minor.parse().ok()? })

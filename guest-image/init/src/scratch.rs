@@ -45,6 +45,12 @@ pub struct Disk {
     pub sectors: u64,
 }
 
+impl Disk {
+    const fn bytes(self) -> u64 {
+        self.sectors.saturating_mul(512)
+    }
+}
+
 /// Why the pod does not get the scratch disk that it wants, or gets none.
 #[derive(Debug, thiserror::Error)]
 pub enum ScratchError {
@@ -100,9 +106,8 @@ pub enum ScratchError {
 /// # Errors
 /// [`ScratchError`], when what is there is not what is declared.
 pub fn decide(found: Option<Disk>, declared: Option<u64>) -> Result<Option<Disk>, ScratchError> {
-    let bytes = |disk: &Disk| disk.sectors.saturating_mul(512);
-    if let Some(disk) = found.filter(|disk| bytes(disk) < length(EMPTY) || bytes(disk) % BLOCK != 0) {
-        return Err(ScratchError::Unusable(bytes(&disk)));
+    if let Some(disk) = found.filter(|disk| disk.bytes() < length(EMPTY) || disk.bytes() % BLOCK != 0) {
+        return Err(ScratchError::Unusable(disk.bytes()));
     }
     match (found, declared) {
         (found, None) => Ok(found),
@@ -112,8 +117,8 @@ pub fn decide(found: Option<Disk>, declared: Option<u64>) -> Result<Option<Disk>
             let declared = ScratchSize::from_mib(mib).map_err(|source| ScratchError::Size { mib, source })?;
             match found {
                 None => Err(ScratchError::Missing(declared)),
-                Some(disk) if bytes(&disk) == declared.bytes() => Ok(Some(disk)),
-                Some(disk) => Err(ScratchError::Other { declared, found: bytes(&disk) }),
+                Some(disk) if disk.bytes() == declared.bytes() => Ok(Some(disk)),
+                Some(disk) => Err(ScratchError::Other { declared, found: disk.bytes() }),
             }
         }
     }
@@ -146,7 +151,7 @@ pub fn prepare(private: &Private, root: &Path, disk: Disk) -> Result<(), Scratch
     let flags = MsFlags::MS_NODEV | MsFlags::MS_NOATIME;
     let mount_it = |flags, options| mount(Some(source.as_str()), &place, Some("ext4"), flags, Some(options));
     mount_it(flags, FIRST).map_err(|errno| failed(errno.into()))?;
-    let blocks = disk.sectors * 512 / BLOCK;
+    let blocks = disk.bytes() / BLOCK;
     let directory = File::open(&place).map_err(failed)?;
     sys::grow_ext4(&directory, blocks).map_err(|source| ScratchError::Grow { blocks, source })?;
     mount_it(flags | MsFlags::MS_REMOUNT, THEN).map_err(|errno| failed(errno.into()))?;

@@ -4,6 +4,7 @@ use std::error::Error as StdError;
 use std::path::PathBuf;
 
 use agent_client::AgentError;
+use host_claims::scratch;
 pub use shared_types::one_line;
 use ttrpc::Code;
 use verity::RootHash;
@@ -195,7 +196,10 @@ fn guest_code(error: &AgentError) -> Code {
 
 fn boot_code(cause: &Failure) -> Code {
     match cause {
-        Failure::Plan(PlanError::MemoryBudget { .. }) | Failure::Scratch(_) => Code::RESOURCE_EXHAUSTED,
+        Failure::Plan(PlanError::MemoryBudget { .. })
+        | Failure::Scratch(scratch::Error::Limit { .. } | scratch::Error::Full { .. }) => {
+            Code::RESOURCE_EXHAUSTED
+        }
         Failure::State(StateError::Taken { .. }) => Code::ALREADY_EXISTS,
         Failure::Stalled { .. } => Code::DEADLINE_EXCEEDED,
         Failure::Plan(_)
@@ -203,6 +207,7 @@ fn boot_code(cause: &Failure) -> Code {
         | Failure::Devices(_)
         | Failure::QemuTooOld { .. }
         | Failure::Jail(_)
+        | Failure::Scratch(scratch::Error::Make { .. })
         | Failure::Spawn(_) => Code::FAILED_PRECONDITION,
         Failure::State(_)
         | Failure::Misplaced(_)

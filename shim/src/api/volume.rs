@@ -6,6 +6,7 @@
 
 use std::collections::HashMap;
 
+use agent_client::GUEST_PULL;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
@@ -67,7 +68,7 @@ impl VirtualVolume {
         let json = STANDARD.decode(option).map_err(|error| invalid(format!("not Base64: {error}")))?;
         let wire: Wire =
             serde_json::from_slice(&json).map_err(|error| invalid(format!("not a volume: {error}")))?;
-        if wire.volume_type != "image_guest_pull" {
+        if wire.volume_type != GUEST_PULL {
             let kind: String = wire.volume_type.chars().take(64).collect();
             return Err(Error::Unsupported(format!("a volume of type {kind:?} is")));
         }
@@ -77,7 +78,8 @@ impl VirtualVolume {
         Ok(Self { image: wire.source })
     }
 
-    /// What the guest is to pull: what the container's annotations name, for kubelet's own text is there, else the volume.
+    /// What the guest is to pull: the name in the container's annotations, else the volume's. containerd 2 has the manifest's
+    /// name there, containerd 1.7 its normal form, and CRI-O any name that it knows the image by.
     ///
     /// # Errors
     /// When neither names an image.
@@ -116,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_image_is_called_what_kubelet_calls_it() {
+    fn an_annotations_name_comes_before_the_volumes() {
         let known = VirtualVolume { image: "quay.io/a/b:1".into() };
         // nydus-snapshotter's, whose containerd does not tell it the name.
         let json = r#"{"volume_type":"image_guest_pull","source":"dummy-image-reference",

@@ -96,9 +96,9 @@ fn size_of(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use serde_json::json;
-
     use std::fs::File;
+
+    use serde_json::json;
 
     use super::*;
 

@@ -14,7 +14,7 @@ use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
 
-use super::pod_vm::{Context, PodVm, Unsealer};
+use super::pod_vm::{Context, DataHub, PodVm};
 use super::volumes::Copied;
 use super::{gpus, layers, models, sealed, sub_paths};
 use crate::api::{ContainerId, Error, NewContainer, Result, Rootfs, VirtualVolume, one_line};
@@ -59,7 +59,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     sub_paths::name_directories(&mut spec);
     let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
     let spec = &spec;
-    if vm.unsealer == Unsealer::Nobody {
+    if vm.data_hub == DataHub::Nobody {
         sealed::refuse(spec)?;
     }
     let mut rootfs = GuestRootfs::default();
@@ -100,9 +100,9 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     check_size(request.id.as_str(), limits, vm.size)
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let agent = vm.vm.agent();
-    let secrets = match vm.unsealer {
-        Unsealer::Service => Some(sealed::expect(&vm.vm, &guest.oci, &mut guest.copies)?),
-        Unsealer::Components | Unsealer::Nobody => None,
+    let secrets = match vm.data_hub {
+        DataHub::Service => Some(sealed::expect(&vm.vm, &guest.oci, &mut guest.copies)?),
+        DataHub::Components | DataHub::Nobody => None,
     };
     vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
     let last_words = guest.termination_log.take().map(Arc::new);
@@ -140,7 +140,7 @@ pub fn pulled(new: &NewContainer) -> Option<String> {
 /// The same, where the guest can and may pull it.
 fn pulled_by<'a>(vm: &PodVm, volume: &'a VirtualVolume, spec: &'a Spec) -> Result<&'a str> {
     let image = volume.reference(spec.annotations())?;
-    if vm.unsealer != Unsealer::Components {
+    if vm.data_hub != DataHub::Components {
         return Err(Error::GuestPull { image: image.to_owned(), guest: vm.image.to_string() });
     }
     if vm.pinned.layers(spec).is_some() {

@@ -24,7 +24,7 @@ use vmm_config::request::{OciLimits, PodRequest};
 
 use super::own::{PodFiles, own_container};
 use super::pinned::Pinned;
-use super::pod_vm::{Context, PodVm, Unsealer};
+use super::pod_vm::{Context, DataHub, PodVm};
 use super::volumes::Volumes as Copies;
 use super::{bundle, gpus, guest};
 use crate::api::{CreateSandboxRequest, Error, PodFacts, Result, RuntimeOptions, one_line};
@@ -148,10 +148,12 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     })?;
     let size = VmSize { vcpus: pod.vcpus.get().into(), memory: pod.memory.size().bytes() };
     let limited = launch.limits != OciLimits::default() || pod.has_limits();
-    let unsealer =
-        unsealer(&image, pod.initdata.as_ref().is_some_and(|document| document.names_key_broker()));
+    let data_hub = data_hub(
+        &image,
+        pod.initdata.as_ref().is_some_and(|document| document.key_brokers() != (false, false)),
+    );
     let scratch = pod.scratch.is_some();
-    if let Some(pulled) = launch.pulled.filter(|_| unsealer != Unsealer::Components) {
+    if let Some(pulled) = launch.pulled.filter(|_| data_hub != DataHub::Components) {
         return Err(Error::GuestPull { image: pulled, guest: image.name });
     }
     let name = Arc::from(image.name.as_str());
@@ -199,7 +201,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
         vm,
         builder,
         seccomp,
-        unsealer,
+        data_hub,
         scratch,
         image: name,
         pinned,
@@ -213,16 +215,16 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     })
 }
 
-/// Who opens sealed secrets in a guest of this image, whose initdata names a key broker or not. The agent asks our own service only
+/// Who is the data hub in a guest of this image, whose initdata names a key broker or not. The agent asks our own service only
 /// where its command line has the word for it, which images of earlier versions have not.
-fn unsealer(image: &ImageManifest, has_broker: bool) -> Unsealer {
+fn data_hub(image: &ImageManifest, has_broker: bool) -> DataHub {
     let (key, value) = NO_COMPONENTS;
     if !image.guest_components.is_empty() {
-        Unsealer::Components
+        DataHub::Components
     } else if has_broker && image.cmdline.value(key) == Some(value) {
-        Unsealer::Service
+        DataHub::Service
     } else {
-        Unsealer::Nobody
+        DataHub::Nobody
     }
 }
 

@@ -39,9 +39,9 @@ impl Context {
     }
 }
 
-/// Who opens sealed secrets in a guest.
+/// Who answers the guest's agent as confidential data hub: opens sealed secrets, and pulls images if it is the components.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unsealer {
+pub enum DataHub {
     /// The guest components of the Confidential Containers project, in the image.
     Components,
     /// Coffer's own attestation service, which says a line for each.
@@ -59,8 +59,8 @@ pub struct PodVm {
     pub builder: UserId,
     /// Whether the guest's agent filters system calls.
     pub seccomp: bool,
-    /// Who in the guest opens sealed secrets.
-    pub unsealer: Unsealer,
+    /// Who is the agent's data hub.
+    pub data_hub: DataHub,
     /// Whether the VM has a scratch disk.
     pub scratch: bool,
     /// The guest image's name.

@@ -1,7 +1,7 @@
 //! Sealed secrets of the Confidential Containers project. kata-agent has them opened by whom it finds in the guest: the project's
 //! guest components, or Coffer's own attestation service. Where it finds nobody, or nobody opens one, it runs the container with the
-//! sealed text as if that were the secret. So a container with one is refused here where there is nobody, and elsewhere its creation
-//! waits for the guest's word on each.
+//! sealed text as if that were the secret. So a container with one is refused here where there is nobody, and its creation waits for
+//! our service's word on each. The components say none: a secret that they do not open stays sealed.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -13,12 +13,14 @@ use agent_client::proto::oci;
 use guest_spec::{Copy, CopyKind};
 use oci_spec::runtime::Spec;
 use shared_types::sealed::{PREFIX, SealedId};
-use vmm::{AwaitedSecrets, Vm};
+use vmm::{AwaitedSecrets, Expected, Vm};
 
 use crate::api::{Error, Result};
 
 /// The folders of kubelet's in which a pod's secrets may be. No name says of which volume a `subPath` is.
 const SECRETS: [&str; 3] = ["kubernetes.io~secret", "kubernetes.io~projected", "volume-subpaths"];
+/// Ends of paths in the guest at which the agent opens nothing (kata-agent 4.1.0, `src/agent/src/rpc.rs`).
+const LEFT_ALONE: [&str; 5] = ["resolv.conf", "termination-log", "hostname", "hosts", "serviceaccount"];
 /// How long the guest's word may take once the container is made: it was said before.
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -76,8 +78,8 @@ pub struct Secrets {
 /// # Errors
 /// One is where the agent opens none, or cannot be read.
 pub fn expect(vm: &Vm, container: &oci::Spec, copies: &mut [Copy]) -> Result<Secrets> {
-    let (places, ids): (Vec<_>, Vec<_>) = found(container, copies)?.into_iter().unzip();
-    Ok(Secrets { places, awaited: vm.expect_secrets(&ids) })
+    let (places, expected): (Vec<_>, Vec<_>) = found(container, copies)?.into_iter().unzip();
+    Ok(Secrets { places, awaited: vm.expect_secrets(&expected) })
 }
 
 impl Secrets {
@@ -94,12 +96,15 @@ impl Secrets {
     }
 }
 
-fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, SealedId)>> {
+fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Expected)>> {
     let environment = container.Process.iter().flat_map(|process| &process.Env);
     let variables = environment.filter_map(|entry| entry.split_once('='));
     let variables = variables.filter(|(_, value)| value.starts_with(PREFIX));
     let mut found: Vec<_> = variables
-        .map(|(name, value)| (format!("the environment variable {name}"), SealedId::of(value.as_bytes())))
+        .map(|(name, value)| {
+            let secret = Expected { id: SealedId::of(value.as_bytes()), is_text: true };
+            (format!("the environment variable {name}"), secret)
+        })
         .collect();
     for copy in copies {
         let mount = container.Mounts.iter().find(|mount| mount.source == copy.guest);
@@ -113,9 +118,10 @@ fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Seal
             CopyKind::File => {}
             CopyKind::Tree => {
                 for (name, id) in in_volume(&copy.host).map_err(unread)? {
+                    let id = id.filter(|_| !LEFT_ALONE.iter().any(|end| copy.guest.ends_with(end)));
                     let id = id.ok_or_else(|| unopened(&format!("{place}/{name}")))?;
                     copy.watch = false;
-                    found.push((format!("{name} in {place}"), id));
+                    found.push((format!("{name} in {place}"), Expected { id, is_text: false }));
                 }
             }
         }
@@ -135,8 +141,15 @@ fn in_volume(volume: &Path) -> io::Result<Vec<(String, Option<SealedId>)>> {
             continue;
         }
         let Ok(target) = fs::canonicalize(entry.path()) else { continue };
-        if !target.is_file() || !is_sealed(&target)? {
+        if !target.is_file() {
             continue;
+        }
+        match is_sealed(&target) {
+            Ok(true) => {}
+            Ok(false) => continue,
+            // kubelet has changed the volume meanwhile; what is gone is not copied either.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            Err(error) => return Err(error),
         }
         let is_kubelets = kind.is_symlink() && target.parent().and_then(Path::parent) == Some(&volume);
         let mut text = Vec::new();
@@ -161,7 +174,8 @@ fn is_sealed(file: &Path) -> io::Result<bool> {
 fn unopened(place: &str) -> Error {
     let reason = format!(
         "{place} is a sealed secret, and the guest's agent opens those that are right in a mounted volume of type Secret, ConfigMap or \
-         projected: mount the volume without subPath, or take the secret into an environment variable"
+         projected: mount the volume without subPath, under another name than {}, or take the secret into an environment variable",
+        LEFT_ALONE.join(", ")
     );
     Error::InvalidRequest { field: "spec", reason }
 }
@@ -207,8 +221,7 @@ mod tests {
         assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret)).is_ok());
         let text = said(&spec(&["A=b", "KEY=sealed.a.b.c"], &secret));
         assert!(
-            text.contains("the environment variable KEY") && text.contains("names a key broker")
-                || text.contains("name a key broker"),
+            text.contains("the environment variable KEY") && text.contains("name a key broker"),
             "{text}"
         );
         fs::write(secret.join("two"), "sealed.a.b.c").unwrap();
@@ -229,6 +242,7 @@ mod tests {
         fs::write(map.join("two"), "sealed.a.b.c").unwrap();
         assert!(refuse(&spec(&[], &map)).is_ok());
     }
+
     /// A volume as kubelet writes it.
     fn volume(folder: &Path, files: &[(&str, &str)]) -> PathBuf {
         let volume = folder.join("volumes/kubernetes.io~secret/keys");
@@ -263,11 +277,11 @@ mod tests {
         let host = volume(folder.path(), &[("b", "sealed.1.2.3"), ("a", "sealed.x\n"), ("plain", "x")]);
         let mut copies = [copy(&host, CopyKind::Tree)];
         let env = ["A=sealed.a.b.c", "B=plain", "sealed.x=y"];
-        let id = |text: &str| SealedId::of(text.as_bytes());
+        let secret = |text: &str, is_text| Expected { id: SealedId::of(text.as_bytes()), is_text };
         let expected = [
-            ("the environment variable A".to_owned(), id("sealed.a.b.c")),
-            ("a in /etc/keys".to_owned(), id("sealed.x\n")),
-            ("b in /etc/keys".to_owned(), id("sealed.1.2.3")),
+            ("the environment variable A".to_owned(), secret("sealed.a.b.c", true)),
+            ("a in /etc/keys".to_owned(), secret("sealed.x\n", false)),
+            ("b in /etc/keys".to_owned(), secret("sealed.1.2.3", false)),
         ];
         assert_eq!(found(&container(&env), &mut copies).unwrap(), expected);
         assert!(!copies[0].watch);
@@ -287,6 +301,13 @@ mod tests {
         // By `subPath`: one file, or one with no link of kubelet's.
         let text = said(copy(&host.join("..data/a"), CopyKind::File));
         assert!(text.contains("/etc/keys is a sealed secret") && text.contains("without subPath"), "{text}");
+        // Under a name at which the agent looks into nothing.
+        let hosts = Copy { guest: "/shared/hosts".into(), ..copy(&host, CopyKind::Tree) };
+        let text = said(hosts);
+        assert!(
+            text.contains("/shared/hosts/a is a sealed secret") && text.contains("serviceaccount"),
+            "{text}"
+        );
         fs::remove_file(host.join("a")).unwrap();
         fs::write(host.join("a"), "sealed.a.b.c").unwrap();
         assert!(said(copy(&host, CopyKind::Tree)).contains("/etc/keys/a is a sealed secret"));

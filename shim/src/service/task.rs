@@ -9,8 +9,7 @@ use ttrpc::Result;
 use ttrpc::r#async::TtrpcContext;
 
 use super::convert::{self, status};
-use crate::api::ContainerId;
-use crate::api::Error;
+use crate::api::{ContainerId, Error};
 use crate::metrics;
 use crate::sandbox::Handle;
 use crate::wire::timestamp;

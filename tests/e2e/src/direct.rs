@@ -1,5 +1,6 @@
 //! The guest's agent, asked beside the shim: what its calls alone take is the limit of what goes through the shim.
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::faults::Victim;
@@ -15,16 +16,15 @@ const NAME: &str = "direct";
 
 /// A second connection to the agent, where the transport is a socket that anybody may connect to.
 pub async fn agent_of_the_vm() -> Option<Agent> {
-    let device = Victim::VsockDevice.processes().into_iter().next()?;
-    let directory = std::fs::read_link(format!("/proc/{}/cwd", device.pid)).ok()?;
-    let words: Vec<&str> = device.command.split(' ').collect();
-    let name = words.iter().skip_while(|word| **word != "--uds-path").nth(1)?;
-    let socket = directory.join(name);
-    let agent = agent_client::connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await.ok();
-    if agent.is_none() {
-        println!("the VM's agent cannot be reached beside its shim: no limit to compare with");
-    }
-    agent
+    // The device is in a mount namespace of its own: its directory is reached by the link, not by the name that the link shows.
+    let socket = Victim::VsockDevice.processes().into_iter().find_map(|device| {
+        let words: Vec<&str> = device.command.split(' ').collect();
+        let name = words.iter().skip_while(|word| **word != "--uds-path").nth(1)?;
+        let socket = PathBuf::from(format!("/proc/{}/cwd/{name}", device.pid));
+        socket.exists().then_some(socket)
+    })?;
+    let agent = agent_client::connect(&Endpoint::Hybrid { socket, port: AGENT_PORT }).await;
+    Some(agent.or_fail("the VM's agent, asked beside its shim"))
 }
 
 /// A process from its begin to its end, with both of its streams: the calls that the shim makes for it.

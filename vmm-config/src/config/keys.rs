@@ -128,7 +128,8 @@ node_config! {
     /// in it, and gone with the pod.
     scratch_directory: AbsolutePath = AbsolutePath::known("/var/lib/coffer/scratch");
 
-    /// Pod annotations that may change the VM; any other is ignored, and said so in the log. Understood are
+    /// Pod annotations that may change the VM; any other one is ignored, but for those of initdata and the scratch disk, and
+    /// said so in the log. Understood are
     /// "io.katacontainers.config.hypervisor.default_vcpus" and
     /// "io.katacontainers.config.hypervisor.default_memory" (MiB).
     allowed_annotations: Vec<AnnotationKey> = Vec::new();

@@ -28,7 +28,7 @@ pub struct ScratchDisk {
 }
 
 impl ScratchDisk {
-    /// As many as one disk of the host serves.
+    /// A bound, so that a large VM does not have a queue for each CPU.
     const MAX_QUEUES: u8 = 4;
 
     /// A disk for a VM with this many CPUs.

@@ -8,6 +8,7 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde_json::Value;
 
 use super::super::pod::Class;
+use crate::initdata::hex;
 
 /// Length of an SNP report (AMD 56860, table 23).
 const SNP: usize = 1184;
@@ -53,10 +54,6 @@ pub(super) fn parse(bytes: &[u8]) -> Result<Reported> {
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|bytes| u32::from_le_bytes(*bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 fn snp(report: &[u8]) -> Result<Reported> {

@@ -93,7 +93,8 @@ is_route(route) if {
 
 is_source(text, _) if text == ""
 
-# kata-agent 4.1.0 takes a source for the packets' own only with a length that is not an address's (netlink.rs, update_routes).
+# kata-agent 4.1.0 takes a source with the length 0 for the address that packets are sent from, and any other one for a
+# match of their source (netlink.rs, update_routes).
 is_source(text, family) if is_address(trim_suffix(text, "/0"), family)
 
 is_empty_or_address(text, _) if text == ""

@@ -118,14 +118,14 @@ impl InitData {
         self.algorithm
     }
 
-    /// Whether it names a key broker, in CoCo's `aa.toml` or `cdh.toml`. A text that is no TOML is for its reader to complain about.
-    pub fn names_key_broker(&self) -> bool {
+    /// Whether CoCo's `aa.toml` and `cdh.toml` in it name a key broker each. A text that is no TOML is for its reader to complain about.
+    pub fn key_brokers(&self) -> (bool, bool) {
         let names = |file: &str, path: &[&str]| {
             let Some(text) = self.data.get(file) else { return false };
             let Ok(table) = toml::from_str::<toml::Value>(text) else { return true };
             path.iter().try_fold(&table, |value, key| value.get(*key)).is_some()
         };
-        names("aa.toml", &["token_configs", "kbs"]) || names("cdh.toml", &["kbc"])
+        (names("aa.toml", &["token_configs", "kbs"]), names("cdh.toml", &["kbc"]))
     }
 
     /// The texts by name.

@@ -57,7 +57,7 @@ fn functions(host: &Host<'_>) -> Vec<Function> {
 const STATE: &str = "/var/lib/coffer/gpu";
 
 fn partitions(host: &Host<'_>) -> Finding {
-    let fix = "see docs/gpu.md";
+    let fix = "write both files again, or remove their folder (docs/gpu.md)";
     let fabric = match Fabric::read(&host.root.path(STATE)) {
         Ok(None) => {
             return Finding::NotApplicable(

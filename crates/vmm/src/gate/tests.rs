@@ -1,6 +1,7 @@
 use std::sync::{Arc, Mutex};
 
 use proptest::prelude::*;
+use shared_types::sealed::{SealedAnswer, SealedId};
 use slog::{Discard, Drain, KV, Never, OwnedKVList, Record, o};
 
 use super::*;
@@ -191,8 +192,11 @@ proptest! {
 #[tokio::test(start_paused = true)]
 async fn each_sealed_secret_of_a_container_has_a_line_of_its_own() {
     let gate = gate();
-    let (a, b) = (SealedId::of(b"a"), SealedId::of(b"b"));
-    let word = |id, refusal: Option<&str>| SealedWord { id, refusal: refusal.map(str::to_owned) }.to_string();
+    let [a, b] = [b"a", b"b"].map(|text| Expected { id: SealedId::of(text), is_text: false });
+    let word = |secret: Expected, refusal: Option<&str>| {
+        let answer = refusal.map_or(SealedAnswer::Text, |why| SealedAnswer::Refused(why.to_owned()));
+        SealedWord { id: secret.id, answer }.to_string()
+    };
     assert_eq!(gate.expect_secrets(&[]).opened(SOON).await, Ok(()));
     // One text twice has two lines, and two containers do not answer for each other.
     let (one, other) = (gate.expect_secrets(&[a, a, b]), gate.expect_secrets(&[a]));
@@ -215,6 +219,14 @@ async fn each_sealed_secret_of_a_container_has_a_line_of_its_own() {
     assert_eq!(both.opened(SOON).await, Err((1, refused)));
     assert_eq!(began.elapsed(), Duration::ZERO);
     drop((one, other, both));
+    // A file may have what is no text, and a variable may not.
+    let bytes = SealedWord { id: a.id, answer: SealedAnswer::Bytes }.to_string();
+    for is_text in [false, true] {
+        let secret = gate.expect_secrets(&[Expected { is_text, ..a }]);
+        say(&gate, &bytes);
+        let opened = secret.opened(SOON).await;
+        assert_eq!(opened.is_err(), is_text, "{opened:?}");
+    }
     say(&gate, &word(a, None));
     assert!(gate.heard.borrow().secrets.is_empty(), "what nobody waits for is not kept");
 }

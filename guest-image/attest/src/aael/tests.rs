@@ -1,5 +1,10 @@
 use super::*;
 
+/// What goes with a quote.
+fn text(log: &EventLog) -> Result<Option<Vec<u8>>, EventError> {
+    log.around(|| Ok(())).map(|((), log)| log)
+}
+
 /// An event of TCG's with these digests, as (algorithm, bytes).
 fn event(digests: &[(u16, usize)], data: &[u8]) -> Vec<u8> {
     let mut bytes = [1_u32, 8, u32::try_from(digests.len()).unwrap()].map(u32::to_le_bytes).concat();
@@ -65,7 +70,7 @@ fn an_event_extends_the_register_and_goes_behind_the_firmwares_log() {
     let directory = tempfile::tempdir().unwrap();
     let (ccel, register) = (directory.path().join("CCEL"), directory.path().join(REGISTER));
     let log = EventLog::new(directory.path(), &ccel);
-    assert_eq!(log.text().unwrap(), None);
+    assert_eq!(text(&log).unwrap(), None);
     // Without the firmware's log nothing is extended.
     let error = log.add(&some("one")).unwrap_err().to_string();
     assert!(error.contains("CCEL") && !register.exists(), "{error}");
@@ -75,14 +80,14 @@ fn an_event_extends_the_register_and_goes_behind_the_firmwares_log() {
     assert_eq!(fs::read(&register).unwrap(), some("one").entry().0);
     log.clone().add(&some("two")).unwrap();
     let entries = [some("one").entry().1, some("two").entry().1].concat();
-    assert_eq!(log.text().unwrap().unwrap(), [firmware(&events, 0), entries].concat());
+    assert_eq!(text(&log).unwrap().unwrap(), [firmware(&events, 0), entries].concat());
     // A register that takes nothing has no event in the log.
     fs::remove_file(&register).unwrap();
     fs::create_dir(&register).unwrap();
-    let before = log.text().unwrap();
+    let before = text(&log).unwrap();
     let error = log.add(&some("three")).unwrap_err().to_string();
     assert!(error.contains("rtmr3:sha384"), "{error}");
-    assert_eq!(log.text().unwrap(), before);
+    assert_eq!(text(&log).unwrap(), before);
     fs::remove_dir(&register).unwrap();
     for index in 2..EVENTS {
         log.add(&some(&index.to_string())).unwrap();
@@ -103,6 +108,7 @@ fn what_is_no_log_of_a_firmware_is_told() {
         good[..40].to_vec(),
         whole[..whole.len() - 1].to_vec(),
         firmware(&[event(&[(0x99, 48)], b"")], 0),
+        firmware(&[event(&[(0xc, 48); DIGESTS + 1], b"")], 0),
         [firmware(&[], 0), vec![0; 3]].concat(),
         vec![0xff; 64],
         vec![0; FIRMWARE_LOG + 1],
@@ -117,4 +123,27 @@ fn only_tdx_has_a_register() {
     for (tee, words) in [(Tee::Snp, "SEV-SNP has no register"), (Tee::Sample, "no confidential VM")] {
         assert!(refusal(tee).unwrap().contains(words));
     }
+}
+
+#[test]
+fn nothing_is_added_between_a_quote_and_its_log() {
+    let directory = tempfile::tempdir().unwrap();
+    let ccel = directory.path().join("CCEL");
+    fs::write(&ccel, firmware(&[], 0)).unwrap();
+    let log = EventLog::new(directory.path(), &ccel);
+    log.add(&some("before")).unwrap();
+    let (adding, (during, text)) = log
+        .around(|| -> Result<_, EventError> {
+            let other = log.clone();
+            let adding = std::thread::spawn(move || other.add(&some("after")).unwrap());
+            std::thread::yield_now();
+            let register = fs::read(directory.path().join(REGISTER)).unwrap();
+            Ok((adding, register))
+        })
+        .map(|((adding, during), text)| (adding, (during, text.unwrap())))
+        .unwrap();
+    adding.join().unwrap();
+    let (digest, entry) = some("before").entry();
+    assert_eq!((during, text), (digest.to_vec(), [firmware(&[], 0), entry].concat()));
+    assert_ne!(fs::read(directory.path().join(REGISTER)).unwrap(), digest);
 }

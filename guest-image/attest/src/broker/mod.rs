@@ -186,7 +186,7 @@ impl Client {
         self.resource_until(path, Instant::now() + self.limit)
     }
 
-    /// A resource, for somebody who waits no longer than this.
+    /// A resource, for somebody who waits no longer than this, but for a session that somebody else is making.
     ///
     /// # Errors
     ///

@@ -89,13 +89,16 @@ impl Cpu for Tsm {
     }
 
     fn evidence(&self, data: &[u8; 64]) -> Result<Value, EvidenceError> {
-        let report = self.report(data)?;
         match self.kind {
-            Kind::Snp => snp::evidence(&report, data),
+            Kind::Snp => snp::evidence(&self.report(data)?, data),
             Kind::Tdx => {
-                let events = self.events.as_ref().map_or(Ok(None), EventLog::text)?;
+                let ask = || self.report(data);
+                let (quote, events) = match &self.events {
+                    Some(log) => log.around(ask)?,
+                    None => (ask()?, None),
+                };
                 let events = events.map(|log| STANDARD.encode(log));
-                Ok(json!({ "cc_eventlog": events, "quote": STANDARD.encode(report) }))
+                Ok(json!({ "cc_eventlog": events, "quote": STANDARD.encode(quote) }))
             }
         }
     }

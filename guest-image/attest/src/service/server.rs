@@ -4,7 +4,6 @@ use std::io::{self, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Range;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -74,31 +73,24 @@ pub fn head(bytes: &[u8]) -> Head {
 ///
 /// When no connection can be taken any more.
 pub fn run(listener: &TcpListener, service: &Arc<Service>) -> io::Result<()> {
-    let busy = Arc::new(AtomicUsize::new(0));
+    // One more for each connection that is served.
+    let busy = Arc::new(());
     loop {
         let stream = match listener.accept() {
             Ok((stream, _)) => stream,
-            // The peer was gone already, or this process has too many files for a moment.
-            Err(error)
-                if matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::Interrupted) =>
-            {
-                continue;
-            }
+            // The peer was gone already.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
             Err(error) => return Err(error),
         };
-        if busy.fetch_add(1, Ordering::AcqRel) >= CONNECTIONS {
-            busy.fetch_sub(1, Ordering::AcqRel);
+        if Arc::strong_count(&busy) > CONNECTIONS {
             let _ = send(&stream, &Answer::error(503, "too many questions at once; ask again"));
             continue;
         }
-        let (service, there) = (service.clone(), busy.clone());
-        let started = thread::Builder::new().stack_size(256 << 10).spawn(move || {
-            let _ = serve(&stream, &service);
-            there.fetch_sub(1, Ordering::AcqRel);
+        let (service, seat) = (service.clone(), busy.clone());
+        let _ = thread::Builder::new().stack_size(256 << 10).spawn(move || {
+            let _seat = seat;
+            serve(&stream, &service)
         });
-        if started.is_err() {
-            busy.fetch_sub(1, Ordering::AcqRel);
-        }
     }
 }
 

@@ -355,13 +355,13 @@ fn start(mut command: Command, heard: bool) -> Result<(PathBuf, Running), Fault>
     }
     let failed = |source| Fault::Path { path: program.clone(), source };
     let child = command.spawn().map_err(failed)?;
-    let number = i32::try_from(child.id()).map_err(|_| failed(io::ErrorKind::InvalidData.into()))?;
+    let pid = Pid::from_raw(child.id().cast_signed());
     let (sender, end) = channel();
     thread::spawn(move || {
         // Nobody listens any more: it was too late.
         let _ = sender.send(finish(child));
     });
-    Ok((program.clone(), Running { pid: Pid::from_raw(number), end, program }))
+    Ok((program.clone(), Running { pid, end, program }))
 }
 
 fn finish(mut child: Child) -> io::Result<End> {

@@ -6,7 +6,7 @@ use attest::hub::Hub;
 use attest::service::Service;
 use attest::unseal::Keys;
 use kbs::sealed::Owner;
-use shared_types::sealed::{SealedId, SealedWord};
+use shared_types::sealed::{SealedAnswer, SealedId, SealedWord};
 
 use super::*;
 
@@ -29,7 +29,13 @@ fn said(secret: &str) -> Vec<Option<String>> {
     let id = SealedId::of(secret.as_bytes());
     let lines = console().lock().unwrap();
     let words = lines.iter().filter_map(|line| SealedWord::parse(line));
-    words.filter(|word| word.id == id).map(|word| word.refusal).collect()
+    words
+        .filter(|word| word.id == id)
+        .map(|word| match word.answer {
+            SealedAnswer::Refused(why) => Some(why),
+            SealedAnswer::Text | SealedAnswer::Bytes => None,
+        })
+        .collect()
 }
 
 fn hub(scene: &Scene, kbs: &Kbs) -> Keys {
