@@ -6,9 +6,11 @@
 //! done without waiting. After a shim's death the record alone is enough to release, any number of times.
 //!
 //! The crate expects a current-thread tokio runtime and is woken by file descriptors only. File system calls
-//! on cgroupfs, procfs and the state directory are made in place: they are short and do not wait for disks.
+//! on cgroupfs, procfs and the state directory are made in place: they are short and do not wait for disks. Others are made
+//! [`aside`].
 
 pub mod accel;
+pub mod aside;
 pub mod cgroup;
 pub mod files;
 pub mod net;

@@ -16,6 +16,7 @@ use std::process::ExitStatus;
 use std::time::Duration;
 
 use jail::Builder;
+use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
 pub use cache::{Cache, DEFAULT_CACHE_BYTES};
@@ -229,7 +230,7 @@ pub struct Rootfs {
     /// The lock that keeps the image in the cache.
     _in_use: Option<cache::Image>,
     /// The same for converted layers.
-    held: Vec<File>,
+    held: Vec<Flock<File>>,
     record: RootfsRecord,
 }
 

@@ -23,7 +23,8 @@ const MAX_LINE: usize = 512;
 const KEPT: usize = 64;
 /// How much may be logged at once, in bytes; a kernel's panic with its registers and call trace is about 6 KiB.
 const BURST: u64 = 64 * 1024;
-/// How fast [`BURST`] refills, in bytes per second.
+/// How fast [`BURST`] refills, in bytes per second. The agent's chatter, which is logged for debugging only, has as much for
+/// itself: it leaves the other lines their part.
 const REFILL: u64 = 4 * 1024;
 
 /// How long a pipe's bytes are gathered after a look at it. A UART gives them one by one, and each look costs more CPU
@@ -33,6 +34,9 @@ const GATHER: Duration = Duration::from_millis(200);
 const PIECE: usize = 8 * 1024;
 /// How often a pipe is read at a look, as long as there is more: what it holds.
 const PIECES: u32 = 8;
+/// How much of a stream that is no pipe is read in each [`GATHER`], in bytes, and how often: a guest that boots says less.
+const MOST: usize = PIECE * PIECES as usize;
+const LOOKS: u32 = 256;
 
 /// The last lines of a stream that is being followed; clones share them.
 #[derive(Debug, Clone)]
@@ -98,7 +102,8 @@ pub(crate) struct Feed {
 }
 
 impl Feed {
-    /// Copies the lines of a stream to its end; `each` sees every one of them, also those that are not logged.
+    /// Copies the lines of a stream to its end, each as soon as it comes, but not more in a [`GATHER`] than [`MOST`] and
+    /// [`LOOKS`] allow; `each` sees every one of them, also those that are not logged.
     pub(crate) async fn copy<R: AsyncRead + Unpin>(
         self,
         mut stream: R,
@@ -108,8 +113,17 @@ impl Feed {
     ) {
         let mut lines = Lines::new(self, log, activity, each);
         let mut buffer = vec![0; PIECE];
+        let (mut since, mut bytes, mut looks) = (Instant::now(), 0, 0);
         while let Ok(read @ 1..) = stream.read(&mut buffer).await {
             lines.push(&buffer[..read]);
+            (bytes, looks) = (bytes + read, looks + 1);
+            let is_flood = bytes >= MOST || looks >= LOOKS;
+            if is_flood {
+                sleep(GATHER).await;
+            }
+            if is_flood || since.elapsed() >= GATHER {
+                (since, bytes, looks) = (Instant::now(), 0, 0);
+            }
         }
         lines.end();
     }
@@ -180,6 +194,7 @@ struct Lines<'a, E> {
     feed: Feed,
     splitter: Splitter,
     budget: Budget,
+    chatter: Budget,
     log: &'a Logger,
     activity: &'a Activity,
     each: E,
@@ -188,7 +203,8 @@ struct Lines<'a, E> {
 impl<'a, E: FnMut(&str)> Lines<'a, E> {
     fn new(feed: Feed, log: &'a Logger, activity: &'a Activity, each: E) -> Self {
         let splitter = Splitter { line: Vec::new(), longest: feed.longest };
-        Self { feed, splitter, budget: Budget::new(BURST, REFILL, now()), log, activity, each }
+        let budget = Budget::new(BURST, REFILL, now());
+        Self { feed, splitter, chatter: budget.clone(), budget, log, activity, each }
     }
 
     fn push(&mut self, bytes: &[u8]) {
@@ -202,10 +218,11 @@ impl<'a, E: FnMut(&str)> Lines<'a, E> {
     }
 
     fn split(&mut self, split: impl FnOnce(&mut Splitter, &mut dyn FnMut(String))) {
-        let Self { feed, splitter, budget, log, each, .. } = self;
+        let Self { feed, splitter, budget, chatter, log, each, .. } = self;
         split(splitter, &mut |line| {
             each(&line);
-            keep(line, &feed.kept, feed.source, log, budget);
+            tell(&line, feed.source, log, budget, chatter);
+            keep(line, &feed.kept);
         });
         feed.more.notify_waiters();
     }
@@ -216,21 +233,24 @@ fn now() -> std::time::Instant {
     Instant::now().into_std()
 }
 
-fn keep(
-    line: String,
-    kept: &Mutex<VecDeque<String>>,
-    source: &'static str,
-    log: &Logger,
-    budget: &mut Budget,
-) {
-    if is_chatter(&line) {
-        debug!(log, "{line}"; "source" => source);
-    } else if let Some(dropped) = budget.take(line.len() as u64, now()) {
-        if dropped > 0 {
-            info!(log, "lines left out: too many at once"; "source" => source, "lines" => dropped);
-        }
-        info!(log, "{line}"; "source" => source);
+/// Logs a line, as far as its kind's budget goes.
+fn tell(line: &str, source: &'static str, log: &Logger, budget: &mut Budget, chatter: &mut Budget) {
+    const LEFT_OUT: &str = "lines left out: too many at once";
+    let is_chatter = is_chatter(line);
+    let budget = if is_chatter { chatter } else { budget };
+    let Some(dropped) = budget.take(line.len() as u64, now()) else { return };
+    match is_chatter {
+        true if dropped > 0 => debug!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped),
+        false if dropped > 0 => info!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped),
+        true | false => {}
     }
+    match is_chatter {
+        true => debug!(log, "{line}"; "source" => source),
+        false => info!(log, "{line}"; "source" => source),
+    }
+}
+
+fn keep(line: String, kept: &Mutex<VecDeque<String>>) {
     let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
     if kept.len() == KEPT {
         kept.pop_front();
@@ -311,7 +331,8 @@ mod tests {
     use std::os::unix::fs::MetadataExt;
 
     use proptest::prelude::*;
-    use slog::{Discard, o};
+    use slog::{Discard, Drain, KV, Key, Level, Never, OwnedKVList, Record, Serializer, o};
+    use tokio::io::AsyncWriteExt;
 
     use super::*;
 
@@ -392,14 +413,105 @@ mod tests {
         tail.said(&["fatal"]).await;
     }
 
+    /// What a logger at debug gets of each kind: bytes of lines, and how many it is told were left out.
+    #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+    struct Told {
+        bytes: u64,
+        left_out: u64,
+    }
+
+    /// Counts what is logged: the chatter's, and the rest.
+    #[derive(Clone, Default)]
+    struct Counter(Arc<Mutex<[Told; 2]>>);
+
+    impl Drain for Counter {
+        type Ok = ();
+        type Err = Never;
+
+        fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+            struct Lines(u64);
+            impl Serializer for Lines {
+                fn emit_arguments(&mut self, key: Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+                    if key == "lines" {
+                        self.0 = value.to_string().parse().unwrap();
+                    }
+                    Ok(())
+                }
+            }
+            let mut lines = Lines(0);
+            record.kv().serialize(record, &mut lines).unwrap();
+            let mut told = self.0.lock().unwrap();
+            let told = &mut told[usize::from(record.level() == Level::Info)];
+            match record.msg().to_string() {
+                text if text.starts_with("lines left out") => told.left_out += lines.0,
+                text => told.bytes += text.len() as u64,
+            }
+            Ok(())
+        }
+    }
+
+    /// As many lines of both kinds as 8 MiB have, a guest's that wants to be in the log of the host.
+    fn flood() -> (Vec<u8>, u64) {
+        let pad = "x".repeat(100);
+        let both = format!("{{\"msg\":\"{pad}\",\"level\":\"INFO\"}}\n[    1.2] {pad}\n");
+        let times = (8 << 20) / both.len();
+        (both.repeat(times).into_bytes(), times as u64)
+    }
+
+    /// A budget's worth for the time that it took, and all that is beyond was counted.
+    fn assert_bounded(counter: &Counter, lines: u64, took: Duration) {
+        let most = BURST + REFILL * (took.as_secs() + 1);
+        for told in *counter.0.lock().unwrap() {
+            assert!((BURST / 2..=most).contains(&told.bytes), "{told:?} within {took:?}, and {most} may be");
+            let line = 100;
+            let at_least = lines - told.bytes / line - most / line;
+            assert!(told.left_out >= at_least && told.left_out < lines, "{told:?} of {lines}");
+        }
+    }
+
     #[tokio::test(start_paused = true)]
     async fn a_flood_is_dropped_and_counted() {
-        let mut budget = Budget::new(BURST, REFILL, now());
-        assert_eq!(budget.take(BURST, now()), Some(0));
-        assert_eq!(budget.take(100, now()), None);
-        assert_eq!(budget.take(100, now()), None);
-        tokio::time::advance(Duration::from_secs(1)).await;
-        assert_eq!(budget.take(100, now()), Some(2));
+        let (bytes, lines) = flood();
+        let least = GATHER * u32::try_from(bytes.len() / MOST - 1).unwrap();
+        // As a console is read, and as PID 1 is.
+        let counter = Counter::default();
+        let log = Logger::root(counter.clone(), o!());
+        let (ours, mut guest) = io::pipe().unwrap();
+        let flood = bytes.clone();
+        let writer = std::thread::spawn(move || guest.write_all(&flood));
+        let start = Instant::now();
+        let tail = follow(ours.into(), "console", log, Activity::default());
+        let mut ended = tail.ended.clone();
+        ended.wait_for(|ended| *ended).await.unwrap();
+        writer.join().unwrap().unwrap();
+        assert_bounded(&counter, lines, start.elapsed());
+        assert!(start.elapsed() >= least, "read within {:?}", start.elapsed());
+
+        let counter = Counter::default();
+        let log = Logger::root(counter.clone(), o!());
+        let (_tail, feed) = super::tail("guest", MAX_LINE);
+        let (start, mut seen) = (Instant::now(), 0);
+        feed.copy(bytes.as_slice(), &log, &Activity::default(), |_| seen += 1).await;
+        assert_eq!(seen, 2 * lines);
+        assert_bounded(&counter, lines, start.elapsed());
+        assert!(start.elapsed() >= least, "read within {:?}", start.elapsed());
+    }
+
+    /// As PID 1 speaks: nothing is put off, so that a start does not wait for it.
+    #[tokio::test(start_paused = true)]
+    async fn lines_of_a_start_are_heard_at_once() {
+        let (mut guest, ours) = tokio::io::duplex(1 << 20);
+        let (tail, feed) = super::tail("guest", MAX_LINE);
+        let start = Instant::now();
+        tokio::spawn(async move { feed.copy(ours, &quiet(), &Activity::default(), |_| {}).await });
+        for number in 0..LOOKS - 1 {
+            guest.write_all(format!("layer {number} ready\n").as_bytes()).await.unwrap();
+            tokio::task::yield_now().await;
+        }
+        drop(guest);
+        tail.ended(Duration::from_secs(5)).await;
+        assert!(tail.has(&format!("layer {} ready", LOOKS - 2)));
+        assert_eq!(start.elapsed(), Duration::ZERO);
     }
 
     proptest! {

@@ -14,6 +14,7 @@ use tokio::sync::oneshot;
 
 use super::cache::{self, Image};
 use super::{Error, ImagePlan};
+use crate::aside::aside;
 use crate::sys;
 
 const PROGRAM: &str = "mkfs.erofs";
@@ -57,7 +58,8 @@ pub(super) async fn run(
     // Until it is open nobody else may take it for left behind.
     let _lock = result.await.map_err(lost)??;
     let image = cache.open(&place).await?;
-    cache.clean();
+    // What it is for is there; a cache that is too large is no reason to refuse it.
+    let _ = aside("cache", move || cache.clean()).await;
     image.ok_or_else(|| Error::file("find the new image", place.path())(io::ErrorKind::NotFound.into()))
 }
 

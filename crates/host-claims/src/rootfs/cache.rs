@@ -107,25 +107,15 @@ impl Cache {
     /// Opens an image for use; `None` when there is none.
     pub(super) async fn open(&self, place: &Place) -> Result<Option<Image>, Error> {
         let path = place.path();
-        let start = Instant::now();
-        loop {
-            let file = match File::open(path) {
-                Ok(file) => file,
-                Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
-                Err(e) => return Err(Error::file("open image", path)(e)),
-            };
-            match Flock::lock(file, FlockArg::LockSharedNonblock) {
-                Ok(lock) if is_linked(&lock) => {
-                    // What was used last is kept longest; a read-only directory only makes that worse.
-                    let _ = lock.set_modified(SystemTime::now());
-                    return Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }));
-                }
-                Ok(_) => continue,
-                Err((_, Errno::EWOULDBLOCK)) if start.elapsed() < IN_USE => sleep(STEP).await,
-                Err((_, Errno::EWOULDBLOCK)) => return Err(locked(path, None, IN_USE)),
-                Err((_, e)) => return Err(Error::file("lock image", path)(e.into())),
-            }
-        }
+        let open = || match File::open(path) {
+            Ok(file) => Ok(Some(file)),
+            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(e) => Err(Error::file("open image", path)(e)),
+        };
+        let Some(lock) = in_use(path, open).await? else { return Ok(None) };
+        // What was used last is kept longest; a read-only directory only makes that worse.
+        let _ = lock.set_modified(SystemTime::now());
+        Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }))
     }
 
     /// The exclusive right to build an image; waits for who has it. Its file goes when it is dropped.
@@ -197,6 +187,25 @@ impl Drop for BuildLock {
     fn drop(&mut self) {
         // Whoever waits for the lock finds it unlinked and makes a new one.
         let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+/// Locks the image at `path`, as `open` opens it, so that nobody takes it away. Waits for who is about to, for a moment and
+/// in nobody's way; `None` where there is no image (any more).
+pub(super) async fn in_use(
+    path: &Path,
+    open: impl Fn() -> Result<Option<File>, Error>,
+) -> Result<Option<Flock<File>>, Error> {
+    let start = Instant::now();
+    loop {
+        let Some(file) = open()? else { return Ok(None) };
+        match Flock::lock(file, FlockArg::LockSharedNonblock) {
+            Ok(lock) if is_linked(&lock) => return Ok(Some(lock)),
+            Ok(_) => continue,
+            Err((_, Errno::EWOULDBLOCK)) if start.elapsed() < IN_USE => sleep(STEP).await,
+            Err((_, Errno::EWOULDBLOCK)) => return Err(locked(path, None, IN_USE)),
+            Err((_, e)) => return Err(Error::file("lock image", path)(e.into())),
+        }
     }
 }
 

@@ -4,18 +4,19 @@
 use std::collections::VecDeque;
 use std::fs::File;
 use std::io;
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use jail::UserId;
+use nix::fcntl::Flock;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
 use tokio::time::timeout;
 use verity::RootHash;
 
+use super::cache::in_use;
 use super::{Error, Layer, Rootfs, layer};
 use crate::sys;
 
@@ -75,7 +76,7 @@ impl Conversion<'_> {
     /// program ends with us, or when this is dropped.
     ///
     /// # Errors
-    /// [`Error::Convert`]; [`Error::NoTree`] and [`Error::OtherRoot`] for a layer that is not what the program says.
+    /// [`Error::Convert`]; [`Error::Locked`] for a layer that somebody keeps from us; [`Error::NoTree`] and [`Error::OtherRoot`] for a layer that is not what the program says.
     pub async fn run(&self, progress: impl FnMut(&str)) -> Result<Option<Rootfs>, Error> {
         let failed = |reason: String| Error::Convert { program: self.program.to_owned(), reason };
         let mut command = Command::new(self.program);
@@ -118,7 +119,7 @@ impl Conversion<'_> {
         }
         let mut rootfs = Rootfs::of_layers(Vec::with_capacity(layers.len()));
         for Described { path, root_hash } in layers {
-            rootfs.held.push(hold(&path)?);
+            rootfs.held.push(hold(&path).await?);
             rootfs.layers.push(Layer::described(&path, root_hash)?);
         }
         Ok(Some(rootfs))
@@ -126,14 +127,9 @@ impl Conversion<'_> {
 }
 
 /// Locks a layer, so that nobody takes it away from the cache (`layers::Node`).
-fn hold(image: &Path) -> Result<File, Error> {
-    let file = layer::open(image)?;
-    file.lock_shared().map_err(Error::file("lock", image))?;
-    let linked = file.metadata().map_err(Error::file("look at", image))?.nlink() > 0;
-    match linked {
-        true => Ok(file),
-        false => Err(Error::file("keep", image)(io::ErrorKind::NotFound.into())),
-    }
+async fn hold(image: &Path) -> Result<Flock<File>, Error> {
+    let held = in_use(image, || layer::open(image).map(Some)).await?;
+    held.ok_or_else(|| Error::file("keep", image)(io::ErrorKind::NotFound.into()))
 }
 
 async fn whole(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
@@ -245,6 +241,40 @@ mod tests {
             ),
             "{said:?}"
         );
+    }
+
+    /// On one thread, as the shim's: whoever stopped with a layer in its hands stops nobody else.
+    #[tokio::test]
+    async fn a_layer_that_somebody_has_for_himself_is_waited_for_a_moment_and_in_nobodys_way() {
+        let rig = Rig::new("cat $(dirname $0)/answer");
+        let image = rig.0.path().join("a.erofs");
+        let root = make(&image, 1);
+        std::fs::write(rig.0.path().join("answer"), answer(&image, root)).unwrap();
+        let stranger = File::open(&image).unwrap();
+        stranger.lock().unwrap();
+        let others = std::cell::Cell::new(0);
+        let go_on = async {
+            loop {
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                others.set(others.get() + 1);
+            }
+        };
+        let run = async {
+            tokio::select! {
+                result = rig.run(LONG, |_| {}) => result,
+                () = go_on => unreachable!(),
+            }
+        };
+        let error = timeout(LONG, run).await.unwrap().unwrap_err();
+        assert!(matches!(&error, Error::Locked { path, .. } if *path == image), "{error}");
+        assert!(others.get() > 3, "the others were stopped: {}", others.get());
+        // One who is done with it in time is waited for.
+        let done = async {
+            tokio::time::sleep(Duration::from_millis(200)).await;
+            drop(stranger);
+        };
+        let (rootfs, ()) = tokio::join!(rig.run(LONG, |_| {}), done);
+        assert_eq!(rootfs.unwrap().unwrap().layers(), [Layer { image, root }]);
     }
 
     #[tokio::test]
