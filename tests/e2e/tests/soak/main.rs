@@ -10,7 +10,7 @@ use tokio::time::sleep;
 /// What a pod that lives long has taken.
 #[derive(Debug, Clone, Copy, PartialEq)]
 struct Taken {
-    /// Of the guest's memory, in MiB, without caches.
+    /// Of the guest's memory, in MiB, without what the kernel gives back when memory is short.
     guest: u64,
     /// Of the guest: disks.
     disks: usize,
@@ -37,15 +37,12 @@ impl Taken {
         // the kernel lets them grow to an eighth of a zone.
         let kept = kib("Cached") + kib("Buffers") - kib("Shmem") + pages_of_cpus(&zones) * 4;
         let used = kib("MemTotal") - kib("MemFree") - kept;
+        let parts =
+            ["AnonPages", "Shmem", "SUnreclaim", "Percpu", "KernelStack", "PageTables", "VmallocUsed"];
         println!(
-            "  KiB: {}",
-            memory
-                .lines()
-                .map(|line| line.split_whitespace().take(2).collect::<Vec<_>>().join(" "))
-                .collect::<Vec<_>>()
-                .join(", ")
+            "  KiB: {}; given back when needed: {kept}",
+            parts.map(|part| format!("{part} {}", kib(part))).join(", ")
         );
-        println!("  free pages of the CPUs: {} KiB", pages_of_cpus(&zones) * 4);
         let disks = keeper.exec(&["ls", "/sys/class/scsi_disk"]).await.split_whitespace().count();
         sleep(Duration::from_secs(2)).await;
         let shim = Victim::Shim.processes().into_iter().next().or_fail("the shim");
