@@ -202,7 +202,7 @@ struct Lines<'a, E> {
 
 impl<'a, E: FnMut(&str)> Lines<'a, E> {
     fn new(feed: Feed, log: &'a Logger, activity: &'a Activity, each: E) -> Self {
-        let splitter = Splitter { line: Vec::new(), longest: feed.longest };
+        let splitter = Splitter { line: Vec::new(), last: Vec::new(), longest: feed.longest };
         let budget = Budget::new(BURST, REFILL, now());
         Self { feed, splitter, chatter: budget.clone(), budget, log, activity, each }
     }
@@ -258,19 +258,25 @@ fn keep(line: String, kept: &Mutex<VecDeque<String>>) {
     kept.push_back(line);
 }
 
-/// Whether a line is of kata-agent's log (slog's JSON), and tells of nothing that went wrong. It writes some forty of them
-/// for each process; they are kept for errors like the others.
+/// How kata-agent's lines begin: slog's JSON, the message first.
+const OF_AGENT: &str = "{\"msg\":";
+/// How it writes the levels of what went as it should.
+const ALL_WELL: [&str; 3] = ["\"level\":\"INFO\"", "\"level\":\"DEBG\"", "\"level\":\"TRCE\""];
+/// How much of the end of a line that is too long is looked at for its level, in bytes: after the message come time and names.
+const LAST: usize = 512;
+
+/// Whether a line is of kata-agent's log, and tells of nothing that went wrong. It writes some forty of them for each process;
+/// they are kept for errors like the others.
 fn is_chatter(line: &str) -> bool {
-    line.starts_with("{\"msg\":")
-        && ["\"level\":\"INFO\"", "\"level\":\"DEBG\"", "\"level\":\"TRCE\""]
-            .iter()
-            .any(|level| line.contains(level))
+    line.starts_with(OF_AGENT) && ALL_WELL.iter().any(|level| line.contains(level))
 }
 
 /// Cuts a byte stream into printable lines.
 #[derive(Debug)]
 struct Splitter {
     line: Vec<u8>,
+    /// The last of what did not fit.
+    last: Vec<u8>,
     longest: usize,
 }
 
@@ -282,16 +288,33 @@ impl Splitter {
                 text => (text, false),
             };
             let room = self.longest.saturating_sub(self.line.len()).min(text.len());
-            self.line.extend_from_slice(&text[..room]);
+            let (fits, rest) = text.split_at(room);
+            self.line.extend_from_slice(fits);
+            self.drop_all_but_last(rest);
             if ends {
                 self.finish(&mut each);
             }
         }
     }
 
+    fn drop_all_but_last(&mut self, rest: &[u8]) {
+        if self.line.starts_with(OF_AGENT.as_bytes()) && !rest.is_empty() {
+            self.last.extend_from_slice(&rest[rest.len().saturating_sub(LAST)..]);
+            self.last.drain(..self.last.len().saturating_sub(LAST));
+        }
+    }
+
+    /// A line of the agent's that did not fit keeps its level: the agent writes whole requests at INFO.
     fn finish(&mut self, mut each: impl FnMut(String)) {
-        let text = printable(&self.line);
+        let mut text = printable(&self.line);
+        let last = String::from_utf8_lossy(&self.last);
+        if let Some(level) = ALL_WELL.iter().find(|level| last.contains(**level)) {
+            text.push_str(" ... ");
+            text.push_str(level);
+        }
+        drop(last);
         self.line.clear();
+        self.last.clear();
         if !text.is_empty() {
             each(text);
         }
@@ -393,6 +416,28 @@ mod tests {
         assert!(is_chatter(&line("INFO")) && is_chatter(&line("DEBG")));
         assert!(!is_chatter(&line("WARN")) && !is_chatter(&line("ERRO")));
         assert!(!is_chatter("[    0.1] \"level\":\"INFO\""));
+    }
+
+    /// As it writes the whole request for a container, in whatever pieces the console gives it.
+    #[test]
+    fn a_line_that_is_cut_keeps_its_level() {
+        let message =
+            "receive createcontainer, spec: ".to_owned() + &"Mount { destination: \\\"/x\\\" }, ".repeat(200);
+        for (level, chatter) in [("INFO", true), ("ERRO", false)] {
+            let line = format!(
+                "{{\"msg\":\"{message}\",\"level\":\"{level}\",\"ts\":\"2026\",\"name\":\"kata-agent\"}}\n"
+            );
+            for piece in [1, 7, 8192] {
+                let mut splitter = Splitter { line: Vec::new(), last: Vec::new(), longest: MAX_LINE };
+                let mut lines = Vec::new();
+                for bytes in [line.as_bytes(), b"the next\n"].concat().chunks(piece) {
+                    splitter.push(bytes, |line| lines.push(line));
+                }
+                assert_eq!(lines.len(), 2, "{lines:?}");
+                assert_eq!(is_chatter(&lines[0]), chatter, "{}", lines[0]);
+                assert!(lines[0].len() < MAX_LINE + 32 && lines[1] == "the next", "{lines:?}");
+            }
+        }
     }
 
     #[tokio::test]
@@ -517,7 +562,7 @@ mod tests {
     proptest! {
         #[test]
         fn lines_are_short_and_printable(bytes in proptest::collection::vec(any::<u8>(), 0..2000)) {
-            let mut splitter = Splitter { line: Vec::new(), longest: MAX_LINE };
+            let mut splitter = Splitter { line: Vec::new(), last: Vec::new(), longest: MAX_LINE };
             let mut lines = Vec::new();
             splitter.push(&bytes, |line| lines.push(line));
             splitter.finish(|line| lines.push(line));
