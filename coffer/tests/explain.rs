@@ -6,6 +6,8 @@
 
 #[path = "../../crates/measurement/tests/image/mod.rs"]
 mod image;
+#[path = "../../crates/measurement/tests/volume/mod.rs"]
+mod volume;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -26,7 +28,8 @@ struct Scene {
 impl Scene {
     fn new(tee: &'static str) -> Self {
         let scene = Self { dir: tempfile::tempdir().unwrap(), tee };
-        let mut firmware = if tee == "snp" { Image::amdsev() } else { Image::inteltdx() }.build();
+        let inteltdx = || Image { volumes: volume::section(&volume::PREDICTED), ..Image::inteltdx() };
+        let mut firmware = if tee == "snp" { Image::amdsev() } else { inteltdx() }.build();
         scene.write("firmware", &firmware);
         firmware[0x5000] ^= 1;
         scene.write("other-firmware", &firmware);

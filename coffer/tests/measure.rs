@@ -4,6 +4,8 @@
 
 #[path = "../../crates/measurement/tests/image/mod.rs"]
 mod image;
+#[path = "../../crates/measurement/tests/volume/mod.rs"]
+mod volume;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -175,7 +177,10 @@ fn script(names: &[&str]) -> Vec<u8> {
 fn rtmr0_follows_firmware_memory_and_acpi_files() {
     let files = Files::new();
     let filled = files.write("filled", Image { variables: true, ..Image::inteltdx() }.build());
-    let empty = files.write("empty", Image::inteltdx().build());
+    let of_drivers = |names: &[&str]| Image { volumes: volume::section(names), ..Image::inteltdx() }.build();
+    let empty = files.write("empty", of_drivers(&volume::PREDICTED));
+    let older = files.write("older", of_drivers(&volume::TDX));
+    let silent = files.write("silent", Image::inteltdx().build());
     let acpi = files.0.path().to_str().unwrap().to_owned();
     fs::create_dir_all(files.0.path().join("etc/acpi")).unwrap();
     files.write("etc/table-loader", script(&["etc/acpi/rsdp", "etc/acpi/tables"]));
@@ -198,6 +203,8 @@ fn rtmr0_follows_firmware_memory_and_acpi_files() {
     assert!(events.contains(" ACPI: etc/acpi/rsdp\n"), "{events}");
 
     assert!(fail(&of(&filled, "512")).contains("comes with variables"));
+    assert!(fail(&of(&older, "512")).contains("does not measure the machine's ACPI tables"));
+    assert!(fail(&of(&silent, "512")).contains("does not tell what it measures"));
     assert!(fail(&of(&empty, "4")).contains("is not in the memory"));
     files.write("etc/table-loader", script(&["../etc/acpi/rsdp"]));
     assert!(fail(&of(&empty, "512")).contains("leads out of the directory"));

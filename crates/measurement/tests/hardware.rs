@@ -9,6 +9,7 @@
 
 mod image;
 mod real;
+mod volume;
 
 use std::fs;
 
@@ -96,7 +97,7 @@ const RTMR1: [&str; 4] = [
 
 #[test]
 fn the_events_of_a_td_are_in_this_order_and_have_these_digests() {
-    let built = Image::inteltdx().build();
+    let built = Image { volumes: volume::section(&volume::PREDICTED), ..Image::inteltdx() }.build();
     let mut script = Vec::new();
     for name in ["etc/acpi/rsdp", "etc/acpi/tables"] {
         let mut command = [&[1, 0, 0, 0], name.as_bytes()].concat();

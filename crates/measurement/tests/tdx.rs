@@ -102,17 +102,55 @@ fn debians_firmware_has_a_digest_that_only_measured_parts_change() {
     assert_ne!(digest(&image), before);
 }
 
+/// Why there is no RTMR0 of an image with these packed sections; without ACPI files there is none of any.
+fn rtmr0_error(sections: &[Vec<u8>]) -> Rtmr0Error {
+    let image = Image { volumes: sections.concat(), ..Image::inteltdx() };
+    rtmr0(&Firmware::parse(&image.build()).unwrap(), 512 << 20, &FwCfgFiles::new()).unwrap_err()
+}
+
 #[test]
 fn rtmr0_of_builds_that_measure_something_else_is_refused() {
-    let error = |image: Image| {
-        rtmr0(&Firmware::parse(&image.build()).unwrap(), 512 << 20, &FwCfgFiles::new()).unwrap_err()
-    };
-    let newer = volume::section(&[volume::TDX[0], volume::SMBIOS_MEASUREMENT]);
-    let error_of_newer = error(Image { volumes: newer, ..Image::inteltdx() });
-    assert_eq!(error_of_newer, Rtmr0Error::MeasuresMore);
-    assert!(error_of_newer.to_string().contains("edk2-stable202505"));
-    assert_eq!(error(Image { variables: true, ..Image::inteltdx() }), Rtmr0Error::Variables);
+    use volume::{ACPI_EVENT, PREDICTED, SMBIOS_MEASUREMENT, TDX, section};
     // What is expected of the rest: ACPI files.
-    let known = volume::section(&volume::TDX);
-    assert!(matches!(error(Image { volumes: known, ..Image::inteltdx() }), Rtmr0Error::NoFile(_)));
+    assert!(matches!(rtmr0_error(&[section(&PREDICTED)]), Rtmr0Error::NoFile(_)));
+    assert!(matches!(rtmr0_error(&[section(&TDX), section(&[ACPI_EVENT])]), Rtmr0Error::NoFile(_)));
+
+    let newer = rtmr0_error(&[section(&[TDX[0], ACPI_EVENT, SMBIOS_MEASUREMENT])]);
+    assert_eq!(newer, Rtmr0Error::MeasuresMore);
+    assert!(newer.to_string().contains("edk2-stable202505"));
+    // The driver is in another volume.
+    assert_eq!(rtmr0_error(&[section(&PREDICTED), section(&[SMBIOS_MEASUREMENT])]), Rtmr0Error::MeasuresMore);
+
+    let older = rtmr0_error(&[section(&TDX)]);
+    assert_eq!(older, Rtmr0Error::MeasuresLess);
+    assert!(older.to_string().contains("edk2-stable202302"));
+
+    let image = Image { variables: true, ..Image::inteltdx() };
+    let variables = rtmr0(&Firmware::parse(&image.build()).unwrap(), 512 << 20, &FwCfgFiles::new());
+    assert_eq!(variables.unwrap_err(), Rtmr0Error::Variables);
+}
+
+#[test]
+fn rtmr0_of_a_build_that_does_not_tell_what_it_measures_is_refused() {
+    use volume::{ACPI_EVENT, PREDICTED, around, pack, section};
+    let good = section(&PREDICTED);
+    let with_byte = |at: usize, byte: u8| {
+        let mut section = good.clone();
+        section[at] = byte;
+        section
+    };
+    for (why, sections) in [
+        ("nothing is packed", vec![]),
+        ("no driver for TDX", vec![section(&[ACPI_EVENT])]),
+        ("packed by something else", vec![with_byte(4, 0)]),
+        ("a dictionary of 4 GiB", vec![with_byte(28, 0xff)]),
+        // What else is measured may be in the one that cannot be read.
+        ("one of two is cut short", vec![good.clone(), around(&pack(&vec![7; 0x9000])[..30])]),
+        ("one of two is too large", vec![good.clone(), around(&pack(&vec![0; (64 << 20) + 1]))]),
+        ("too many", std::iter::once(good.clone()).chain((0..16).map(|_| section(&[]))).collect()),
+    ] {
+        assert_eq!(rtmr0_error(&sections), Rtmr0Error::Untold, "{why}");
+    }
+    let most = std::iter::once(good.clone()).chain((0..15).map(|_| section(&[])));
+    assert!(matches!(rtmr0_error(&most.collect::<Vec<_>>()), Rtmr0Error::NoFile(_)));
 }

@@ -8,15 +8,18 @@
 mod accept;
 mod error;
 mod list;
+mod measured;
 mod range;
 mod sev;
 mod table;
 mod tdvf;
+mod volume;
 
 use std::fmt;
 
 pub use self::accept::Acceptance;
 pub use self::error::{FirmwareError, Metadata, MetadataProblem};
+pub use self::measured::MeasuredTables;
 pub use self::range::PageRange;
 pub use self::sev::{HashTable, SevMetadata, SevSection, SevSectionKind};
 use self::table::Table;
@@ -130,10 +133,9 @@ impl<'a> Firmware<'a> {
         })
     }
 
-    /// Whether it measures the machine's SMBIOS tables, too, as edk2 does from edk2-stable202505 on. Unpacks the firmware,
-    /// which takes a while.
-    pub fn measures_smbios(&self) -> bool {
-        accept::measures_smbios(self.image)
+    /// Which of the machine's tables it measures when a trust domain starts. Unpacks the firmware, which takes a while.
+    pub fn measured_tables(&self) -> MeasuredTables {
+        MeasuredTables::of(self.image)
     }
 
     /// Who accepts an SNP guest's memory. Unpacks the firmware, which takes a while.

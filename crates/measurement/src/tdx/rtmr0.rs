@@ -8,7 +8,7 @@ use super::hob;
 use super::log::{Event, EventLog};
 use super::mrtd::TdxError;
 use crate::Guid;
-use crate::ovmf::{Firmware, FirmwareError, PageRange, TdvfSectionKind};
+use crate::ovmf::{Firmware, FirmwareError, MeasuredTables, PageRange, TdvfSectionKind};
 
 /// EFI_GLOBAL_VARIABLE (UEFI specification, 3.3).
 const GLOBAL: Guid = Guid::new(0x8be4_df61, 0x93ca, 0x11d2, [0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c]);
@@ -45,6 +45,18 @@ pub enum Rtmr0Error {
          predicted. `guest-image/build firmware` makes one without"
     )]
     Variables,
+    /// What it measures is not seen in it.
+    #[error(
+        "the firmware does not tell what it measures: no driver of edk2's for TDX is in it, or something that cannot be \
+         unpacked. `guest-image/build firmware` makes one that tells"
+    )]
+    Untold,
+    /// An older edk2.
+    #[error(
+        "the firmware does not measure the machine's ACPI tables, as edk2 before edk2-stable202302: a host could choose them \
+         unseen. `guest-image/build firmware` makes one that does"
+    )]
+    MeasuresLess,
     /// A newer edk2.
     #[error(
         "the firmware measures the machine's SMBIOS tables, too, as edk2-stable202505 and newer do; what it measures of \
@@ -81,7 +93,7 @@ impl From<FirmwareError> for Rtmr0Error {
 /// **after** the firmware has set up the PCI devices: QEMU writes their addresses into the tables.
 ///
 /// # Errors
-/// [`Rtmr0Error`] for firmware of another kind, a memory size that cannot be, and ACPI files that are incomplete.
+/// [`Rtmr0Error`] for firmware of another kind or one that does not tell what it measures, a memory size that cannot be, and ACPI files that are incomplete.
 pub fn rtmr0(firmware: &Firmware<'_>, memory: u64, files: &FwCfgFiles) -> Result<EventLog, Rtmr0Error> {
     let metadata = firmware.tdvf()?.ok_or(TdxError::NotForTdx)?;
     let stores: Vec<_> =
@@ -90,8 +102,12 @@ pub fn rtmr0(firmware: &Firmware<'_>, memory: u64, files: &FwCfgFiles) -> Result
     if metadata.has_variables() {
         return Err(Rtmr0Error::Variables);
     }
-    if firmware.measures_smbios() {
-        return Err(Rtmr0Error::MeasuresMore);
+    // Only what the image itself says is predicted.
+    match firmware.measured_tables() {
+        MeasuredTables::Acpi => {}
+        MeasuredTables::Unknown => return Err(Rtmr0Error::Untold),
+        MeasuredTables::None => return Err(Rtmr0Error::MeasuresLess),
+        MeasuredTables::AcpiAndSmbios => return Err(Rtmr0Error::MeasuresMore),
     }
     let mut events = vec![
         Event::of("hand-off block (memory map)", &hob::hand_off_block(&metadata, memory)?),

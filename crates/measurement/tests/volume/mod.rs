@@ -1,4 +1,5 @@
-//! Builds the packed volume of a firmware, as far as it tells who accepts memory. It holds names and no drivers.
+//! Builds the packed volume of a firmware, as far as it tells who accepts memory and what is measured. It holds names and no
+//! drivers.
 
 #![allow(dead_code, reason = "each test binary uses a part of it")]
 
@@ -14,14 +15,20 @@ pub const SNP: [&str; 2] = ["2ec9da37-ee35-4de9-86c5-6d9a81dc38a7", "c5a010fe-38
 /// edk2's SmbiosMeasurementDxe.
 pub const SMBIOS_MEASUREMENT: &str = "d27fed59-abb4-4fed-bead-2a878c7e4a7e";
 
+/// The text of the events by which edk2 measures ACPI tables.
+pub const ACPI_EVENT: &str = "ACPI DATA";
+/// What RTMR0 is predicted for: a firmware that is for TDX and measures ACPI tables.
+pub const PREDICTED: [&str; 3] = [TDX[0], TDX[1], ACPI_EVENT];
+
 const LZMA: &str = "ee4e5898-3914-4259-9d6e-dc7bd79403cf";
 
-/// A section that holds these GUIDs among zeros.
-pub fn section(guids: &[&str]) -> Vec<u8> {
+/// A section that holds these GUIDs and texts among zeros.
+pub fn section(names: &[&str]) -> Vec<u8> {
     let mut volume = vec![0; 0x5000];
-    for (at, guid) in guids.iter().enumerate() {
+    for (at, name) in names.iter().enumerate() {
         let at = 0x1004 + at * 0x1000;
-        volume[at..at + 16].copy_from_slice(&guid_bytes(guid));
+        let bytes = if name.len() == 36 { guid_bytes(name) } else { name.as_bytes().to_vec() };
+        volume[at..at + bytes.len()].copy_from_slice(&bytes);
     }
     around(&pack(&volume))
 }
