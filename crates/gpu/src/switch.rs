@@ -31,6 +31,8 @@ enum Ppcie {
 }
 
 const DECOUPLED: u16 = 2;
+/// What a setting is that is off, or that the firmware does not have.
+const OFF: u16 = 0;
 
 /// Whether the mode exists on this device at all.
 pub(crate) fn supported(id: DeviceId, subsystem: u16, family: Family, mode: Mode) -> Result<(), Cause> {
@@ -124,16 +126,24 @@ impl Plan {
         let steps = steps(family, mode, ppcie);
         let mut values = BTreeMap::new();
         if ppcie != Ppcie::Unknown {
-            values.insert(Knob::PPCIE, u16::from(ppcie == Ppcie::On));
+            values.insert(Knob::PPCIE, Some(u16::from(ppcie == Ppcie::On)));
         }
         let mut changes = Vec::new();
         for step in &steps {
             let Step::Set(knob, wanted) = *step else { continue };
-            if let Entry::Vacant(value) = values.entry(knob) {
-                value.insert(fsp.read_knob(knob).await?);
-            }
-            if values.get(&knob) != Some(&wanted) {
-                changes.push((knob, wanted));
+            let value = match values.entry(knob) {
+                Entry::Occupied(value) => *value.get(),
+                Entry::Vacant(value) => *value.insert(known(fsp.read_knob(knob).await)?),
+            };
+            match value {
+                None if wanted != OFF => {
+                    return Err(Cause::Unsupported {
+                        mode,
+                        reason: "its firmware lacks a setting that the mode needs; a newer VBIOS may have it",
+                    });
+                }
+                value if value.unwrap_or(OFF) != wanted => changes.push((knob, wanted)),
+                _ => {}
             }
         }
         permitted(fsp, &changes).await?;
@@ -156,9 +166,9 @@ impl Plan {
     pub(crate) async fn apply(&self, fsp: &mut Fsp<'_>) -> Result<(), Error> {
         for step in &self.steps {
             match *step {
-                Step::Look(knob) => drop(fsp.read_knob(knob).await?),
+                Step::Look(knob) => drop(known(fsp.read_knob(knob).await)?),
                 Step::Set(knob, value) => {
-                    if fsp.read_knob(knob).await? != value {
+                    if known(fsp.read_knob(knob).await)?.unwrap_or(OFF) != value {
                         fsp.write_knob(knob, value).await?;
                     }
                 }
@@ -205,8 +215,8 @@ pub(crate) async fn pending(fsp: &mut Fsp<'_>, family: Family) -> Result<Pending
     if family == Family::NvSwitch {
         return Ok(PendingMode::Mode(if ppcie { Mode::Ppcie } else { Mode::Off }));
     }
-    let computing = fsp.read_knob(Knob::CCM).await?;
-    let devtools = fsp.read_knob(Knob::CCD).await?;
+    let computing = known(fsp.read_knob(Knob::CCM).await)?.unwrap_or(OFF);
+    let devtools = known(fsp.read_knob(Knob::CCD).await)?.unwrap_or(OFF);
     Ok(match (computing, devtools, ppcie) {
         (0, 0, false) => PendingMode::Mode(Mode::Off),
         (1, 0, false) => PendingMode::Mode(Mode::On),

@@ -107,6 +107,53 @@ async fn firmware_without_hoppers_features_is_set_all_the_same() {
     }
 }
 
+/// A setting that the firmware does not have is off: a mode that needs it on is not to be had, any other is.
+#[tokio::test]
+async fn what_the_firmware_does_not_have_is_off() {
+    let missing = |knobs: &[u16]| Faults {
+        knob_errors: knobs.iter().flat_map(|knob| [(knob - 1, 0x1e3), (*knob, 0x1e3)]).collect(),
+        ..Faults::default()
+    };
+    let hopper = [Product::H100, Product::H200];
+    for (products, knobs, possible, impossible) in [
+        (&GPUS[..], &[6, 8][..], &[Mode::Off][..], &[Mode::On, Mode::Devtools][..]),
+        (&GPUS, &[8], &[Mode::Off], &[Mode::On, Mode::Devtools]),
+        (&GPUS, &[6], &[Mode::On, Mode::Off], &[Mode::Devtools]),
+        (&hopper, &[10], &[Mode::Devtools, Mode::Off], &[Mode::On]),
+        (&hopper, &[2, 4, 34], &[Mode::On, Mode::Devtools, Mode::Off], &[]),
+    ] {
+        for product in products {
+            let rig = Rig::one(*product);
+            rig.only().set_faults(missing(knobs));
+            for mode in possible {
+                let gpu = rig.open(0).await.unwrap();
+                let gpus = set::switch(vec![gpu], *mode).await.unwrap();
+                let reset = set::reset(gpus).await.unwrap();
+                set::verify(reset, *mode).await.unwrap();
+            }
+            rig.only().with(Device::clear_log);
+            for mode in impossible {
+                let failure = rig.open(0).await.unwrap().plan(*mode).await.unwrap_err();
+                let lacks =
+                    matches!(failure.cause, Cause::Unsupported { reason, .. } if reason.contains("lacks"));
+                assert!(lacks && failure.cause.is_refusal(), "{product:?} without {knobs:?}: {failure:?}");
+            }
+            assert!(!requests(rig.only()).contains('+'), "{product:?} without {knobs:?}");
+            rig.assert_clean();
+        }
+    }
+    // The switch is looked at for a setting that it need not have.
+    for mode in [Mode::Ppcie, Mode::Off] {
+        let rig = Rig::one(Product::Nvswitch);
+        rig.only().set_faults(missing(&[2, 4, 6, 8, 34]));
+        let mut switch = rig.open(0).await.unwrap();
+        let plan = switch.plan(mode).await.unwrap();
+        switch.write(&plan).await.unwrap();
+        switch.reset().await.unwrap().verify(mode).await.unwrap();
+        rig.assert_clean();
+    }
+}
+
 /// A chip that is not known goes to a plain VM: it is reset, and nothing is asked of a firmware that it may not have.
 #[tokio::test]
 async fn a_chip_that_is_not_known_is_off_and_has_no_other_mode() {
