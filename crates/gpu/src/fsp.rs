@@ -196,32 +196,42 @@ enum Transport {
     Mnoc,
 }
 
-/// A conversation with a GPU's firmware, from boot to reset.
+/// A conversation with a GPU's firmware. There may be several between a boot and the next reset.
 #[derive(Debug)]
 pub struct Fsp<'a> {
     registers: &'a mut dyn Registers,
     transport: Transport,
-    begun: Instant,
+    waited: &'a mut Waited,
 }
 
-/// How long a conversation may last: no request is made after. Hardware answers all that is asked within 150 ms; a firmware
-/// that takes seconds for each answer would hold up a pod for minutes, since every single one is in time.
+/// How long a GPU's firmware was waited for since its boot, in all conversations.
+#[derive(Debug, Default)]
+pub struct Waited(Duration);
+
+/// How long a firmware may be waited for altogether: no request is made after. Hardware answers all that is asked within
+/// 150 ms; a firmware that takes seconds for each answer would hold up a pod for minutes, since every single one is in time.
 const CONVERSATION: Duration = Duration::from_secs(20);
 
 impl<'a> Fsp<'a> {
-    /// Empties the queues and begins. The firmware must have booted.
+    /// Empties the queues and begins. The firmware must have booted; `waited` is of all conversations since.
     ///
     /// # Errors
     /// Registers that cannot be read.
-    pub async fn open(registers: &'a mut dyn Registers, family: Family) -> Result<Self, Error> {
+    pub async fn open(
+        registers: &'a mut dyn Registers,
+        family: Family,
+        waited: &'a mut Waited,
+    ) -> Result<Self, Error> {
         let transport = match family {
             Family::Hopper | Family::NvSwitch => Transport::Emem,
             Family::Blackwell1 | Family::Blackwell2 | Family::Rubin => Transport::Mnoc,
             Family::Other => return Err(Error::NoProcessor),
         };
-        let mut fsp = Self { registers, transport, begun: Instant::now() };
-        fsp.clear().await?;
-        Ok(fsp)
+        let mut fsp = Self { registers, transport, waited };
+        let begun = Instant::now();
+        let cleared = fsp.clear().await;
+        fsp.waited.0 += begun.elapsed();
+        cleared.map(|()| fsp)
     }
 
     /// A knob's value.
@@ -245,14 +255,16 @@ impl<'a> Fsp<'a> {
     }
 
     async fn request(&mut self, request: Request, due: usize) -> Result<Vec<u32>, Error> {
-        if self.begun.elapsed() >= CONVERSATION {
+        if self.waited.0 >= CONVERSATION {
             return Err(Error::TooSlow { limit: CONVERSATION, request });
         }
+        let begun = Instant::now();
         let reply = self.exchange(&packet::encode(&request.words())).await;
         if matches!(reply, Err(Error::NoReply { .. } | Error::NotTaken { .. })) {
             // A late reply must not be taken for the answer to the next request.
             let _ = self.clear().await;
         }
+        self.waited.0 += begun.elapsed();
         packet::decode(&reply?, request, due)
     }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use crate::boot::{self, Scrubbed};
 use crate::chip::{Chip, DeviceId, Family};
 use crate::error::PendingMode;
-use crate::fsp::{self, Fsp};
+use crate::fsp::{self, Fsp, Waited};
 use crate::lock::{GpuLock, Look};
 use crate::mode::{self, Active};
 use crate::progress::{Phase, Progress};
@@ -35,6 +35,8 @@ pub struct Gpu<S> {
     // Dropped after the registers: it is closed before anybody else may have it.
     lock: Arc<GpuLock>,
     progress: Progress,
+    /// Since its boot.
+    waited: Waited,
     state: S,
 }
 
@@ -111,7 +113,7 @@ impl<S> Gpu<S> {
     /// # Errors
     /// The reset was refused, or the GPU did not come back. It is closed then.
     pub async fn reset(self) -> Result<Gpu<Unverified>, Failure> {
-        let Self { lock, id, chip, reset, mut registers, progress, state: _ } = self;
+        let Self { lock, id, chip, reset, mut registers, progress, waited: _, state: _ } = self;
         let address = lock.gpu();
         let span = progress.begin(address, Phase::Reset);
         // The kernel sleeps for 100 ms and more in it.
@@ -129,7 +131,8 @@ impl<S> Gpu<S> {
                 registers.write32(At::Bar0(offset), value).map_err(|e| span.fail(e))?;
             }
         }
-        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Unverified(()) })
+        let waited = Waited::default();
+        Ok(Gpu { lock, id, chip, reset, registers, progress, waited, state: Unverified(()) })
     }
 
     /// Reads the active mode, which may be wrong; it can always be read. A chip that is not known is taken for off.
@@ -149,7 +152,7 @@ impl<S> Gpu<S> {
     pub async fn pending(&mut self) -> Result<PendingMode, Failure> {
         let span = self.progress.begin(self.address(), Phase::Inspect);
         let family = self.family();
-        let work = pending(&mut *self.registers, family);
+        let work = pending(&mut *self.registers, family, &mut self.waited);
         work.await.map_err(|error| span.fail(error))
     }
 
@@ -185,8 +188,8 @@ impl Gpu<Attached> {
         let mut span = progress.begin(lock.gpu(), Phase::Open);
         boot::wake(&mut *registers, &mut span).await.map_err(|cause| span.fail(cause))?;
         let chip = Chip::of(id).unwrap_or(Chip::Other);
-        let progress = progress.clone();
-        Ok(Self { lock, id, chip, reset, registers, progress, state: Attached(()) })
+        let (progress, waited) = (progress.clone(), Waited::default());
+        Ok(Self { lock, id, chip, reset, registers, progress, waited, state: Attached(()) })
     }
 
     /// Waits until its firmware has booted.
@@ -194,10 +197,10 @@ impl Gpu<Attached> {
     /// # Errors
     /// The firmware does not boot or is not well. It is closed then.
     pub async fn boot(self) -> Result<Gpu<Unverified>, Failure> {
-        let Self { lock, id, chip, reset, mut registers, progress, state: _ } = self;
+        let Self { lock, id, chip, reset, mut registers, progress, waited, state: _ } = self;
         let address = lock.gpu();
         boot::wait(&mut *registers, address, chip, &progress).await?;
-        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Unverified(()) })
+        Ok(Gpu { lock, id, chip, reset, registers, progress, waited, state: Unverified(()) })
     }
 }
 
@@ -231,7 +234,7 @@ impl Gpu<Unverified> {
             if family == Family::Other {
                 return Ok(Plan::nothing(mode));
             }
-            let mut fsp = Fsp::open(&mut *self.registers, family).await?;
+            let mut fsp = Fsp::open(&mut *self.registers, family, &mut self.waited).await?;
             Plan::make(&mut fsp, family, mode).await
         };
         work.await.map_err(|cause| span.fail(cause))
@@ -248,7 +251,7 @@ impl Gpu<Unverified> {
         let span = self.progress.begin(self.address(), Phase::Write);
         let family = self.family();
         let work = async {
-            let mut fsp = Fsp::open(&mut *self.registers, family).await?;
+            let mut fsp = Fsp::open(&mut *self.registers, family, &mut self.waited).await?;
             plan.apply(&mut fsp).await
         };
         work.await.map_err(|error| span.fail(error))
@@ -269,13 +272,13 @@ impl Gpu<Unverified> {
             let cause = Cause::WrongMode { wanted, active: active.mode, word: active.word };
             return Err(span.fail(cause));
         }
-        let work = pending(&mut *self.registers, family);
+        let work = pending(&mut *self.registers, family, &mut self.waited);
         let pending = work.await.map_err(|error| span.fail(error))?;
         if pending != PendingMode::Mode(wanted) {
             return Err(span.fail(Cause::Pending { active: wanted, pending }));
         }
-        let Self { lock, id, chip, reset, registers, progress, state: _ } = self;
-        Ok(Gpu { lock, id, chip, reset, registers, progress, state: Verified(wanted) })
+        let Self { lock, id, chip, reset, registers, progress, waited, state: _ } = self;
+        Ok(Gpu { lock, id, chip, reset, registers, progress, waited, state: Verified(wanted) })
     }
 }
 
@@ -331,10 +334,14 @@ fn active(registers: &mut dyn Registers, family: Family) -> Result<Active, Cause
     Ok(Active::decode(family, word)?)
 }
 
-async fn pending(registers: &mut dyn Registers, family: Family) -> Result<PendingMode, fsp::Error> {
+async fn pending(
+    registers: &mut dyn Registers,
+    family: Family,
+    waited: &mut Waited,
+) -> Result<PendingMode, fsp::Error> {
     if family == Family::Other {
         return Ok(PendingMode::Mode(Mode::Off));
     }
-    let mut fsp = Fsp::open(registers, family).await?;
+    let mut fsp = Fsp::open(registers, family, waited).await?;
     switch::pending(&mut fsp, family).await
 }

@@ -7,8 +7,8 @@ use crate::registers::script::Script;
 const CLEAN: &str = "R 8F2C10 808; R 8F2C14 808; R 8F2C90 800; R 8F2C94 800;";
 
 async fn run(script: &str, family: Family, request: Request) -> Result<u16, Error> {
-    let mut script = Script::new(script);
-    let mut fsp = Fsp::open(&mut script, family).await?;
+    let (mut script, mut waited) = (Script::new(script), Waited::default());
+    let mut fsp = Fsp::open(&mut script, family, &mut waited).await?;
     let answer = match request {
         Request::Read(knob) => fsp.read_knob(knob).await,
         Request::Write(knob, value) => fsp.write_knob(knob, value).await.map(|()| 0),
@@ -53,7 +53,7 @@ async fn hopper_forgets_a_stale_reply() {
         "R 8F2C10 0; R 8F2C14 0; R 8F2C90 800; R 8F2C94 814
         W 8F2C14 800; W 8F2C10 800; W 8F2C94 800; W 8F2C90 800",
     );
-    Fsp::open(&mut script, Family::NvSwitch).await.unwrap();
+    Fsp::open(&mut script, Family::NvSwitch, &mut Waited::default()).await.unwrap();
     script.finish();
 }
 
@@ -155,9 +155,10 @@ async fn blackwell_reports_the_mailboxs_error_bit() {
 
 /// Each answer comes in time, and a pod would wait for minutes.
 #[tokio::test(start_paused = true)]
-async fn a_conversation_has_a_limit_of_its_own() {
+async fn all_conversations_have_one_limit() {
     let slow = format!(
-        "R 8F2C10 0; R 8F2C14 0
+        "{CLEAN}
+        R 8F2C10 0; R 8F2C14 0
         W 8F2AD0 03000800; W 8F2AD4 C0000000; W 8F2AD4 1310DE7E; W 8F2AD4 0008020C
         W 8F2C14 00000808; W 8F2C10 00000800
         {}
@@ -167,14 +168,38 @@ async fn a_conversation_has_a_limit_of_its_own() {
         W 8F2C94 800\n",
         "R 8F2C90 800; R 8F2C94 800\n".repeat(4_900)
     );
-    let mut script = Script::new(&format!("{CLEAN}{}", slow.repeat(5)));
-    let begun = Instant::now();
-    let mut fsp = Fsp::open(&mut script, Family::Hopper).await.unwrap();
+    let mut script = Script::new(&format!("{}{CLEAN}", slow.repeat(5)));
+    let (begun, mut waited) = (Instant::now(), Waited::default());
     for _ in 0..5 {
+        let mut fsp = Fsp::open(&mut script, Family::Hopper, &mut waited).await.unwrap();
         fsp.read_knob(Knob::CCM).await.unwrap();
     }
+    assert!(begun.elapsed() < CONVERSATION + Duration::from_secs(6), "{:?}", begun.elapsed());
+    // Time in which the firmware was not asked is not the firmware's.
+    tokio::time::advance(Duration::from_secs(3_600)).await;
+    let mut fsp = Fsp::open(&mut script, Family::Hopper, &mut waited).await.unwrap();
     let error = fsp.read_knob(Knob::CCM).await.unwrap_err();
     assert!(matches!(error, Error::TooSlow { request: Request::Read(Knob::CCM), .. }), "{error:?}");
-    assert!(begun.elapsed() < CONVERSATION + Duration::from_secs(6), "{:?}", begun.elapsed());
+    script.finish();
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_firmware_that_is_not_asked_is_not_waited_for() {
+    let answered = "
+        R 8F1F84 05000000
+        W 8F1F84 0010000C
+        R 8F1F84 05000000
+        W 8F1F88 C0000000; W 8F1F88 1310DE7E; W 8F1F88 0008020C
+        R 8F1F84 05000000
+        R 8F1F04 01000018
+        R 8F1F08 C0000000; R 8F1F08 1510DE7E; R 8F1F08 3; R 8F1F08 13; R 8F1F08 0; R 8F1F08 1
+        R 8F1F04 0";
+    let mut script = Script::new(&format!("R 8F1F04 0 {answered} {answered}"));
+    let mut waited = Waited::default();
+    let mut fsp = Fsp::open(&mut script, Family::Blackwell1, &mut waited).await.unwrap();
+    fsp.read_knob(Knob::CCM).await.unwrap();
+    // The other GPUs of the set are waited for.
+    tokio::time::advance(CONVERSATION).await;
+    fsp.read_knob(Knob::CCM).await.unwrap();
     script.finish();
 }

@@ -9,4 +9,5 @@ mod modes;
 mod replies;
 mod rig;
 mod server;
+mod slow;
 mod time;

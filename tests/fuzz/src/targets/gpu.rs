@@ -6,7 +6,7 @@ use std::{fs, io};
 use gpu::PciAddress;
 use gpu::chip::Family;
 use gpu::fabric::{FOLDER, Fabric};
-use gpu::fsp::Fsp;
+use gpu::fsp::{Fsp, Waited};
 use gpu::knob::Knob;
 use gpu::lock::{GpuLock, holder};
 use gpu::quarantine::Quarantine;
@@ -82,8 +82,8 @@ impl Registers for Answers<'_> {
 pub(super) fn firmware_replies(input: &[u8]) {
     for family in [Family::Hopper, Family::Blackwell1] {
         runtime().block_on(async {
-            let mut answers = Answers(input);
-            let Ok(mut fsp) = Fsp::open(&mut answers, family).await else { return };
+            let (mut answers, mut waited) = (Answers(input), Waited::default());
+            let Ok(mut fsp) = Fsp::open(&mut answers, family, &mut waited).await else { return };
             let _ = fsp.read_knob(Knob::CCM).await;
             let _ = fsp.write_knob(Knob::CCM, 1).await;
         });
