@@ -97,7 +97,7 @@ async fn row(host: &Host, function: &Function, fabric: Option<&Fabric>) -> Row {
         module,
         partitions: partitions.unwrap_or_default(),
         address: function.address.to_string(),
-        name: function.id.product().unwrap_or("unknown").to_owned(),
+        name: name(function),
         chip: function.chip.map(|chip| chip.to_string()),
         device_id: function.id.to_string(),
         driver: function.driver.clone(),
@@ -111,6 +111,12 @@ async fn row(host: &Host, function: &Function, fabric: Option<&Fabric>) -> Row {
         quarantine,
         problem: (!problems.is_empty()).then(|| problems.join("; ")),
     }
+}
+
+/// What people call it: the product, or else the chip.
+fn name(function: &Function) -> String {
+    let product = function.id.product(function.subsystem).map(str::to_owned);
+    product.or_else(|| Some(function.chip?.to_string())).unwrap_or_else(|| "unknown".to_owned())
 }
 
 /// Claims wait meanwhile.

@@ -163,10 +163,15 @@ pub enum Capability {
 /// GPUs on one module with a Grace CPU. Rubin's are not among them: there the mode can be set in-band.
 const JOINED: &[u16] = &[0x2342, 0x2343, 0x2345, 0x2348, 0x2941, 0x297e, 0x29bc, 0x31a1, 0x31c2, 0x31c3];
 
-/// Boards without a CPU whose device id is also that of a module with one: device, subsystem. A subsystem that is not in
+/// Boards without a CPU whose device id is also that of a module with one: device, subsystem, name. A subsystem that is not in
 /// the list counts as a module, since refusing is the safe side.
-const ALONE: &[(u16, u16)] =
-    &[(0x29bc, 0x1985), (0x29bc, 0x1997), (0x29bc, 0x1998), (0x31c2, 0x20e5), (0x31c2, 0x20e6)];
+const ALONE: &[(u16, u16, &str)] = &[
+    (0x29bc, 0x1985, "B100 SXM"),
+    (0x29bc, 0x1997, "B100 PCIe"),
+    (0x29bc, 0x1998, "B100 PCIe"),
+    (0x31c2, 0x20e5, "B300 SXM"),
+    (0x31c2, 0x20e6, "B300 SXM"),
+];
 
 /// The GB2xx products that have it; the chips' other products are for desktops.
 const BLACKWELL2_OFFERED: &[u16] = &[0x2bb1, 0x2bb4, 0x2bb5, 0x2c31, 0x2c3a];
@@ -204,6 +209,7 @@ const PRODUCTS: &[(u16, &str)] = &[
     (0x3182, "B300 SXM6 AC"),
     (0x31a1, "GB300"),
     (0x31c2, "GB300"),
+    (0x31c3, "GB300"),
     (0x2bb1, "RTX PRO 6000 Blackwell Workstation"),
     (0x2bb4, "RTX PRO 6000 Blackwell Max-Q"),
     (0x2bb5, "RTX PRO 6000 Blackwell Server"),
@@ -212,10 +218,11 @@ const PRODUCTS: &[(u16, &str)] = &[
 ];
 
 impl DeviceId {
-    /// What the product is sold as, where we know it.
+    /// What the product is sold as, where we know it. `subsystem` is as for [`Self::capability`].
     #[must_use]
-    pub fn product(self) -> Option<&'static str> {
-        PRODUCTS.iter().find(|row| row.0 == self.0).map(|row| row.1)
+    pub fn product(self, subsystem: u16) -> Option<&'static str> {
+        let alone = alone(self.0, subsystem).map(|row| row.2);
+        alone.or_else(|| PRODUCTS.iter().find(|row| row.0 == self.0).map(|row| row.1))
     }
 
     /// Whether its mode can be switched on; `None` for an id of no chip in our table. `subsystem` is the subsystem's
@@ -223,7 +230,7 @@ impl DeviceId {
     #[must_use]
     pub fn capability(self, subsystem: u16) -> Option<Capability> {
         let family = Chip::of(self)?.family();
-        Some(if JOINED.contains(&self.0) && !ALONE.contains(&(self.0, subsystem)) {
+        Some(if JOINED.contains(&self.0) && alone(self.0, subsystem).is_none() {
             Capability::Firmware
         } else if family == Family::Blackwell2 && !BLACKWELL2_OFFERED.contains(&self.0) {
             Capability::NotOffered
@@ -231,6 +238,10 @@ impl DeviceId {
             Capability::Yes
         })
     }
+}
+
+fn alone(device: u16, subsystem: u16) -> Option<&'static (u16, u16, &'static str)> {
+    ALONE.iter().find(|row| (row.0, row.1) == (device, subsystem))
 }
 
 #[cfg(test)]
@@ -302,20 +313,24 @@ mod tests {
 
     #[test]
     fn boards_of_one_device_id_are_told_by_their_subsystem() {
-        for (id, subsystem, joined) in [
-            (0x29bc, 0x1985, false),
-            (0x29bc, 0x1997, false),
-            (0x29bc, 0x1998, false),
-            (0x29bc, 0x2045, true),
-            (0x29bc, 0x0000, true),
-            (0x31c2, 0x20e5, false),
-            (0x31c2, 0x20e6, false),
-            (0x31c2, 0x21f1, true),
-            (0x2941, 0x1985, true),
-            (0x2342, 0x16eb, true),
+        for (id, subsystem, joined, product) in [
+            (0x29bc, 0x1985, false, Some("B100 SXM")),
+            (0x29bc, 0x1997, false, Some("B100 PCIe")),
+            (0x29bc, 0x1998, false, Some("B100 PCIe")),
+            // Which product it is, nobody has published.
+            (0x29bc, 0x2045, true, None),
+            (0x29bc, 0x0000, true, None),
+            (0x31c2, 0x20e5, false, Some("B300 SXM")),
+            (0x31c2, 0x20e6, false, Some("B300 SXM")),
+            (0x31c2, 0x21f1, true, Some("GB300")),
+            (0x2941, 0x1985, true, Some("GB200")),
+            (0x2342, 0x16eb, true, Some("GH200")),
+            (0x2330, 0x16c1, false, Some("H100 SXM5 80GB")),
         ] {
-            let capability = DeviceId(id).capability(subsystem);
+            let device = DeviceId(id);
+            let capability = device.capability(subsystem);
             assert_eq!(capability == Some(Capability::Firmware), joined, "{id:04x} {subsystem:04x}");
+            assert_eq!(device.product(subsystem), product, "{id:04x} {subsystem:04x}");
         }
     }
 }
