@@ -176,6 +176,12 @@ impl Cause {
                 | Self::Pending { .. }
         )
     }
+
+    /// Whether its firmware hangs in a way that a reset may end.
+    #[must_use]
+    pub const fn may_end_by_reset(&self) -> bool {
+        matches!(self, Self::NotBooted { .. } | Self::FirewallUp { .. } | Self::Unreadable { .. })
+    }
 }
 
 /// What persistent settings will make of a GPU.

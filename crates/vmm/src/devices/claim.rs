@@ -7,12 +7,13 @@ use std::path::PathBuf;
 use futures_util::future::join_all;
 use gpu::claim::{Claim, Quarantined};
 use gpu::fabric::Fabric;
+use gpu::owner::{Ownership, ownership};
 use gpu::power::PowerPlan;
 use gpu::progress::Event;
 use gpu::sysfs::Function;
-use gpu::{Assignable, Chip, Failure, Kind, Mode, PciAddress, Phase, Progress, set};
+use gpu::{Assignable, Chip, Failure, Gpu, Kind, Mode, PciAddress, Phase, Progress, Unverified, set};
 use shared_types::one_line;
-use slog::{Logger, error, info};
+use slog::{Logger, error, info, warn};
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::Instant;
 use vmm_config::config::NodeConfig;
@@ -130,10 +131,30 @@ impl Devices {
         if mode != Mode::Ppcie {
             self.one_partition()?;
         }
-        // All, even if one fails: each is either closed or known to be lost when this ends.
-        let gpus = set::boot(self.claim.open(progress, &self.host).await?).await?;
+        let gpus = self.booted(config, progress).await?;
         let verified = mode::prepare(gpus, mode, config, &self.host, &self.log).await?;
-        Ok(verified.into_iter().map(gpu::Gpu::close).collect())
+        Ok(verified.into_iter().map(Gpu::close).collect())
+    }
+
+    /// Opens all and waits for their firmware. If one hangs since it was used last, all are reset once, where the mode is ours
+    /// to set: a reset makes settings active, and elsewhere somebody else may have written them.
+    async fn booted(
+        &self,
+        config: &NodeConfig,
+        progress: &Progress,
+    ) -> Result<Vec<Gpu<Unverified>>, DevicesError> {
+        // All, even if one fails: each is either closed or known to be lost when this ends.
+        let hung = match set::boot(self.claim.open(progress, &self.host).await?).await {
+            Ok(gpus) => return Ok(gpus),
+            Err(error) => error,
+        };
+        let set::Error::Devices { failures, .. } = &hung else { return Err(hung.into()) };
+        let ours = ownership(config.cc_mode, &self.host.cc_manager) == Ownership::Manage;
+        if !ours || !failures.iter().any(|failure| failure.cause.may_end_by_reset()) {
+            return Err(hung.into());
+        }
+        warn!(self.log, "GPUs do not boot and are reset"; "error" => one_line(&hung));
+        Ok(set::reset(self.claim.open(progress, &self.host).await?).await?)
     }
 
     /// Whether the fabric manager can join the GPUs, where something is known of their board. Making the partition is its job.

@@ -297,6 +297,72 @@ async fn a_gpu_that_does_not_boot_after_a_vm_is_reset_before_it_is_given_up() {
     assert_eq!((rig.resets(0), rig.quarantined(0)), (before + 1, None));
 }
 
+/// As above, since before anybody wanted it. A mode that is not ours to set may be somebody's settings, which a reset would make
+/// active.
+#[tokio::test]
+async fn a_gpu_that_does_not_boot_at_a_start_is_reset_where_its_mode_is_ours() {
+    let hang = Faults { boot: Some(BootFault::UntilReset), ..Faults::default() };
+    for (gpus, mode) in [(1, Mode::On), (2, Mode::Off)] {
+        let manage = config(ModePolicy::Manage, AutoOr::Is(mode));
+        let (usual, rig) = (Rig::new(gpus, Timing::FAST), Rig::new(gpus, Timing::FAST));
+        usual.claim(&manage).await.unwrap();
+        rig.emulators[0].set_faults(hang.clone());
+        rig.claim(&manage).await.unwrap();
+        for index in 0..gpus {
+            assert_eq!((rig.resets(index), rig.quarantined(index)), (usual.resets(index) + 1, None));
+        }
+    }
+
+    let rig = Rig::new(1, Timing::FAST);
+    rig.emulators[0].set_faults(hang.clone());
+    let error = rig.refusal(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await;
+    assert!(error.contains("had not booted") && rig.quarantined(0).is_some(), "{error}");
+    assert_eq!(rig.resets(0), 0);
+
+    let rig = Rig::new(1, Timing::FAST);
+    rig.emulators[0].set_faults(hang);
+    std::fs::write(rig.root.path().join("cc-manager"), "").unwrap();
+    let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::Off))).await;
+    assert!(error.contains("had not booted") && rig.resets(0) == 0, "{error}");
+}
+
+/// A known chip whose firmware knows no confidential computing goes to a plain VM, as it is off.
+#[tokio::test]
+async fn a_firmware_without_the_modes_settings_goes_to_a_plain_vm() {
+    for product in [Product::H100, Product::B200] {
+        for cc_mode in [ModePolicy::Verify, ModePolicy::Manage] {
+            let rig = Rig::of(product);
+            let knob_errors = [5, 6, 7, 8].map(|knob| (knob, 0x1e3)).into();
+            rig.emulators[0].set_faults(Faults { knob_errors, ..Faults::default() });
+            let (devices, _, _) = rig.claim(&config(cc_mode, AutoOr::Is(Mode::Off))).await.unwrap();
+            assert_eq!(devices.release().await, Vec::<String>::new());
+            let resets = rig.resets(0);
+            let error = rig.refusal(&config(cc_mode, AutoOr::Is(Mode::On))).await;
+            let words = match cc_mode {
+                ModePolicy::Manage => "mode on is not to be had: its firmware lacks a setting",
+                ModePolicy::Verify => "active mode is off",
+            };
+            assert!(error.contains(words), "{error}");
+            // A refusal: nothing to clean.
+            assert_eq!((rig.resets(0), rig.quarantined(0)), (resets, None));
+        }
+    }
+}
+
+/// A firmware that refuses every request says nothing of what the next reset will bring. Nobody has explained the code.
+#[tokio::test]
+async fn a_firmware_that_refuses_every_request_is_refused_for_a_plain_vm_too() {
+    for cc_mode in [ModePolicy::Verify, ModePolicy::Manage] {
+        let rig = Rig::new(1, Timing::FAST);
+        rig.emulators[0].set_faults(Faults { every_error: Some(0x202), ..Faults::default() });
+        let error = rig.refusal(&config(cc_mode, AutoOr::Is(Mode::Off))).await;
+        assert!(error.contains("0x202") && error.contains("try another VBIOS"), "{error}");
+        assert_eq!(rig.quarantined(0), None);
+        rig.emulators[0].set_faults(Faults::default());
+        rig.claim(&config(cc_mode, AutoOr::Is(Mode::Off))).await.unwrap();
+    }
+}
+
 /// All that is documented to go wrong with a GPU: told with its cause, and then it is free if it comes back from a reset, or
 /// in quarantine.
 #[tokio::test]
