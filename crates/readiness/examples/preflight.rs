@@ -22,7 +22,7 @@ fn main() {
         }
         let mean = begin.elapsed() / ROUNDS;
         let outcome = preflight(&root, &config, class)
-            .map_or_else(|failed| failed.to_string(), |()| "passes".to_owned());
+            .map_or_else(|failed| failed.to_string(), |_| "passes".to_owned());
         println!("{class}: mean {mean:?}, longest {longest:?}; {outcome}");
     }
 }

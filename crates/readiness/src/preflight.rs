@@ -1,6 +1,7 @@
 //! What the shim asks before each start of a confidential VM: files and CPUID, in a few system calls.
 
 use std::ffi::OsStr;
+use std::fmt;
 use std::io;
 use std::path::Path;
 
@@ -32,12 +33,30 @@ pub struct Failed {
     pub fix: String,
 }
 
+/// The host can start VMs of a class, and something is wrong with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Warned {
+    /// What the check is about.
+    pub title: &'static str,
+    /// What was seen.
+    pub evidence: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl fmt::Display for Warned {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}; {}", self.title, self.evidence, self.fix)
+    }
+}
+
 /// Whether this host, whose files are below `root`, can start VMs of a class with this configuration, as far as can be
-/// told at once. A plain VM always passes: what it needs is found out, and named, while it is started.
+/// told at once, and what is wrong with them. A plain VM always passes: what it needs is found out, and named, while it is
+/// started.
 ///
 /// # Errors
 /// The first check that fails, which is the cause of those that would fail after it.
-pub fn preflight(root: &Root, config: &NodeConfig, class: Class) -> Result<(), Failed> {
+pub fn preflight(root: &Root, config: &NodeConfig, class: Class) -> Result<Vec<Warned>, Failed> {
     preflight_with(root, &Now, config, class)
 }
 
@@ -50,14 +69,15 @@ pub fn preflight_with(
     answers: &dyn Quick,
     config: &NodeConfig,
     class: Class,
-) -> Result<(), Failed> {
+) -> Result<Vec<Warned>, Failed> {
     let checks = match class {
-        Class::Plain => return Ok(()),
+        Class::Plain => return Ok(Vec::new()),
         Class::Tdx => &tdx::PREFLIGHT[..],
         Class::Snp => &snp::PREFLIGHT[..],
     };
     let answers = OnlyQuick(answers);
     let host = Host::configured(root, &answers, Ok(config.clone()), OsStr::new(""));
+    let mut warnings = Vec::new();
     for &(title, check) in checks {
         let failed = |Problem { fault, evidence, fix }| Failed { class, title, fault, evidence, fix };
         match check(&host) {
@@ -66,10 +86,13 @@ pub fn preflight_with(
                 let fix = "use the class that this host's CPU has, or another node".to_owned();
                 return Err(failed(Problem { fault: Fault::Cpu, evidence, fix }));
             }
-            Finding::Ok(_) | Finding::Warning(_) | Finding::Unknown(_) => {}
+            Finding::Warning(Problem { fault: _, evidence, fix }) => {
+                warnings.push(Warned { title, evidence, fix });
+            }
+            Finding::Ok(_) | Finding::Unknown(_) => {}
         }
     }
-    Ok(())
+    Ok(warnings)
 }
 
 /// A host that gives no answer that takes long.

@@ -8,7 +8,7 @@ use std::fmt::Write;
 
 use fixture::{Fixture, Image, OVMF, SLOW, volume};
 use gpu::Mode;
-use readiness::{Check, Class, Gpus, Outcome, Report, SnpState, Verdict};
+use readiness::{Check, Class, Gpus, Offer, Outcome, Report, SnpState, Verdict};
 use vmm_config::config::{NodeConfig, Tee};
 use vmm_config::tee::HostTee;
 
@@ -316,8 +316,11 @@ fn broken(host: fn() -> Fixture, breakages: &[Breakage], class: Class) -> String
         let report = fixture.examine();
         let mut text = findings(&report, class);
         assert!(text.lines().count() > 1, "{name} is not seen");
-        if let Err(failed) = fixture.preflight(class) {
-            writeln!(text, "start: {failed}").unwrap();
+        match fixture.preflight(class) {
+            Err(failed) => writeln!(text, "start: {failed}").unwrap(),
+            Ok(warnings) => {
+                warnings.iter().for_each(|warned| writeln!(text, "start warns: {warned}").unwrap())
+            }
         }
         // The directory's name is no part of what is said.
         let text = text.replace(fixture.path().to_str().unwrap(), "");
@@ -430,7 +433,7 @@ fn before_a_start_nothing_slow_is_asked() {
     for (host, class) in
         [(Fixture::plain(), Class::Plain), (Fixture::tdx(), Class::Tdx), (Fixture::snp(), Class::Snp)]
     {
-        host.preflight(class).unwrap();
+        assert_eq!(host.preflight(class).unwrap(), [], "{class}");
         let asked = host.answers.asked.take();
         assert!(asked.iter().all(|what| !SLOW.contains(what)), "{class}: {asked:?}");
         assert!(asked.len() <= 5, "{class}: {asked:?}");
@@ -445,7 +448,7 @@ fn without_its_quote_service_a_tdx_vm_is_not_started() {
         let config = NodeConfig { tee, ..host.config() };
         let said = match readiness::tee_with(&host.root(), &host.answers, &config) {
             Err(failed) => failed.to_string(),
-            Ok(HostTee::Absent { reason }) => reason,
+            Ok(Offer { tee: HostTee::Absent { reason }, .. }) => reason,
             Ok(offered) => panic!("{offered:?} without QGS"),
         };
         assert!(
@@ -456,7 +459,28 @@ fn without_its_quote_service_a_tdx_vm_is_not_started() {
     // The same host, told that its guests need not prove anything.
     quotes(&host, "none");
     let config = NodeConfig { tee: Tee::Tdx, ..host.config() };
-    assert_eq!(readiness::tee_with(&host.root(), &host.answers, &config), Ok(HostTee::Tdx));
+    let offer = readiness::tee_with(&host.root(), &host.answers, &config).unwrap();
+    assert_eq!(offer.tee, HostTee::Tdx);
+    let [warned] = &offer.warnings[..] else { panic!("{offer:?}") };
+    assert!(warned.to_string().contains("guests cannot prove what they are"), "{warned}");
+}
+
+/// A start goes on, and its log has what `coffer doctor` warns of.
+#[test]
+fn a_start_on_a_processor_whose_root_seed_is_public_is_warned_of() {
+    let mut host = Fixture::snp();
+    let offer = |host: &Fixture, tee| {
+        let config = NodeConfig { tee, ..host.config() };
+        readiness::tee_with(&host.root(), &host.answers, &config).unwrap()
+    };
+    assert_eq!(offer(&host, Tee::Snp).warnings, []);
+    host.answers.cpuid.insert(1, [0x00a0_0f11, 0, 0, 0]);
+    for tee in [Tee::Snp, Tee::Auto] {
+        let Offer { tee: HostTee::Snp(_), warnings } = offer(&host, tee) else { panic!("{tee:?}") };
+        let [warned] = &warnings[..] else { panic!("{warnings:?}") };
+        assert!(warned.to_string().contains("take no report of EPYC 7003 at the verifier"), "{warned}");
+    }
+    assert_eq!(offer(&host, Tee::None).warnings, []);
 }
 
 #[test]
@@ -466,14 +490,14 @@ fn the_quote_service_is_asked_where_the_configuration_has_it() {
     host.write("/run/qgs/other.socket", "");
     quotes(&host, "unix:/run/qgs/other.socket");
     assert_eq!(host.examine().verdict(Class::Tdx), Verdict::Ready);
-    assert_eq!(host.preflight(Class::Tdx), Ok(()));
+    assert_eq!(host.preflight(Class::Tdx), Ok(vec![]));
 
     host.remove("/run/qgs/other.socket");
     quotes(&host, "vsock:2:4050");
     assert!(host.preflight(Class::Tdx).is_err());
     host.answers.vsock = Some((2, 4050));
     assert_eq!(host.examine().verdict(Class::Tdx), Verdict::Ready);
-    assert_eq!(host.preflight(Class::Tdx), Ok(()));
+    assert_eq!(host.preflight(Class::Tdx), Ok(vec![]));
 }
 
 #[test]

@@ -14,7 +14,7 @@ use guest_spec::VmSize;
 use jail::{OWN_PROGRAM, Role};
 use model_volumes::{DOCUMENT, Volumes};
 use oci_spec::runtime::Spec;
-use readiness::Root;
+use readiness::{Offer, Root};
 use shared_types::kernel_keys::NO_COMPONENTS;
 use slog::{info, warn};
 use vmm::boot::{Planned, Request};
@@ -129,7 +129,10 @@ fn cgroup_below(parent: &str, id: &str) -> Option<String> {
 pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let log = &context.log;
     let config = read_config(&launch.options)?;
-    let tee = readiness::tee(&Root::host(), &config)?;
+    let Offer { tee, warnings } = readiness::tee(&Root::host(), &config)?;
+    for warned in &warnings {
+        warn!(log, "this host's confidential VMs"; "warning" => %warned);
+    }
     let image = read_image(&config)?;
     let annotations = launch.annotations.iter().map(|(name, value)| (name.as_str(), value.as_str()));
     let pod = PodRequest::new(&config, context.id.as_str(), annotations, launch.limits)
