@@ -196,16 +196,20 @@ fn who_looks_holds_nobody_up_for_longer_than_the_look() {
 }
 
 #[test]
-fn a_gpu_that_does_not_boot_is_reset_and_released() {
+fn a_gpu_that_does_not_boot_is_reset_set_and_released() {
     let rig = Rig::new(&[Product::H100]);
     let stuck = Faults { boot: Some(BootFault::UntilReset), ..Faults::default() };
     rig.emulators[0].set_faults(stuck.clone());
     assert_eq!(rig.good(&["reset", "--all"]), "0000:40:00.0 reset\n");
     let entry = gpu::quarantine::Entry::now(&std::io::Error::other("no answer"), "pod-7");
     Quarantine::new(&rig.state()).put(address(0).parse().unwrap(), &entry).unwrap();
-    rig.emulators[0].set_faults(stuck);
+    rig.emulators[0].set_faults(stuck.clone());
     assert_eq!(rig.good(&["release", "--all"]), "0000:40:00.0 released\n");
     assert_eq!(rig.emulators[0].state().resets, 2);
+    // Once to have it boot, once for the mode.
+    rig.emulators[0].set_faults(stuck);
+    assert_eq!(rig.good(&["cc-mode", "on", "--all"]), "0000:40:00.0 on\n");
+    assert_eq!(rig.emulators[0].state().resets, 4);
 }
 
 #[test]

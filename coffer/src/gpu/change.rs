@@ -33,7 +33,12 @@ pub(super) async fn mode(
     );
     let switched = shown(async |progress| {
         let (held, gpus) = claim(host, functions, Quarantined::Refuse, progress).await?;
-        let done = async { set::switch(set::boot(gpus).await?, mode).await };
+        let booted = match set::boot(gpus).await {
+            // Its settings are about to be written: it does not matter which ones the reset makes active.
+            Err(hung) if hung.may_end_by_reset() => set::reset(held.open(progress, host).await?).await,
+            booted => booted,
+        };
+        let done = async { set::switch(booted?, mode).await };
         let done = done.await.map_err(|error| lost(&held, error));
         done.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
     });

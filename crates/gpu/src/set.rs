@@ -174,6 +174,15 @@ pub enum Error {
     },
 }
 
+impl Error {
+    /// Whether the firmware of one hangs in a way that a reset may end.
+    #[must_use]
+    pub fn may_end_by_reset(&self) -> bool {
+        let Self::Devices { failures, .. } = self else { return false };
+        failures.iter().any(|failure| failure.cause.may_end_by_reset())
+    }
+}
+
 fn text(failures: &[Failure], pending: &[PciAddress]) -> String {
     let causes: Vec<_> = failures.iter().map(|failure| one_line(failure)).collect();
     let mut text = format!("{} of the GPUs failed: {}", failures.len(), causes.join("; "));

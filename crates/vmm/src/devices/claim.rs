@@ -143,18 +143,15 @@ impl Devices {
         config: &NodeConfig,
         progress: &Progress,
     ) -> Result<Vec<Gpu<Unverified>>, DevicesError> {
-        // All, even if one fails: each is either closed or known to be lost when this ends.
-        let hung = match set::boot(self.claim.open(progress, &self.host).await?).await {
-            Ok(gpus) => return Ok(gpus),
-            Err(error) => error,
-        };
-        let set::Error::Devices { failures, .. } = &hung else { return Err(hung.into()) };
         let ours = ownership(config.cc_mode, &self.host.cc_manager) == Ownership::Manage;
-        if !ours || !failures.iter().any(|failure| failure.cause.may_end_by_reset()) {
-            return Err(hung.into());
+        // All, even if one fails: each is either closed or known to be lost when this ends.
+        match set::boot(self.claim.open(progress, &self.host).await?).await {
+            Err(hung) if ours && hung.may_end_by_reset() => {
+                warn!(self.log, "GPUs do not boot and are reset"; "error" => one_line(&hung));
+                Ok(set::reset(self.claim.open(progress, &self.host).await?).await?)
+            }
+            booted => Ok(booted?),
         }
-        warn!(self.log, "GPUs do not boot and are reset"; "error" => one_line(&hung));
-        Ok(set::reset(self.claim.open(progress, &self.host).await?).await?)
     }
 
     /// Whether the fabric manager can join the GPUs, where something is known of their board. Making the partition is its job.
