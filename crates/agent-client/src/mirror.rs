@@ -6,6 +6,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::task::JoinSet;
+
 use crate::below::Below;
 use crate::copy::{CopyError, Entry, Kind, Tree, is_below, unreadable};
 use crate::courier::Courier;
@@ -26,13 +28,15 @@ pub struct Mirror {
     guest: String,
     is_tree: bool,
     sent: HashMap<String, Entry>,
+    /// It was removed, and is not to come back.
+    is_gone: bool,
 }
 
 impl Mirror {
     /// Of one regular file. `guest` is a path below the agent's shared directory.
     #[must_use]
     pub fn file(host: PathBuf, guest: String) -> Self {
-        Self { host, below: None, guest, is_tree: false, sent: HashMap::new() }
+        Self { host, below: None, guest, is_tree: false, sent: HashMap::new(), is_gone: false }
     }
 
     /// Of a directory with all that is in it.
@@ -56,8 +60,12 @@ impl Mirror {
     /// Copies what the guest does not have yet, and removes what the host has no more.
     ///
     /// What is unchanged is left alone, since the agent replaces files by removing them first. A new generation of a
-    /// kubelet volume is copied before the symlink that shows it, and an old one is removed after that.
+    /// kubelet volume is copied before the symlink that shows it, and an old one is removed after that. Of what was
+    /// [removed](Self::remove) nothing is copied again: a change may have been seen before, and its turn comes after.
     pub async fn sync(&mut self, courier: &Courier) -> Result<(), CopyError> {
+        if self.is_gone {
+            return Ok(());
+        }
         let mut attempt = 1;
         loop {
             match self.try_sync(courier).await {
@@ -67,8 +75,9 @@ impl Mirror {
         }
     }
 
-    /// Removes all of it from the guest.
+    /// Removes all of it from the guest, for good.
     pub async fn remove(&mut self, courier: &Courier) -> Result<(), AgentError> {
+        self.is_gone = true;
         let Some(any) = self.sent.get(&self.guest).or_else(|| self.sent.values().next()).cloned() else {
             return Ok(());
         };
@@ -127,16 +136,30 @@ impl Mirror {
             self.sent.values().filter(|old| !there.contains(old.guest.as_str())).cloned().collect();
         let directories: Vec<String> =
             gone.iter().filter(|old| old.kind == Kind::Directory).map(|old| old.guest.clone()).collect();
-        for old in &gone {
+        let mut calls = JoinSet::new();
+        for old in gone {
             // With a directory goes what is in it.
-            if !directories.iter().any(|directory| is_below(&old.guest, directory)) {
-                let parent = old.guest.rsplit_once('/').and_then(|(parent, _)| self.sent.get(parent));
-                courier.remove(&old.guest, parent.unwrap_or(old)).await.map_err(|source| {
-                    CopyError::Guest { path: old.host.clone(), guest: old.guest.clone(), source }
-                })?;
+            if directories.iter().any(|directory| is_below(&old.guest, directory)) {
+                continue;
             }
-            self.sent.remove(&old.guest);
+            let above = old.guest.rsplit_once('/').and_then(|(parent, _)| self.sent.get(parent));
+            let (courier, parent) = (courier.clone(), above.unwrap_or(&old).clone());
+            calls.spawn(async move {
+                let result = courier.remove(&old.guest, &parent).await;
+                (old, result)
+            });
         }
-        Ok(())
+        let mut first = Ok(());
+        while let Some(done) = calls.join_next().await {
+            // The only tasks that fail are those of a runtime that is being torn down.
+            let Ok((old, result)) = done else { continue };
+            match result {
+                Ok(()) => self.sent.retain(|guest, _| *guest != old.guest && !is_below(guest, &old.guest)),
+                Err(source) => {
+                    first = first.and(Err(CopyError::Guest { path: old.host, guest: old.guest, source }));
+                }
+            }
+        }
+        first
     }
 }

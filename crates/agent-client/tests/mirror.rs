@@ -253,3 +253,42 @@ async fn eighty_volumes_take_few_round_trips() {
     let needed = u32::try_from(calls / AT_ONCE + STEPS).unwrap();
     assert!(rounds.done <= 2 * needed, "{} round trips, where {needed} would do", rounds.done);
 }
+
+/// Keys that leave a volume all at once.
+#[tokio::test]
+async fn four_hundred_keys_leave_in_few_round_trips() {
+    const KEYS: usize = 400;
+    const AT_ONCE: usize = 32;
+    let rig = Rig::of(Guest { delay: Duration::from_millis(5), ..Guest::default() }).await;
+    for number in 0..KEYS {
+        fs::write(rig.volume().join(format!("key{number}")), "value").unwrap();
+    }
+    let mut mirror = Mirror::tree(rig.volume(), "/g".to_string());
+    mirror.sync(&rig.courier).await.unwrap();
+    rig.guest.take();
+    *rig.guest.rounds.lock().unwrap() = Rounds::default();
+    for number in 0..KEYS {
+        fs::remove_file(rig.volume().join(format!("key{number}"))).unwrap();
+    }
+    mirror.sync(&rig.courier).await.unwrap();
+    assert_eq!(rig.guest.take().iter().filter(|call| is_removal(call)).count(), KEYS);
+    let rounds = std::mem::take(&mut *rig.guest.rounds.lock().unwrap());
+    assert!(rounds.most <= AT_ONCE, "{} calls at once", rounds.most);
+    let needed = u32::try_from(KEYS / AT_ONCE + 1).unwrap();
+    assert!(rounds.done <= 2 * needed, "{} round trips, where {needed} would do", rounds.done);
+    mirror.sync(&rig.courier).await.unwrap();
+    assert_eq!(rig.guest.paths(), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_was_removed_does_not_come_back() {
+    let rig = Rig::new().await;
+    fs::write(rig.volume().join("key"), "value").unwrap();
+    let mut mirror = Mirror::tree(rig.volume(), "/g".to_string());
+    mirror.sync(&rig.courier).await.unwrap();
+    mirror.remove(&rig.courier).await.unwrap();
+    rig.guest.take();
+    fs::write(rig.volume().join("key"), "another").unwrap();
+    mirror.sync(&rig.courier).await.unwrap();
+    assert_eq!(rig.guest.paths(), Vec::<String>::new());
+}

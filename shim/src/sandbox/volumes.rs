@@ -84,13 +84,42 @@ impl Volumes {
         first
     }
 
-    /// Removes a container's copies from the guest, which must have let go of them.
+    /// Removes a container's copies from the guest, which must have let go of them, all at the same time.
     pub async fn remove(&self, copied: Copied) {
+        let mut calls = JoinSet::new();
         for (host, mirror) in copied.0 {
             self.unfollow(&host, &mirror);
-            if let Err(error) = mirror.lock().await.remove(&self.0.courier).await {
+            let courier = self.0.courier.clone();
+            calls.spawn(async move { (host, mirror.lock().await.remove(&courier).await) });
+        }
+        while let Some(done) = calls.join_next().await {
+            if let Ok((host, Err(error))) = done {
                 warn!(self.0.log, "a copied volume stays in the guest's memory";
                     "volume" => host.display().to_string(), "error" => one_line(&error));
+            }
+        }
+    }
+
+    /// Copies what is new in these volumes for all containers that follow them, at the same time.
+    async fn update(&self, changed: impl IntoIterator<Item = PathBuf>) {
+        let mut calls = JoinSet::new();
+        for host in changed {
+            let users: Vec<Shared> = self.followed().get(&host).cloned().unwrap_or_default();
+            for mirror in users {
+                let (courier, host) = (self.0.courier.clone(), host.clone());
+                calls.spawn(async move { (host, mirror.lock().await.sync(&courier).await) });
+            }
+        }
+        let log = &self.0.log;
+        while let Some(done) = calls.join_next().await {
+            let Ok((host, result)) = done else { continue };
+            let volume = host.display().to_string();
+            match result {
+                Ok(()) => info!(log, "volume updated in the guest"; "volume" => volume),
+                // The next change tries again.
+                Err(error) => {
+                    warn!(log, "volume not updated in the guest"; "volume" => volume, "error" => one_line(&error));
+                }
             }
         }
     }
@@ -156,19 +185,7 @@ async fn keep_up(volumes: Weak<Inner>, watcher: Arc<Watcher>) {
             Ok(changed) => changed,
             Err(error) => return volumes.not_followed("all of the pod's", &error),
         };
-        for host in changed {
-            let users: Vec<Shared> = volumes.followed().get(&host).cloned().unwrap_or_default();
-            let (volume, log) = (host.display().to_string(), &volumes.0.log);
-            for mirror in users {
-                match mirror.lock().await.sync(&volumes.0.courier).await {
-                    Ok(()) => info!(log, "volume updated in the guest"; "volume" => &volume),
-                    // The next change tries again.
-                    Err(error) => {
-                        warn!(log, "volume not updated in the guest"; "volume" => &volume, "error" => one_line(&error));
-                    }
-                }
-            }
-        }
+        volumes.update(changed).await;
     }
 }
 
@@ -185,6 +202,7 @@ mod tests {
     use agent_client::{Endpoint, connect};
     use async_trait::async_trait;
     use slog::{Discard, o};
+    use tempfile::TempDir;
     use tokio::time::{sleep, timeout};
     use ttrpc::r#async::{Server, TtrpcContext};
 
@@ -192,13 +210,90 @@ mod tests {
 
     /// Counts what is copied.
     #[derive(Default)]
-    struct Guest(AtomicUsize);
+    struct Guest {
+        calls: AtomicUsize,
+        rounds: StdMutex<Rounds>,
+        /// How long a call takes.
+        delay: Duration,
+    }
+
+    /// How many calls, each begun after the one before it was done, came one after the other.
+    #[derive(Default)]
+    struct Rounds {
+        done: usize,
+    }
 
     #[async_trait]
     impl AgentService for Guest {
         async fn copy_file(&self, _: &TtrpcContext, _: CopyFileRequest) -> ttrpc::Result<Empty> {
-            self.0.fetch_add(1, Ordering::Relaxed);
+            self.calls.fetch_add(1, Ordering::Relaxed);
+            let round = self.rounds.lock().unwrap().done + 1;
+            sleep(self.delay).await;
+            let mut rounds = self.rounds.lock().unwrap();
+            rounds.done = rounds.done.max(round);
             Ok(Empty::default())
+        }
+    }
+
+    impl Guest {
+        fn calls(&self) -> usize {
+            self.calls.load(Ordering::Relaxed)
+        }
+    }
+
+    /// A pod's volumes, its guest, and a volume of one key.
+    struct Rig {
+        dir: TempDir,
+        guest: Arc<Guest>,
+        volumes: Volumes,
+        _server: Server,
+    }
+
+    impl Rig {
+        async fn new(delay: Duration) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            let guest = Arc::new(Guest { delay, ..Guest::default() });
+            let socket = dir.path().join("agent.sock");
+            let mut server = Server::new()
+                .bind(&format!("unix://{}", socket.display()))
+                .unwrap()
+                .register_service(create_agent_service(guest.clone()))
+                .register_service(create_health(guest.clone()));
+            server.start().await.unwrap();
+            let agent = connect(&Endpoint::Unix(socket)).await.unwrap();
+            let volumes = Volumes::new(agent, &Logger::root(Discard, o!()));
+            fs::create_dir(dir.path().join("volume")).unwrap();
+            fs::write(dir.path().join("volume/key"), "old").unwrap();
+            Self { dir, guest, volumes, _server: server }
+        }
+
+        fn volume(&self) -> PathBuf {
+            self.dir.path().join("volume")
+        }
+
+        fn copy(&self, number: usize) -> Copy {
+            Copy {
+                host: self.volume(),
+                below: Some(self.dir.path().to_path_buf()),
+                guest: format!("/g/{number}"),
+                kind: CopyKind::Tree,
+                watch: true,
+            }
+        }
+
+        async fn copy_in(&self, copies: &[Copy]) -> Copied {
+            let mut copied = Copied::default();
+            self.volumes.copy_in(copies, &mut copied).await.unwrap();
+            copied
+        }
+
+        async fn until_called(&self, times: usize) {
+            let enough = async {
+                while self.guest.calls() < times {
+                    sleep(Duration::from_millis(5)).await;
+                }
+            };
+            timeout(Duration::from_secs(10), enough).await.unwrap();
         }
     }
 
@@ -222,34 +317,11 @@ mod tests {
     /// Of what a user has few on a node (128 inotify instances), a pod takes as much for thirty containers as for one.
     #[tokio::test]
     async fn thirty_containers_have_one_watcher() {
-        let dir = tempfile::tempdir().unwrap();
-        let guest = Arc::new(Guest::default());
-        let socket = dir.path().join("agent.sock");
-        let mut server = Server::new()
-            .bind(&format!("unix://{}", socket.display()))
-            .unwrap()
-            .register_service(create_agent_service(guest.clone()))
-            .register_service(create_health(guest.clone()));
-        server.start().await.unwrap();
-        let agent = connect(&Endpoint::Unix(socket)).await.unwrap();
-        let volumes = Volumes::new(agent, &Logger::root(Discard, o!()));
-        let volume = dir.path().join("volume");
-        fs::create_dir(&volume).unwrap();
-        fs::write(volume.join("key"), "old").unwrap();
-
+        let rig = Rig::new(Duration::ZERO).await;
         let before = (descriptors("inotify"), descriptors(""));
         let mut containers = Vec::new();
         for number in 0..30 {
-            let copy = Copy {
-                host: volume.clone(),
-                below: Some(dir.path().to_path_buf()),
-                guest: format!("/g/{number}"),
-                kind: CopyKind::Tree,
-                watch: true,
-            };
-            let mut copied = Copied::default();
-            volumes.copy_in(&[copy], &mut copied).await.unwrap();
-            containers.push(copied);
+            containers.push(rig.copy_in(&[rig.copy(number)]).await);
         }
         // Other tests run beside this one, each with a few; thirty would be seen.
         assert!(
@@ -258,24 +330,42 @@ mod tests {
             descriptors("inotify")
         );
         assert!(descriptors("").saturating_sub(before.1) < 20, "{} descriptors", descriptors(""));
-        assert_eq!(guest.0.load(Ordering::Relaxed), 60);
+        assert_eq!(rig.guest.calls(), 60);
 
         // All of them follow, until they go.
-        fs::write(volume.join("key"), "new content").unwrap();
-        let all = async {
-            while guest.0.load(Ordering::Relaxed) < 90 {
-                sleep(Duration::from_millis(10)).await;
-            }
-        };
-        timeout(Duration::from_secs(10), all).await.unwrap();
+        fs::write(rig.volume().join("key"), "new content").unwrap();
+        rig.until_called(90).await;
         for copied in containers {
-            volumes.remove(copied).await;
+            rig.volumes.remove(copied).await;
         }
-        assert!(volumes.followed().is_empty());
-        let gone = guest.0.load(Ordering::Relaxed);
-        assert_eq!(gone, 120, "one call removes a container's copy");
-        fs::write(volume.join("key"), "nobody's").unwrap();
+        assert!(rig.volumes.followed().is_empty());
+        assert_eq!(rig.guest.calls(), 120, "one call removes a container's copy");
+        fs::write(rig.volume().join("key"), "nobody's").unwrap();
         sleep(Duration::from_millis(300)).await;
-        assert_eq!(guest.0.load(Ordering::Relaxed), gone);
+        assert_eq!(rig.guest.calls(), 120);
+    }
+
+    /// What does not need each other does not wait for each other: a change that many containers see, and a container with
+    /// many volumes that ends.
+    #[tokio::test]
+    async fn eighty_copies_are_updated_and_removed_in_few_round_trips() {
+        const COPIES: usize = 80;
+        const AT_ONCE: usize = 32;
+        let rig = Rig::new(Duration::from_millis(5)).await;
+        let copies: Vec<Copy> = (0..COPIES).map(|number| rig.copy(number)).collect();
+        let copied = rig.copy_in(&copies).await;
+        let rounds = || std::mem::take(&mut *rig.guest.rounds.lock().unwrap()).done;
+        rounds();
+        let needed = COPIES / AT_ONCE + 1;
+        fs::write(rig.volume().join("key"), "new content").unwrap();
+        rig.until_called(3 * COPIES).await;
+        let update = rounds();
+        assert!(update <= 2 * needed, "{update} round trips, where {needed} would do");
+        sleep(Duration::from_millis(50)).await;
+        rounds();
+        rig.volumes.remove(copied).await;
+        assert_eq!(rig.guest.calls(), 4 * COPIES);
+        let removal = rounds();
+        assert!(removal <= 2 * needed, "{removal} round trips, where {needed} would do");
     }
 }
