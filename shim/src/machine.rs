@@ -48,11 +48,11 @@ pub trait Machine: Clone + Send + Sync + 'static {
     /// The guest.
     fn guest(&self) -> Self::Guest;
 
-    /// Whether a container may have these limits.
+    /// Makes an update's limits good: none becomes as much as the machine has.
     ///
     /// # Errors
     /// They are more than the machine has.
-    fn fits(&self, id: &ContainerId, limits: &LinuxResources) -> Result<()>;
+    fn fit(&self, id: &ContainerId, limits: &mut LinuxResources) -> Result<()>;
 
     /// Creates a container, from its layers to the guest's answer.
     ///

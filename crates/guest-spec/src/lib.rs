@@ -26,7 +26,7 @@ pub use linux::check_limits;
 pub use model::ModelMount;
 pub use passthrough::PassedDevice;
 pub use process::process;
-pub use resources::{VmSize, check_size, resources};
+pub use resources::{VmSize, check_size, lift, resources};
 pub use role::{Role, sandbox_id};
 pub use rootfs::GuestRootfs;
 pub use storage::{shm_remount, shm_storage};

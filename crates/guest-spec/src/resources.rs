@@ -16,6 +16,9 @@ pub struct VmSize {
 /// What cgroups take where no period is named, in microseconds.
 const USUAL_PERIOD: u64 = 100_000;
 
+/// Why some are left out: the agent would fail to write a file that is not there.
+const NOT_IN_V2: &str = "cgroups of version 2 have none";
+
 /// How many processes a kernel has at most (`PID_MAX_LIMIT`, linux/threads.h): its cgroups refuse a larger limit.
 const MOST_PIDS: i64 = 4 << 20;
 
@@ -43,7 +46,27 @@ pub fn check_size(container: &str, limits: &oci::LinuxResources, vm: VmSize) -> 
     Ok(())
 }
 
-/// Translates limits; what counts in the host's numbering is left out and noted.
+/// What a kernel has taken as `cpu.shares` (`MIN_SHARES`, `MAX_SHARES`, kernel/sched/sched.h). The agent makes a weight of it,
+/// which is none outside of these.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
+/// Makes an update's limits out of those that say "none" (-1): as much as the VM has. The agent takes only numbers above zero
+/// for limits, and would leave the old ones.
+pub fn lift(limits: &mut oci::LinuxResources, vm: VmSize) {
+    if let Some(cpu) = limits.CPU.as_mut().filter(|cpu| cpu.Quota < 0) {
+        if cpu.Period == 0 {
+            cpu.Period = USUAL_PERIOD;
+        }
+        let all = cpu.Period.saturating_mul(vm.vcpus.into());
+        cpu.Quota = i64::try_from(all).unwrap_or(i64::MAX);
+    }
+    if let Some(memory) = limits.Memory.as_mut().filter(|memory| memory.Limit < 0) {
+        memory.Limit = i64::try_from(vm.memory).unwrap_or(i64::MAX);
+    }
+}
+
+/// Translates limits; what counts in the host's numbering, and what the guest's cgroups (version 2) have not, is left out
+/// and noted.
 pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxResources {
     let mut note = |present: bool, what: &str, why: &str| {
         if present {
@@ -64,9 +87,29 @@ pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxRe
         note(set(cpu.mems()), "cpu.mems", "the host's numbering");
         note(cpu.idle().is_some_and(|v| v != 0), "cpu.idle", "not in the agent's contract");
         note(cpu.burst().is_some_and(|v| v != 0), "cpu.burst", "not in the agent's contract");
+        note(cpu.realtime_runtime().is_some_and(|v| v != 0), "cpu.realtimeRuntime", NOT_IN_V2);
+        note(cpu.realtime_period().is_some_and(|v| v != 0), "cpu.realtimePeriod", NOT_IN_V2);
+        let odd = |shares: u64| shares != 0 && !SHARES.contains(&shares);
+        note(
+            cpu.shares().is_some_and(odd),
+            "cpu.shares",
+            "outside of 2 to 262144, of which the nearest is taken",
+        );
+    }
+    if let Some(memory) = from.memory() {
+        note(memory.disable_oom_killer() == Some(true), "memory.disableOOMKiller", NOT_IN_V2);
+        note(memory.swappiness().is_some_and(|v| v != 0), "memory.swappiness", NOT_IN_V2);
+        note(memory.kernel().is_some_and(|v| v > 0), "memory.kernel", NOT_IN_V2);
+        note(memory.kernel_tcp().is_some_and(|v| v > 0), "memory.kernelTCP", NOT_IN_V2);
     }
     if let Some(io) = from.block_io() {
         note(has_devices(io), "blockIO devices", "the host's device numbers");
+        let set = |weight: Option<u16>| weight.is_some_and(|weight| weight != 0);
+        note(
+            set(io.weight()) || set(io.leaf_weight()),
+            "blockIO weight",
+            "the guest's disks are weighed by nobody",
+        );
     }
 
     oci::LinuxResources {
@@ -78,7 +121,6 @@ pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxRe
             .as_ref()
             .map(|pids| oci::LinuxPids { Limit: pids.limit(), ..Default::default() })
             .into(),
-        BlockIO: from.block_io().as_ref().map(block_io).into(),
         ..Default::default()
     }
 }
@@ -123,29 +165,19 @@ fn memory(from: &LinuxMemory) -> oci::LinuxMemory {
         Limit: from.limit().unwrap_or_default(),
         Reservation: from.reservation().unwrap_or_default(),
         Swap: from.swap().unwrap_or_default(),
-        Kernel: from.kernel().unwrap_or_default(),
-        KernelTCP: from.kernel_tcp().unwrap_or_default(),
-        Swappiness: from.swappiness().unwrap_or_default(),
-        DisableOOMKiller: from.disable_oom_killer().unwrap_or_default(),
         ..Default::default()
     }
 }
 
 fn cpu(from: &LinuxCpu) -> oci::LinuxCPU {
     oci::LinuxCPU {
-        Shares: from.shares().unwrap_or_default(),
+        // None is zero to the agent.
+        Shares: from
+            .shares()
+            .filter(|shares| *shares != 0)
+            .map_or(0, |shares| shares.clamp(*SHARES.start(), *SHARES.end())),
         Quota: from.quota().unwrap_or_default(),
         Period: from.period().unwrap_or_default(),
-        RealtimeRuntime: from.realtime_runtime().unwrap_or_default(),
-        RealtimePeriod: from.realtime_period().unwrap_or_default(),
-        ..Default::default()
-    }
-}
-
-fn block_io(from: &LinuxBlockIo) -> oci::LinuxBlockIO {
-    oci::LinuxBlockIO {
-        Weight: from.weight().map_or(0, u32::from),
-        LeafWeight: from.leaf_weight().map_or(0, u32::from),
         ..Default::default()
     }
 }
@@ -185,17 +217,58 @@ mod tests {
         let (limits, notes) = translated(
             r#"{"memory": {"limit": 1073741824, "reservation": 1, "swap": -1},
                 "cpu": {"shares": 512, "quota": 150000, "period": 100000}, "pids": {"limit": 100},
-                "blockIO": {"weight": 500},
                 "devices": [{"allow": false, "access": "rwm"},
                             {"allow": true, "type": "c", "major": 1, "minor": 3, "access": "rwm"}]}"#,
         );
         assert_eq!((limits.Memory.Limit, limits.Memory.Swap), (1 << 30, -1));
         assert_eq!((limits.CPU.Shares, limits.CPU.Quota, limits.CPU.Period), (512, 150_000, 100_000));
         assert_eq!(limits.Pids.Limit, 100);
-        assert_eq!(limits.BlockIO.Weight, 500);
         assert_eq!((limits.Devices[0].Type.as_str(), limits.Devices[0].Allow), ("a", false));
         assert_eq!((limits.Devices[1].Type.as_str(), limits.Devices[1].Minor), ("c", 3));
         assert_eq!(notes, Vec::<String>::new());
+    }
+
+    #[test]
+    fn shares_are_what_a_kernel_takes() {
+        for (given, taken, notes) in
+            [(0, 0, 0), (1, 2, 1), (2, 2, 0), (1024, 1024, 0), (262_144, 262_144, 0), (u64::MAX, 262_144, 1)]
+        {
+            let (limits, said) = translated(&format!(r#"{{"cpu": {{"shares": {given}}}}}"#));
+            assert_eq!((limits.CPU.Shares, said.len()), (taken, notes), "{given}: {said:?}");
+        }
+    }
+
+    #[test]
+    fn what_the_guests_cgroups_have_not_is_left_out() {
+        let (limits, notes) = translated(
+            r#"{"cpu": {"realtimeRuntime": 950000, "realtimePeriod": 1000000}, "blockIO": {"weight": 500},
+                "memory": {"disableOOMKiller": true, "swappiness": 60, "kernel": 1048576, "kernelTCP": 1048576}}"#,
+        );
+        let nothing = oci::LinuxResources {
+            CPU: Some(oci::LinuxCPU::default()).into(),
+            Memory: Some(oci::LinuxMemory::default()).into(),
+            ..Default::default()
+        };
+        assert_eq!((limits, notes.len()), (nothing, 7), "{notes:?}");
+        // What engines always write.
+        let usual =
+            r#"{"cpu": {"realtimeRuntime": 0}, "memory": {"disableOOMKiller": false, "swappiness": 0}}"#;
+        assert_eq!(translated(usual).1, Vec::<String>::new());
+    }
+
+    #[test]
+    fn no_limit_is_all_that_the_vm_has() {
+        let vm = VmSize { vcpus: 3, memory: 1 << 30 };
+        let lifted = |json: &str| {
+            let mut limits = translated(json).0;
+            lift(&mut limits, vm);
+            (limits.CPU.Quota, limits.CPU.Period, limits.Memory.Limit)
+        };
+        assert_eq!(lifted(r#"{"cpu": {"quota": -1}, "memory": {"limit": -1}}"#), (300_000, 100_000, 1 << 30));
+        assert_eq!(lifted(r#"{"cpu": {"quota": -1, "period": 10000}}"#), (30_000, 10_000, 0));
+        let stays = r#"{"cpu": {"quota": 5000, "period": 10000}, "memory": {"limit": 4096}}"#;
+        assert_eq!(lifted(stays), (5000, 10_000, 4096));
+        assert_eq!(lifted(r#"{"cpu": {"shares": 2}}"#), (0, 0, 0));
     }
 
     #[test]

@@ -336,8 +336,9 @@ impl<H: Host> Driver<H> {
             Pass::Resize(process, size) => {
                 self.ask(|guest| async move { guest.resize(name(&process), size).await }, done);
             }
-            Pass::Update(id, limits) => {
-                if let Some(Err(error)) = self.machine.as_ref().map(|machine| machine.fits(&id, &limits)) {
+            Pass::Update(id, mut limits) => {
+                let fitted = self.machine.as_ref().map(|machine| machine.fit(&id, &mut limits));
+                if let Some(Err(error)) = fitted {
                     return self.now(done(Err(error)));
                 }
                 self.ask(|guest| async move { guest.update(id.as_str(), *limits).await }, done);

@@ -69,7 +69,8 @@ impl Machine for PodVm {
         self.vm.agent().clone()
     }
 
-    fn fits(&self, id: &ContainerId, limits: &LinuxResources) -> Result<()> {
+    fn fit(&self, id: &ContainerId, limits: &mut LinuxResources) -> Result<()> {
+        guest_spec::lift(limits, self.size);
         guest_spec::check_size(id.as_str(), limits, self.size)
             .map_err(|error| Error::InvalidRequest { field: "resources", reason: one_line(&error) })
     }

@@ -177,7 +177,7 @@ impl Machine for FakeVm {
     }
 
     /// A kilobyte is what it has.
-    fn fits(&self, _: &ContainerId, limits: &LinuxResources) -> Result<()> {
+    fn fit(&self, _: &ContainerId, limits: &mut LinuxResources) -> Result<()> {
         match limits.Memory.Limit {
             ..=1024 => Ok(()),
             more => Err(Error::InvalidRequest {
