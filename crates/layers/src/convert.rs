@@ -16,6 +16,7 @@ use crate::accounts::Found;
 use crate::error::Error;
 use crate::mkfs::{Mkfs, Version, verity_uuid, words};
 use crate::tar::Scanner;
+use crate::volumes::Places;
 use crate::{Digest, Layer};
 
 /// Also the size that the pipe to mkfs.erofs gets, as large as anybody's may be by default.
@@ -36,13 +37,17 @@ pub struct Converted {
     pub erofs_utils: Version,
     /// Who a process is, as far as this layer says it.
     pub(crate) accounts: Found,
+    /// What this layer has where volumes of images are. A note of an earlier version has nothing of it.
+    #[serde(default)]
+    pub(crate) places: Places,
 }
 
 /// Converts a layer into a new file, and appends the hash tree. `blob` is read to its end; nothing of the file may be
-/// used where this fails.
+/// used where this fails. `places` are looked at on the way.
 pub(crate) fn convert(
     mkfs: &Mkfs,
     layer: &Layer,
+    places: Places,
     blob: &mut dyn Read,
     image: &Path,
 ) -> Result<Converted, Error> {
@@ -52,7 +57,7 @@ pub(crate) fn convert(
     let said = child.stderr.take().map(|pipe| thread::spawn(|| words(pipe)));
     let stdin = child.stdin.take();
     let fed = stdin.ok_or_else(|| io::Error::from(io::ErrorKind::BrokenPipe));
-    let fed = fed.map_err(Error::file("write to", image)).and_then(|stdin| feed(layer, blob, stdin));
+    let fed = fed.map_err(Error::file("write to", image)).and_then(|stdin| feed(layer, places, blob, stdin));
     if fed.is_err() {
         // It waits for the rest, which does not come, and would make an image of what it has.
         let _ = child.kill();
@@ -60,7 +65,7 @@ pub(crate) fn convert(
     let status = child.wait().map_err(Error::file("wait for mkfs.erofs of", image))?;
     let said = said.and_then(|thread| thread.join().ok()).unwrap_or_default();
     started.finish().map_err(Error::file("take back", image))?;
-    let accounts = fed?;
+    let (accounts, places) = fed?;
     if !status.success() {
         return Err(match image.parent() {
             Some(dir) if said.contains("No space left") || said.contains("Disk quota") => {
@@ -72,11 +77,16 @@ pub(crate) fn convert(
     let mut file = File::options().read(true).write(true).open(image).map_err(Error::file("open", image))?;
     let root_hash = verity::append(&mut file, verity_uuid(digest));
     let root_hash = root_hash.map_err(Error::file("write a hash tree to", image))?;
-    Ok(Converted { digest, diff_id: layer.diff_id, root_hash, erofs_utils: mkfs.version(), accounts })
+    Ok(Converted { digest, diff_id: layer.diff_id, root_hash, erofs_utils: mkfs.version(), accounts, places })
 }
 
 /// Gives mkfs.erofs the layer's content, and checks blob and content against the image's documents.
-fn feed(layer: &Layer, blob: &mut dyn Read, stdin: ChildStdin) -> Result<Found, Error> {
+fn feed(
+    layer: &Layer,
+    places: Places,
+    blob: &mut dyn Read,
+    stdin: ChildStdin,
+) -> Result<(Found, Places), Error> {
     let _ = fcntl_setpipe_size(&stdin, CHUNK);
     let mut blob = Blob {
         from: blob,
@@ -92,7 +102,7 @@ fn feed(layer: &Layer, blob: &mut dyn Read, stdin: ChildStdin) -> Result<Found, 
     let kind = Kind::of(start);
     // The content of a plain tar is hashed already.
     let hash = (kind != Kind::Plain).then(Sha256::new);
-    let mut content = Content { mkfs: Some(stdin), hash, scanner: Scanner::default(), size: 0 };
+    let mut content = Content { mkfs: Some(stdin), hash, scanner: Scanner::new(places), size: 0 };
     let copied = {
         let whole = start.chain(&mut blob);
         match kind {
@@ -255,7 +265,7 @@ impl Content {
         Ok(())
     }
 
-    fn finish(self, layer: &Layer) -> Result<Found, Error> {
+    fn finish(self, layer: &Layer) -> Result<(Found, Places), Error> {
         let found = self.hash.map_or(layer.blob.digest, Digest::finish);
         if found != layer.diff_id {
             return Err(Error::DiffId { layer: layer.blob.digest, expected: layer.diff_id, found });

@@ -28,6 +28,7 @@ mod registry;
 mod source;
 mod tar;
 mod tenant;
+mod volumes;
 
 pub use containerd::ContainerdError;
 pub use credentials::Places;
@@ -39,3 +40,4 @@ pub use node::{Held, Node, NodeLayer};
 pub use registry::{Registries, RegistryError};
 pub use source::{Image, Source};
 pub use tenant::{HashedImage, HashedLayer, Hasher, Progress};
+pub use volumes::EmptyDirectory;

@@ -20,6 +20,7 @@ use crate::files::{self, Lock, Temporary};
 use crate::mkfs::Mkfs;
 use crate::source::{Store, resolve};
 use crate::tenant::{Progress, megabytes};
+use crate::volumes::Places;
 use crate::{Digest, Layer, pool};
 
 /// How long a layer is waited for that somebody is about to remove. After that it is converted anew.
@@ -161,7 +162,13 @@ impl Node {
         progress(&format!("converting {:.1} MB", megabytes(layer.blob.size)));
         let start = Instant::now();
         let temporary = Temporary::new(&self.cache, &digest.hex())?;
-        let converted = convert(&mkfs, layer, &mut store.blob("layer", &layer.blob)?, temporary.path())?;
+        let converted = convert(
+            &mkfs,
+            layer,
+            Places::default(),
+            &mut store.blob("layer", &layer.blob)?,
+            temporary.path(),
+        )?;
         // Checked before it has a name: what nobody wants takes no room, and nothing that is in use from its users.
         check(&converted, wanted)?;
         files::write_note(&self.place(digest, "json"), &converted)?;

@@ -1,9 +1,10 @@
-//! Follows a tar stream and keeps the few files of it that decide who a process is.
+//! Follows a tar stream and keeps the few files of it that decide who a process is, and what is in some places.
 //!
 //! Formats: POSIX pax (`x` headers' `path`, `size`, `linkpath`) and GNU (`L`, `K`, sizes in base 256); whiteouts as the OCI
 //! image specification has them (`layer.md`). What mkfs.erofs makes of a stream is its own matter: this only looks.
 
 use crate::accounts::{Entry, Found};
+use crate::volumes::{EmptyDirectory, Places};
 
 const BLOCK: usize = 512;
 /// A pax header or a GNU name; paths have 4096 bytes at most.
@@ -13,6 +14,7 @@ const MAX_HEADER: u64 = 1 << 20;
 #[derive(Debug, Default)]
 pub(crate) struct Scanner {
     found: Found,
+    places: Places,
     /// Part of a header block.
     block: Vec<u8>,
     /// What is being collected of an entry's data, and whose it is.
@@ -32,6 +34,8 @@ struct Next {
     path: Option<Vec<u8>>,
     link: Option<Vec<u8>>,
     size: Option<u64>,
+    uid: Option<u64>,
+    gid: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -43,6 +47,11 @@ enum Keep {
 }
 
 impl Scanner {
+    /// Looks at these places as well.
+    pub(crate) fn new(places: Places) -> Self {
+        Self { places, ..Self::default() }
+    }
+
     /// The next bytes.
     pub(crate) fn push(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() && !self.ended {
@@ -60,8 +69,8 @@ impl Scanner {
     }
 
     /// What was found.
-    pub(crate) fn finish(self) -> Found {
-        self.found
+    pub(crate) fn finish(self) -> (Found, Places) {
+        (self.found, self.places)
     }
 
     fn take_data(&mut self, bytes: &[u8]) -> usize {
@@ -100,9 +109,10 @@ impl Scanner {
             match &record[..equals] {
                 b"path" => self.next.path = Some(value.to_vec()),
                 b"linkpath" => self.next.link = Some(value.to_vec()),
-                b"size" => {
-                    self.next.size = std::str::from_utf8(value).ok().and_then(|text| text.parse().ok())
-                }
+                b"size" => self.next.size = decimal(value),
+                // One that is no number is nobody's.
+                b"uid" => self.next.uid = decimal(value).or(Some(u64::MAX)),
+                b"gid" => self.next.gid = decimal(value).or(Some(u64::MAX)),
                 _ => {}
             }
         }
@@ -121,6 +131,7 @@ impl Scanner {
     fn header(&mut self, block: &[u8]) {
         let Some(size) = number(&block[124..136]) else {
             self.ended = true;
+            self.places.unknown();
             return;
         };
         if block.iter().all(|&byte| byte == 0) {
@@ -149,10 +160,22 @@ impl Scanner {
         let path = next.path.unwrap_or_else(|| short_name(block));
         let link = next.link.unwrap_or_else(|| until_nul(&block[157..257]).to_vec());
         let size = next.size.unwrap_or(size);
+        let owner = |given: Option<u64>, field: &[u8]| given.or_else(|| number(field));
+        let directory = || {
+            let uid = u32::try_from(owner(next.uid, &block[108..116])?).ok()?;
+            let gid = u32::try_from(owner(next.gid, &block[116..124])?).ok()?;
+            let mode = u32::try_from(number(&block[100..108])? & 0o7777).ok()?;
+            Some(EmptyDirectory { uid, gid, mode })
+        };
         let Some(path) = crate::accounts::normal(&path) else {
+            self.places.unknown();
             self.expect(if has_data(kind) { size } else { 0 }, None);
             return;
         };
+        match kind {
+            b'5' => self.places.directory(&path, directory()),
+            _ => self.places.other(&path),
+        }
         match kind {
             b'0' | 0 | b'7' => {
                 let keep = self.found.wants(&path, size).then_some(Keep::File(path));
@@ -165,7 +188,10 @@ impl Scanner {
             b'2' => self.found.link(path, Entry::Symbolic(link)),
             b'5' => self.found.directory(&path),
             // GNU's sparse files have headers behind the header; no builder of images writes them.
-            b'S' => self.ended = true,
+            b'S' => {
+                self.ended = true;
+                self.places.unknown();
+            }
             _ => {
                 self.found.other(&path);
                 self.expect(if has_data(kind) { size } else { 0 }, None);
@@ -191,6 +217,10 @@ fn length(wanted: u64, there: usize) -> usize {
 
 fn until_nul(bytes: &[u8]) -> &[u8] {
     bytes.split(|&byte| byte == 0).next().unwrap_or_default()
+}
+
+fn decimal(text: &[u8]) -> Option<u64> {
+    std::str::from_utf8(text).ok()?.parse().ok()
 }
 
 /// Octal digits, or big-endian base 256 with the highest bit set. `None` for what is neither, or no size.

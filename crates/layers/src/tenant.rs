@@ -1,5 +1,6 @@
 //! The tenant's side: an image's root hashes, without root and without a daemon. Nothing of a layer is kept but its hashes.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Cursor, Read};
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -17,7 +18,8 @@ use crate::manifest::MAX_MANIFEST;
 use crate::mkfs::Mkfs;
 use crate::registry::{Registries, Registry};
 use crate::source::{Store, resolve};
-use crate::{Descriptor, Digest, Image, Layer, Source, accounts, pool};
+use crate::volumes::{EmptyDirectory, Places};
+use crate::{Descriptor, Digest, Image, Layer, Source, accounts, pool, volumes};
 
 /// Where a line for the user goes.
 pub type Progress<'a> = &'a (dyn Fn(&str) + Sync);
@@ -48,6 +50,9 @@ pub struct HashedImage {
     pub passwd: Option<String>,
     /// The image's `/etc/group`.
     pub group: Option<String>,
+    /// Its volumes in which it has nothing, by their paths as the configuration has them. One that is not there is like a
+    /// new one of root's.
+    pub empty_volumes: BTreeMap<String, EmptyDirectory>,
 }
 
 /// A layer and its root hash.
@@ -75,20 +80,25 @@ impl Hasher {
         files::remove_dead(&layers);
         let store = Cached::new(self, source, documents);
         let image = resolve(&store)?;
+        let named = volumes::named(&image.config);
+        let asked: BTreeSet<String> = named.values().cloned().collect();
         let mkfs = OnceLock::new();
         let converted = pool::each(&image.layers, |layer| {
             let number = image.layers.iter().position(|other| other == layer).unwrap_or_default() + 1;
             let name = format!("layer {number} of {}, {}", image.layers.len(), layer.blob.digest.short());
             let mkfs = mkfs.get_or_init(|| Mkfs::find(self.search.iter().cloned()));
-            self.layer(&store, layer, mkfs.as_ref(), &layers, &|text| progress(&format!("{name}: {text}")))
+            self.layer(&store, layer, &asked, mkfs.as_ref(), &layers, &|text| {
+                progress(&format!("{name}: {text}"))
+            })
         })?;
-        Ok(assemble(source, image, &converted))
+        Ok(assemble(source, image, &named, &converted))
     }
 
     fn layer(
         &self,
         store: &dyn Store,
         layer: &Layer,
+        asked: &BTreeSet<String>,
         mkfs: Result<&Mkfs, &Error>,
         directory: &Path,
         progress: Progress,
@@ -99,9 +109,12 @@ impl Hasher {
             (known.digest, known.diff_id) == (layer.blob.digest, layer.diff_id)
                 && mkfs.is_ok_and(|mkfs| mkfs.version() == known.erofs_utils)
         };
-        if let Some(known) = known.filter(is_this) {
-            return Ok(known);
+        let known = known.filter(is_this);
+        if let Some(known) = known.as_ref().filter(|known| known.places.has(asked)) {
+            return Ok(known.clone());
         }
+        // What other images asked is asked again, so that none of them asks twice.
+        let places = Places::new(known.iter().flat_map(|known| known.places.asked()).chain(asked));
         // The version decides the bytes, so that nothing can be said without one.
         let mkfs = match mkfs {
             Ok(mkfs) => mkfs,
@@ -110,7 +123,8 @@ impl Hasher {
         progress(&format!("converting {:.1} MB", megabytes(layer.blob.size)));
         let start = Instant::now();
         let temporary = Temporary::new(directory, &layer.blob.digest.hex())?;
-        let converted = convert(mkfs, layer, &mut store.blob("layer", &layer.blob)?, temporary.path())?;
+        let converted =
+            convert(mkfs, layer, places, &mut store.blob("layer", &layer.blob)?, temporary.path())?;
         drop(temporary);
         files::write_note(&note, &converted)?;
         progress(&format!("done in {:.1} s", start.elapsed().as_secs_f64()));
@@ -123,10 +137,17 @@ pub(crate) fn megabytes(bytes: u64) -> f64 {
     bytes as f64 / 1e6
 }
 
-fn assemble(source: &Source, image: Image, converted: &[Converted]) -> HashedImage {
+fn assemble(
+    source: &Source,
+    image: Image,
+    named: &BTreeMap<String, String>,
+    converted: &[Converted],
+) -> HashedImage {
     let topmost_first = || converted.iter().rev();
     let found: Vec<_> = topmost_first().map(|layer| &layer.accounts).collect();
     let (passwd, group) = accounts::merge(&found);
+    let places: Vec<_> = topmost_first().map(|layer| &layer.places).collect();
+    let empty_volumes = volumes::merge(named, &places);
     let hashed = |layer: &Converted| HashedLayer {
         digest: layer.digest,
         diff_id: layer.diff_id,
@@ -137,7 +158,15 @@ fn assemble(source: &Source, image: Image, converted: &[Converted]) -> HashedIma
         _ => format!("{source}@{}", image.digest),
     };
     let layers = topmost_first().map(hashed).collect();
-    HashedImage { reference, digest: image.digest, config: image.config, layers, passwd, group }
+    HashedImage {
+        reference,
+        digest: image.digest,
+        config: image.config,
+        layers,
+        passwd,
+        group,
+        empty_volumes,
+    }
 }
 
 /// A source whose documents are kept by their digest. It is opened when something is needed of it, so that an image whose

@@ -49,7 +49,7 @@ fn archive(entries: &[Make]) -> Vec<u8> {
 fn scan(bytes: &[u8], step: usize) -> Found {
     let mut scanner = Scanner::default();
     bytes.chunks(step).for_each(|chunk| scanner.push(chunk));
-    scanner.finish()
+    scanner.finish().0
 }
 
 /// passwd and group of an image, its layers given with the top one first.
