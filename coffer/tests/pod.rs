@@ -145,6 +145,19 @@ impl Node {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// The same pod where kubelet's static CPU manager gives it CPUs of its own, and so sends shares and no quota.
+    fn compare_exclusive(&self, quota: &str, request: &PodRequest) {
+        let shares = quota.parse::<u64>().unwrap() * 1024 / 100_000;
+        let shares = shares.max(if quota == "0" { 0 } else { 2 }).to_string();
+        let sent = [
+            ("io.kubernetes.cri.container-type", "sandbox"),
+            ("io.kubernetes.cri.sandbox-cpu-quota", "-1"),
+            ("io.kubernetes.cri.sandbox-cpu-shares", &shares),
+        ];
+        let exclusive = PodRequest::new(&self.config, "0123", sent, OciLimits::default()).unwrap();
+        assert_eq!(exclusive.vcpus, request.vcpus, "{quota}");
+    }
+
     /// Holds what the command prints of each shape, with and without initdata, against what the shim computes; returns the
     /// different measurements.
     fn compare(&self) -> BTreeSet<String> {
@@ -164,6 +177,7 @@ impl Node {
             ];
             let sent = sent.into_iter().chain(annotations.iter().map(|(name, text)| (*name, text.as_str())));
             let request = PodRequest::new(&self.config, "0123", sent, OciLimits::default()).unwrap();
+            self.compare_exclusive(quota, &request);
             let spec = plan(&self.config, &self.image, &request, &self.host).unwrap();
             let expected = expectation(&spec, &self.firmware, KERNEL).unwrap().unwrap();
             let expected = match expected {

@@ -284,6 +284,7 @@ pub(crate) mod tests {
             cpu_quota: Some(vcpus * 100_000),
             cpu_period: Some(100_000),
             memory_limit: Some(512 << 20),
+            ..OciLimits::default()
         };
         PodRequest::new(&NodeConfig::default(), "pod-1", [], limits).unwrap()
     }

@@ -3,19 +3,22 @@
 //!
 //! The sizing rule:
 //!
-//! * **vCPUs** = ⌈quota ÷ period⌉ where the pod has a CPU limit; else the `default_vcpus` annotation, if
-//!   the node allows it; else the node's `default_vcpus`. CPU shares are a weight, not a size, and do
-//!   not count.
+//! * **vCPUs** = ⌈quota ÷ period⌉ where the pod has a CPU limit; ⌈shares ÷ 1024⌉ where the engine says that
+//!   there is none (a negative quota), for so kubelet's static CPU manager speaks of a pod with CPUs of its
+//!   own; else the `default_vcpus` annotation, if the node allows it; else the node's `default_vcpus`. Beside
+//!   a limit, and where nothing is said of one, CPU shares are a weight and do not count.
 //! * **Memory** = limit + `overhead_memory_mib` where the pod has a memory limit; else the
 //!   `default_memory` annotation, if allowed; else `default_memory_mib`. Rounded up to 2 MiB, and
 //!   never below [`VmMemory::MIN`].
 //!
-//! A pod's limits are the sums that CRI hands over with the sandbox. The limits of a single container
-//! count only where there is no CRI, because then the container is the pod.
+//! A pod's limits are the sums that CRI hands over with the sandbox: containerd in an annotation for each, CRI-O
+//! as JSON in one. The limits of a single container count only where there is no CRI, because then the
+//! container is the pod.
 
 use std::collections::BTreeMap;
 
 use measurement::initdata::{self, InitData};
+use serde::Deserialize;
 use shared_types::{BadScratchSize, ScratchSize, one_line};
 
 use crate::annotation::AnnotationKey;
@@ -26,26 +29,70 @@ use crate::units::{BadName, MemorySize, OutOfRange, Vcpus, VmMemory, VmName};
 const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 /// The quota's period in µs.
 const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+/// The pod's CPU weight; kubelet gives 1024 for each CPU.
+const CRI_CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
 /// The pod's memory limit in bytes; zero: no limit.
 const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 /// Present on everything that comes through containerd's CRI.
 const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
 /// Present on everything that comes through CRI-O.
 const CRIO_CONTAINER_TYPE: &str = "io.kubernetes.cri-o.ContainerType";
+/// CRI-O's sums, as JSON of CRI's `LinuxContainerResources` (CRI-O, `setupSandboxResources` in
+/// `server/sandbox_run_linux.go`): the name until 1.34, then the one from 1.35 on. CRI-O filters what a pod's
+/// author writes under names that it knows. So the old one counts first: who writes it knows both or writes it itself,
+/// and the new one under an old CRI-O is the author's.
+const CRIO_RESOURCES: [&str; 2] = ["io.kubernetes.cri-o.PodLinuxResources", "pod-linux-resources.crio.io"];
+/// The weight that kubelet gives for one CPU (`SharesPerCPU`).
+const SHARES_PER_CPU: u64 = 1024;
 /// The kernel's CFS period where none is given, in µs.
 const DEFAULT_PERIOD: u64 = 100_000;
 /// Annotations below these prefixes are meant for us; others are not worth a log line.
 const OUR_PREFIXES: [&str; 2] = ["io.katacontainers.config.", "dev.coffer."];
 
-/// Limits of one container, as numbers of its OCI specification (`linux.resources`).
+/// Limits of one container, as numbers of its OCI specification (`linux.resources`), or of a whole pod.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct OciLimits {
     /// `cpu.quota` in µs per period; absent, zero or negative: no limit.
     pub cpu_quota: Option<i64>,
     /// `cpu.period` in µs; absent or zero: the kernel's 100,000.
     pub cpu_period: Option<u64>,
+    /// A pod's `cpu.shares`, which count where the quota is negative. A single container's are a weight only.
+    pub cpu_shares: Option<u64>,
     /// `memory.limit` in bytes; absent, zero or negative: no limit.
     pub memory_limit: Option<i64>,
+}
+
+impl OciLimits {
+    fn vcpus(self) -> Option<u64> {
+        let period = self.cpu_period.filter(|period| *period > 0).unwrap_or(DEFAULT_PERIOD);
+        match self.cpu_quota {
+            Some(..0) => {
+                self.cpu_shares.filter(|shares| *shares > 0).map(|shares| shares.div_ceil(SHARES_PER_CPU))
+            }
+            quota => positive(quota).map(|quota| quota.div_ceil(period)),
+        }
+    }
+}
+
+/// CRI-O's sums; fields of no use here are left out.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct CrioResources {
+    cpu_period: i64,
+    cpu_quota: i64,
+    cpu_shares: i64,
+    memory_limit_in_bytes: i64,
+}
+
+impl From<CrioResources> for OciLimits {
+    fn from(sums: CrioResources) -> Self {
+        Self {
+            cpu_quota: Some(sums.cpu_quota),
+            cpu_period: u64::try_from(sums.cpu_period).ok(),
+            cpu_shares: u64::try_from(sums.cpu_shares).ok(),
+            memory_limit: Some(sums.memory_limit_in_bytes),
+        }
+    }
 }
 
 /// What decided a size.
@@ -242,23 +289,38 @@ struct Annotations<'a> {
 impl Annotations<'_> {
     /// The pod's limits: CRI's sums, or `own` where no CRI is involved.
     fn pod_limits(&self, own: OciLimits) -> Result<PodLimits, RequestError> {
-        let cri = [CRI_CONTAINER_TYPE, CRIO_CONTAINER_TYPE, CRI_CPU_QUOTA, CRI_CPU_PERIOD, CRI_MEMORY];
-        let limits = if cri.iter().any(|name| self.all.contains_key(name)) {
+        let cri = [CRI_CONTAINER_TYPE, CRI_CPU_QUOTA, CRI_CPU_PERIOD, CRI_MEMORY];
+        let limits = if self.all.contains_key(CRIO_CONTAINER_TYPE) {
+            self.crios_sums()?
+        } else if cri.iter().any(|name| self.all.contains_key(name)) {
             const BYTES: &str = "a whole number of bytes";
             const MICROSECONDS: &str = "a whole number of microseconds";
             OciLimits {
                 cpu_quota: self.parse(CRI_CPU_QUOTA, MICROSECONDS)?,
                 cpu_period: self.parse(CRI_CPU_PERIOD, MICROSECONDS)?,
+                cpu_shares: self.parse(CRI_CPU_SHARES, "a whole number")?,
                 memory_limit: self.parse(CRI_MEMORY, BYTES)?,
             }
         } else {
             own
         };
-        let period = limits.cpu_period.filter(|p| *p > 0).unwrap_or(DEFAULT_PERIOD);
         Ok(PodLimits {
-            vcpus: positive(limits.cpu_quota).map(|quota| quota.div_ceil(period)),
+            vcpus: limits.vcpus(),
             memory: positive(limits.memory_limit).map(MemorySize::from_bytes),
         })
+    }
+
+    /// What CRI-O says of the pod; containerd's names are its author's there.
+    fn crios_sums(&self) -> Result<OciLimits, RequestError> {
+        let said = CRIO_RESOURCES.into_iter().find_map(|name| Some((name, self.all.get(name)?)));
+        let Some((name, json)) = said else { return Ok(OciLimits::default()) };
+        match serde_json::from_str::<Option<CrioResources>>(json) {
+            Ok(sums) => Ok(sums.unwrap_or_default().into()),
+            Err(_) => {
+                let expected = "CRI's LinuxContainerResources as JSON";
+                Err(RequestError::Malformed { name, value: json.chars().take(100).collect(), expected })
+            }
+        }
     }
 
     /// The value of an annotation that the node allows.
@@ -380,6 +442,72 @@ mod tests {
         assert!(r.has_limits());
     }
 
+    /// Of a pod with CPUs of its own kubelet's static CPU manager takes the quota away
+    /// (`DisableCPUQuotaWithExclusiveCPUs`); its shares say how many they are.
+    #[test]
+    fn without_a_quota_the_shares_size_the_vm() {
+        let of = |quota, shares| {
+            let pod = [(CRI_CPU_QUOTA, quota), (CRI_CPU_PERIOD, "100000"), (CRI_CPU_SHARES, shares)];
+            let r = request(&NodeConfig::default(), &pod).unwrap();
+            (r.vcpus.get(), r.vcpus_from)
+        };
+        assert_eq!(of("-1", "16384"), (16, SizeSource::Limit));
+        assert_eq!(of("-1", "16896"), (17, SizeSource::Limit));
+        assert_eq!(of("200000", "16384"), (2, SizeSource::Limit));
+        for (quota, shares) in [("0", "16384"), ("0", "2"), ("-1", "0")] {
+            assert_eq!(of(quota, shares), (1, SizeSource::NodeDefault), "{quota} {shares}");
+        }
+    }
+
+    /// Of whole and of broken CPUs: so `coffer measure` need not know what kubelet's CPU manager does.
+    #[test]
+    fn the_shares_of_a_pod_with_cpus_of_its_own_say_what_its_quota_would() {
+        for milli in 2..255_000u64 {
+            let quota = i64::try_from(milli * 100).unwrap();
+            let with = OciLimits { cpu_quota: Some(quota), ..OciLimits::default() };
+            let shares = Some((milli * 1024 / 1000).max(2));
+            let without = OciLimits { cpu_quota: Some(-1), cpu_shares: shares, ..OciLimits::default() };
+            assert_eq!(with.vcpus(), without.vcpus(), "{milli}m");
+        }
+    }
+
+    #[test]
+    fn crios_sums_size_the_vm() {
+        let of = |annotations: &[(&str, &str)]| {
+            let pod: Vec<_> = [(CRIO_CONTAINER_TYPE, "sandbox")].iter().chain(annotations).copied().collect();
+            request(&NodeConfig::default(), &pod)
+        };
+        let said = r#"{"cpu_period":100000,"cpu_quota":200000,"cpu_shares":2048,"memory_limit_in_bytes":3221225472,
+            "hugepage_limits":[{"page_size":"2MB"}]}"#;
+        for name in CRIO_RESOURCES {
+            let r = of(&[(name, said)]).unwrap();
+            assert_eq!(sizes(&r), (2, 3072 + 192), "{name}");
+            assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::Limit, SizeSource::Limit));
+            let own = r#"{"cpu_period":100000,"cpu_quota":-1,"cpu_shares":16384}"#;
+            assert_eq!(sizes(&of(&[(name, own)]).unwrap()), (16, 2048));
+            for none in ["null", "{}", r#"{"cpu_shares":2,"cpu_quota":0}"#] {
+                assert_eq!(sizes(&of(&[(name, none)]).unwrap()), (1, 2048), "{none}");
+            }
+            let error = of(&[(name, "two CPUs")]).unwrap_err().to_string();
+            assert!(error.contains(name) && error.contains("two CPUs"), "{error}");
+        }
+    }
+
+    /// CRI-O hands on what it does not know: containerd's names, and under an old one the newer name.
+    #[test]
+    fn under_crio_a_pods_author_does_not_size_its_vm() {
+        let [old, new] = CRIO_RESOURCES;
+        let pod = [
+            (CRIO_CONTAINER_TYPE, "sandbox"),
+            (CRI_CPU_QUOTA, "6400000"),
+            (CRI_MEMORY, "1099511627776"),
+            (new, r#"{"cpu_quota":6400000}"#),
+            (old, r#"{"cpu_quota":100000}"#),
+        ];
+        assert_eq!(sizes(&request(&NodeConfig::default(), &pod).unwrap()), (1, 2048));
+        assert_eq!(sizes(&request(&NodeConfig::default(), &pod[..3]).unwrap()), (1, 2048));
+    }
+
     #[test]
     fn zero_and_negative_mean_no_limit() {
         let pod = [(CRI_CPU_QUOTA, "-1"), (CRI_CPU_PERIOD, "0"), (CRI_MEMORY, "0")];
@@ -394,8 +522,12 @@ mod tests {
 
     #[test]
     fn a_plain_container_is_the_pod() {
-        let limits =
-            OciLimits { cpu_quota: Some(150_000), cpu_period: Some(100_000), memory_limit: Some(512 << 20) };
+        let limits = OciLimits {
+            cpu_quota: Some(150_000),
+            cpu_period: Some(100_000),
+            memory_limit: Some(512 << 20),
+            ..OciLimits::default()
+        };
         let config = NodeConfig::default();
         let r = PodRequest::new(&config, "c1", [], limits).unwrap();
         assert_eq!(sizes(&r), (2, 704));
@@ -482,7 +614,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_input_gives_less_cpu_or_memory_than_the_limit(quota in 1i64..25_500_000, memory in 1i64..1 << 43) {
-            let limits = OciLimits { cpu_quota: Some(quota), cpu_period: None, memory_limit: Some(memory) };
+            let limits = OciLimits { cpu_quota: Some(quota), memory_limit: Some(memory), ..OciLimits::default() };
             let r = PodRequest::new(&NodeConfig::default(), "p", [], limits).unwrap();
             prop_assert!(u64::from(r.vcpus.get()) * DEFAULT_PERIOD >= quota.unsigned_abs());
             prop_assert!(r.memory.size().bytes() >= memory.unsigned_abs());
@@ -492,6 +624,7 @@ mod tests {
         fn arbitrary_values_never_panic(value in "\\PC{0,30}") {
             let pod = [(VCPUS, value.as_str()), (MEMORY, &value), (CRI_MEMORY, &value), (CRI_CPU_QUOTA, &value)];
             let _ = request(&allowing(), &pod);
+            let _ = request(&allowing(), &[(CRIO_CONTAINER_TYPE, "sandbox"), (CRIO_RESOURCES[0], &value)]);
         }
     }
 }

@@ -131,8 +131,8 @@ impl Pod {
     ///
     /// kubelet computes the limits (`calculateSandboxResources` in `pkg/kubelet/kuberuntime`), containerd writes them
     /// down (`internal/cri/annotations`) and adds the pod's own annotations that the runtime's registration names.
-    /// Where kubelet's static CPU manager gives the pod CPUs of its own, newer ones send no quota; that cannot be seen
-    /// here.
+    /// Where kubelet's static CPU manager gives the pod CPUs of its own, newer ones send no quota, and the shares say the
+    /// same number: such a pod requests what its limits are.
     pub fn cri_annotations(&self) -> BTreeMap<String, String> {
         let own = self.annotations.iter().filter(|(name, _)| name.starts_with(FOR_THE_RUNTIME));
         let mut all: BTreeMap<_, _> = own.map(|(name, value)| (name.clone(), value.clone())).collect();

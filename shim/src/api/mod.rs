@@ -325,6 +325,8 @@ pub struct PodFacts {
     pub cpu_quota: Option<i64>,
     /// That period, in microseconds.
     pub cpu_period: Option<u64>,
+    /// Their weight, 1024 for each CPU.
+    pub cpu_shares: Option<u64>,
     /// Bytes of memory that they have together.
     pub memory_limit: Option<i64>,
     /// Its name, UID and namespace, as annotations; and its annotations for the VM, none of them trusted.

@@ -39,6 +39,7 @@ pub fn limits(spec: &Spec) -> OciLimits {
     OciLimits {
         cpu_quota: cpu.and_then(|cpu| cpu.quota()),
         cpu_period: cpu.and_then(|cpu| cpu.period()),
+        cpu_shares: None,
         memory_limit: memory.and_then(|memory| memory.limit()),
     }
 }

@@ -96,13 +96,17 @@ impl Launch {
         namespace: &str,
         options: RuntimeOptions,
     ) -> Result<Self> {
-        let PodFacts { hostname, cgroup_parent, cpu_quota, cpu_period, memory_limit, annotations, .. } =
-            &request.facts;
+        let PodFacts { hostname, cgroup_parent, annotations, .. } = &request.facts;
         let container = own_container(&request.id, namespace, &request.facts)?;
         Ok(Self {
             options,
             annotations: annotations.clone().into_iter().chain(request.annotations.clone()).collect(),
-            limits: OciLimits { cpu_quota: *cpu_quota, cpu_period: *cpu_period, memory_limit: *memory_limit },
+            limits: OciLimits {
+                cpu_quota: request.facts.cpu_quota,
+                cpu_period: request.facts.cpu_period,
+                cpu_shares: request.facts.cpu_shares,
+                memory_limit: request.facts.memory_limit,
+            },
             netns: request.netns.clone(),
             cgroup: cgroup_below(cgroup_parent, request.id.as_str()),
             hostname: hostname.clone(),

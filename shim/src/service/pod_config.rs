@@ -185,6 +185,7 @@ fn namespaces(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
 fn resources(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
     const CPU_PERIOD: u32 = tag(1, VARINT);
     const CPU_QUOTA: u32 = tag(2, VARINT);
+    const CPU_SHARES: u32 = tag(3, VARINT);
     const MEMORY_LIMIT: u32 = tag(4, VARINT);
 
     let mut input = CodedInputStream::from_bytes(bytes);
@@ -194,6 +195,9 @@ fn resources(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
                 facts.cpu_period = u64::try_from(input.read_int64()?).ok().filter(|period| *period > 0)
             }
             CPU_QUOTA => facts.cpu_quota = Some(input.read_int64()?).filter(|quota| *quota != 0),
+            CPU_SHARES => {
+                facts.cpu_shares = u64::try_from(input.read_int64()?).ok().filter(|shares| *shares > 0)
+            }
             MEMORY_LIMIT => facts.memory_limit = Some(input.read_int64()?).filter(|limit| *limit != 0),
             other => skip_field_for_tag(other, &mut input)?,
         }
@@ -205,7 +209,7 @@ fn resources(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
 mod tests {
     use super::*;
 
-    /// hostname "web", a log_directory, linux { cgroup_parent "/p", resources { period 100, quota 200, memory 4096 } }
+    /// hostname "web", a log_directory, linux { cgroup_parent "/p", resources { period 100, quota 200, shares 5, memory 4096 } }
     const CONFIG: &[u8] =
         b"\x12\x03web\x1a\x01x\x42\x10\x0a\x02/p\x2a\x0a\x08\x64\x10\xc8\x01\x18\x05\x20\x80\x20";
 
@@ -218,8 +222,8 @@ mod tests {
         let facts = pod_facts(&any(CONFIG)).unwrap();
         assert_eq!((facts.hostname.as_str(), facts.cgroup_parent.as_str()), ("web", "/p"));
         assert_eq!(
-            (facts.cpu_period, facts.cpu_quota, facts.memory_limit),
-            (Some(100), Some(200), Some(4096))
+            (facts.cpu_period, facts.cpu_quota, facts.cpu_shares, facts.memory_limit),
+            (Some(100), Some(200), Some(5), Some(4096))
         );
     }
 

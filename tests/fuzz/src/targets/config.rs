@@ -28,7 +28,7 @@ pub(super) fn kernel_cmdline(input: &[u8]) {
     }
 }
 
-/// Annotations, a line `name=value` each; the first three lines are quota, period and memory limit. The node allows
+/// Annotations, a line `name=value` each; the first four lines are quota, period, shares and memory limit. The node allows
 /// all of them, and no VM is larger than one can be.
 pub(super) fn pod_request(input: &[u8]) {
     let Ok(text) = str::from_utf8(input) else { return };
@@ -37,6 +37,7 @@ pub(super) fn pod_request(input: &[u8]) {
     let limits = OciLimits {
         cpu_quota: number(),
         cpu_period: number().and_then(|period| u64::try_from(period).ok()),
+        cpu_shares: number().and_then(|shares| u64::try_from(shares).ok()),
         memory_limit: number(),
     };
     let annotations: Vec<_> = lines.filter_map(|line| line.split_once('=')).collect();
