@@ -35,6 +35,19 @@ pub enum SpecError {
         /// Where it was to be mounted.
         destination: PathBuf,
     },
+    /// A bind mount with an option that the guest's agent would drop.
+    #[error(
+        "container {container}: the mount on {destination} has the option {option:?}, which the guest's agent does not know; \
+         leave it out"
+    )]
+    MountOption {
+        /// The container's id.
+        container: String,
+        /// Where it was to be mounted.
+        destination: PathBuf,
+        /// The option, shortened.
+        option: String,
+    },
     /// A bind mount without a source.
     #[error("container {container}: the mount on {destination} has no source")]
     NoSource {
@@ -105,8 +118,7 @@ pub enum SpecError {
     },
     /// The pod wants to see the host.
     #[error(
-        "container {container}: the host's {namespace} namespace cannot be had: the container is in a VM; remove \
-         {field} from the pod"
+        "container {container}: the host's {namespace} namespace cannot be had: the container is in a VM; leave {field} out"
     )]
     HostNamespace {
         /// The container's id.
@@ -115,6 +127,30 @@ pub enum SpecError {
         namespace: &'static str,
         /// What asks for it in a pod's manifest.
         field: &'static str,
+    },
+    /// A container that is no pod's, in somebody else's namespace.
+    #[error(
+        "container {container}: it cannot be in the {namespace} namespace {path}, which is the host's or another container's: it \
+         is in a VM of its own; leave the namespace out"
+    )]
+    JoinedNamespace {
+        /// The container's id.
+        container: String,
+        /// The namespace's type.
+        namespace: &'static str,
+        /// As the specification has it.
+        path: PathBuf,
+    },
+    /// A network that nerdctl's hook would make.
+    #[error(
+        "container {container}: the network {networks} cannot be had: a hook on the host would make it, after the VM has its \
+         interfaces; use `--network none`, or a namespace that CNI has set up before (`--network ns:/run/netns/NAME`)"
+    )]
+    HookNetwork {
+        /// The container's id.
+        container: String,
+        /// As nerdctl's annotation has it.
+        networks: String,
     },
     /// Huge pages, of which the guest has none.
     #[error(

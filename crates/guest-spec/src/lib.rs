@@ -25,6 +25,7 @@ pub use error::SpecError;
 pub use linux::check_limits;
 pub use model::ModelMount;
 pub use passthrough::PassedDevice;
+pub use pause::{OwnSandbox, own_sandbox};
 pub use process::process;
 pub use resources::{VmSize, check_size, lift, resources};
 pub use role::{Role, sandbox_id};

@@ -10,6 +10,7 @@ use oci_spec::runtime::{
 use crate::error::SpecError;
 use crate::paths;
 use crate::resources::{device_type, resources};
+use crate::role::Owner;
 use crate::seccomp::seccomp;
 use crate::translate::SandboxFacts;
 
@@ -26,12 +27,13 @@ pub(crate) struct GuestLinux {
 }
 
 pub(crate) fn linux(
-    container: &str,
+    owner: Owner<'_>,
     from: &Linux,
     sandbox: &SandboxFacts<'_>,
     notes: &mut Vec<String>,
 ) -> Result<GuestLinux, SpecError> {
-    own_namespaces(container, from)?;
+    let container = owner.container;
+    own_namespaces(owner, from)?;
     if let Some(limits) = from.resources() {
         check_limits(container, limits)?;
     }
@@ -100,14 +102,35 @@ pub(crate) fn linux(
 }
 
 /// What is not in the list is the host's. containerd and CRI-O leave out what the pod's manifest asks to share with it.
-pub(crate) fn own_namespaces(container: &str, from: &Linux) -> Result<(), SpecError> {
-    use LinuxNamespaceType::{Ipc, Network, Pid};
-    let wanted = [(Network, "network", "hostNetwork"), (Pid, "PID", "hostPID"), (Ipc, "IPC", "hostIPC")];
-    let has = |typ| from.namespaces().iter().flatten().any(|namespace| namespace.typ() == typ);
-    match wanted.into_iter().find(|(typ, ..)| !has(*typ)) {
+///
+/// The paths of a pod's containers are the pod's: the engine's. Who makes a container that is no pod's names one to see
+/// somebody else's: the host's, or another container's, which is in another VM. The network's is CNI's, and then a file of its
+/// own; below `/proc` it is a process's.
+pub(crate) fn own_namespaces(owner: Owner<'_>, from: &Linux) -> Result<(), SpecError> {
+    use LinuxNamespaceType::{Ipc, Network, Pid, Uts};
+    let container = || owner.container.to_string();
+    let wanted = [
+        (Network, "network", "hostNetwork"),
+        (Pid, "PID", "hostPID"),
+        (Ipc, "IPC", "hostIPC"),
+        // A pod's is the network's.
+        (Uts, "UTS", "`--uts=host`"),
+    ];
+    let own = if owner.pod.is_none() { &wanted[..] } else { &wanted[..3] };
+    let all = || from.namespaces().iter().flatten();
+    let missing = own.iter().find(|(typ, ..)| !all().any(|namespace| namespace.typ() == *typ));
+    if let Some((_, namespace, field)) = missing {
+        return Err(SpecError::HostNamespace { container: container(), namespace, field });
+    }
+    let joined = all().filter(|_| owner.pod.is_none()).find_map(|namespace| {
+        let path = namespace.path().as_deref().filter(|path| *path != Path::new(""))?;
+        (namespace.typ() != Network || path.starts_with("/proc")).then_some((namespace.typ(), path))
+    });
+    match joined {
         None => Ok(()),
-        Some((_, namespace, field)) => {
-            Err(SpecError::HostNamespace { container: container.to_string(), namespace, field })
+        Some((typ, path)) => {
+            let namespace = name_of(typ);
+            Err(SpecError::JoinedNamespace { container: container(), namespace, path: path.to_path_buf() })
         }
     }
 }
@@ -176,8 +199,12 @@ fn namespaces(from: &Linux, notes: &mut Vec<String>) -> Namespaces {
 
 /// Under the names of the OCI runtime specification; oci-spec's own `Display` has the kernel's short ones.
 fn namespace(typ: LinuxNamespaceType) -> oci::LinuxNamespace {
+    oci::LinuxNamespace { Type: name_of(typ).to_owned(), ..Default::default() }
+}
+
+const fn name_of(typ: LinuxNamespaceType) -> &'static str {
     use LinuxNamespaceType::{Cgroup, Ipc, Mount, Network, Pid, Time, User, Uts};
-    let name = match typ {
+    match typ {
         Mount => "mount",
         Cgroup => "cgroup",
         Uts => "uts",
@@ -186,8 +213,7 @@ fn namespace(typ: LinuxNamespaceType) -> oci::LinuxNamespace {
         Pid => "pid",
         Network => "network",
         Time => "time",
-    };
-    oci::LinuxNamespace { Type: name.to_owned(), ..Default::default() }
+    }
 }
 
 fn is_standard(device: &LinuxDevice) -> bool {
@@ -205,6 +231,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::role::PodIds;
 
     fn translated(json: &str) -> (GuestLinux, Vec<String>) {
         let mut notes = Vec::new();
@@ -217,8 +244,10 @@ mod tests {
         let own = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]);
         json.as_object_mut().unwrap().entry("namespaces").or_insert(own);
         let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
-        linux("c1", &serde_json::from_value(json).unwrap(), &sandbox, notes)
+        linux(OWNER, &serde_json::from_value(json).unwrap(), &sandbox, notes)
     }
+
+    const OWNER: Owner<'_> = Owner { container: "c1", pod: Some(PodIds { uid: "8c5d", sandbox: "f00d" }) };
 
     fn refused(json: &str) -> String {
         of(json, &mut Vec::new()).map(|_| ()).unwrap_err().to_string()
@@ -232,6 +261,32 @@ mod tests {
                 all.iter().filter(|typ| **typ != left_out).map(|typ| json!({"type": typ})).collect();
             let error = refused(&json!({"namespaces": namespaces}).to_string());
             assert!(error.contains(field), "{error}");
+        }
+        let single = Owner { container: "c1", pod: None };
+        let of = |left_out: &str, joined: &str, path: &str| {
+            let namespace = |typ: &&str| match *typ == joined {
+                true => json!({"type": typ, "path": path}),
+                false => json!({"type": typ}),
+            };
+            let namespaces: Vec<_> = all.iter().filter(|typ| **typ != left_out).map(namespace).collect();
+            let from: Linux = serde_json::from_value(json!({ "namespaces": namespaces })).unwrap();
+            own_namespaces(single, &from).map_err(|error| error.to_string())
+        };
+        // `ctr run --with-ns`, `nerdctl run --pid container:X`, `--net container:X`, `--uts host`.
+        for (joined, path) in [
+            ("pid", "/proc/1/ns/pid"),
+            ("ipc", "/proc/4711/ns/ipc"),
+            ("uts", "/run/ns/uts"),
+            ("mount", "/proc/1/ns/mnt"),
+            ("network", "/proc/1/ns/net"),
+            ("network", "/proc/4711/ns/net"),
+        ] {
+            let error = of("", joined, path).unwrap_err();
+            assert!(error.contains(joined) && error.contains(path), "{error}");
+        }
+        assert!(of("uts", "", "").unwrap_err().contains("--uts=host"));
+        for (joined, path) in [("", ""), ("pid", ""), ("network", ""), ("network", "/run/netns/x")] {
+            assert_eq!(of("", joined, path), Ok(()), "{joined} {path}");
         }
     }
 
@@ -327,7 +382,7 @@ mod tests {
         .unwrap();
         let mut notes = Vec::new();
         let without =
-            linux("c1", &from, &SandboxFacts { namespace: "n", seccomp: false, scratch: false }, &mut notes);
+            linux(OWNER, &from, &SandboxFacts { namespace: "n", seccomp: false, scratch: false }, &mut notes);
         let without = without.unwrap();
         assert!(without.linux.Seccomp.is_none());
         assert_eq!(notes.len(), 1, "{notes:?}");

@@ -79,7 +79,7 @@ mod tests {
     fn container(models: &[ModelMount]) -> GuestContainer {
         let json = r#"{"ociVersion": "1.2.0", "process": {"user": {"uid": 0, "gid": 0}, "args": ["sh"], "cwd": "/"},
             "mounts": [{"destination": "/proc", "type": "proc"}, {"destination": "/models/cache", "type": "tmpfs"}],
-            "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]}}"#;
+            "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}, {"type": "uts"}]}}"#;
         let spec: Spec = serde_json::from_str(json).unwrap();
         let rootfs = GuestRootfs::Layers(vec![root("1")]);
         let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };

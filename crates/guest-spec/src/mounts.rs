@@ -16,6 +16,55 @@ use crate::volume::{Volume, directory_of, is_engine_file, is_image_volume, is_sh
 /// File systems that need nothing from the host.
 const KERNEL_TYPES: [&str; 7] = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "cgroup", "cgroup2"];
 
+/// What kata-agent 4.1.0 knows of a bind mount's options (rustjail's `OPTIONS` and `PROPAGATION`). Of others it makes data for
+/// the file system, which a bind has none of: they would have no effect.
+const BIND_OPTIONS: [&str; 41] = [
+    "acl",
+    "async",
+    "atime",
+    "bind",
+    "defaults",
+    "dev",
+    "diratime",
+    "dirsync",
+    "exec",
+    "iversion",
+    "lazytime",
+    "loud",
+    "mand",
+    "noacl",
+    "noatime",
+    "nodev",
+    "nodiratime",
+    "noexec",
+    "noiversion",
+    "nolazytime",
+    "nomand",
+    "norelatime",
+    "nostrictatime",
+    "nosuid",
+    "rbind",
+    "relatime",
+    "remount",
+    "ro",
+    "rw",
+    "silent",
+    "strictatime",
+    "suid",
+    "sync",
+    "private",
+    "rprivate",
+    "rshared",
+    "rslave",
+    "runbindable",
+    "shared",
+    "slave",
+    "unbindable",
+];
+
+/// As the guest has an emptyDir: the agent's message for one in memory has no mode, and a policy knows no other.
+const EVERYBODY: u32 = 0o777;
+
 const DEV_SHM: &str = "/dev/shm";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 
@@ -88,8 +137,7 @@ impl Translator<'_> {
             });
         }
         // These have no source, but the agent insists on a string; the spec's could be anything.
-        self.push(mount, fstype, fstype.to_string());
-        Ok(())
+        self.push(mount, fstype, fstype.to_string())
     }
 
     fn bind(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
@@ -112,8 +160,7 @@ impl Translator<'_> {
                 volume: name.to_string(),
             }),
             _ if destination == Path::new(DEV_SHM) && is_shm(source, &self.owner) => {
-                self.push(mount, "bind", paths::SHM.to_string());
-                Ok(())
+                self.push(mount, "bind", paths::SHM.to_string())
             }
             _ if destination == Path::new(TERMINATION_LOG) && self.owner.pod.is_none() => {
                 self.termination_log(mount, source)
@@ -141,8 +188,7 @@ impl Translator<'_> {
 
     fn empty_dir(&mut self, mount: &Mount, source: &Path, name: &str) -> Result<(), SpecError> {
         let (place, _) = self.empty_dir_storage(mount, source, name)?;
-        self.push(mount, "bind", place);
-        Ok(())
+        self.push(mount, "bind", place)
     }
 
     /// Where the volume is in the guest, and its group.
@@ -160,6 +206,12 @@ impl Translator<'_> {
                 container: self.container.to_string(),
                 volume: name.to_string(),
             });
+        }
+        if file.mode & EVERYBODY != EVERYBODY {
+            self.out.notes.push(format!(
+                "mode {:04o} of the emptyDir {name} left out: the guest's directory is everybody's",
+                file.mode & 0o7777
+            ));
         }
         let storage = match file.medium {
             None if self.scratch => in_scratch(name, file.gid),
@@ -187,7 +239,7 @@ impl Translator<'_> {
         }
         let (_, gid) = self.empty_dir_storage(mount, volume, name)?;
         let directory = in_empty_dir(name, within, gid);
-        self.push(mount, "bind", directory.mount_point.clone());
+        self.push(mount, "bind", directory.mount_point.clone())?;
         self.add(directory);
         Ok(())
     }
@@ -272,7 +324,7 @@ impl Translator<'_> {
             return Err(self.wrong_kind(mount, source, word));
         }
         let guest = self.shared_path(mount.destination());
-        self.push(mount, "bind", guest.clone());
+        self.push(mount, "bind", guest.clone())?;
         let below = directory_of(source, &self.owner);
         self.out.copies.push(Copy { host: source.to_path_buf(), below, guest, kind, watch });
         Ok(())
@@ -293,15 +345,34 @@ impl Translator<'_> {
         format!("{}/{}-{:016x}-{name}", paths::SHARED, self.container, self.out.copies.len())
     }
 
-    fn push(&mut self, mount: &Mount, fstype: &str, source: String) {
+    fn push(&mut self, mount: &Mount, fstype: &str, source: String) -> Result<(), SpecError> {
+        let mut options = mount.options().clone().unwrap_or_default();
+        if fstype == "bind" {
+            options.retain(|option| !option.is_empty());
+            for option in &mut options {
+                *option = bind_option(option).map(str::to_owned).ok_or_else(|| SpecError::MountOption {
+                    container: self.container.to_string(),
+                    destination: mount.destination().clone(),
+                    option: option.chars().take(100).collect(),
+                })?;
+            }
+        }
         self.out.mounts.push(oci::Mount {
             destination: mount.destination().display().to_string(),
             source,
             type_: fstype.to_string(),
-            options: mount.options().clone().unwrap_or_default(),
+            options,
             ..Default::default()
         });
+        Ok(())
     }
+}
+
+/// The agent's word for an option of a bind mount. The recursive ones (`rro`, `rnoexec`) mean the plain ones: nothing is
+/// mounted below what a container gets in the guest.
+fn bind_option(option: &str) -> Option<&str> {
+    let is_known = |option: &&str| BIND_OPTIONS.contains(option);
+    Some(option).filter(is_known).or_else(|| option.strip_prefix('r').filter(is_known))
 }
 
 /// Absolute, below the root, and without `..`.
@@ -357,7 +428,8 @@ mod tests {
             Some("in-huge-pages") => Some(Medium::HugePages),
             _ => None,
         };
-        Some(HostFile { kind, gid: 2000, medium })
+        let mode = if text.ends_with("private") { 0o40700 } else { 0o42777 };
+        Some(HostFile { kind, gid: 2000, mode, medium })
     }
 
     fn bind(source: &str, destination: &str, options: &[&str]) -> Mount {
@@ -377,7 +449,8 @@ mod tests {
     fn an_empty_dir_is_on_the_scratch_disk_where_there_is_one_unless_it_is_to_be_in_memory() {
         let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
         let of = |scratch, medium| {
-            let stat = |_: &Path| Some(HostFile { kind: FileKind::Directory, gid: 1000, medium });
+            let stat =
+                |_: &Path| Some(HostFile { kind: FileKind::Directory, gid: 1000, mode: 0o777, medium });
             let out = mounts(OWNER, false, scratch, &[bind(&source, "/cache", &[])], &stat).unwrap();
             assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/ephemeral/cache");
             assert_eq!(out.storages[0].mount_point, out.mounts[0].source);
@@ -454,6 +527,18 @@ mod tests {
         let error = one(bind(&source("in-huge-pages"), "/a", &[])).unwrap_err().to_string();
         assert!(error.contains("in-huge-pages") && error.contains("medium"), "{error}");
         assert!(one(bind(&source("plain"), "/a", &[])).unwrap().sizes.is_empty());
+    }
+
+    #[test]
+    fn an_empty_dir_that_is_to_be_somebodys_is_noted() {
+        let of = |name: &str| {
+            one(bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/{name}"), "/a", &[])).unwrap().notes
+        };
+        assert_eq!(
+            of("private"),
+            ["mode 0700 of the emptyDir private left out: the guest's directory is everybody's"]
+        );
+        assert!(of("cache").is_empty());
     }
 
     #[test]
@@ -561,6 +646,31 @@ mod tests {
         let mut ext4 = bind("/dev/sdb", "/data", &[]);
         ext4.set_typ(Some("ext4".to_string()));
         assert!(matches!(one(ext4), Err(SpecError::FsType { .. })));
+    }
+
+    /// The agent would take a word that it does not know for the file system's, of which a bind has none: a mount that is to be
+    /// read-only would be writable.
+    #[test]
+    fn options_of_a_bind_are_the_agents_words_or_refused() {
+        let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
+        let of =
+            |options: &[&str]| one(bind(&source, "/cache", options)).map(|out| out.mounts[0].options.clone());
+        for (asked, sent) in [
+            (&["rbind", "rprivate", "rro"], ["rbind", "rprivate", "ro"]),
+            (&["bind", "rslave", "rnoexec"], ["bind", "rslave", "noexec"]),
+            (&["bind", "relatime", "rrelatime"], ["bind", "relatime", "relatime"]),
+            (&["nodev", "nosuid", "noexec"], ["nodev", "nosuid", "noexec"]),
+        ] {
+            assert_eq!(of(asked).unwrap(), sent);
+        }
+        for unknown in ["nosymfollow", "idmap", "rridmap", "size=1m", "r"] {
+            let error = of(&["rbind", unknown]).unwrap_err().to_string();
+            assert!(error.contains(&format!("{unknown:?}")) && error.contains("/cache"), "{error}");
+        }
+        // Of a file system they may be its own.
+        let mut tmpfs = bind("/x", "/mnt", &["size=1m"]);
+        tmpfs.set_typ(Some("tmpfs".to_string()));
+        assert_eq!(one(tmpfs).unwrap().mounts[0].options, ["size=1m"]);
     }
 
     #[test]

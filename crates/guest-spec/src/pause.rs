@@ -5,6 +5,8 @@
 //! and the annotations. It is the first container, and the processes of a pod that shares its PID namespace are in this
 //! container's (`update_shared_pidns` of kata-agent).
 
+use std::collections::{BTreeMap, HashMap};
+
 use agent_client::proto::oci;
 use oci_spec::runtime::Spec;
 use protobuf::MessageField;
@@ -12,7 +14,8 @@ use protobuf::MessageField;
 use crate::error::SpecError;
 use crate::linux::own_namespaces;
 use crate::paths;
-use crate::translate::{GuestContainer, SandboxFacts, annotations, hostname};
+use crate::role::Owner;
+use crate::translate::{GuestContainer, SandboxFacts, annotations, hostname, is_known};
 
 /// The program, from [`paths::PAUSE`].
 const PROGRAM: &str = "/pause";
@@ -36,6 +39,63 @@ const MASKED: [&str; 9] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
+/// What containerd's own controller gives each pod that does not name it (`enable_unprivileged_ports` and
+/// `enable_unprivileged_icmp`, `internal/cri/server/podsandbox/sandbox_run_linux.go`).
+const SYSCTLS: [(&str, &str); 2] =
+    [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
+
+/// A pod for which the engine makes no pause container.
+#[derive(Debug, Clone, Copy)]
+pub struct OwnSandbox<'a> {
+    /// The pod's host name; empty leaves the guest's.
+    pub hostname: &'a str,
+    /// By which it is known.
+    pub annotations: &'a BTreeMap<String, String>,
+    /// Those that it names.
+    pub sysctls: &'a BTreeMap<String, String>,
+    /// What it would share with the host, by the fields that ask for it in a pod's manifest.
+    pub host_namespaces: &'a [&'static str],
+}
+
+/// What the guest is asked for where the engine makes no pause container: the same as for one of containerd's.
+///
+/// # Errors
+/// The pod is to share a namespace with the host.
+pub fn own_sandbox(
+    container: &str,
+    pod: &OwnSandbox<'_>,
+    sandbox: &SandboxFacts<'_>,
+) -> Result<GuestContainer, SpecError> {
+    if let Some(field) = pod.host_namespaces.first() {
+        let namespace = match *field {
+            "hostPID" => "PID",
+            "hostIPC" => "IPC",
+            _ => "network",
+        };
+        return Err(SpecError::HostNamespace { container: container.to_string(), namespace, field });
+    }
+    let defaults = SYSCTLS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    let named = pod.sysctls.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let own = [("container-type", "sandbox"), ("sandbox-id", container)]
+        .map(|(name, value)| (format!("io.kubernetes.cri.{name}"), value.to_owned()));
+    let of_pod = pod.annotations.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let pod = Pod {
+        version: "1.2.0".to_owned(),
+        hostname: pod.hostname.to_owned(),
+        annotations: of_pod.filter(|(name, _)| is_known(name)).chain(own).collect(),
+        sysctls: defaults.chain(named).collect(),
+    };
+    Ok(made(container, pod, sandbox, Vec::new()))
+}
+
+/// What of a pod goes on.
+struct Pod {
+    version: String,
+    hostname: String,
+    annotations: HashMap<String, String>,
+    sysctls: HashMap<String, String>,
+}
+
 /// What the guest is asked for instead of the host's pause container.
 pub(crate) fn pause(
     container: &str,
@@ -44,10 +104,21 @@ pub(crate) fn pause(
 ) -> Result<GuestContainer, SpecError> {
     let missing = SpecError::Missing { container: container.to_string(), part: "linux" };
     let from = spec.linux().as_ref().ok_or(missing)?;
-    own_namespaces(container, from)?;
+    own_namespaces(Owner::of(container, spec), from)?;
     let mut notes = Vec::new();
+    let pod = Pod {
+        version: spec.version().clone(),
+        hostname: hostname(spec, true, &mut notes),
+        annotations: annotations(spec, None, &mut notes),
+        sysctls: from.sysctl().clone().unwrap_or_default(),
+    };
+    notes.push("the pod's own container is the guest image's, not the host's".to_string());
+    Ok(made(container, pod, sandbox, notes))
+}
+
+fn made(container: &str, pod: Pod, sandbox: &SandboxFacts<'_>, notes: Vec<String>) -> GuestContainer {
     let linux = oci::Linux {
-        Sysctl: from.sysctl().clone().unwrap_or_default(),
+        Sysctl: pod.sysctls,
         CgroupsPath: paths::cgroup(sandbox.namespace, container),
         Namespaces: NAMESPACES
             .map(|name| oci::LinuxNamespace { Type: name.to_string(), ..Default::default() })
@@ -57,24 +128,23 @@ pub(crate) fn pause(
         ..Default::default()
     };
     let oci = oci::Spec {
-        Version: spec.version().clone(),
+        Version: pod.version,
         Process: MessageField::some(process()),
         Root: MessageField::some(oci::Root {
             Path: paths::PAUSE.to_string(),
             Readonly: true,
             ..Default::default()
         }),
-        Hostname: hostname(spec, &linux, &mut notes),
+        Hostname: pod.hostname,
         Mounts: vec![
             mount("/proc", "proc", &["nosuid", "noexec", "nodev"]),
             mount("/dev", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
         ],
-        Annotations: annotations(spec, None, &mut notes),
+        Annotations: pod.annotations,
         Linux: MessageField::some(linux),
         ..Default::default()
     };
-    notes.push("the pod's own container is the guest image's, not the host's".to_string());
-    Ok(GuestContainer {
+    GuestContainer {
         oci,
         storages: Vec::new(),
         devices: Vec::new(),
@@ -83,7 +153,7 @@ pub(crate) fn pause(
         termination_log: None,
         notes,
         sizes: Vec::new(),
-    })
+    }
 }
 
 fn process() -> oci::Process {
@@ -171,6 +241,34 @@ mod tests {
         assert_eq!(guest.oci.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"], "0");
         assert_eq!(guest.oci.Hostname, "web-0");
         assert_eq!(guest.oci.Annotations["io.kubernetes.cri.container-type"], "sandbox");
+    }
+
+    /// A pod that names one of them has its own value.
+    #[test]
+    fn a_pod_without_a_pause_container_has_the_sysctls_that_containerd_would_give_it() {
+        let sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into();
+        let annotations = [("io.kubernetes.cri.sandbox-name".to_owned(), "web".to_owned())].into();
+        let facts = SandboxFacts { namespace: "k8s.io", seccomp: false, scratch: false };
+        let mut pod = OwnSandbox {
+            hostname: "web",
+            annotations: &annotations,
+            sysctls: &sysctls,
+            host_namespaces: &[],
+        };
+        let guest = own_sandbox("pod", &pod, &facts).unwrap();
+        let set = |guest: &GuestContainer, name: &str| guest.oci.Linux.Sysctl.get(name).cloned();
+        assert_eq!(set(&guest, "net.ipv4.ip_unprivileged_port_start").as_deref(), Some("1024"));
+        assert_eq!(set(&guest, "net.ipv4.ping_group_range").as_deref(), Some("0 2147483647"));
+        assert_eq!(guest.oci.Hostname, "web");
+        let none = BTreeMap::new();
+        pod.sysctls = &none;
+        let guest = own_sandbox("pod", &pod, &facts).unwrap();
+        assert_eq!(set(&guest, "net.ipv4.ip_unprivileged_port_start").as_deref(), Some("0"));
+        for field in ["hostPID", "hostNetwork", "hostIPC"] {
+            let refused = OwnSandbox { host_namespaces: &[field], ..pod };
+            let error = own_sandbox("pod", &refused, &facts).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
     }
 
     #[test]

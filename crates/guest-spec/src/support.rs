@@ -2,7 +2,7 @@
 //! of a manifest, with what becomes of it.
 //!
 //! `docs/support.md` is made of them, and the tests walk CRI's messages and Kubernetes' own: a field that is in no class fails
-//! them.
+//! them. What a class other than [`Class::Carried`] says of a field holds for all below it.
 
 mod pod;
 
@@ -21,8 +21,6 @@ pub enum Class {
     Refused,
     /// kubelet or the engine does it on the host, or it only names things there; nothing of it is for the VM.
     Engine,
-    /// It has no effect, and nobody says so yet.
-    Missing,
 }
 
 impl Class {
@@ -34,7 +32,6 @@ impl Class {
             Self::Noted => "left out, said in the log",
             Self::Refused => "refused",
             Self::Engine => "the engine's",
-            Self::Missing => "**no effect**",
         }
     }
 }
@@ -56,6 +53,14 @@ pub struct Field {
 const TARGET: Class = Refused;
 const TARGET_HOW: &str = "refused, with what to do instead; where the pod shares process ids, a debug container sees all of them without a target";
 
+/// Users of the pod's own.
+const USERS: &str =
+    "false is refused by kubelet, which the engine tells of no such support; the VM isolates users";
+
+/// Read-only mounts below read-only mounts.
+const RECURSIVE: &str =
+    "Enabled is refused by kubelet, which the engine tells of no such support; IfPossible is readOnly";
+
 /// One of CRI's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Message {
@@ -74,7 +79,7 @@ const fn field(name: &'static str, pod: &'static str, class: Class, how: &'stati
     Field { name, pod, class, how }
 }
 
-use Class::{Carried, Engine, Missing, Noted, Refused};
+use Class::{Carried, Engine, Noted, Refused};
 
 /// The list.
 pub const MESSAGES: &[Message] = &[
@@ -172,7 +177,8 @@ pub const MESSAGES: &[Message] = &[
                 Refused,
                 "the pod's own is carried: links, addresses, routes, neighbours; the node's is refused. Of several routes to one \
                  destination the preferred one goes over; rules, other tables and a route's other attributes are left out, which \
-                 the log says; a route with several next hops, and one that keeps packets back (blackhole), is refused",
+                 the log says, as are links that are up without an address, and routes over them; netfilter's rules of the namespace \
+                 (Istio's and Linkerd's CNI plugins) and its sysctls (the plugin `tuning`) have no effect in the VM; a route with several next hops, and one that keeps packets back (blackhole), is refused",
             ),
             field(
                 "pid",
@@ -182,7 +188,7 @@ pub const MESSAGES: &[Message] = &[
             ),
             field("ipc", "hostIPC", Refused, "the pod's is carried; the node's is refused"),
             field("target_id", "ephemeralContainers.targetContainerName", TARGET, TARGET_HOW),
-            field("userns_options", "hostUsers: false", Noted, "the VM isolates users"),
+            field("userns_options", "hostUsers: false", Refused, USERS),
         ],
     },
     Message {
@@ -226,7 +232,7 @@ pub const MESSAGES: &[Message] = &[
             field("linux", "", Carried, "below"),
             field("windows", "", Engine, "of Windows nodes"),
             field(
-                "cdi_devices",
+                "CDI_devices",
                 "containers.resources.limits",
                 Carried,
                 "NVIDIA's GPUs and NVSwitches, other vendors' kinds are ignored (gpu.md)",
@@ -343,14 +349,9 @@ pub const MESSAGES: &[Message] = &[
                 Carried,
                 "as an option of the mount; nothing is mounted on the host's side of it",
             ),
-            field("uid_mappings", "hostUsers: false", Engine, "the VM isolates users"),
-            field("gid_mappings", "hostUsers: false", Engine, "the VM isolates users"),
-            field(
-                "recursive_read_only",
-                "volumeMounts.recursiveReadOnly",
-                Carried,
-                "as an option of the mount",
-            ),
+            field("uidMappings", "hostUsers: false", Refused, USERS),
+            field("gidMappings", "hostUsers: false", Refused, USERS),
+            field("recursive_read_only", "volumeMounts.recursiveReadOnly", Refused, RECURSIVE),
             field(
                 "image",
                 "volumes.image",
@@ -358,16 +359,76 @@ pub const MESSAGES: &[Message] = &[
                 "the engine mounts the image on the host: a host path like any other",
             ),
             field("image_sub_path", "volumeMounts.subPath", Refused, "the same"),
+            field(
+                "mount_options",
+                "volumeMounts.bindMountOptions",
+                Carried,
+                "options of the mount, from engines that hand them over; one that the guest's agent does not know is refused",
+            ),
         ],
     },
     Message {
-        name: "Device",
+        name: "PodSandboxMetadata",
         fields: &[
-            field("container_path", "", Refused, "see `devices`"),
-            field("host_path", "", Refused, "see `devices`"),
-            field("permissions", "", Refused, "see `devices`"),
+            field("name", "metadata.name", Carried, "an annotation of the guest's containers"),
+            field("uid", "metadata.uid", Carried, "the same; names kubelet's directory"),
+            field("namespace", "metadata.namespace", Carried, "the same"),
+            field("attempt", "", Engine, "kubelet's count"),
         ],
     },
+    Message {
+        name: "ContainerMetadata",
+        fields: &[
+            field("name", "containers.name", Carried, "an annotation of the guest's container"),
+            field("attempt", "", Engine, "kubelet's count"),
+        ],
+    },
+    Message {
+        name: "ImageSpec",
+        fields: &[
+            field(
+                "image",
+                "containers.image",
+                Carried,
+                "its layers as disks with dm-verity trees (images.md)",
+            ),
+            field("annotations", "", Engine, "the engine pulls images"),
+            field(
+                "user_specified_image",
+                "containers.image",
+                Carried,
+                "an annotation, which a policy demands",
+            ),
+            field("runtime_handler", "runtimeClassName", Engine, "the engine pulls images"),
+            field("image_ref", "volumes.image", Engine, "of a volume's image, which is refused"),
+        ],
+    },
+    Message {
+        name: "KeyValue",
+        fields: &[field("key", "env.name", Carried, ""), field("value", "env.value", Carried, "")],
+    },
+    Message {
+        name: "Capability",
+        fields: &[
+            field("add_capabilities", "capabilities.add", Carried, ""),
+            field("drop_capabilities", "capabilities.drop", Carried, ""),
+            field("add_ambient_capabilities", "", Carried, ""),
+        ],
+    },
+    Message {
+        name: "SecurityProfile",
+        fields: &[
+            field("profile_type", "seccompProfile.type", Carried, "the engine makes a filter of it"),
+            field(
+                "localhost_ref",
+                "seccompProfile.localhostProfile",
+                Carried,
+                "the engine reads the node's file",
+            ),
+        ],
+    },
+    Message { name: "Int64Value", fields: &[field("value", "", Carried, "a user's or group's number")] },
+    Message { name: "CDIDevice", fields: &[field("name", "", Carried, "see `CDI_devices`")] },
     Message {
         name: "DNSConfig",
         fields: &[
@@ -385,8 +446,9 @@ pub fn document() -> String {
 # What a pod can have
 
 Every field of a pod's manifest, and every field that Kubernetes hands to a runtime (CRI v1), with what becomes of it in a VM. This
-page is made of the lists in `crates/guest-spec/src/support.rs` and `support/pod.rs`; a test walks the messages of Kubernetes and of
-CRI, and fails for a field that is not in them and for a page that is not the lists'. What a pod's owner cannot see from outside is not in it: which layers, which GPU, which policy
+page is made of the lists in `crates/guest-spec/src/support.rs` and `support/pod.rs`; a test walks the messages of Kubernetes 1.37 and of its
+CRI, and fails for a field that is not in them and for a page that is not the lists'. What is said of a field that is refused, left out or
+the engine's holds for all below it. What a pod's owner cannot see from outside is not in it: which layers, which GPU, which policy
 ([images.md](images.md), [gpu.md](gpu.md), [attestation.md](attestation.md)).
 
 | word | means |
@@ -401,7 +463,6 @@ CRI, and fails for a field that is not in them and for a page that is not the li
             "where it asks for something of the host, the pod or the container does not start; the event names it and what to do",
         ),
         (Engine, "kubelet or the engine does it on the host; nothing of it is for the VM"),
-        (Missing, "it has no effect, and nobody says so yet"),
     ] {
         let _ = writeln!(text, "| {} | {means} |", class.word());
     }
@@ -432,8 +493,12 @@ const WAYS: &str = "
 | way | |
 |---|---|
 | `kubectl logs`, `exec`, `attach`, `cp` | yes |
-| `nerdctl run -d`, `ctr run --log-uri binary://...` | yes: the program that takes the output runs on the host, as containerd's own shim runs it |
-| `kubectl port-forward` | yes, to what listens on the pod's address or on all addresses (Linux 5.9 or newer on the node). What listens on \
+| `nerdctl run -d`, `ctr run --log-uri binary://...` or `binary-v2://...` | yes: the program that takes the output runs on the host, \
+as containerd's own shim runs it |
+| `nerdctl run --network`, `-p` | `none`, and `ns:/run/netns/NAME` of a namespace that CNI has set up; other networks are refused, because \
+nerdctl's hook makes them only after the VM has its interfaces |
+| `nerdctl run --pid`, `--ipc`, `--uts`, `ctr run --with-ns` | the host's and other containers' namespaces are refused |
+| `kubectl port-forward` | with containerd: yes, to what listens on the pod's address or on all addresses (Linux 5.9 or newer on the node). What listens on \
 the guest's `127.0.0.1` only is not reached: a confidential pod's own services are there, and the connection comes from the host. At \
-most 64 at a time |
+most 64 at a time. CRI-O forwards nothing for runtimes of its type `vm`, which this one is |
 ";

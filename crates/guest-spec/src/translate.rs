@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use agent_client::proto::agent::{CreateContainerRequest, Device, Storage, UpdateEphemeralMountsRequest};
 use agent_client::proto::oci;
-use oci_spec::runtime::{Hooks, Spec};
+use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use protobuf::MessageField;
 
 use crate::error::SpecError;
@@ -62,6 +62,8 @@ pub struct HostFile {
     pub kind: FileKind,
     /// Its group.
     pub gid: u32,
+    /// Its permissions.
+    pub mode: u32,
     /// What is mounted there, of what kubelet mounts for an emptyDir's `medium`.
     pub medium: Option<Medium>,
 }
@@ -189,15 +191,19 @@ pub fn translate(
     let from_linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
 
     let mut notes = Vec::new();
+    let owner = Owner::of(container, spec);
+    if owner.pod.is_none() {
+        hooks_network(container, spec)?;
+    }
     if spec.hooks().as_ref().is_some_and(has_hooks) {
         notes.push("hooks left out: they are programs of the host".to_string());
     }
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
     let from_mounts = spec.mounts().as_deref().unwrap_or_default();
     let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts, sizes } =
-        mounts(Owner::of(container, spec), read_only, sandbox.scratch, from_mounts, stat)?;
+        mounts(owner, read_only, sandbox.scratch, from_mounts, stat)?;
     notes.extend(of_mounts);
-    let GuestLinux { linux, sandbox_pidns } = linux(container, from_linux, sandbox, &mut notes)?;
+    let GuestLinux { linux, sandbox_pidns } = linux(owner, from_linux, sandbox, &mut notes)?;
 
     let oci = oci::Spec {
         Version: spec.version().clone(),
@@ -207,7 +213,7 @@ pub fn translate(
             Readonly: read_only,
             ..Default::default()
         }),
-        Hostname: hostname(spec, &linux, &mut notes),
+        Hostname: hostname(spec, linux.Namespaces.iter().any(|ns| ns.Type == "uts"), &mut notes),
         Mounts: mounts,
         Annotations: annotations(spec, termination_log.as_ref(), &mut notes),
         Linux: MessageField::some(linux),
@@ -237,17 +243,40 @@ fn has_hooks(hooks: &Hooks) -> bool {
     *hooks != Hooks::default()
 }
 
+/// Refuses a container whose network a hook of nerdctl's would make (`pkg/labels` and `withNerdctlOCIHook` of
+/// `pkg/cmd/container/create.go`): CNI would be asked for it after the VM has its interfaces.
+fn hooks_network(container: &str, spec: &Spec) -> Result<(), SpecError> {
+    const NETWORKS: &str = "nerdctl/networks";
+    let annotations = spec.annotations().as_ref();
+    let Some(networks) = annotations.and_then(|all| all.get(NETWORKS)) else { return Ok(()) };
+    let namespaces = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
+    let has_own = namespaces
+        .filter(|namespace| namespace.typ() == LinuxNamespaceType::Network)
+        .any(|namespace| namespace.path().as_ref().is_some_and(|path| path != Path::new("")));
+    let has_hook = spec.hooks().as_ref().and_then(|hooks| hooks.create_runtime().as_ref());
+    if networks == r#"["none"]"# || has_own || has_hook.is_none_or(Vec::is_empty) {
+        return Ok(());
+    }
+    let networks = networks.chars().take(100).collect();
+    Err(SpecError::HookNetwork { container: container.to_string(), networks })
+}
+
 /// The agent refuses a host name without a UTS namespace to set it in.
-pub(crate) fn hostname(spec: &Spec, linux: &oci::Linux, notes: &mut Vec<String>) -> String {
+pub(crate) fn hostname(spec: &Spec, has_uts: bool, notes: &mut Vec<String>) -> String {
     if spec.domainname().as_ref().is_some_and(|name| !name.is_empty()) {
         notes.push("domainname left out: not in the agent's contract".to_string());
     }
     let name = spec.hostname().clone().unwrap_or_default();
-    if !name.is_empty() && !linux.Namespaces.iter().any(|ns| ns.Type == "uts") {
+    if !name.is_empty() && !has_uts {
         notes.push("hostname left out: the container has no UTS namespace".to_string());
         return String::new();
     }
     name
+}
+
+/// Whether an annotation goes on.
+pub(crate) fn is_known(name: &str) -> bool {
+    KNOWN.contains(&name)
 }
 
 pub(crate) fn annotations(
@@ -257,7 +286,7 @@ pub(crate) fn annotations(
 ) -> HashMap<String, String> {
     let mut kept = spec.annotations().clone().unwrap_or_default();
     let has_devices = kept.keys().any(|name| name.starts_with(CDI_PREFIX));
-    kept.retain(|name, _| KNOWN.contains(&name.as_str()));
+    kept.retain(|name, _| is_known(name));
     if has_devices {
         notes.push(format!("{CDI_PREFIX} annotations left out: they name devices of the host"));
     }
@@ -308,7 +337,8 @@ mod tests {
     #[test]
     fn gpus_are_named_as_the_guests_policy_expects() {
         let json = format!(
-            r#"{{"ociVersion": "1.2.0", {PROCESS}, "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}]}},
+            r#"{{"ociVersion": "1.2.0", {PROCESS},
+                "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}, {{"type": "uts"}}]}},
                 "annotations": {{"cdi.k8s.io/vfio7": "nvidia.com/pgpu=7"}}}}"#
         );
         let mut guest = translated(&json).unwrap();
@@ -337,11 +367,33 @@ mod tests {
     #[test]
     fn a_host_name_needs_its_namespace() {
         let json = format!(
-            r#"{{"ociVersion": "1.2.0", {PROCESS}, "hostname": "h", "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}]}}}}"#
+            r#"{{"ociVersion": "1.2.0", {PROCESS}, "hostname": "h", "annotations": {{"io.kubernetes.cri.container-type": "container"}},
+                "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}]}}}}"#
         );
         let guest = translated(&json).unwrap();
         assert_eq!(guest.oci.Hostname, "");
         assert_eq!(guest.notes.len(), 1, "{:?}", guest.notes);
+    }
+
+    /// `nerdctl run -d -p 8080:80`: the ports would lead nowhere.
+    #[test]
+    fn a_network_that_a_hook_would_make_is_refused() {
+        let of = |networks: &str, path: &str, hooks: &str| {
+            let json = format!(
+                r#"{{"ociVersion": "1.2.0", {PROCESS}, "annotations": {{"nerdctl/networks": "{networks}"}}, {hooks}
+                    "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "uts"}},
+                        {{"type": "network", "path": "{path}"}}]}}}}"#
+            );
+            translated(&json).map(|_| ()).map_err(|error| error.to_string())
+        };
+        let hook = r#""hooks": {"createRuntime": [{"path": "/usr/bin/nerdctl"}]},"#;
+        let error = of(r#"[\"bridge\"]"#, "", hook).unwrap_err();
+        for part in ["bridge", "--network none", "ns:/run/netns/"] {
+            assert!(error.contains(part), "{error}");
+        }
+        assert_eq!(of(r#"[\"none\"]"#, "", hook), Ok(()));
+        assert_eq!(of(r#"[\"ns:/run/netns/x\"]"#, "/run/netns/x", hook), Ok(()));
+        assert_eq!(of(r#"[\"bridge\"]"#, "", ""), Ok(()));
     }
 
     #[test]

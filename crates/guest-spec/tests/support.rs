@@ -1,122 +1,135 @@
-//! The list of what a pod can have, against CRI's messages and the page that is made of it.
+//! The list of what a pod can have, against the messages of CRI and of Kubernetes' core API, and the page that is made of it.
+//!
+//! `fields/` has those messages as tables: names and numbers, of the versions that the tables name. `COFFER_API_PROTO=DIRECTORY`
+//! compares them with `api.proto` (kubernetes/cri-api, `pkg/apis/runtime/v1`) and `generated.proto` (kubernetes/api, `core/v1`)
+//! in that directory; with `COFFER_WRITE_TABLES=1` besides they are written anew.
 
-use std::collections::BTreeSet;
-use std::fmt::Debug;
-use std::path::Path;
+#![allow(clippy::unwrap_used, reason = "a test's helpers may panic as the test itself")]
 
-use guest_spec::support::{Class, MESSAGES, POD, document};
-use k8s_cri::v1 as cri;
-use k8s_openapi::api::core::v1 as core;
-use serde::de::{Deserialize, Deserializer, Error, Visitor, value};
+mod proto;
 
-/// Fields of a CRI that is newer than the crate's.
-const NEWER: [&str; 2] = ["stop_signal", "image_sub_path"];
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::path::{Path, PathBuf};
 
-/// Fields of a Kubernetes (1.37) that is newer than the one whose types are walked.
-const NEWER_IN_PODS: [&str; 4] = ["bindMountOptions", "evictionResponders", "mode", "schedulingGroup"];
+use guest_spec::support::{Class, Field, MESSAGES, Message, POD, document};
+use proto::{Messages, read_proto, read_table, table};
 
-/// A message's fields, as its own text names them.
-fn fields<T: Debug + Default>() -> BTreeSet<String> {
-    let text = format!("{:#?}", T::default());
-    let of_message = |line: &str| {
-        let field = line.strip_prefix("    ")?;
-        let (name, _) = field.split_once(": ")?;
-        (!name.starts_with(' ')).then(|| name.trim_start_matches("r#").to_owned())
-    };
-    text.lines().filter_map(of_message).collect()
+struct Api {
+    table: &'static str,
+    /// Which version, as the table's first line says it.
+    version: &'static str,
+    file: &'static str,
+    roots: &'static [&'static str],
+    listed: &'static [Message],
+}
+
+const CRI: Api = Api {
+    table: "cri",
+    version: "kubernetes/cri-api 791729b255f0 (before v0.37.0), pkg/apis/runtime/v1/api.proto",
+    file: "api.proto",
+    roots: &["PodSandboxConfig", "ContainerConfig"],
+    listed: MESSAGES,
+};
+
+const CORE: Api = Api {
+    table: "core",
+    version: "kubernetes/api 10b39a39bcee (before v0.37.0), core/v1/generated.proto",
+    file: "generated.proto",
+    roots: &["PodSpec"],
+    listed: POD,
+};
+
+impl Api {
+    fn path(&self) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fields").join(self.table)
+    }
+
+    fn messages(&self) -> Messages {
+        let text = std::fs::read_to_string(self.path()).unwrap();
+        assert_eq!(text.lines().next(), Some(format!("# {}", self.version).as_str()));
+        read_table(&text)
+    }
+
+    fn listed(&self) -> BTreeMap<&'static str, &'static [Field]> {
+        let listed: BTreeMap<_, _> =
+            self.listed.iter().map(|message| (message.name, message.fields)).collect();
+        assert_eq!(listed.len(), self.listed.len(), "a message is there twice");
+        listed
+    }
+
+    /// Walks from the roots through every field that is carried: what another class says of a field holds for all below it.
+    /// Each message on the way has to be listed with exactly its fields, and no other message.
+    fn walk(&self) {
+        let (messages, listed) = (self.messages(), self.listed());
+        let mut reached = BTreeSet::new();
+        let mut ahead: VecDeque<String> = self.roots.iter().map(|root| (*root).to_owned()).collect();
+        while let Some(name) = ahead.pop_front() {
+            if !reached.insert(name.clone()) {
+                continue;
+            }
+            let Some(fields) = listed.get(name.as_str()) else {
+                panic!("{}: {name} is not listed", self.table)
+            };
+            let of_message = fields_of(&messages, &name);
+            let names: BTreeSet<&str> = fields.iter().map(|field| field.name).collect();
+            assert_eq!(names.len(), fields.len(), "{name}: a field is there twice");
+            assert_eq!(names, of_message.keys().map(String::as_str).collect(), "{}: {name}", self.table);
+            for field in fields.iter().filter(|field| field.class == Class::Carried) {
+                ahead.extend(of_message[field.name].clone().filter(|below| messages.contains_key(below)));
+            }
+        }
+        assert_eq!(reached, listed.keys().map(|name| (*name).to_owned()).collect(), "{}", self.table);
+    }
+}
+
+/// A message's fields with the messages that they are of, as JSON and YAML have them: what is embedded is there itself. What an
+/// ephemeral container has of a container is listed with that.
+fn fields_of(messages: &Messages, name: &str) -> BTreeMap<String, Option<String>> {
+    const EMBEDDED: [&str; 4] =
+        ["volumeSource", "ephemeralContainerCommon", "handler", "localObjectReference"];
+    let mut fields = BTreeMap::new();
+    for field in &messages[name] {
+        match &field.message {
+            Some(embedded) if EMBEDDED.contains(&field.name.as_str()) => {
+                fields.extend(fields_of(messages, embedded))
+            }
+            message => drop(fields.insert(field.name.clone(), message.clone())),
+        }
+    }
+    if name == "EphemeralContainer" {
+        let container = fields_of(messages, "Container");
+        assert!(container.keys().all(|field| fields.contains_key(field)));
+        fields.retain(|field, _| !container.contains_key(field));
+    }
+    fields
 }
 
 #[test]
-fn every_field_that_kubernetes_hands_over_is_in_a_class() {
-    let walked = [
-        ("PodSandboxConfig", fields::<cri::PodSandboxConfig>()),
-        ("LinuxPodSandboxConfig", fields::<cri::LinuxPodSandboxConfig>()),
-        ("LinuxSandboxSecurityContext", fields::<cri::LinuxSandboxSecurityContext>()),
-        ("NamespaceOption", fields::<cri::NamespaceOption>()),
-        ("ContainerConfig", fields::<cri::ContainerConfig>()),
-        ("LinuxContainerConfig", fields::<cri::LinuxContainerConfig>()),
-        ("LinuxContainerResources", fields::<cri::LinuxContainerResources>()),
-        ("LinuxContainerSecurityContext", fields::<cri::LinuxContainerSecurityContext>()),
-        ("Mount", fields::<cri::Mount>()),
-        ("Device", fields::<cri::Device>()),
-        ("DNSConfig", fields::<cri::DnsConfig>()),
-    ];
-    assert_eq!(
-        MESSAGES.iter().map(|m| m.name).collect::<Vec<_>>(),
-        walked.iter().map(|w| w.0).collect::<Vec<_>>()
-    );
-    for (message, (name, walked)) in MESSAGES.iter().zip(&walked) {
-        assert!(walked.len() > 1, "{name}: {walked:?}");
-        let mut listed: BTreeSet<String> = message.fields.iter().map(|field| field.name.to_owned()).collect();
-        assert_eq!(listed.len(), message.fields.len(), "{name}: a field is there twice");
-        listed.retain(|field| !NEWER.contains(&field.as_str()) || walked.contains(field));
-        assert_eq!(&listed, walked, "{name}");
-    }
-}
-
-/// The names of a type's fields: what it asks for when it is read.
-struct FieldsOf(BTreeSet<String>);
-
-impl<'de> Deserializer<'de> for &mut FieldsOf {
-    type Error = value::Error;
-
-    fn deserialize_any<V: Visitor<'de>>(self, _: V) -> Result<V::Value, Self::Error> {
-        Err(value::Error::custom("only the names are wanted"))
-    }
-
-    fn deserialize_struct<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        fields: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, Self::Error> {
-        self.0.extend(fields.iter().map(|name| (*name).to_owned()));
-        self.deserialize_any(visitor)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 u8 u16 u32 u64 f32 f64 char str string bytes byte_buf option unit unit_struct newtype_struct seq
-        tuple tuple_struct map enum identifier ignored_any
-    }
-}
-
-fn names<T: for<'de> Deserialize<'de>>() -> BTreeSet<String> {
-    let mut fields = FieldsOf(BTreeSet::new());
-    assert!(T::deserialize(&mut fields).is_err());
-    fields.0
+fn every_field_that_the_engine_is_handed_is_in_a_class() {
+    CRI.walk();
 }
 
 #[test]
 fn every_field_of_a_manifest_is_in_a_class() {
-    let container = names::<core::Container>();
-    let ephemeral = names::<core::EphemeralContainer>();
-    assert!(container.is_subset(&ephemeral));
-    let walked = [
-        ("PodSpec", names::<core::PodSpec>()),
-        ("Container", container.clone()),
-        ("EphemeralContainer", ephemeral.difference(&container).cloned().collect()),
-        ("PodSecurityContext", names::<core::PodSecurityContext>()),
-        ("SecurityContext", names::<core::SecurityContext>()),
-        ("Volume", names::<core::Volume>()),
-        ("EmptyDirVolumeSource", names::<core::EmptyDirVolumeSource>()),
-        ("VolumeMount", names::<core::VolumeMount>()),
-        ("ResourceRequirements", names::<core::ResourceRequirements>()),
-    ];
-    assert_eq!(
-        POD.iter().map(|m| m.name).collect::<Vec<_>>(),
-        walked.iter().map(|w| w.0).collect::<Vec<_>>()
-    );
-    for (message, (name, walked)) in POD.iter().zip(&walked) {
-        let listed: BTreeSet<String> = message.fields.iter().map(|field| field.name.to_owned()).collect();
-        assert_eq!(listed.len(), message.fields.len(), "{name}: a field is there twice");
-        let older: BTreeSet<String> =
-            listed.iter().filter(|field| !NEWER_IN_PODS.contains(&field.as_str())).cloned().collect();
-        assert_eq!(&older, walked, "{name}");
+    CORE.walk();
+}
+
+/// Only where somebody has them.
+#[test]
+fn the_tables_are_the_messages() {
+    let Some(directory) = std::env::var_os("COFFER_API_PROTO") else { return };
+    for api in [CRI, CORE] {
+        let text = std::fs::read_to_string(Path::new(&directory).join(api.file)).unwrap();
+        let table = format!("# {}\n{}", api.version, table(&read_proto(&text), api.roots));
+        if std::env::var_os("COFFER_WRITE_TABLES").is_some() {
+            std::fs::write(api.path(), &table).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(api.path()).unwrap(), table, "{}", api.table);
     }
 }
 
 #[test]
-fn what_is_left_out_refused_or_missing_says_why() {
+fn what_is_not_carried_says_why() {
     for field in MESSAGES.iter().chain(POD).flat_map(|message| message.fields) {
         assert!(field.class == Class::Carried || !field.how.is_empty(), "{}", field.name);
     }

@@ -43,6 +43,15 @@ pub enum Error {
         #[source]
         source: Option<io::Error>,
     },
+    /// The host's own.
+    #[error(
+        "network namespace {path} is the host's own, which no VM can have: give the pod one of its own (no hostNetwork, no host \
+         network)"
+    )]
+    HostsOwn {
+        /// As it stands in the OCI spec.
+        path: PathBuf,
+    },
     /// A request over netlink failed.
     #[error("cannot {action} in network namespace {netns}")]
     Netlink {
@@ -132,16 +141,15 @@ pub struct NetPlan {
 }
 
 impl NetPlan {
-    /// Looks at a namespace and changes nothing. `None`, a VM without NIC, for the host's own namespace
-    /// and for one in which no link is configured.
+    /// Looks at a namespace and changes nothing. `None`, a VM without NIC, for one in which no link is configured.
     ///
     /// # Errors
-    /// [`Error::Netns`] for a path that is no namespace, [`Error::Unsupported`] for a configuration that
+    /// [`Error::Netns`] for a path that is no namespace, [`Error::HostsOwn`], [`Error::Unsupported`] for a configuration that
     /// the guest could not have, [`Error::Netlink`], [`Error::Device`].
     pub async fn inspect(path: &Path) -> Result<Option<Self>, Error> {
         let netns = Netns::open(path)?;
         if netns.is_our_own() {
-            return Ok(None);
+            return Err(Error::HostsOwn { path: path.to_owned() });
         }
         let link = Link::connect(netns)?;
         let (links, left_out) = inspect::links(&link).await?;

@@ -184,7 +184,7 @@ fn stat(path: &Path) -> Option<HostFile> {
         FileKind::Other
     };
     let medium = if kind == FileKind::Directory { medium(path, &metadata) } else { None };
-    Some(HostFile { kind, gid: metadata.gid(), medium })
+    Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium })
 }
 
 /// What kubelet has mounted at an emptyDir's place, by its medium.

@@ -10,9 +10,8 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use agent_client::proto::agent::CreateContainerRequest;
-use guest_spec::{GuestRootfs, SandboxFacts, translate};
+use guest_spec::{OwnSandbox, SandboxFacts, own_sandbox};
 use oci_spec::runtime::{Mount, Spec};
-use serde_json::json;
 
 use crate::api::{ContainerId, CreateSandboxRequest, Dns, Error, PodFacts, Result, one_line};
 
@@ -95,30 +94,18 @@ fn resolv_conf(dns: &Dns) -> String {
 /// # Errors
 /// The pod is to share a namespace with the host.
 pub fn own_container(id: &ContainerId, namespace: &str, facts: &PodFacts) -> Result<CreateContainerRequest> {
-    let refused = |reason| Error::InvalidRequest { field: "options", reason };
-    let has = |field: &str| !facts.host_namespaces.contains(&field);
-    let types = [("pid", "hostPID"), ("network", "hostNetwork"), ("ipc", "hostIPC")];
-    let namespaces: Vec<_> =
-        types.iter().filter(|(_, field)| has(field)).map(|(typ, _)| json!({ "type": typ })).collect();
-    let mut annotations = facts.annotations.clone();
-    annotations.insert("io.kubernetes.cri.container-type".to_owned(), "sandbox".to_owned());
-    annotations.insert("io.kubernetes.cri.sandbox-id".to_owned(), id.to_string());
-    let spec = json!({
-        "ociVersion": "1.2.0",
-        "hostname": facts.hostname,
-        "annotations": annotations,
-        "linux": { "namespaces": namespaces, "sysctl": facts.sysctls },
-    });
-    // By way of a text, as a bundle's is read: another way would be the whole parser once more in the program.
-    let spec = serde_json::from_slice::<Spec>(spec.to_string().as_bytes());
-    let spec = spec.map_err(|error| refused(error.to_string()))?;
+    let PodFacts { hostname, annotations, sysctls, host_namespaces, .. } = facts;
+    let pod = OwnSandbox { hostname, annotations, sysctls, host_namespaces };
     let sandbox = SandboxFacts { namespace, seccomp: false, scratch: false };
-    let guest = translate(id.as_str(), &spec, &sandbox, &GuestRootfs::default(), &|_| None);
-    Ok(guest.map_err(|error| refused(one_line(&error)))?.into_request(id.as_str()))
+    let guest = own_sandbox(id.as_str(), &pod, &sandbox)
+        .map_err(|error| Error::InvalidRequest { field: "options", reason: one_line(&error) })?;
+    Ok(guest.into_request(id.as_str()))
 }
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     fn request(bundle: &Path) -> CreateSandboxRequest {
@@ -186,6 +173,8 @@ mod tests {
         let asked = own_container(&id, "k8s.io", &facts).unwrap();
         assert_eq!((asked.container_id.as_str(), asked.OCI.Hostname.as_str()), ("pod", "web"));
         assert_eq!(asked.OCI.Linux.Sysctl["net.core.somaxconn"], "1024");
+        assert_eq!(asked.OCI.Linux.Sysctl["net.ipv4.ip_unprivileged_port_start"], "0");
+        assert_eq!(asked.OCI.Linux.Sysctl["net.ipv4.ping_group_range"], "0 2147483647");
         assert_eq!(asked.OCI.Annotations["io.kubernetes.cri.container-type"], "sandbox");
         assert_eq!(asked.OCI.Annotations["io.kubernetes.cri.sandbox-name"], "web");
         facts.host_namespaces = vec!["hostNetwork"];

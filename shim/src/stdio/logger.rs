@@ -1,8 +1,9 @@
-//! A program that takes a container's output (`binary://`), as containerd's own shim runs it: `nerdctl run -d` names one.
+//! A program that takes a container's output (`binary://`, `binary-v2://`), as containerd's own shim runs it: `nerdctl run -d` names one.
 //!
 //! What it is given (containerd, `cmd/containerd-shim-runc-v2/process/io.go` and `pkg/shim`'s `NewBinaryCmd`): the URI's
 //! query as arguments, key and value by turns; the container's id and namespace in its environment; stdout's pipe as
-//! descriptor 3, stderr's as 4, and as 5 a pipe that it closes when it is ready.
+//! descriptor 3, stderr's as 4, and as 5 a pipe that it closes when it is ready. By the second scheme (since containerd 2.2)
+//! it writes a byte before, without which it counts as having ended.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -27,8 +28,8 @@ const END_PATIENCE: Duration = Duration::from_secs(10);
 /// And how long to end when it is asked to.
 const TERM_PATIENCE: Duration = Duration::from_secs(2);
 
-/// How such a URI begins.
-const SCHEME: &str = "binary://";
+/// How such a URI begins, and whether the program says with a byte that it is ready.
+const SCHEMES: [(&str, bool); 2] = [("binary://", false), ("binary-v2://", true)];
 
 /// The program of one process's output.
 #[derive(Debug)]
@@ -36,6 +37,7 @@ pub struct Logger {
     path: PathBuf,
     child: Child,
     ready: pipe::Receiver,
+    says_so: bool,
 }
 
 /// Why output goes nowhere.
@@ -44,6 +46,9 @@ pub enum NotReady {
     /// It ended, or closed all, without a word.
     #[error("the logging program {} was not ready within {} s", .0.display(), START_PATIENCE.as_secs())]
     Slow(PathBuf),
+    /// It ended, or closed its pipe, without the byte that it owes.
+    #[error("the logging program {} did not say that it is ready; has it ended?", .0.display())]
+    Ended(PathBuf),
     /// Its pipe failed.
     #[error("cannot hear whether the logging program {} is ready", .0.display())]
     Pipe(PathBuf, #[source] io::Error),
@@ -51,7 +56,7 @@ pub enum NotReady {
 
 /// Whether output is for a program.
 pub fn is_wanted(uri: &str) -> bool {
-    uri.starts_with(SCHEME)
+    SCHEMES.iter().any(|(scheme, _)| uri.starts_with(scheme))
 }
 
 impl Logger {
@@ -60,7 +65,8 @@ impl Logger {
     /// # Errors
     /// It cannot be executed, or there are no pipes left.
     pub fn start(uri: &str, namespace: &str, container: &str) -> Result<(Self, Sink, Sink), OpenError> {
-        let rest = uri.strip_prefix(SCHEME).unwrap_or(uri);
+        let known = SCHEMES.iter().find_map(|(scheme, says_so)| Some((uri.strip_prefix(scheme)?, *says_so)));
+        let (rest, says_so) = known.unwrap_or((uri, false));
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = PathBuf::from(path);
         let failed = |source: io::Error| OpenError::Logger { path: path.clone(), source };
@@ -85,15 +91,16 @@ impl Logger {
             |end: io::PipeWriter| pipe::Sender::from_owned_fd(end.into()).map(Sink::Fifo).map_err(failed);
         let (stdout, stderr) = (sink(to_stdout)?, sink(to_stderr)?);
         let ready = pipe::Receiver::from_owned_fd(ready.into()).map_err(failed)?;
-        Ok((Self { path, child, ready }, stdout, stderr))
+        Ok((Self { path, child, ready, says_so }, stdout, stderr))
     }
 
-    /// Waits until it is ready, which it says by a byte or by closing the pipe.
+    /// Waits until it is ready, which it says by a byte, or of the first kind also by closing the pipe.
     ///
     /// # Errors
-    /// It takes too long; it is killed then.
+    /// It takes too long, or does not say so; it is killed then.
     pub async fn ready(&mut self) -> Result<(), NotReady> {
         let failure = match timeout(START_PATIENCE, self.ready.read(&mut [0])).await {
+            Ok(Ok(0)) if self.says_so => NotReady::Ended(self.path.clone()),
             Ok(Ok(_)) => return Ok(()),
             Ok(Err(error)) => NotReady::Pipe(self.path.clone(), error),
             Err(_) => NotReady::Slow(self.path.clone()),
@@ -190,6 +197,28 @@ mod tests {
         let text = |name: &str| fs::read_to_string(dir.path().join(name)).unwrap();
         assert_eq!((text("out").as_str(), text("err").as_str()), ("to stdout", "to stderr"));
         assert_eq!(text("who"), format!("dir {} c1 ns\n", dir.path().display()));
+    }
+
+    /// A closed pipe is ready for the first scheme; for the second it is a program that has failed.
+    #[tokio::test]
+    async fn by_the_second_scheme_a_program_says_that_it_is_ready() {
+        for (uri, ready) in [
+            ("binary:///bin/sh?-c=exit", true),
+            ("binary-v2:///bin/sh?-c=exit", false),
+            ("binary-v2:///bin/sh?-c=printf+x+%3E%265", true),
+        ] {
+            assert!(is_wanted(uri));
+            let (mut logger, ..) = Logger::start(uri, "ns", "c1").unwrap();
+            match logger.ready().await {
+                Ok(()) => assert!(ready, "{uri}"),
+                Err(NotReady::Ended(path)) => {
+                    assert!(!ready && path == std::path::Path::new("/bin/sh"), "{uri}")
+                }
+                Err(other) => panic!("{uri}: {other}"),
+            }
+            logger.finish().await;
+        }
+        assert!(!is_wanted("binary-v3:///bin/sh"));
     }
 
     #[tokio::test(start_paused = true)]

@@ -32,7 +32,7 @@ pub enum OpenError {
         source: io::Error,
     },
     /// The engine asks for what Coffer has not.
-    #[error("output to {scheme}:// is not supported; use a fifo, file:// or binary://")]
+    #[error("output to {scheme}:// is not supported; use a fifo, file://, binary:// or binary-v2://")]
     Scheme {
         /// The URI's scheme.
         scheme: String,

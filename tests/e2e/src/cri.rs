@@ -174,12 +174,25 @@ impl Cri {
 
     /// UpdateContainerResources.
     pub async fn update(&mut self, container: &str, linux: LinuxContainerResources) {
+        self.try_update(container, linux).await.or_fail("UpdateContainerResources");
+    }
+
+    /// UpdateContainerResources, or the text that kubelet gets.
+    ///
+    /// # Errors
+    ///
+    /// What containerd answers.
+    pub async fn try_update(
+        &mut self,
+        container: &str,
+        linux: LinuxContainerResources,
+    ) -> Result<(), Status> {
         let request = UpdateContainerResourcesRequest {
             container_id: container.to_owned(),
             linux: Some(linux),
             ..UpdateContainerResourcesRequest::default()
         };
-        self.client.update_container_resources(request).await.or_fail("UpdateContainerResources");
+        self.client.update_container_resources(request).await.map(drop)
     }
 
     /// StopContainer with `seconds` between SIGTERM and SIGKILL.

@@ -3,7 +3,7 @@
 use agent_client::proto::{agent as msg, types};
 use agent_policy::Permission::{Granted, Refused};
 use agent_policy::{Options, generate};
-use guest_spec::{shm_remount, shm_storage};
+use guest_spec::{OwnSandbox, SandboxFacts, own_sandbox, shm_remount, shm_storage};
 use pod_manifest::spec::PodSpec;
 use protobuf::MessageField;
 use serde_json::{Value, json};
@@ -16,7 +16,8 @@ use crate::requests::{ENGINES, EXEC, Engine, GPU, PREPARE, PROXY, SANDBOX, WEB, 
 /// The tests here, for the rules' coverage.
 pub(crate) fn all() {
     the_whole_pod_runs();
-    a_pod_of_the_sandbox_api_has_no_pause_container();
+    a_pod_of_the_sandbox_api_has_its_own_container_from_the_shim();
+    a_pod_without_a_pause_container_runs_and_gets_none_later();
     logs_and_commands_as_far_as_they_are_granted();
     a_pod_whose_name_the_cluster_makes_up();
     a_pod_whose_guest_pulls_its_images();
@@ -167,8 +168,33 @@ fn the_whole_pod_runs() {
     }
 }
 
+/// The engine makes no pause container (`sandboxer = "shim"`), and so the shim asks for it, with what containerd would set.
 #[test]
-fn a_pod_of_the_sandbox_api_has_no_pause_container() {
+fn a_pod_of_the_sandbox_api_has_its_own_container_from_the_shim() {
+    let mut agent = Agent::strict();
+    boot(&mut agent);
+    let known = Engine::Containerd2.pause();
+    let of_pod = ["sandbox-name", "sandbox-namespace", "sandbox-uid"].map(|name| {
+        let name = format!("io.kubernetes.cri.{name}");
+        let value = known["OCI"]["Annotations"][&name].as_str().unwrap().to_owned();
+        (name, value)
+    });
+    let mut sysctls: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
+    let annotations = of_pod.into();
+    let facts = SandboxFacts { namespace: "k8s.io", seccomp: false, scratch: false };
+    let own = |sysctls: &_| {
+        let pod = OwnSandbox { hostname: "web-0", annotations: &annotations, sysctls, host_namespaces: &[] };
+        json_of(&own_sandbox(SANDBOX, &pod, &facts).unwrap().into_request(SANDBOX))
+    };
+    let good = own(&sysctls);
+    sysctls.insert("net.core.somaxconn".to_owned(), "1".to_owned());
+    agent.refuse("CreateContainerRequest", &own(&sysctls), "OCI.Linux.Sysctl");
+    start(&mut agent, SANDBOX, &good);
+    start(&mut agent, PREPARE, &Engine::Containerd2.prepare());
+}
+
+#[test]
+fn a_pod_without_a_pause_container_runs_and_gets_none_later() {
     let mut agent = Agent::strict();
     boot(&mut agent);
     start(&mut agent, PREPARE, &Engine::Containerd2.prepare());

@@ -297,7 +297,7 @@ fn stat(path: &Path) -> Option<HostFile> {
     }
     let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
     let medium = path.ends_with("~empty-dir/quick").then_some(Medium::Memory(4096));
-    Some(HostFile { kind, gid: 2000, medium })
+    Some(HostFile { kind, gid: 2000, mode: 0o777, medium })
 }
 
 pub(crate) fn created(

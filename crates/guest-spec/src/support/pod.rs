@@ -1,7 +1,7 @@
 //! The same of what a manifest has: the messages of Kubernetes' core API of which a pod is made. The scheduler's and kubelet's
 //! part of it never meets a runtime.
 
-use super::Class::{Carried, Engine, Missing, Noted, Refused};
+use super::Class::{Carried, Engine, Noted, Refused};
 use super::{Message, in_pod as field};
 
 /// Of the fields for which a pod is placed.
@@ -11,6 +11,11 @@ const KUBELET: &str = "kubelet's";
 const OF_THE_NODE: &str = "a directory or a disk of the node, refused by its path";
 const PROBES: &str =
     "by a command in the container; by HTTP, TCP or gRPC from the node, at the pod's address";
+/// Of the parts of a volume of files.
+const WRITES: &str = "kubelet writes the files, which are copied";
+/// Of variables that have their value from elsewhere.
+const VALUE: &str = "kubelet makes values of it";
+const NODE_SIDE: &str = "kubelet asks from the node, at the pod's address";
 const COPIED: &str = "copied into the guest, updates follow";
 
 /// The list. What an ephemeral container has beside a container's fields is in a message of its own.
@@ -31,7 +36,7 @@ pub const POD: &[Message] = &[
             field("hostIPC", Refused, "the node's namespaces are not the VM's"),
             field("hostNetwork", Refused, "the same"),
             field("hostPID", Refused, "the same"),
-            field("hostUsers", Noted, "the VM isolates users"),
+            field("hostUsers", Refused, super::USERS),
             field("hostname", Carried, "the guest's host name"),
             field("hostnameOverride", Carried, "the same"),
             field("imagePullSecrets", Engine, "the engine pulls images"),
@@ -196,7 +201,7 @@ pub const POD: &[Message] = &[
         name: "EmptyDirVolumeSource",
         fields: &[
             field("medium", Carried, "Memory; HugePages are refused"),
-            field("mode", Missing, "the directory is everybody's, in guest memory with the sticky bit"),
+            field("mode", Noted, "the directory is everybody's, in guest memory with the sticky bit"),
             field(
                 "sizeLimit",
                 Carried,
@@ -207,12 +212,16 @@ pub const POD: &[Message] = &[
     Message {
         name: "VolumeMount",
         fields: &[
-            field("bindMountOptions", Carried, "options of the mount, from engines that hand them over"),
+            field(
+                "bindMountOptions",
+                Carried,
+                "options of the mount, from engines that hand them over; one that the guest's agent does not know is refused",
+            ),
             field("mountPath", Carried, "absolute, without `..`"),
             field("mountPropagation", Carried, "nothing is mounted on the host's side of it"),
             field("name", Engine, "of the volume"),
             field("readOnly", Carried, ""),
-            field("recursiveReadOnly", Carried, ""),
+            field("recursiveReadOnly", Refused, super::RECURSIVE),
             field(
                 "subPath",
                 Carried,
@@ -231,6 +240,145 @@ pub const POD: &[Message] = &[
                 "cpu, memory, NVIDIA's GPUs; huge pages are refused, other devices by their path",
             ),
             field("requests", Carried, "cpu: the weight of the container; otherwise the scheduler's"),
+        ],
+    },
+    Message {
+        name: "HostAlias",
+        fields: &[field("ip", Carried, "`/etc/hosts`"), field("hostnames", Carried, "the same")],
+    },
+    Message {
+        name: "PodDNSConfig",
+        fields: &[
+            field("nameservers", Carried, "`/etc/resolv.conf`"),
+            field("searches", Carried, "the same"),
+            field("options", Carried, "the same"),
+        ],
+    },
+    Message {
+        name: "PodDNSConfigOption",
+        fields: &[field("name", Carried, "`/etc/resolv.conf`"), field("value", Carried, "the same")],
+    },
+    Message {
+        name: "PodResourceClaim",
+        fields: &[
+            field("name", Engine, "containers name it"),
+            field("resourceClaimName", Engine, "the scheduler's and the driver's"),
+            field("resourceClaimTemplateName", Engine, "the control plane's"),
+        ],
+    },
+    Message {
+        name: "ResourceClaim",
+        fields: &[field("name", Engine, "of the claim"), field("request", Engine, "the driver's")],
+    },
+    Message {
+        name: "Sysctl",
+        fields: &[field("name", Carried, "set in the guest"), field("value", Carried, "the same")],
+    },
+    Message {
+        name: "SeccompProfile",
+        fields: &[
+            field("type", Carried, "the engine makes a filter of it"),
+            field("localhostProfile", Carried, "the engine reads the node's file"),
+        ],
+    },
+    Message { name: "Capabilities", fields: &[field("add", Carried, ""), field("drop", Carried, "")] },
+    Message {
+        name: "EnvVar",
+        fields: &[
+            field("name", Carried, ""),
+            field("value", Carried, ""),
+            field("valueFrom", Carried, "below"),
+        ],
+    },
+    Message {
+        name: "EnvVarSource",
+        fields: &[
+            field("fieldRef", Engine, VALUE),
+            field("resourceFieldRef", Engine, VALUE),
+            field("configMapKeyRef", Engine, VALUE),
+            field("secretKeyRef", Engine, VALUE),
+            field(
+                "fileKeyRef",
+                Refused,
+                "kubelet reads the file of an emptyDir, which is empty on the node: the container does not start",
+            ),
+        ],
+    },
+    Message {
+        name: "EnvFromSource",
+        fields: &[
+            field("prefix", Engine, VALUE),
+            field("configMapRef", Engine, VALUE),
+            field("secretRef", Engine, VALUE),
+        ],
+    },
+    Message {
+        name: "Probe",
+        fields: &[
+            field("exec", Carried, "in the container"),
+            field("grpc", Engine, NODE_SIDE),
+            field("httpGet", Engine, NODE_SIDE),
+            field("tcpSocket", Engine, NODE_SIDE),
+            field("initialDelaySeconds", Engine, KUBELET),
+            field("timeoutSeconds", Engine, KUBELET),
+            field("periodSeconds", Engine, KUBELET),
+            field("successThreshold", Engine, KUBELET),
+            field("failureThreshold", Engine, KUBELET),
+            field("terminationGracePeriodSeconds", Engine, KUBELET),
+        ],
+    },
+    Message {
+        name: "Lifecycle",
+        fields: &[
+            field("postStart", Carried, "below"),
+            field("preStop", Carried, "below"),
+            field("stopSignal", Engine, "the engine sends it, and the shim hands it on"),
+        ],
+    },
+    Message {
+        name: "LifecycleHandler",
+        fields: &[
+            field("exec", Carried, "in the container"),
+            field("httpGet", Engine, NODE_SIDE),
+            field("sleep", Engine, KUBELET),
+            field("tcpSocket", Engine, NODE_SIDE),
+        ],
+    },
+    Message { name: "ExecAction", fields: &[field("command", Carried, "")] },
+    Message {
+        name: "ConfigMapVolumeSource",
+        fields: &[
+            field("name", Engine, WRITES),
+            field("items", Engine, WRITES),
+            field("defaultMode", Carried, "modes are copied"),
+            field("defaultUser", Carried, "owners are copied"),
+            field("optional", Engine, KUBELET),
+        ],
+    },
+    Message {
+        name: "SecretVolumeSource",
+        fields: &[
+            field("secretName", Engine, WRITES),
+            field("items", Engine, WRITES),
+            field("defaultMode", Carried, "modes are copied"),
+            field("defaultUser", Carried, "owners are copied"),
+            field("optional", Engine, KUBELET),
+        ],
+    },
+    Message {
+        name: "DownwardAPIVolumeSource",
+        fields: &[
+            field("items", Engine, WRITES),
+            field("defaultMode", Carried, "modes are copied"),
+            field("defaultUser", Carried, "owners are copied"),
+        ],
+    },
+    Message {
+        name: "ProjectedVolumeSource",
+        fields: &[
+            field("sources", Engine, WRITES),
+            field("defaultMode", Carried, "modes are copied"),
+            field("defaultUser", Carried, "owners are copied"),
         ],
     },
 ];

@@ -2,7 +2,8 @@
 //!
 //! Which links: those that are not loopback and have an address, link-local ones included. Links without
 //! any are leftovers of tunnel modules (`sit0`, `tunl0`) or were never set up. This is the rule that pods
-//! with a VM have everywhere, so a network plugin can rely on it.
+//! with a VM have everywhere, so a network plugin can rely on it. One that is up and carries Ethernet was
+//! set up by somebody; of it, and of each route over it, it is told that the guest has it not.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -30,16 +31,25 @@ pub(super) async fn links(link: &Link) -> Result<(Vec<LinkFacts>, Vec<String>), 
         handle.link().get().execute().try_collect().await.map_err(link.failed("list links"))?;
     let addresses: Vec<AddressMessage> =
         handle.address().get().execute().try_collect().await.map_err(link.failed("list addresses"))?;
-    let mut found = Vec::new();
+    let (mut found, mut left_out, mut bare) = (Vec::new(), Vec::new(), Vec::new());
     for message in &all {
         let own = addresses.iter().filter(|a| a.header.index == message.header.index);
         let own: Vec<Address> = own.filter_map(address).collect();
-        if own.is_empty() || message.header.flags.contains(LinkFlags::Loopback) {
+        if message.header.flags.contains(LinkFlags::Loopback) {
+            continue;
+        }
+        if own.is_empty() {
+            let name = name(message);
+            if message.header.flags.contains(LinkFlags::Up)
+                && message.header.link_layer_type == LinkLayerType::Ether
+            {
+                left_out.push(format!("link {name}, which has no address"));
+            }
+            bare.push((message.header.index, name));
             continue;
         }
         found.push(facts(link, message, own)?);
     }
-    let mut left_out = Vec::new();
     if found.is_empty() {
         return Ok((found, left_out));
     }
@@ -48,7 +58,8 @@ pub(super) async fn links(link: &Link) -> Result<(Vec<LinkFacts>, Vec<String>), 
     for (family, version, is_v6) in [(v4, IpVersion::V4, false), (v6, IpVersion::V6, true)] {
         let messages: Vec<RouteMessage> =
             handle.route().get(family).execute().try_collect().await.map_err(link.failed("list routes"))?;
-        routes::give(link, &mut found, &messages, is_v6, &mut left_out)?;
+        let known = routes::Links { link, bare: &bare };
+        routes::give(&known, &mut found, &messages, is_v6, &mut left_out)?;
         let messages: Vec<RuleMessage> = match handle.rule().get(version).execute().try_collect().await {
             Ok(messages) => messages,
             // A kernel without policy routing.
@@ -76,11 +87,10 @@ pub(super) async fn links(link: &Link) -> Result<(Vec<LinkFacts>, Vec<String>), 
 }
 
 fn facts(link: &Link, message: &LinkMessage, addresses: Vec<Address>) -> Result<LinkFacts, Error> {
-    let mut name = String::new();
+    let name = name(message);
     let (mut mac, mut mtu) = (None, None);
     for attribute in &message.attributes {
         match attribute {
-            LinkAttribute::IfName(text) => name.clone_from(text),
             LinkAttribute::Address(bytes) => mac = bytes.as_slice().try_into().ok().map(Mac),
             LinkAttribute::Mtu(bytes) => mtu = Some(*bytes),
             _ => {}
@@ -93,6 +103,14 @@ fn facts(link: &Link, message: &LinkMessage, addresses: Vec<Address>) -> Result<
     let up = message.header.flags.contains(LinkFlags::Up);
     let index = message.header.index;
     Ok(LinkFacts { name, index, mac, mtu, up, no_arp, addresses, routes: Vec::new(), neighbours: Vec::new() })
+}
+
+fn name(message: &LinkMessage) -> String {
+    let name = message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::IfName(name) => Some(name.clone()),
+        _ => None,
+    });
+    name.unwrap_or_default()
 }
 
 fn address(message: &AddressMessage) -> Option<Address> {

@@ -44,13 +44,20 @@ struct Candidate {
     route: Route,
 }
 
+/// The namespace, and those of its links that do not go over, by their indices.
+#[derive(Clone, Copy)]
+pub(super) struct Links<'a> {
+    pub(super) link: &'a Link,
+    pub(super) bare: &'a [(u32, String)],
+}
+
 /// Gives each link the routes that the guest is told of one address family, and narrows addresses whose network is reached in
 /// another way. `left_out` gets what the guest cannot have.
 ///
 /// # Errors
 /// [`Error::Unsupported`], [`Error::Barrier`] for what must not be left out.
 pub(super) fn give(
-    link: &Link,
+    known: &Links<'_>,
     links: &mut [LinkFacts],
     messages: &[RouteMessage],
     v6: bool,
@@ -58,18 +65,19 @@ pub(super) fn give(
 ) -> Result<(), Error> {
     let mut candidates = Vec::new();
     for message in messages {
-        candidates.extend(candidate(link, links, message, left_out)?);
+        candidates.extend(candidate(known, links, message, left_out)?);
     }
     choose(links, &candidates, v6, left_out);
     Ok(())
 }
 
 fn candidate(
-    link: &Link,
+    known: &Links<'_>,
     links: &[LinkFacts],
     message: &RouteMessage,
     left_out: &mut Vec<String>,
 ) -> Result<Option<Candidate>, Error> {
+    let link = known.link;
     let maker = match message.header.protocol {
         RouteProtocol::IcmpRedirect => return Ok(None),
         RouteProtocol::Kernel => Maker::Kernel,
@@ -90,6 +98,11 @@ fn candidate(
             left_out.push(format!("route {}", text(message)));
             return Ok(None);
         }
+        // Multicast, nat, anycast, and whatever is new.
+        _ if table == u32::from(RouteHeader::RT_TABLE_MAIN) && maker == Maker::Somebody => {
+            left_out.push(format!("route {}", text(message)));
+            return Ok(None);
+        }
         _ => return Ok(None),
     }
     let find = |index: u32| links.iter().find(|facts| facts.index == index);
@@ -105,7 +118,14 @@ fn candidate(
             _ => {}
         }
     }
-    let Some(facts) = out.and_then(find) else { return Ok(None) };
+    let Some(facts) = out.and_then(find) else {
+        if maker == Maker::Somebody {
+            let bare = known.bare.iter().find(|(index, _)| Some(*index) == out);
+            let over = bare.map(|(_, name)| format!(" dev {name}")).unwrap_or_default();
+            left_out.push(format!("route {}{over}: the guest does not have its link", text(message)));
+        }
+        return Ok(None);
+    };
     let has_source = message.attributes.iter().any(|one| matches!(one, RouteAttribute::Source(_)));
     if message.header.tos != 0 || has_source {
         left_out.push(format!("route {}, which is for some packets only", text(message)));

@@ -147,9 +147,12 @@ async fn two_links_give_two_endpoints() {
 }
 
 #[tokio::test]
-async fn an_empty_namespace_and_the_hosts_own_give_no_nic() {
+async fn an_empty_namespace_gives_no_nic_and_the_hosts_own_is_refused() {
     let Some(pod) = Pod::make() else { return };
-    assert!(NetPlan::inspect("/proc/self/ns/net".as_ref()).await.unwrap().is_none());
+    for own in ["/proc/self/ns/net", "/proc/thread-self/ns/net"] {
+        let error = NetPlan::inspect(own.as_ref()).await.unwrap_err();
+        assert!(matches!(error, Error::HostsOwn { .. }) && error.to_string().contains(own), "{error}");
+    }
     pod.ip("link del eth0");
     pod.ip("link add dummy0 type veth peer name dummy1");
     assert!(NetPlan::inspect(&pod.path).await.unwrap().is_none());
@@ -197,13 +200,23 @@ async fn what_the_agent_cannot_set_is_told() {
     pod.ip("route add default via 10.88.0.9 dev eth0 table 100");
     pod.ip("rule add from 10.88.0.2 lookup 100 priority 50");
     pod.ip("-6 rule add fwmark 5 prohibit priority 60");
+    // A link without an address, with a route over it; one that is down was never set up.
+    pod.ip("link add link eth0 name net1 type macvlan mode bridge");
+    pod.ip("link set net1 addrgenmode none");
+    pod.ip("link set net1 up");
+    pod.ip("link add link eth0 name net2 type macvlan mode bridge");
+    pod.ip("route add 203.0.113.0/24 dev net1");
+    pod.ip("route add multicast 233.252.0.0/24 dev eth0 table main");
     let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
     let mut told = plan.left_out().to_vec();
     told.sort();
     let expected = [
+        "link net1, which has no address",
         "route 192.0.2.0/24 via 10.88.0.1, which is for some packets only",
+        "route 203.0.113.0/24 dev net1: the guest does not have its link",
         "route default via 10.88.0.3 metric 7: another one to there is preferred",
         "route local 198.51.100.0/24",
+        "route multicast 233.252.0.0/24",
         "rule 50: from 10.88.0.2/32 lookup 100",
         "rule 60: fwmark 0x5 prohibit",
         "the lock of the MTU, advmss of route 192.0.2.0/24 via 10.88.0.1",

@@ -84,10 +84,22 @@ async fn started(
     disk: &Path,
     hypervisor: &str,
 ) -> Result<Pod, String> {
+    started_by("coffer", rig, name, bound, disk, hypervisor).await
+}
+
+/// The same by another handler of the node's.
+async fn started_by(
+    handler: &str,
+    rig: &Rig<'_>,
+    name: &str,
+    bound: &Bound,
+    disk: &Path,
+    hypervisor: &str,
+) -> Result<Pod, String> {
     let hypervisor =
         Hypervisor::new(hypervisor).reports(&bound.tenant.host_data()).disk("host", disk, HOST_INITDATA);
     rig.config().path("image", &Artefacts::release_image()).path("qemu", &hypervisor.program()).install();
-    let started = PodRequest::new(Cri::connect().await, name).try_start().await;
+    let started = PodRequest::new(Cri::connect().await, name).handler(handler).try_start().await;
     rig.config().install();
     started.map_err(|status| status.message().to_owned())
 }
@@ -100,6 +112,29 @@ impl Bound {
 
 async fn runs(pod: &mut Pod, config: &ContainerConfig) -> PodContainer {
     pod.try_run_config(config).await.map_err(|status| status.message().to_owned()).or_fail("a container")
+}
+
+/// The engine starts no pause container; the policy takes the one that the shim asks for.
+#[test]
+fn a_bound_pod_of_the_sandbox_api_runs() {
+    e2e(async |rig| {
+        let bound = bind("bound-own");
+        let disk = bound.tenant.disk();
+        let started = started_by("coffer-sandbox", rig, NAME, &bound, &disk, "bound-own").await;
+        let mut pod = started.or_fail("start");
+        let address = pod.addresses().await.first().or_fail("an address").clone();
+        let prepare = bound.config(&pod, "prepare", &address);
+        let done = runs(&mut pod, &prepare).await;
+        assert_eq!(done.exited().await, 0);
+        pod.cri.remove(&done.id).await;
+        let mut app = bound.config(&pod, "app", &address);
+        let good = std::mem::replace(&mut app.envs[2].value, "slow".to_owned());
+        let error = pod.try_run_config(&app).await.err().or_fail("an error").message().to_owned();
+        assert!(error.contains("OCI.Process.Env"), "{error}");
+        app.envs[2].value = good;
+        runs(&mut pod, &app).await;
+        pod.remove().await;
+    });
 }
 
 #[test]
@@ -268,7 +303,8 @@ fn request(id: &str, spec: Value, tenant: &Tenant) -> Value {
     let rootfs = GuestRootfs::Layers(tenant.layers());
     let stat = |path: &Path| {
         let kind = if path.is_dir() { FileKind::Directory } else { FileKind::File };
-        Some(HostFile { kind, gid: path.metadata().ok()?.gid(), medium: None })
+        let metadata = path.metadata().ok()?;
+        Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium: None })
     };
     let guest = translate(id, &spec, &facts, &rootfs, &stat).or_fail("the guest's request");
     serde_json::to_value(guest.into_request(id)).or_fail("a request")

@@ -243,6 +243,39 @@ fn a_containers_limits_can_be_changed() {
     });
 }
 
+/// Both numbers are told, and CRI shows no limit that is none.
+#[test]
+fn limits_beyond_the_vm_are_refused_at_creation_and_later() {
+    e2e(async |rig| {
+        let much = || LinuxContainerResources {
+            memory_limit_in_bytes: 64 << 30,
+            ..LinuxContainerResources::default()
+        };
+        let mut pod = rig.pod("beyond").await.resources(512 << 20, 1).start().await;
+        let mut config = pod.container_config("large", BUSYBOX, &FOREVER, vec![]);
+        config.linux.get_or_insert_default().resources = Some(much());
+        let at_creation = pod.try_run_config(&config).await.err().or_fail("an error").message().to_owned();
+
+        config.metadata.get_or_insert_default().name = "small".to_owned();
+        let least = LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..much() };
+        config.linux.get_or_insert_default().resources = Some(least);
+        let container = pod.try_run_config(&config).await.or_fail("a container");
+        let later =
+            pod.cri.try_update(&container.id, much()).await.err().or_fail("an error").message().to_owned();
+        let vms = (512_u64 << 20) + (192 << 20);
+        for (when, error) in [("creation", at_creation), ("update", later)] {
+            for number in [64_u64 << 30, vms] {
+                assert!(error.contains(&format!("{number} bytes")), "{when}: {error}");
+            }
+        }
+        let status = pod.cri.status(&container.id).await;
+        let limits = status.resources.and_then(|of| of.linux).or_fail("limits in the status");
+        assert_eq!(limits.memory_limit_in_bytes, 64 << 20);
+        assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).await, "67108864\n");
+        pod.remove().await;
+    });
+}
+
 #[test]
 fn stopping_the_sandbox_stops_the_vm() {
     e2e(async |rig| {
@@ -275,6 +308,9 @@ fn the_sandbox_service_runs_pods_without_a_pause_container() {
         let names = one.exec(&["cat", "/etc/hostname", "/etc/resolv.conf"]).await;
         assert_eq!(names, "direct\nsearch e2e.test\nnameserver 10.99.0.53\noptions ndots:5\n");
         assert_eq!(two.exec(&["cat", "/proc/sys/net/core/somaxconn"]).await, "777\n");
+        let its_defaults =
+            ["/proc/sys/net/ipv4/ip_unprivileged_port_start", "/proc/sys/net/ipv4/ping_group_range"];
+        assert_eq!(two.exec(&[&["cat"], &its_defaults[..]].concat()).await, "0\n0\t2147483647\n");
         assert_eq!(one.exec(&["cat", "/sys/block/vdb/serial"]).await.trim(), "coffer-initdata");
         assert_eq!(two.exec(&["cat", "/layers/top"]).await, "29\n");
         one.exec(&["ping", "-c", "2", "-W", "5", "10.99.0.1"]).await;

@@ -1,9 +1,12 @@
 //! CRI-O's sequence (`runtime_type = "vm"`): a shim per pod, called without containerd, task API v2.
 
+use std::fs;
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use containerd_shim_protos::api::Mount;
 use e2e::{Api, Bundle, OrFail, ShimProcess, Task, Victim, e2e};
+use serde_json::{Value, json};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 /// CRI-O works in containerd's default namespace.
@@ -49,6 +52,44 @@ fn a_pod_of_two_containers_runs_from_start_to_shutdown() {
         Victim::Shim.gone().await;
         assert_eq!(ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).delete().await.code, 0);
     });
+}
+
+/// CRI-O tells the sums over the containers as JSON.
+#[test]
+fn the_vm_has_the_size_of_the_pods_limits() {
+    e2e(async |rig| {
+        let sums = r#"{"cpu_period":100000,"cpu_quota":200000,"cpu_shares":2048,"memory_limit_in_bytes":3221225472}"#;
+        let sandbox = Bundle::of_crio("crio-sized", "crio-sized", &FOREVER);
+        edit(&sandbox, |spec| spec["annotations"]["io.kubernetes.cri-o.PodLinuxResources"] = sums.into());
+        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
+        let task = Task::connect(&address, Api::V2).await;
+        task.create(&sandbox).await.or_fail("Create of the sandbox");
+        task.start("crio-sized", "").await.or_fail("Start of the sandbox");
+
+        let look =
+            "exit $(awk -v cpus=$(nproc) '/MemTotal/ { print cpus * 10 + ($2 > 3000000) }' /proc/meminfo)";
+        let container = Bundle::of_crio("crio-large", "crio-sized", &["sh", "-c", look]);
+        edit(&container, |spec| {
+            spec["linux"]["resources"] = json!({ "cpu": { "quota": 200_000, "period": 100_000 }, "memory": { "limit": 3_221_225_472_i64 } });
+        });
+        ShimProcess::new(&rig.artefacts, NAMESPACE, &container).start().await.bare_address();
+        task.create(&container).await.or_fail("Create of a container with all of the pod's limits");
+        task.start("crio-large", "").await.or_fail("Start of the container");
+        assert_eq!(task.wait("crio-large", "").await.or_fail("Wait").exit_status, 21);
+        task.delete("crio-large", "").await.or_fail("Delete");
+        task.remove("crio-sized").await;
+        let _ = task.shutdown("crio-sized").await;
+        Victim::Shim.gone().await;
+        assert_eq!(ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).delete().await.code, 0);
+    });
+}
+
+/// Changes a bundle's specification.
+fn edit(bundle: &Bundle, change: impl FnOnce(&mut Value)) {
+    let path = bundle.path.join("config.json");
+    let mut spec: Value = serde_json::from_slice(&fs::read(&path).or_fail("a spec")).or_fail("a spec");
+    change(&mut spec);
+    fs::write(&path, spec.to_string()).or_fail("write a spec");
 }
 
 #[test]

@@ -309,7 +309,7 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     let id = format!("{:0>64x}", last.concat().len());
     let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
     let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false };
-    let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, medium: None });
+    let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None });
     let guest =
         translate(&id, &spec, &facts, &GuestRootfs::Layers(layers), &stat).or_fail("translate the spec");
     let mut request = guest.into_request(&id);

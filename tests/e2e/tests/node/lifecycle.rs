@@ -1,9 +1,11 @@
 //! Containers by `ctr`, the way a user types it.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use e2e::{BUSYBOX, LAYERED, LAYERS, Netns, OrFail, Run, Victim, ctr, e2e, shim, unpack_busybox};
+use e2e::{BUSYBOX, LAYERED, LAYERS, Netns, OrFail, Run, Victim, ctr, e2e, shim, unpack_busybox, until};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 
@@ -35,6 +37,45 @@ fn what_is_piped_in_comes_out() {
         let stdout = run.succeeded();
         assert_eq!(stdout.len(), text.len());
         assert!(stdout == text, "the bytes came out changed");
+    });
+}
+
+/// A program of the node takes both streams; by the second scheme it says first that it is ready.
+#[test]
+fn a_logging_program_gets_all_output() {
+    e2e(async |_| {
+        let directory = Path::new("/run/e2e/logger");
+        fs::create_dir_all(directory).or_fail("a directory");
+        let program = directory.join("program");
+        let script = "#!/bin/sh\n[ $1 = v2 ] && printf x >&5\nexec 5>&-\ncat <&3 > $2.out &\ncat <&4 > $2.err\nwait\n\
+            echo $CONTAINER_ID $CONTAINER_NAMESPACE > $2.end\n";
+        fs::write(&program, script).or_fail("a program");
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).or_fail("a program");
+        for (scheme, version) in [("binary", "v1"), ("binary-v2", "v2")] {
+            let place = directory.join(version);
+            let uri = format!("{scheme}://{}?{version}={}", program.display(), place.display());
+            let command = ["sh", "-c", "echo to-stdout; echo to-stderr >&2"];
+            let id = format!("logged-{version}");
+            let run = Run::new(&id, BUSYBOX, &command).flag("--log-uri").flag(&uri);
+            let container = run.start().await;
+            container.wait_state("STOPPED").await;
+            let text = |kind| fs::read_to_string(place.with_extension(kind)).unwrap_or_default();
+            let ended = until("the program's end", Duration::from_secs(20), async || {
+                Some(text("end")).filter(|text| !text.is_empty())
+            })
+            .await;
+            assert_eq!(
+                (text("out").as_str(), text("err").as_str()),
+                ("to-stdout\n", "to-stderr\n"),
+                "{scheme}"
+            );
+            assert!(ended.starts_with(&id), "{ended}");
+            container.delete().await;
+        }
+        let mute = format!("binary-v2://{}?v1={}", program.display(), directory.join("mute").display());
+        let refused = Run::new("mute", BUSYBOX, &["true"]).flag("--log-uri").flag(&mute).refused().await;
+        assert!(refused.stderr.contains("did not say that it is ready"), "{}", refused.stderr);
+        fs::remove_dir_all(directory).or_fail("take the directory away");
     });
 }
 
