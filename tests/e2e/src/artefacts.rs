@@ -3,6 +3,9 @@
 use std::env;
 use std::path::{Path, PathBuf};
 
+/// Where `tools/image dev` puts the image with the stand-in agent.
+const STAND_INS_IMAGE: &str = "build/image-dev";
+
 /// Paths of the built parts. Each comes from an environment variable or lies where `make` puts it.
 #[derive(Debug, Clone)]
 pub struct Artefacts {
@@ -25,6 +28,11 @@ impl Artefacts {
         find("COFFER_TEST_COFFER", "build/bin/emulated-gpus/coffer", "programs")
     }
 
+    /// The image with the tests' own agent, whichever agent the tests' guests have (`COFFER_TEST_STAND_IN_IMAGE`).
+    pub fn stand_ins_image() -> PathBuf {
+        find("COFFER_TEST_STAND_IN_IMAGE", STAND_INS_IMAGE, "image")
+    }
+
     /// The release image of the tests, whose PID 1 takes its report from a disk (`COFFER_TEST_RELEASE_IMAGE`).
     pub fn release_image() -> PathBuf {
         find("COFFER_TEST_RELEASE_IMAGE", "build/image-release-test", "image")
@@ -38,7 +46,7 @@ impl Artefacts {
     fn with_shim(variable: &str, default: &str) -> Self {
         Self {
             shim: find(variable, default, "programs"),
-            image: find("COFFER_TEST_IMAGE", "build/image-dev", "image"),
+            image: find("COFFER_TEST_IMAGE", STAND_INS_IMAGE, "image"),
             vhost_device_vsock: find(
                 "COFFER_TEST_VHOST_DEVICE_VSOCK",
                 "build/bin/vhost-device-vsock",

@@ -4,8 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use e2e::{
-    Api, BUSYBOX, Bundle, FullDirectory, ImageVariant, MemoryCgroup, OrFail, Output, PodDirectory, Rig, Run,
-    ShimProcess, Task, Victim, e2e, fixture,
+    Api, Artefacts, BUSYBOX, Bundle, FullDirectory, ImageVariant, MemoryCgroup, OrFail, Output, PodDirectory,
+    Rig, Run, ShimProcess, Task, Victim, e2e, fixture,
 };
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -249,9 +249,10 @@ fn an_annotation_that_the_node_allows_counts() {
     });
 }
 
-/// An image whose agent misbehaves as `fault` says.
-fn with_agent(rig: &Rig<'_>, fault: &str) -> ImageVariant {
-    ImageVariant::of(&rig.artefacts.image, "misbehaving").kernel_words(&format!("coffer.standin={fault}"))
+/// An image whose agent misbehaves as `fault` says: only the stand-in does.
+fn with_agent(fault: &str) -> ImageVariant {
+    ImageVariant::of(&Artefacts::stand_ins_image(), "misbehaving")
+        .kernel_words(&format!("coffer.standin={fault}"))
 }
 
 #[test]
@@ -260,7 +261,7 @@ fn silence_of_qmp_or_agent_ends_the_boot_and_names_the_phase() {
         // Both wait for the same limit; together they take as long as one.
         let qemu = fixture("fake-qemu-silent");
         let config = rig.config().path("qemu", &qemu).set("accel", "\"tcg\"").write("mute-qmp");
-        let image = with_agent(rig, "never-answer");
+        let image = with_agent("never-answer");
         let (qmp, agent) = tokio::join!(
             refused_with_config("mute-qmp", &config),
             refused_with_image(rig, &image, "mute-agent")
@@ -273,14 +274,14 @@ fn silence_of_qmp_or_agent_ends_the_boot_and_names_the_phase() {
 #[test]
 fn an_agent_that_answers_garbage_is_given_up() {
     e2e(async |rig| {
-        refused_with_image(rig, &with_agent(rig, "garbage"), "garbage").await.failed_with(&["agent"]);
+        refused_with_image(rig, &with_agent("garbage"), "garbage").await.failed_with(&["agent"]);
     });
 }
 
 #[test]
 fn an_agent_that_answers_too_much_is_given_up_in_bounded_memory() {
     e2e(async |rig| {
-        let image = with_agent(rig, "oversized-reply-at=CreateSandbox");
+        let image = with_agent("oversized-reply-at=CreateSandbox");
         refused_with_image(rig, &image, "oversized").await.failed_with(&["agent"]);
     });
 }
@@ -288,7 +289,7 @@ fn an_agent_that_answers_too_much_is_given_up_in_bounded_memory() {
 #[test]
 fn an_agent_that_hangs_up_in_mid_boot_is_told() {
     e2e(async |rig| {
-        let image = with_agent(rig, "hang-up-at=CreateSandbox");
+        let image = with_agent("hang-up-at=CreateSandbox");
         refused_with_image(rig, &image, "hangup").await.failed_with(&["agent"]);
     });
 }
@@ -296,7 +297,7 @@ fn an_agent_that_hangs_up_in_mid_boot_is_told() {
 #[test]
 fn an_agent_that_dies_at_the_first_container_takes_the_vm_with_it() {
     e2e(async |rig| {
-        let image = with_agent(rig, "die-at=CreateContainer");
+        let image = with_agent("die-at=CreateContainer");
         refused_with_image(rig, &image, "dying").await.failed_with(&["agent"]);
         Victim::Qemu.gone().await;
     });
