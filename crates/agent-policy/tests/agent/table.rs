@@ -74,7 +74,11 @@ fn rows() -> Vec<(&'static str, &'static str, Row)> {
         ("CreateContainerRequest", "OCI.Linux.Resources.CPU.Quota", Not(json!([-2]))),
         ("CreateContainerRequest", "OCI.Linux.Resources.Pids", Any(AMOUNT)),
         ("CreateContainerRequest", "OCI.Linux.Resources.Pids.Limit", Not(json!([-2, 1_u64 << 40]))),
-        ("CreateContainerRequest", "OCI.Linux.Resources.BlockIO", Any(AMOUNT)),
+        (
+            "CreateContainerRequest",
+            "OCI.Linux.Resources.BlockIO",
+            Not(json!([{}, { "Weight": 500, "LeafWeight": 0 }])),
+        ),
         (
             "CreateContainerRequest",
             "OCI.Linux.Devices",
