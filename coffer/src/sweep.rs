@@ -1,10 +1,11 @@
-//! `coffer sweep`: gives back what sandboxes left whose shim is dead.
+//! `coffer sweep`: gives back what sandboxes left whose shim is dead, and images of theirs that no record knows any more.
 
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::{Context, Result};
+use host_claims::rootfs::{Cache, DEFAULT_CACHE_BYTES, IMAGES};
 use shared_types::one_line;
 use slog::{Discard, Logger, o};
 use vmm::state::{Orphan, orphans};
@@ -13,7 +14,7 @@ use vmm::state::{Orphan, orphans};
 const HELP: &str = "\
 Every start of a pod does the same in the background; this waits for it and says how it went. Sandboxes whose shim lives, and
 those that somebody gives back already, are left alone. GPUs are reset and wiped, which takes a while; one that does not come
-back is in quarantine then (`coffer gpu list`).
+back is in quarantine then (`coffer gpu list`). Root file systems that were built for a container which is gone are removed, too.
 
 Exit codes:
   0  nothing is left of any dead sandbox
@@ -27,6 +28,9 @@ pub(crate) struct Args {
     /// Directory of all sandboxes' records
     #[arg(long, value_name = "DIRECTORY", default_value = vmm::state::ROOT)]
     state: PathBuf,
+    /// Directory of root file systems that were built for containers
+    #[arg(long, value_name = "DIRECTORY", default_value = IMAGES)]
+    images: PathBuf,
 }
 
 /// Gives everything back that it finds, one sandbox after the other.
@@ -55,6 +59,10 @@ async fn sweep(args: &Args, out: &mut impl Write) -> Result<ExitCode> {
             code = ExitCode::FAILURE;
         }
     }
+    // After the sandboxes, whose images are nobody's only now.
+    for image in Cache::new(&args.images, DEFAULT_CACHE_BYTES).clean() {
+        writeln!(out, "{}: removed", image.display())?;
+    }
     Ok(code)
 }
 
@@ -66,7 +74,8 @@ mod tests {
 
     fn swept(state: &Path) -> (ExitCode, String) {
         let mut out = Vec::new();
-        let code = run(&Args { state: state.to_owned() }, &mut out).unwrap();
+        let args = Args { state: state.to_owned(), images: state.join("no-images") };
+        let code = run(&args, &mut out).unwrap();
         (code, String::from_utf8(out).unwrap())
     }
 
@@ -87,5 +96,24 @@ mod tests {
         sandbox("broken", "{");
         let (code, text) = swept(root.path());
         assert!(code == ExitCode::FAILURE && text.contains("broken/state.json is not a record"), "{text}");
+    }
+
+    /// As after a power loss: /run is empty, and the disk is not.
+    #[test]
+    fn an_image_that_no_record_knows_is_removed() {
+        let root = tempfile::tempdir().unwrap();
+        let image = |name: &str| {
+            let path = root.path().join(name);
+            std::fs::write(&path, "x").unwrap();
+            path
+        };
+        let [left, used, shared] = ["own-1.erofs", "own-2.erofs", "abc.erofs"].map(image);
+        let in_use = std::fs::File::open(&used).unwrap();
+        in_use.lock_shared().unwrap();
+        let args = Args { state: root.path().join("run"), images: root.path().to_owned() };
+        let mut out = Vec::new();
+        assert_eq!(run(&args, &mut out).unwrap(), ExitCode::SUCCESS);
+        assert_eq!(String::from_utf8(out).unwrap(), format!("{}: removed\n", left.display()));
+        assert_eq!([left, used, shared].map(|path| path.exists()), [false, true, true]);
     }
 }

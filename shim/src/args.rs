@@ -17,6 +17,8 @@ pub enum Invocation {
     Delete(Flags),
     /// `reap`: give back what a dead server left, for `start` and `delete`.
     Reap(Flags),
+    /// `clean`: remove images that dead servers left of which no record is there any more, for `start`.
+    Clean(Flags),
     /// No action: be the server; the listening socket is standard input.
     Serve(Flags),
 }
@@ -54,6 +56,7 @@ pub fn parse(args: &[String]) -> Result<Invocation, Error> {
         "start" => Invocation::Start,
         "delete" => Invocation::Delete,
         "reap" => Invocation::Reap,
+        "clean" => Invocation::Clean,
         "" => Invocation::Serve,
         other => return Err(Error::Action(other.to_owned())),
     };
@@ -104,6 +107,7 @@ mod tests {
         assert!(matches!(line("-namespace a -id b -bundle /x delete"), Ok(Invocation::Delete(_))));
         assert!(matches!(line("-namespace a -id b"), Ok(Invocation::Serve(_))));
         assert!(matches!(line("-namespace a -id b reap"), Ok(Invocation::Reap(_))));
+        assert!(matches!(line("-namespace a -id b clean"), Ok(Invocation::Clean(_))));
     }
 
     #[test]

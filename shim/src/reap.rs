@@ -3,15 +3,20 @@
 //!
 //! `delete` and `start` run this binary again, in a session of its own. It makes the sandbox's record its own, which is
 //! said on its standard output, gives everything back, and says that, too. Its log is [`LOG`].
+//!
+//! A machine that lost its power has no records any more, and on its disk the images that single containers had. So the first
+//! `start` after a boot has those removed as well.
 
 use std::env;
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, Write};
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use containerd_shim::Flags;
+use host_claims::rootfs::{Cache, DEFAULT_CACHE_BYTES, IMAGES};
 use nix::unistd::setsid;
 use slog::{Logger, error, info, o, warn};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -24,6 +29,8 @@ use crate::logging;
 
 /// The log's name in [`ROOT`].
 const LOG: &str = "reaper.log";
+/// The file in [`ROOT`] that says that images were looked after since the machine has booted.
+const CLEANED: &str = "images-cleaned";
 /// What is said when everything is given back.
 const DONE: &str = "done";
 /// How a failure begins.
@@ -68,7 +75,7 @@ pub fn release(namespace: &Namespace, id: &ContainerId, patience: Duration) -> R
         return Ok(());
     }
     let (reader, writer) = io::pipe().map_err(Error::Spawn)?;
-    spawn(namespace.as_str(), id.as_str(), writer.into())?;
+    spawn("reap", namespace.as_str(), id.as_str(), writer.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -87,17 +94,27 @@ pub fn release(namespace: &Namespace, id: &ContainerId, patience: Duration) -> R
     })
 }
 
-/// Has every sandbox whose server is dead given back, of all namespaces, without waiting for it. `except` is about to be made
-/// anew, which does that by itself.
+/// Has every sandbox whose server is dead given back, of all namespaces, without waiting for it; once after each boot also the
+/// images of those that have no record any more. `except` is about to be made anew, which gives it back by itself.
 pub fn sweep(except: &Path) {
-    let dead = orphans(Path::new(ROOT)).into_iter().filter(|path| path != except);
-    for path in dead.take(MOST) {
+    let spawn = |action: &str, path: &Path| {
         let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
-        if let (Some(namespace), Some(id)) = (name(path.parent()), name(Some(&path))) {
+        if let (Some(namespace), Some(id)) = (name(path.parent()), name(Some(path))) {
             // A start does not fail for what others left.
-            let _ = spawn(&namespace, &id, Stdio::null());
+            let _ = spawn(action, &namespace, &id, Stdio::null());
         }
+    };
+    let dead = orphans(Path::new(ROOT)).into_iter().filter(|path| path != except);
+    dead.take(MOST).for_each(|path| spawn("reap", &path));
+    if is_first(Path::new(ROOT)) {
+        spawn("clean", except);
     }
+}
+
+/// Whether nobody has asked this since the machine has booted: the directory is in memory.
+fn is_first(root: &Path) -> bool {
+    let made = DirBuilder::new().recursive(true).mode(0o700).create(root);
+    made.and_then(|()| File::create_new(root.join(CLEANED))).is_ok()
 }
 
 /// Where the sandbox has its record.
@@ -105,11 +122,11 @@ pub fn record_of(namespace: &Namespace, id: &ContainerId) -> PathBuf {
     StateDir::path_of(Path::new(ROOT), namespace.as_str(), id.as_str())
 }
 
-fn spawn(namespace: &str, id: &str, said: Stdio) -> Result<(), Error> {
+fn spawn(action: &str, namespace: &str, id: &str, said: Stdio) -> Result<(), Error> {
     let program = env::current_exe().map_err(Error::Spawn)?;
     let mut command = Command::new(program);
     command
-        .args(["-namespace", namespace, "-id", id, "reap"])
+        .args(["-namespace", namespace, "-id", id, action])
         // The bundle, where this one runs, is about to be removed.
         .current_dir("/")
         .stdin(Stdio::null())
@@ -125,11 +142,7 @@ fn spawn(namespace: &str, id: &str, said: Stdio) -> Result<(), Error> {
 pub fn reap(flags: &Flags) -> Result<(), Error> {
     let namespace = Namespace::new(flags.namespace.as_str())?;
     let id = ContainerId::new(flags.id.as_str())?;
-    setsid().map_err(|error| system("start a session")(error.into()))?;
-    let log =
-        logging::to_file(&Path::new(ROOT).join(LOG)).map_err(system("open the log of what is released"))?;
-    let log = log.new(o!("namespace" => namespace.to_string(), "sandbox" => id.to_string()));
-    logging::log_panics(&log);
+    let log = apart()?.new(o!("namespace" => namespace.to_string(), "sandbox" => id.to_string()));
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -142,7 +155,37 @@ pub fn reap(flags: &Flags) -> Result<(), Error> {
     // Whoever asked may have gone by now.
     let _ = writeln!(io::stdout(), "{said}");
     let _ = File::open("/dev/null").map(|null| nix::unistd::dup2_stdout(&null));
+    // Nobody waits for that: it may be many files, and no pod's name hangs on it.
+    clear(&images(), &log);
     result.map_err(Error::Failed)
+}
+
+/// The other process of a machine's first `start`: removes images that nobody has a record of.
+///
+/// # Errors
+/// [`Error::System`].
+pub fn clean(_: &Flags) -> Result<(), Error> {
+    clear(&images(), &apart()?);
+    Ok(())
+}
+
+/// Leaves who started this process; the log.
+fn apart() -> Result<Logger, Error> {
+    setsid().map_err(|error| system("start a session")(error.into()))?;
+    let log =
+        logging::to_file(&Path::new(ROOT).join(LOG)).map_err(system("open the log of what is released"))?;
+    logging::log_panics(&log);
+    Ok(log)
+}
+
+fn images() -> Cache {
+    Cache::new(IMAGES, DEFAULT_CACHE_BYTES)
+}
+
+fn clear(images: &Cache, log: &Logger) {
+    for image in images.clean() {
+        info!(log, "removed an image that nobody uses"; "image" => %image.display());
+    }
 }
 
 async fn give_back(path: &Path, log: &Logger) -> Result<(), String> {
@@ -163,4 +206,29 @@ async fn give_back(path: &Path, log: &Logger) -> Result<(), String> {
         warn!(log, "could not release a claim on the host"; "error" => failure);
     }
     if failures.is_empty() { Ok(()) } else { Err(failures.join("; ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn images_without_a_record_go_once_after_a_boot() {
+        let dir = tempfile::tempdir().unwrap();
+        let (root, images) = (dir.path().join("run/coffer"), dir.path().join("erofs"));
+        // Many pods may start at once, and one of them does it.
+        assert_eq!([(); 3].map(|()| is_first(&root)), [true, false, false]);
+        // The machine has booted anew.
+        fs::remove_dir_all(&root).unwrap();
+        assert!(is_first(&root));
+        fs::create_dir(&images).unwrap();
+        let [left, shared] = ["own-1.erofs", "abc.erofs"].map(|name| images.join(name));
+        for image in [&left, &shared] {
+            fs::write(image, "x").unwrap();
+        }
+        clear(&Cache::new(&images, DEFAULT_CACHE_BYTES), &Logger::root(slog::Discard, o!()));
+        assert_eq!([left, shared].map(|image| image.exists()), [false, true]);
+    }
 }

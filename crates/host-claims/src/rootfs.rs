@@ -19,7 +19,7 @@ use jail::Builder;
 use nix::fcntl::Flock;
 use serde::{Deserialize, Serialize};
 
-pub use cache::{Cache, DEFAULT_CACHE_BYTES};
+pub use cache::{Cache, DEFAULT_CACHE_BYTES, IMAGES};
 pub use convert::Conversion;
 pub use layer::Layer;
 use verity::{ReadError, RootHash, SidecarError};

@@ -5,8 +5,8 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host_claims::rootfs::{
-    Cache, Conversion, DEFAULT_CACHE_BYTES, ImagePlan, Mount as HostMount, Rootfs, containerds_layers,
-    has_changes,
+    Cache, Conversion, DEFAULT_CACHE_BYTES, IMAGES, ImagePlan, Mount as HostMount, Rootfs,
+    containerds_layers, has_changes,
 };
 use jail::{Builder, OWN_PROGRAM, UserId};
 use oci_spec::runtime::Spec;
@@ -20,8 +20,6 @@ use crate::api::{CreateRequest, Error, Mount, Result};
 
 type Cause = Box<dyn std::error::Error + Send + Sync>;
 
-/// Where images that were built from other snapshotters' mounts are kept.
-const IMAGES: &str = "/var/lib/coffer/erofs";
 /// Where converted layers are kept.
 const LAYERS: &str = "/var/lib/coffer/layers";
 /// The program that converts layers.

@@ -59,7 +59,7 @@ pub(super) async fn run(
     let _lock = result.await.map_err(lost)??;
     let image = cache.open(&place).await?;
     // What it is for is there; a cache that is too large is no reason to refuse it.
-    let _ = aside("cache", move || cache.clean()).await;
+    let _ = aside("cache", move || drop(cache.clean())).await;
     image.ok_or_else(|| Error::file("find the new image", place.path())(io::ErrorKind::NotFound.into()))
 }
 

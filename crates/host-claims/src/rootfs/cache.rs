@@ -19,6 +19,8 @@ use tokio::time::{Instant, sleep};
 use super::tree::Tree;
 use super::{Error, Layer};
 
+/// Where a node keeps images that were built from other snapshotters' mounts.
+pub const IMAGES: &str = "/var/lib/coffer/erofs";
 /// How large a cache may grow before images that nobody uses go, those first that were not used for longest.
 pub const DEFAULT_CACHE_BYTES: u64 = 16 << 30;
 
@@ -141,19 +143,24 @@ impl Cache {
         }
     }
 
-    /// Removes what dead builders and shims left, then images that nobody uses until the rest fits.
-    /// Best effort: a cache that is too large is no reason to refuse a container.
-    pub(super) fn clean(&self) {
-        let (mut images, mut total) = (Vec::new(), 0);
+    /// Removes what dead builders and shims left, then images that nobody uses until the rest fits; returns what it removed.
+    /// Best effort: a cache that is too large is no reason to refuse a container. It waits for the disk.
+    pub fn clean(&self) -> Vec<PathBuf> {
+        let (mut images, mut total, mut removed) = (Vec::new(), 0, Vec::new());
+        let mut remove = |path: &Path| {
+            let is_removed = remove_unused(path).is_ok();
+            removed.extend(is_removed.then(|| path.to_owned()));
+            is_removed
+        };
         for entry in std::fs::read_dir(&self.dir).into_iter().flatten().flatten() {
             let (path, Ok(meta)) = (entry.path(), entry.metadata()) else { continue };
             match path.extension().and_then(|extension| extension.to_str()) {
                 Some("tmp") => {
-                    let _ = remove_unused(&path);
+                    remove(&path);
                 }
                 // In use, or about to be: its builder has it. It counts, and cannot go.
                 Some("erofs") if entry.file_name().to_string_lossy().starts_with(OWN) => {
-                    let stays = is_building(&path) || remove_unused(&path).is_err();
+                    let stays = is_building(&path) || !remove(&path);
                     total += if stays { meta.len() } else { 0 };
                 }
                 Some("erofs") => {
@@ -169,10 +176,11 @@ impl Cache {
             if total <= self.bytes {
                 break;
             }
-            if remove_unused(&path).is_ok() {
+            if remove(&path) {
                 total -= bytes;
             }
         }
+        removed
     }
 }
 
@@ -305,7 +313,7 @@ mod tests {
         // Built, and its builder has not opened it yet.
         let built = Place::Own(put(dir.path(), "own-3.erofs", 30_000, 0));
         let building = cache.build_lock(&built).await.unwrap();
-        cache.clean();
+        assert_eq!(cache.clean(), std::slice::from_ref(&left));
         assert_eq!([&left, used.path(), built.path()].map(Path::exists), [false, true, true]);
         drop((image, building));
         cache.clean();
