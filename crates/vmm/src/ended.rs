@@ -4,6 +4,7 @@ use serde_json::Value;
 use shared_types::PciAddress;
 
 use crate::diagnose::diagnose;
+use crate::gate::PoweredOff;
 use crate::lost::Loss;
 use crate::qemu::Exit;
 use crate::qmp::Event;
@@ -20,8 +21,8 @@ pub struct LastWords {
     pub console: Vec<String>,
     /// The last lines of the guest's PID 1, which the console has as well where there is one.
     pub guest: Vec<String>,
-    /// Why PID 1 refused to go on.
-    pub refusal: Option<String>,
+    /// Why PID 1 powered off.
+    pub powered_off: Option<PoweredOff>,
     /// What QEMU's monitor says of a guest that gave up.
     pub panic: Option<String>,
 }
@@ -80,8 +81,8 @@ impl std::fmt::Display for LastWords {
         if let Some(meaning) = diagnose(&self.console, &self.stderr) {
             write!(f, "; {meaning}")?;
         }
-        if let Some(refusal) = &self.refusal {
-            write!(f, "; the guest refused to go on: {refusal}")?;
+        if let Some(why) = &self.powered_off {
+            write!(f, "; {why}")?;
         }
         if let Some(panic) = &self.panic {
             write!(f, "; {panic}")?;
@@ -193,7 +194,7 @@ mod tests {
     fn a_guest_without_a_console_is_heard_all_the_same() {
         let last_words = LastWords {
             guest: vec!["starting".to_owned(), "fatal: no policy; powering off".to_owned()],
-            refusal: Some("no policy".to_owned()),
+            powered_off: Some(PoweredOff::Refused("no policy".to_owned())),
             ..LastWords::default()
         };
         assert!(!last_words.is_empty());
@@ -203,6 +204,21 @@ mod tests {
             text,
             "the guest shut itself down; the guest refused to go on: no policy; the guest's last lines: starting | \
              fatal: no policy; powering off"
+        );
+    }
+
+    /// After days, for lack of memory: no word of what may be wrong at a start.
+    #[test]
+    fn an_agent_that_was_killed_is_told_as_that() {
+        let last_words = LastWords {
+            powered_off: Some(PoweredOff::AgentEnded("was killed by SIGKILL".to_owned())),
+            ..LastWords::default()
+        };
+        let exit = Exit::Unknown(String::new());
+        let text = Ended { cause: Cause::GuestShutDown, exit, last_words }.to_string();
+        assert_eq!(
+            text,
+            "the guest shut itself down; its agent was killed by SIGKILL, and the VM ended for it"
         );
     }
 

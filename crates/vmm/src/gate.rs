@@ -4,6 +4,7 @@
 //! sealed secrets that a container of it is about to have.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -17,6 +18,7 @@ use tokio::time::timeout;
 use verity::RootHash;
 use vmm_config::hotplug::Lun;
 
+use crate::boot::Phase;
 use crate::lines::{Tail, tail};
 use crate::progress::Activity;
 use crate::secrets::{AwaitedSecrets, Expected, Secrets};
@@ -32,6 +34,39 @@ pub struct Gate {
     tail: Tail,
     heard: Arc<watch::Sender<Heard>>,
     _task: Arc<Task>,
+}
+
+/// Why a guest's PID 1 has powered off.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PoweredOff {
+    /// It has found what must not be.
+    Refused(String),
+    /// The agent ended, in this way.
+    AgentEnded(String),
+}
+
+impl PoweredOff {
+    /// In the words of a boot that it ended in `phase`. Only an agent that ends by itself before it ever answers has a cause
+    /// that can be guessed.
+    pub(crate) fn in_boot(&self, phase: Phase) -> String {
+        match self {
+            Self::Refused(reason) => reason.clone(),
+            Self::AgentEnded(how) if phase == Phase::Agent && how.starts_with("exited") => format!(
+                "{self}; an agent that ends at its start cannot read the policy in the pod's initdata: `coffer initdata build` \
+                 checks it"
+            ),
+            Self::AgentEnded(_) => self.to_string(),
+        }
+    }
+}
+
+impl fmt::Display for PoweredOff {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Refused(reason) => write!(f, "the guest refused to go on: {reason}"),
+            Self::AgentEnded(how) => write!(f, "its agent {how}, and the VM ended for it"),
+        }
+    }
 }
 
 /// Ends the listening with the last handle.
@@ -51,8 +86,8 @@ impl Drop for Task {
 pub(crate) struct Heard {
     /// PID 1 has connected and said something.
     anything: bool,
-    /// Why it refuses to go on.
-    fatal: Option<String>,
+    /// Why it powers off.
+    powered_off: Option<PoweredOff>,
     layers: BTreeMap<RootHash, Layer>,
     pub(crate) secrets: Secrets,
 }
@@ -142,11 +177,7 @@ impl Heard {
         self.anything = true;
         match Line::parse(line) {
             Some(Line::Ready(root)) => self.set(root, Standing::Ready),
-            Some(Line::Gone(root)) => {
-                if self.is_leaving(root) {
-                    self.layers.remove(&root);
-                }
-            }
+            Some(Line::Gone(root)) if self.is_leaving(root) => drop(self.layers.remove(&root)),
             Some(Line::Refused { lun, reason }) => {
                 let named = self
                     .layers
@@ -164,16 +195,16 @@ impl Heard {
                         root hash says"; "layer" => %root, "file" => %layer.image.display(), "kind" => kind, "block" => block);
                 }
             }
-            Some(Line::Fatal(reason)) if self.fatal.is_none() => self.fatal = Some(reason.to_owned()),
-            Some(Line::AgentEnded(how)) if self.fatal.is_none() => {
-                self.fatal = Some(format!(
-                    "its agent {how}, and the VM ended for it; an agent that ends at its start cannot read the policy in the \
-                     pod's initdata: `coffer initdata build` checks it"
-                ));
-            }
+            Some(Line::Fatal(reason)) => self.end(PoweredOff::Refused(reason.to_owned())),
+            Some(Line::AgentEnded(how)) => self.end(PoweredOff::AgentEnded(how.to_owned())),
             Some(Line::Secret(word)) => self.secrets.note(word),
-            Some(Line::Fatal(_) | Line::AgentEnded(_)) | None => {}
+            Some(Line::Gone(_)) | None => {}
         }
+    }
+
+    /// The first reason is the one.
+    fn end(&mut self, why: PoweredOff) {
+        self.powered_off.get_or_insert(why);
     }
 
     fn is_leaving(&self, root: RootHash) -> bool {
@@ -220,16 +251,16 @@ impl Gate {
         let _ = self.heard.subscribe().wait_for(|heard| heard.anything).await;
     }
 
-    /// Waits until PID 1 refuses to go on; says why.
-    pub async fn refuses(&self) -> String {
-        let mut heard = self.heard.subscribe();
-        let refusal = heard.wait_for(|heard| heard.fatal.is_some()).await;
-        refusal.ok().and_then(|heard| heard.fatal.clone()).unwrap_or_default()
+    /// Waits until PID 1 says that it powers off; its words.
+    pub async fn powers_off(&self) -> String {
+        // The sender is ours, and lives.
+        let _ = self.heard.subscribe().wait_for(|heard| heard.powered_off.is_some()).await;
+        self.powered_off().map_or_else(String::new, |why| why.to_string())
     }
 
-    /// Why PID 1 refused to go on, where it did.
-    pub fn refusal(&self) -> Option<String> {
-        self.heard.borrow().fatal.clone()
+    /// Why PID 1 powered off, where it said so.
+    pub fn powered_off(&self) -> Option<PoweredOff> {
+        self.heard.borrow().powered_off.clone()
     }
 
     /// Waits until the last line has been heard, at most `patience`; not at all where nobody has spoken.

@@ -457,7 +457,7 @@ async fn watched<T>(
     let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
         biased;
-        refusal = gate.refuses() => Err(Failure::Refused(refusal)),
+        why = gate.powers_off() => Err(Failure::Refused(why)),
         exit = qemu.wait() => Err(Failure::Died(exit)),
         (address, loss) = lost::in_boot(&stderr, spec.passthrough(), sysfs), if !spec.passthrough().is_empty() => {
             Err(Failure::DeviceLost(address, loss))
@@ -495,8 +495,8 @@ async fn unwind(
     console.ended(LAST_WORDS).await;
     gate.ended(LAST_WORDS).await;
     // A guest that refuses is the cause of all that came with its end.
-    let cause = match gate.refusal() {
-        Some(refusal) => Failure::Refused(refusal),
+    let cause = match gate.powered_off() {
+        Some(why) => Failure::Refused(why.in_boot(phase)),
         None => cause,
     };
     let mut signs = Signs::default();
@@ -509,7 +509,7 @@ async fn unwind(
         stderr: qemu.stderr().lines(),
         console: console.lines(),
         guest: gate.lines(),
-        refusal: None,
+        powered_off: None,
         panic: signs.panic,
     };
     let error = common.failed(phase, cause, last_words);

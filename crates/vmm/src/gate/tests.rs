@@ -163,19 +163,32 @@ async fn the_first_word_and_the_last_are_heard() {
     let gate = gate();
     say(&gate, "cmdline ok");
     gate.speaks().await;
-    assert_eq!(gate.refusal(), None);
+    assert_eq!(gate.powered_off(), None);
     say(&gate, "fatal: two initdata disks; powering off");
     say(&gate, "fatal: something else; powering off");
-    assert_eq!(gate.refuses().await, "two initdata disks");
+    assert_eq!(gate.powers_off().await, "the guest refused to go on: two initdata disks");
+    assert_eq!(gate.powered_off().unwrap().in_boot(Phase::Agent), "two initdata disks");
 }
 
-/// QEMU then ends with status 0, as after any shutdown: the agent's end is the cause.
+/// QEMU then ends with status 0, as after any shutdown: the agent's end is the cause. What is behind that can be guessed only
+/// where it ended by itself, before it ever answered.
 #[tokio::test]
 async fn an_agent_that_ends_is_told_from_a_vm_that_ends() {
-    let gate = gate();
-    say(&gate, "the agent exited with status 101; powering off");
-    let refusal = gate.refuses().await;
-    assert!(refusal.contains("its agent exited with status 101") && refusal.contains("policy"), "{refusal}");
+    let said = |line: &str| {
+        let gate = gate();
+        say(&gate, line);
+        gate.powered_off().unwrap()
+    };
+    let exited = said("the agent exited with status 101; powering off");
+    assert_eq!(exited.to_string(), "its agent exited with status 101, and the VM ended for it");
+    let text = exited.in_boot(Phase::Agent);
+    assert!(text.contains("its agent exited with status 101") && text.contains("policy"), "{text}");
+    assert_eq!(exited.in_boot(Phase::Running), exited.to_string());
+    // As PID 1 says it when there was no memory left, in its first second or after days.
+    let killed = said("the agent was killed by SIGKILL; powering off");
+    for text in [killed.to_string(), killed.in_boot(Phase::Agent), killed.in_boot(Phase::Running)] {
+        assert_eq!(text, "its agent was killed by SIGKILL, and the VM ended for it");
+    }
 }
 
 proptest! {
