@@ -42,9 +42,11 @@ pub enum Error {
     },
     /// Another installer works.
     #[error(
-        "another `coffer install` or `coffer uninstall` works on this node (it has {path} locked): wait for it"
+        "another `coffer install` or `coffer uninstall` works on this node ({holder} has {path} locked): wait for it"
     )]
     Locked {
+        /// As it calls itself.
+        holder: String,
         /// What is locked.
         path: String,
     },
