@@ -8,6 +8,7 @@ use std::fs::{File, Metadata};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::FileTypeExt;
 use std::path::{Path, PathBuf};
 
 use nix::dir::Dir;
@@ -39,6 +40,20 @@ impl Below {
     /// Nothing is there, or the way to it leaves the directory or has a link.
     pub fn look(&self, path: &Path) -> io::Result<Metadata> {
         self.at(path, OFlag::O_PATH | OFlag::O_NOFOLLOW)?.metadata()
+    }
+
+    /// Opens the regular file or disk at `path` for reading; `None` where something else is.
+    ///
+    /// # Errors
+    /// Nothing is there, the way to it leaves the directory or has a link, or it cannot be opened.
+    pub fn volume(&self, path: &Path) -> io::Result<Option<File>> {
+        let is_one = |metadata: &Metadata| metadata.is_file() || metadata.file_type().is_block_device();
+        // To open another kind of device may do something.
+        if !is_one(&self.look(path)?) {
+            return Ok(None);
+        }
+        let file = self.at(path, OFlag::O_RDONLY | OFlag::O_NONBLOCK)?;
+        Ok(is_one(&file.metadata()?).then_some(file))
     }
 
     /// Where the link at `path` points.
@@ -133,6 +148,7 @@ mod tests {
         assert_eq!(below.read_link(&at("out")).unwrap(), Path::new("../secret"));
         assert_eq!(below.list(&at("sub")).unwrap(), [at("sub/file")]);
         assert_eq!(below.list(&dir.path().join("pod")).unwrap().len(), 4);
+        assert!(below.volume(&at("sub/file")).unwrap().is_some());
         assert_eq!(below.read(&at("sub/file")).unwrap().metadata().unwrap().len(), 4);
         below.write(&at("sub/file"), b"new").unwrap();
         assert_eq!(fs::read(at("sub/file")).unwrap(), b"new");
@@ -143,7 +159,10 @@ mod tests {
         let (dir, below) = rig();
         let at = |name: &str| dir.path().join("pod").join(name);
         for name in ["out", "away/secret", "inside/file", "sub/../../secret", "../secret"] {
-            assert!(below.read(&at(name)).is_err(), "{name}");
+            assert!(
+                below.read(&at(name)).is_err() && !matches!(below.volume(&at(name)), Ok(Some(_))),
+                "{name}"
+            );
             assert!(below.write(&at(name), b"x").is_err(), "{name}");
         }
         assert!(below.look(&at("away/secret")).is_err() && below.list(&at("inside")).is_err());
@@ -161,6 +180,8 @@ mod tests {
         let (dir, below) = rig();
         let at = |name: &str| dir.path().join("pod").join(name);
         mkfifo(&at("fifo"), Mode::S_IRWXU).unwrap();
+        assert!(below.volume(&at("fifo")).unwrap().is_none() && below.volume(&at("sub")).unwrap().is_none());
+        assert!(below.volume(&at("missing")).is_err());
         for name in ["fifo", "sub", "missing"] {
             assert!(below.read(&at(name)).is_err() && below.write(&at(name), b"x").is_err(), "{name}");
         }

@@ -6,6 +6,7 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::fs::FileTypeExt;
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -85,10 +86,12 @@ pub enum DiskError {
 }
 
 /// An image file that the guest shall have as a layer.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Layer {
     /// An EROFS image with a dm-verity tree.
     pub image: PathBuf,
+    /// The same, where it is open already: who can change the way to it cannot have another file taken for it.
+    pub file: Option<Arc<File>>,
     /// Its tree's root hash.
     pub root: RootHash,
     /// Whether it is encrypted, so that the guest gets a key for it first.
@@ -113,9 +116,9 @@ impl Disks {
         gate: &Gate,
         layer: &Layer,
     ) -> Result<Option<Lun>, DiskError> {
-        let Layer { image, root, .. } = layer;
+        let Layer { image, root, file, .. } = layer;
         let unusable = |source| DiskError::Image { path: image.clone(), source };
-        let file = File::open(image).map_err(unusable)?;
+        let file = file.clone().map_or_else(|| File::open(image).map(Arc::new), Ok).map_err(unusable)?;
         let kind = file.metadata().map_err(unusable)?.file_type();
         let backing = match (kind.is_file(), kind.is_block_device()) {
             (true, _) => Backing::File,

@@ -153,7 +153,7 @@ impl Vm {
     }
 
     async fn add_one(&self, layer: &Layer, luns: &mut Vec<Lun>) -> Result<(), DiskError> {
-        let Layer { image, root, encrypted } = layer;
+        let Layer { image, root, encrypted, .. } = layer;
         let patience = if *encrypted { KEY_PATIENCE } else { self.open_patience };
         loop {
             let layer = layer.clone();
@@ -290,7 +290,7 @@ impl Driver {
                 stderr: self.parts.qemu.stderr().lines(),
                 console: self.parts.console.lines(),
                 guest: self.parts.gate.lines(),
-                refusal: self.parts.gate.refusal(),
+                powered_off: self.parts.gate.powered_off(),
                 panic: self.signs.panic,
             },
         };

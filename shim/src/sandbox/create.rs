@@ -14,6 +14,7 @@ use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
 
+use super::node_files::look;
 use super::pod_vm::{Context, DataHub, PodVm};
 use super::volumes::Copied;
 use super::{gpus, layers, models, sealed, sub_paths};
@@ -57,10 +58,18 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     // The guest has the pod's own container, and takes none of the host's.
     let role = Role::of(&spec);
     sub_paths::name_directories(&mut spec);
-    let models = if role == Role::Sandbox { Vec::new() } else { models::take(&mut spec, &vm.volumes)? };
+    let uid = uid(&spec);
+    let mut models = Vec::new();
+    if role != Role::Sandbox && !vm.volumes.is_empty() {
+        let (volumes, uid) = (Arc::clone(&vm.volumes), uid.clone());
+        let took = look(move |looking| {
+            models::take(&mut spec, &volumes, uid.as_deref(), looking).map(|models| (spec, models))
+        });
+        (spec, models) = took.await??;
+    }
     let spec = &spec;
     if vm.data_hub == DataHub::Nobody {
-        sealed::refuse(spec)?;
+        sealed::refuse(spec, uid.as_deref())?;
     }
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
@@ -81,11 +90,21 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
             .await
             .map_err(|error| Error::failed("give the VM the container's layers and volumes", error))?;
     }
-    let sandbox =
-        SandboxFacts { namespace: context.namespace.as_str(), seccomp: vm.seccomp, scratch: vm.scratch };
-    let complete = vm.files.as_ref().map(|files| files.complete(spec));
-    let complete = complete.as_ref().unwrap_or(spec);
-    let mut guest = translate(request.id.as_str(), complete, &sandbox, &rootfs, &stat)
+    let translated = look({
+        let complete = vm.files.as_ref().map_or_else(|| spec.clone(), |files| files.complete(spec));
+        let (id, namespace, seccomp, scratch) =
+            (request.id.clone(), context.namespace.clone(), vm.seccomp, vm.scratch);
+        move |looking| {
+            let sandbox = SandboxFacts { namespace: namespace.as_str(), seccomp, scratch };
+            let stat = |path: &Path| {
+                looking.at(path);
+                stat(path)
+            };
+            translate(id.as_str(), &complete, &sandbox, &rootfs, &stat)
+        }
+    });
+    let mut guest = translated
+        .await?
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
     guest.mount_models(&mounts);
@@ -131,6 +150,14 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     Ok(made)
 }
 
+/// The UID of a container's pod, empty where nobody says it; `None` for one that is no pod's.
+fn uid(spec: &Spec) -> Option<String> {
+    let annotations = spec.annotations().as_ref();
+    let names = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+    let uid = names.iter().find_map(|name| annotations?.get(*name)).cloned();
+    (Role::of(spec) != Role::Single).then(|| uid.unwrap_or_default())
+}
+
 /// The image that the guest is to pull for a container; the pod's own container has the guest image's.
 pub fn pulled(new: &NewContainer) -> Option<String> {
     let Rootfs::GuestPull(volume) = &new.request.rootfs else { return None };
@@ -167,7 +194,7 @@ fn check_pids(pod: &OnceLock<bool>, shares: bool) -> Result<()> {
 }
 
 fn vm_layer(layer: &host_claims::rootfs::Layer) -> Layer {
-    Layer { image: layer.image.clone(), root: layer.root, encrypted: false }
+    Layer { image: layer.image.clone(), file: None, root: layer.root, encrypted: false }
 }
 
 /// What is at a path of the host.

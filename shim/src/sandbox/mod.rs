@@ -20,6 +20,7 @@ mod last_words;
 mod launch;
 mod layers;
 mod models;
+mod node_files;
 mod own;
 mod pinned;
 mod pod_vm;

@@ -2,22 +2,28 @@
 //!
 //! A disk comes as Kubernetes gives a volume in block mode, a device of the container; a file as a mount of one. Which of the
 //! declared volumes it is, the first bytes on it say. The guest decides whether it is true.
+//!
+//! A pod's manifest may name any file, an image of another pod's too. So nothing is opened that is the engine's or Coffer's, or
+//! that a link leads to, and of what is not declared nothing is told but that. What was opened is what the VM gets.
 
 use std::fs::{self, File};
 use std::io;
-use std::os::unix::fs::{FileExt, FileTypeExt};
+use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
+use agent_client::Below;
 use guest_spec::ModelMount;
 use model_volumes::{DOCUMENT, HEAD, Kind, Volumes, uuid};
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceType, Mount, Spec};
 use verity::{RootHash, read_root};
 use vmm::Layer;
 
+use super::node_files::{Looking, can_be_volume};
 use crate::api::{Error, Result};
 
 /// A model volume on its disk.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Model {
     /// What the VM gets.
     pub layer: Layer,
@@ -25,11 +31,11 @@ pub struct Model {
     pub mount: ModelMount,
 }
 
-/// Takes the model volumes out of a container's specification.
+/// Takes the model volumes out of the specification of a container, whose pod has this UID. It waits for the node's disks.
 ///
 /// # Errors
 /// A disk that is a volume by its form, and is none that is declared.
-pub fn take(spec: &mut Spec, volumes: &Volumes) -> Result<Vec<Model>> {
+pub fn take(spec: &mut Spec, volumes: &Volumes, uid: Option<&str>, looking: &Looking) -> Result<Vec<Model>> {
     let mut models = Vec::new();
     if volumes.is_empty() {
         return Ok(models);
@@ -37,9 +43,11 @@ pub fn take(spec: &mut Spec, volumes: &Volumes) -> Result<Vec<Model>> {
     let mut mounts = spec.mounts().clone().unwrap_or_default();
     let mut failure = None;
     mounts.retain(|mount| {
-        let Some(source) = file_of(mount) else { return true };
+        let Some(source) = bound(mount).filter(|source| can_be_volume(source, uid)) else { return true };
+        looking.at(source);
+        let Some(file) = open(source) else { return true };
         let options = mount.options().clone().unwrap_or_default();
-        match declared(source, mount.destination(), options, volumes) {
+        match declared(source, file, mount.destination(), options, volumes) {
             Ok(model) => {
                 let is_other = model.is_none();
                 models.extend(model);
@@ -58,7 +66,13 @@ pub fn take(spec: &mut Spec, volumes: &Volumes) -> Result<Vec<Model>> {
         if device.typ() != LinuxDeviceType::B {
             return true;
         }
-        match node(device).and_then(|node| declared(&node, device.path(), Vec::new(), volumes)) {
+        looking.at(device.path());
+        let found = node(device).and_then(|node| {
+            let opened = File::open(&node);
+            let file = opened.map_err(|error| Error::failed(format!("open {}", node.display()), error))?;
+            declared(&node, file, device.path(), Vec::new(), volumes)
+        });
+        match found {
             Ok(model) => {
                 let is_other = model.is_none();
                 models.extend(model);
@@ -77,13 +91,16 @@ pub fn take(spec: &mut Spec, volumes: &Volumes) -> Result<Vec<Model>> {
     failure.map_or(Ok(models), Err)
 }
 
-/// The source of a mount of one file or disk.
-fn file_of(mount: &Mount) -> Option<&Path> {
+/// The source of a bind mount.
+fn bound(mount: &Mount) -> Option<&Path> {
     let is_bind = mount.typ().as_deref() == Some("bind")
         || mount.options().iter().flatten().any(|option| option == "bind" || option == "rbind");
-    let source = mount.source().as_deref().filter(|_| is_bind)?;
-    let kind = fs::metadata(source).ok()?.file_type();
-    (kind.is_file() || kind.is_block_device()).then_some(source)
+    mount.source().as_deref().filter(|_| is_bind)
+}
+
+/// A file or disk that no link leads to; what is none is refused later, by its path.
+fn open(source: &Path) -> Option<File> {
+    Below::open(Path::new("/")).and_then(|root| root.volume(source)).ok().flatten()
 }
 
 /// The node's own name of a block device.
@@ -106,20 +123,17 @@ fn node(device: &LinuxDevice) -> Result<PathBuf> {
 /// Which declared volume a disk is; `None` for one that is no volume by its form.
 fn declared(
     disk: &Path,
+    file: File,
     destination: &Path,
     options: Vec<String>,
     volumes: &Volumes,
 ) -> Result<Option<Model>> {
-    let unusable = |error| {
-        Error::failed(format!("read the volume {} (for {})", disk.display(), destination.display()), error)
-    };
-    let file = File::open(disk).map_err(unusable)?;
     let mut head = [0; HEAD];
     let locked = file.read_exact_at(&mut head, 0).ok().and_then(|()| uuid(&head));
     let (found, what) = match locked {
-        Some(uuid) => (volumes.with_uuid(uuid), format!("the LUKS2 volume {uuid}")),
+        Some(uuid) => (volumes.with_uuid(uuid), "a LUKS2 volume"),
         None => match read_root(&file) {
-            Ok((root, _)) => (volumes.with_root(root), format!("an image with the root hash {root}")),
+            Ok((root, _)) => (volumes.with_root(root), "an image with a hash tree"),
             Err(_) => return Ok(None),
         },
     };
@@ -136,13 +150,15 @@ fn declared(
     let encrypted = matches!(volume.kind, Kind::Luks2 { .. });
     let root: RootHash = volume.root;
     Ok(Some(Model {
-        layer: Layer { image: disk.to_owned(), root, encrypted },
+        layer: Layer { image: disk.to_owned(), file: Some(Arc::new(file)), root, encrypted },
         mount: ModelMount { destination: destination.to_owned(), root, options },
     }))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use serde_json::json;
 
     use super::*;
@@ -155,6 +171,10 @@ mod tests {
             "[weights]\nkind = \"luks2\"\nuuid = \"{UUID}\"\nkey = \"kbs:///default/key/w\"\nroot_hash = \"{root}\"\n"
         );
         Volumes::parse(&text).unwrap()
+    }
+
+    fn taken(spec: &mut Spec, volumes: &Volumes) -> Result<Vec<Model>> {
+        take(spec, volumes, Some("8c5d"), &Looking::default())
     }
 
     /// A file that claims to be the disk with this UUID.
@@ -184,7 +204,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = disk(directory.path(), "weights", UUID);
         let mut spec = spec(&path);
-        let models = take(&mut spec, &volumes()).unwrap();
+        let models = taken(&mut spec, &volumes()).unwrap();
         let [Model { layer, mount }] = &models[..] else { panic!("{models:?}") };
         assert_eq!(
             (layer.image.as_path(), layer.root.to_string(), layer.encrypted),
@@ -199,16 +219,50 @@ mod tests {
     fn another_disk_is_told_by_what_it_is_and_what_is_no_disk_is_left_alone() {
         let directory = tempfile::tempdir().unwrap();
         let other = disk(directory.path(), "other", "1f8a237d-48ca-4305-ba9f-d2efb00fcd98");
-        let text = take(&mut spec(&other), &volumes()).unwrap_err().to_string();
-        for words in [other.to_str().unwrap(), "/models", "1f8a237d", "(weights)", "bound anew"] {
+        let text = taken(&mut spec(&other), &volumes()).unwrap_err().to_string();
+        for words in [other.to_str().unwrap(), "/models", "a LUKS2 volume", "(weights)", "bound anew"] {
             assert!(text.contains(words), "{words}: {text}");
         }
+        // Nothing by which the next pod could declare it.
+        assert!(!text.contains("1f8a237d"), "{text}");
         // Without a declaration it is the host's file, which is refused later.
-        assert_eq!(take(&mut spec(&other), &Volumes::default()).unwrap(), []);
+        assert!(taken(&mut spec(&other), &Volumes::default()).unwrap().is_empty());
         let plain = directory.path().join("plain");
         fs::write(&plain, "x").unwrap();
         let mut spec = spec(&plain);
-        assert_eq!(take(&mut spec, &volumes()).unwrap(), []);
+        assert!(taken(&mut spec, &volumes()).unwrap().is_empty());
         assert_eq!(spec.mounts().as_ref().unwrap().len(), 2);
+    }
+
+    /// Declared by somebody who knows what is in it: the place alone decides.
+    #[test]
+    fn what_is_the_engines_or_behind_a_link_is_no_volume_whatever_is_declared() {
+        let directory = tempfile::tempdir().unwrap();
+        let engine = directory.path().join("io.containerd.snapshotter.v1.erofs/snapshots/12");
+        fs::create_dir_all(&engine).unwrap();
+        let theirs = disk(&engine, "layer.erofs", UUID);
+        let link = directory.path().join("link");
+        symlink(&theirs, &link).unwrap();
+        let folder = directory.path().join("folder");
+        symlink(&engine, &folder).unwrap();
+        for source in [theirs.clone(), link, folder.join("layer.erofs")] {
+            let mut spec = spec(&source);
+            assert!(taken(&mut spec, &volumes()).unwrap().is_empty(), "{}", source.display());
+            // It is left to what refuses a host's file.
+            assert_eq!(spec.mounts().as_ref().unwrap().len(), 2);
+        }
+    }
+
+    /// Between the look at it and the VM's start somebody exchanges the file.
+    #[test]
+    fn the_vm_gets_the_file_that_was_looked_at() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = disk(directory.path(), "weights", UUID);
+        let models = taken(&mut spec(&path), &volumes()).unwrap();
+        let other = disk(directory.path(), "other", "1f8a237d-48ca-4305-ba9f-d2efb00fcd98");
+        fs::rename(&other, &path).unwrap();
+        let mut uuid = [0; 36];
+        models[0].layer.file.as_ref().unwrap().read_exact_at(&mut uuid, 168).unwrap();
+        assert_eq!(uuid, UUID.as_bytes());
     }
 }

@@ -15,6 +15,7 @@ use oci_spec::runtime::Spec;
 use shared_types::sealed::{PREFIX, SealedId};
 use vmm::{AwaitedSecrets, Expected, Vm};
 
+use super::node_files::is_of_pod;
 use crate::api::{Error, Result};
 
 /// The folders of kubelet's in which a pod's secrets may be. No name says of which volume a `subPath` is.
@@ -24,11 +25,12 @@ const LEFT_ALONE: [&str; 5] = ["resolv.conf", "termination-log", "hostname", "ho
 /// How long the guest's word may take once the container is made: it was said before.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Fails if the container is to have a sealed secret, in its environment or in a volume of kubelet's.
+/// Fails if the container, whose pod has this UID, is to have a sealed secret, in its environment or in a volume of kubelet's.
+/// Other files of the node are not looked at: they are refused by their paths.
 ///
 /// # Errors
 /// [`Error::InvalidRequest`], which names it.
-pub fn refuse(spec: &Spec) -> Result<()> {
+pub fn refuse(spec: &Spec, uid: Option<&str>) -> Result<()> {
     let environment =
         spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
     let variables = environment.iter().filter_map(|entry| entry.split_once('='));
@@ -39,6 +41,7 @@ pub fn refuse(spec: &Spec) -> Result<()> {
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         let Some(source) = mount.source().as_deref() else { continue };
         if is_secret(source)
+            && is_of_pod(source, uid)
             && let Some(name) = sealed(source).map_err(|error| unreadable(source, &error))?
         {
             return Err(refused(&format!("{} in {}", name, mount.destination().display())));
@@ -209,7 +212,7 @@ mod tests {
     }
 
     fn said(spec: &Spec) -> String {
-        refuse(spec).unwrap_err().to_string()
+        refuse(spec, None).unwrap_err().to_string()
     }
 
     #[test]
@@ -218,7 +221,7 @@ mod tests {
         let secret = folder.path().join("volumes/kubernetes.io~secret/keys");
         fs::create_dir_all(&secret).unwrap();
         fs::write(secret.join("one"), "plain").unwrap();
-        assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret)).is_ok());
+        assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret), None).is_ok());
         let text = said(&spec(&["A=b", "KEY=sealed.a.b.c"], &secret));
         assert!(
             text.contains("the environment variable KEY") && text.contains("name a key broker"),
@@ -240,7 +243,9 @@ mod tests {
         let map = folder.path().join("volumes/kubernetes.io~configmap/keys");
         fs::create_dir_all(&map).unwrap();
         fs::write(map.join("two"), "sealed.a.b.c").unwrap();
-        assert!(refuse(&spec(&[], &map)).is_ok());
+        assert!(refuse(&spec(&[], &map), None).is_ok());
+        // A pod's manifest names a folder of another one's, or of nobody's: it is not looked into.
+        assert!(refuse(&spec(&[], &projected), Some("8c5d")).is_ok());
     }
 
     /// A volume as kubelet writes it.

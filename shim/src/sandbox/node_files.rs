@@ -1,0 +1,169 @@
+//! Files of the node that a container names. What is there may be a server's that does not answer, or somebody else's: so they
+//! are looked at beside the shim's one thread, and not everywhere.
+
+use std::path::{Component, Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use host_claims::aside::aside;
+use tokio::time::timeout;
+
+use crate::api::{Error, Result};
+
+/// How long the node may take to say what is there.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Directories of the engines and of Coffer: what is below belongs to all pods of the node.
+const OTHERS: [&str; 14] = [
+    "/proc",
+    "/run/coffer",
+    "/run/containerd",
+    "/run/containers",
+    "/run/k0s",
+    "/run/k3s",
+    "/var/lib/coffer",
+    "/var/lib/containerd",
+    "/var/lib/containers",
+    "/var/lib/docker",
+    "/var/lib/k0s",
+    "/var/lib/kubelet",
+    "/var/lib/rancher/k3s",
+    "/var/lib/rancher/rke2",
+];
+/// How the directories of containerd's plugins begin, wherever its own is.
+const PLUGIN: &str = "io.containerd.";
+/// CRI-O's, wherever its storage is.
+const STORAGE: [&str; 2] = ["overlay-containers", "overlay-images"];
+
+/// Says which file is looked at.
+#[derive(Debug, Default)]
+pub struct Looking(Mutex<PathBuf>);
+
+impl Looking {
+    /// The next one.
+    pub fn at(&self, path: &Path) {
+        path.clone_into(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner));
+    }
+}
+
+/// Does `work`, which looks at files of the node, in nobody's way.
+///
+/// # Errors
+/// It has no answer in time; with the file that it was at.
+pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + 'static) -> Result<T> {
+    let looking = Arc::new(Looking::default());
+    let theirs = Arc::clone(&looking);
+    let failed = |reason: Box<dyn std::error::Error + Send + Sync>| {
+        let path = looking.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        Error::failed(format!("look at {} for the container", path.display()), reason)
+    };
+    match timeout(PATIENCE, aside("volumes", move || work(&theirs))).await {
+        Ok(done) => done.map_err(|error| failed(error.into())),
+        Err(_) => {
+            let seconds = PATIENCE.as_secs();
+            Err(failed(
+                format!(
+                    "no answer for {seconds} s; a volume's server may be gone (`stat` waits as well then)"
+                )
+                .into(),
+            ))
+        }
+    }
+}
+
+/// Whether a file is below the directory that kubelet has for the pod with this UID; of a container that is no pod's (`None`)
+/// any is, for root of this host has named it.
+pub fn is_of_pod(path: &Path, uid: Option<&str>) -> bool {
+    let Some(uid) = uid else { return true };
+    let parts: Vec<_> = path.iter().collect();
+    !uid.is_empty() && !goes_up(path) && parts.windows(2).any(|two| two[0] == "pods" && two[1] == uid)
+}
+
+/// Whether a file of the node can be a pod's volume, judged by its path, which has no link: all but what is the engine's,
+/// Coffer's or another pod's.
+pub fn can_be_volume(path: &Path, uid: Option<&str>) -> bool {
+    if goes_up(path) || !path.is_absolute() {
+        return false;
+    }
+    let is_others = OTHERS.iter().any(|directory| path.starts_with(directory))
+        || path.iter().any(|part| part.to_str().is_none_or(|part| part.starts_with(PLUGIN)))
+        || STORAGE.iter().any(|part| path.iter().any(|of_path| of_path == *part));
+    // kubelet's directory may be elsewhere: a pod's has this form.
+    let parts: Vec<_> = path.iter().collect();
+    let is_pods = parts.windows(3).any(|three| three[0] == "pods" && three[2] == "volumes")
+        || parts.windows(3).any(|three| three[0] == "pods" && three[2] == "volume-subpaths");
+    if is_pods { is_of_pod(path, uid) } else { !is_others }
+}
+
+fn goes_up(path: &Path) -> bool {
+    path.components().any(|part| part == Component::ParentDir)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// As with a server that is gone: the thread hangs, the shim does not, and who waits is told what hangs.
+    #[tokio::test(start_paused = true)]
+    async fn a_volume_that_does_not_answer_stops_nobody_else() {
+        let (answer, server) = mpsc::channel::<()>();
+        let hangs = look(move |looking| {
+            looking.at(Path::new("/mnt/nfs/weights.img"));
+            server.recv()
+        });
+        let others = async {
+            for _ in 0..50 {
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+        };
+        let (error, ()) = tokio::join!(hangs, others);
+        let text = crate::api::one_line(&error.unwrap_err());
+        assert!(text.contains("/mnt/nfs/weights.img") && text.contains("no answer for 10 s"), "{text}");
+        drop(answer);
+        assert_eq!(look(|_| 7).await.unwrap(), 7);
+    }
+
+    #[test]
+    fn what_is_the_engines_coffers_or_another_pods_is_no_volume() {
+        let (own, kubelet) = (Some("8c5d"), "/var/lib/kubelet/pods");
+        let can = |path: &str| can_be_volume(Path::new(path), own);
+        for path in [
+            "/var/lib/containerd/io.containerd.snapshotter.v1.erofs/snapshots/12/layer.erofs",
+            "/data/engine/io.containerd.snapshotter.v1.erofs/snapshots/12/layer.erofs",
+            "/var/lib/coffer/layers/sha256/ab.erofs",
+            "/var/lib/coffer/erofs/own-1.erofs",
+            "/run/coffer/k8s.io/pod/vm/initdata",
+            "/var/lib/containers/storage/overlay/x/diff/weights.img",
+            "/data/storage/overlay-containers/x/userdata/file",
+            "/var/lib/rancher/k3s/agent/containerd/x",
+            "/proc/1/root/weights.img",
+            "/srv/../var/lib/coffer/layers/x",
+            "weights.img",
+            &format!("{kubelet}/9e1f/volumes/kubernetes.io~csi/pv/mount/weights.img"),
+            "/data/kubelet/pods/9e1f/volume-subpaths/pv/app/0",
+            "/var/lib/kubelet/plugins/kubernetes.io/csi/x/globalmount/weights.img",
+        ] {
+            assert!(!can(path), "{path}");
+        }
+        for path in [
+            "/srv/models/weights.img",
+            "/dev/nvme1n1",
+            "/dev/mapper/models-weights",
+            "/srv/pods/weights.img",
+            &format!("{kubelet}/8c5d/volumes/kubernetes.io~csi/pv/mount/weights.img"),
+            "/data/kubelet/pods/8c5d/volume-subpaths/pv/app/0",
+        ] {
+            assert!(can(path), "{path}");
+        }
+    }
+
+    #[test]
+    fn a_pods_directory_is_its_own() {
+        let path = Path::new("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~secret/keys");
+        assert!(is_of_pod(path, Some("8c5d")) && is_of_pod(path, None));
+        assert!(!is_of_pod(path, Some("9e1f")) && !is_of_pod(path, Some("")));
+        assert!(!is_of_pod(Path::new("/srv/pods/8c5d/../9e1f/kubernetes.io~secret"), Some("8c5d")));
+    }
+}
