@@ -11,6 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{ArgGroup, Subcommand, ValueEnum};
 use measurement::initdata::{Algorithm, InitData, annotation, build, disk};
 use serde_json::json;
+use shared_types::one_line;
 
 use crate::files::Kind;
 
@@ -43,7 +44,7 @@ struct BuildArgs {
     /// With what the document is to be hashed
     #[arg(long, value_name = "NAME", default_value = "sha384", conflicts_with = "document")]
     algorithm: Algorithm,
-    /// A document that exists; it is taken as it is, since every byte counts
+    /// A document that exists; it is checked in the same way, and taken as it is, since every byte counts
     #[arg(long, value_name = "FILE", conflicts_with = "file")]
     document: Option<PathBuf>,
     /// What to write
@@ -129,7 +130,13 @@ fn form_of(content: &[u8]) -> Form {
 
 fn write(args: &BuildArgs, out: &mut impl Write) -> Result<()> {
     let document = match &args.document {
-        Some(path) => read(path)?.1,
+        Some(path) => {
+            let document = read(path)?.1;
+            if let Some((name, error)) = faults(&document).next() {
+                return Err(error.context(format!("entry {name:?}")).context(Kind::INITDATA.unusable(path)));
+            }
+            document
+        }
         None => {
             let mut entries = entries(&args.file)?;
             if let Some(path) = &args.pod {
@@ -186,6 +193,11 @@ pub(crate) fn entries(files: &[String]) -> Result<BTreeMap<String, String>> {
     Ok(entries)
 }
 
+/// What the guest could not read of a document, with the entry's name.
+fn faults(document: &InitData) -> impl Iterator<Item = (&String, anyhow::Error)> {
+    document.data().iter().filter_map(|(name, text)| Some((name, entry::check(name, text).err()?)))
+}
+
 fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<()> {
     let (form, document) = read(&args.file)?;
     let sizes = || document.data().iter().map(|(name, text)| (name, text.len()));
@@ -198,6 +210,9 @@ fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<()> {
             for (name, size) in sizes() {
                 writeln!(out, "entry       {name:?}, {size} bytes")?;
             }
+            for (name, error) in faults(&document) {
+                writeln!(out, "wrong       {name:?}: {}", one_line(error.as_ref()))?;
+            }
         }
         Output::Json => {
             let value = json!({
@@ -207,6 +222,9 @@ fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<()> {
                 "host_data": host_data,
                 "mrconfigid": mrconfigid,
                 "data": document.data(),
+                "wrong": faults(&document)
+                    .map(|(name, error)| (name.clone(), one_line(error.as_ref())))
+                    .collect::<BTreeMap<_, _>>(),
             });
             writeln!(out, "{}", serde_json::to_string_pretty(&value)?)?;
         }

@@ -1,6 +1,7 @@
 //! `coffer policy`: what a pod's guest lets its host do.
 
 mod check;
+mod engine;
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -14,6 +15,8 @@ use layers::{HashedImage, Source};
 use model_volumes::Volumes;
 use pod_manifest::spec::PodSpec;
 use verity::RootHash;
+
+pub(crate) use engine::engine;
 
 use crate::files::Kind;
 use crate::image::source::How;

@@ -268,6 +268,35 @@ fn initdata_goes_through_all_its_forms() {
     assert_eq!(object["mrconfigid"], mrconfigid.trim_end());
 }
 
+/// One that another tool made, or a hand.
+#[test]
+fn a_document_that_the_guest_cannot_read_is_refused_by_its_entry() {
+    let files = Files::new();
+    let document = |policy: &str| {
+        let text = format!(
+            "version = \"0.1.0\"\nalgorithm = \"sha384\"\n\n[data]\n\"policy.rego\" = \"\"\"\n{policy}\"\"\"\nnotes = \"{{\"\n"
+        );
+        files.write("initdata.toml", text)
+    };
+    let broken = document("package agent_policy\n\nallow := {\n");
+    for form in ["document", "annotation", "disk"] {
+        let message = failure(1, &["initdata", "build", "--document", &broken, "--form", form]);
+        for words in [&broken, "\"policy.rego\"", "it is no policy in Rego"] {
+            assert!(message.contains(words), "{words}: {message}");
+        }
+    }
+    // It can be looked at all the same.
+    let shown = text(&["initdata", "inspect", &broken]);
+    let wrong: Vec<&str> = shown.lines().filter(|line| line.starts_with("wrong ")).collect();
+    assert!(matches!(wrong[..], [line] if line.contains("\"policy.rego\": it is no policy")), "{shown}");
+    let object = json(&["initdata", "inspect", &broken, "-o", "json"]);
+    assert!(object["wrong"]["policy.rego"].as_str().unwrap().contains("no policy in Rego"), "{object}");
+    let sound = document("package agent_policy\n");
+    let build = stdout(&["initdata", "build", "--document", &sound]);
+    assert_eq!(build, fs::read(&sound).unwrap());
+    assert!(!text(&["initdata", "inspect", &sound]).contains("wrong"));
+}
+
 #[test]
 fn initdata_that_is_none_is_refused() {
     let files = Files::new();

@@ -11,6 +11,7 @@ use serde::Deserialize;
 use shared_types::ScratchSize;
 
 use crate::files::Kind;
+use crate::policy::engine;
 
 /// How many GPUs and NVSwitches the guest accepts, which PID 1 compares with the devices that are there; and what its
 /// attestation service needs to know besides.
@@ -143,7 +144,7 @@ fn proxy(text: &str) -> Result<()> {
 }
 
 fn policy(text: &str) -> Result<()> {
-    let package = regorus::Engine::new().add_policy(POLICY.to_owned(), text.to_owned());
+    let package = engine().add_policy(POLICY.to_owned(), text.to_owned());
     match package {
         Ok(package) if package == PACKAGE => Ok(()),
         Ok(package) => bail!("its package is {package}, and the guest's agent asks {PACKAGE}"),
@@ -226,6 +227,22 @@ mod tests {
             let error = format!("{:#}", check(name, text).unwrap_err());
             assert!(error.contains(said) && !error.contains("\n\n"), "{name} {text}: {error}");
         }
+    }
+
+    /// A variable such as NVIDIA_REQUIRE_CUDA of NVIDIA's own images has more than 1024 letters, on one line.
+    #[test]
+    fn a_policys_lines_are_as_long_as_the_agent_takes_them() {
+        let policy = |letters: usize| {
+            let text = format!("package agent_policy\n\nname := \"{}\"\n", "x".repeat(letters));
+            check(POLICY, &text)
+        };
+        policy(2_000).unwrap();
+        policy(60 << 10).unwrap();
+        let error = format!("{:#}", policy(70 << 10).unwrap_err());
+        assert!(error.contains("it is no policy in Rego") && error.contains("65536"), "{error}");
+        let lines = |number: usize| check(POLICY, &format!("package agent_policy\n{}", "\n".repeat(number)));
+        lines(100_000).unwrap();
+        lines(200_001).unwrap_err();
     }
 
     #[test]

@@ -8,6 +8,7 @@ use regorus::{Engine, Value as Rego};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
+use super::engine;
 use crate::files::Kind;
 
 /// What the rules print before the names of fields (`crates/agent-policy/src/rules/requests.rego`).
@@ -67,7 +68,7 @@ struct Agent(Engine);
 
 impl Agent {
     fn new(policy: String) -> Result<Self> {
-        let mut engine = Engine::new();
+        let mut engine = engine();
         engine.set_strict_builtin_errors(false);
         engine.set_gather_prints(true);
         engine.add_data(rego(&json!({ "pstate": {} }))?)?;

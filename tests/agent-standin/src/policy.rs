@@ -1,11 +1,12 @@
 //! The policy that decides which calls are served, as kata-agent with its feature `agent-policy` asks it
 //! (kata-containers 4.1.0, `src/agent/policy/src/policy.rs` and `src/agent/src/policy.rs`).
 
+use std::num::{NonZeroU32, NonZeroUsize};
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 
 use agent_client::proto::agent::CopyFileRequest;
-use regorus::{Engine, Value as Rego};
+use regorus::{Engine, PolicyLengthConfig, Value as Rego};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
@@ -16,6 +17,13 @@ const FILE: &str = "KATA_AGENT_POLICY_FILE";
 const STATE: &str = r#"{"pstate": {}}"#;
 /// The file's type in a mode (`stat.h`).
 const FILE_TYPE: u32 = 0o170_000;
+
+/// How long a policy may be.
+const LIMITS: PolicyLengthConfig = PolicyLengthConfig {
+    max_col: NonZeroU32::MIN.saturating_add((64 << 10) - 1),
+    max_file_bytes: NonZeroUsize::MIN.saturating_add((16 << 20) - 1),
+    max_lines: NonZeroUsize::MIN.saturating_add(200_000 - 1),
+};
 
 /// The policy, where there is one; without, everything is served, as by an agent without the feature.
 #[derive(Debug, Default)]
@@ -54,6 +62,7 @@ impl Policy {
     fn read(path: &Path) -> Result<Self> {
         let refused = |error| Error::refused(format!("policy {}: {error:#}", path.display()));
         let mut engine = Engine::new();
+        engine.set_policy_length_config(LIMITS);
         engine.set_strict_builtin_errors(false);
         engine.set_gather_prints(true);
         engine.add_data(Rego::from_json_str(STATE).map_err(refused)?).map_err(refused)?;
