@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::super::{Call, Core, Effect, End, Event, Input, Reply, Step, Ticket, Up, Wake};
+use super::super::{Call, Core, Effect, End, Event, Input, Line, Reply, Step, Ticket, Up, Wake};
 use super::{EPOCH, id, made};
 use crate::api::{ContainerId, Error, Exit, KillRequest, ProcessId, Result};
 
@@ -49,8 +49,10 @@ pub struct World {
     /// Containers that hold something.
     pub holding: BTreeSet<ContainerId>,
     pub ended: bool,
-    /// The effects of the last input, one word each.
+    /// The effects of the last input, one word each; two for a line that only a VM's own end may have.
     pub said: Vec<String>,
+    /// How often that line was said in all.
+    pub ends_with_vm: usize,
 }
 
 impl World {
@@ -69,6 +71,7 @@ impl World {
             holding: BTreeSet::new(),
             ended: false,
             said: Vec::new(),
+            ends_with_vm: 0,
         }
     }
 
@@ -167,6 +170,10 @@ impl World {
                 Effect::Answer(_, Ok(_)) => "ok".to_owned(),
                 Effect::Answer(_, Err(error)) => format!("{:?}", error.code()).to_lowercase(),
                 Effect::Tell(event) => format!("{}!", kind(event)),
+                Effect::Say(Line::EndsWithVm(..)) => {
+                    self.ends_with_vm += 1;
+                    "Say EndsWithVm".to_owned()
+                }
                 _ => word,
             });
             self.carry_out(effect);

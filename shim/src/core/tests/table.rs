@@ -57,7 +57,7 @@ fn row(call: &Call) -> String {
     let cells = STATES.map(|state| {
         let mut world = in_state(state);
         world.call(call.clone());
-        world.said.retain(|word| word != "Say");
+        world.said.retain(|word| !word.starts_with("Say"));
         let said = world.said.join("+").replace("already_exists", "exists").replace("not_found", "none");
         said.replace("failed_precondition", "no").replace("unavailable", "gone")
     });
@@ -110,7 +110,7 @@ fn every_outcome_well_and_not() {
         }
         let at = world.pending.iter().position(|pending| !matches!(pending, Pending::Exit(_))).unwrap();
         world.finish(at, well);
-        world.said.retain(|word| word != "Say");
+        world.said.retain(|word| !word.starts_with("Say"));
         world.said.join("+")
     };
     let cases = [
@@ -214,6 +214,35 @@ fn the_sandbox_containers_end_is_told_before_its_vm_is_stopped() {
     let stopped = world.call(Call::State(init("pod")));
     let Some(Ok(Reply::State(state))) = world.answer(stopped) else { panic!() };
     assert_eq!(state.status, Status::Stopped(Exit { status: 143, at: EPOCH }));
+}
+
+/// Whoever reads the log looks for a fault where a process is said to have ended with its VM.
+#[test]
+fn a_process_ends_with_its_vm_only_where_the_vm_ended_by_itself() {
+    let mut world = in_state("running");
+    world.done(Call::StopSandbox(id("pod")));
+    assert!(!world.vm, "stopped");
+    assert_eq!(world.ends_with_vm, 0);
+    let mut world = in_state("running");
+    world.die();
+    assert!(world.said.contains(&"Say EndsWithVm".to_owned()), "{:?}", world.said);
+    world.settle();
+    assert_eq!(world.ends_with_vm, 1);
+}
+
+/// Of a container that could not be created the engine hears first what failed, and then that its VM is gone.
+#[test]
+fn a_creation_that_the_vms_end_cut_off_begins_with_what_failed() {
+    let mut world = in_state("running");
+    let making = world.call(create("c"));
+    world.die();
+    let at = world.pending.iter().position(|pending| matches!(pending, Pending::Make(_))).unwrap();
+    world.finish(at, false);
+    let Some(Err(error)) = world.answer(making) else { panic!("no error") };
+    assert!(matches!(error, Error::CutOff { .. }), "{error:?}");
+    let text = error.to_string();
+    assert!(text.starts_with("cannot do it: it went wrong; ") && text.contains("QEMU ended"), "{text}");
+    assert!(!text.contains("is not running"), "{text}");
 }
 
 #[test]

@@ -45,6 +45,7 @@ impl Drop for Claim {
 struct Settings {
     fail_at: Option<usize>,
     refuse: bool,
+    cries: bool,
     release: Duration,
 }
 
@@ -79,6 +80,16 @@ impl FakeHost {
 
     pub fn refuse_containers(&self, refuse: bool) {
         self.settings.lock().unwrap().refuse = refuse;
+    }
+
+    /// The guest of the next VM tells of want of memory whenever it is asked.
+    pub fn cry_for_memory(&self) {
+        self.settings.lock().unwrap().cries = true;
+    }
+
+    /// How often it was.
+    pub fn cries(&self) -> usize {
+        self.guest().cries.load(Ordering::Relaxed)
     }
 
     pub fn release_takes(&self, time: Duration) {
@@ -124,7 +135,10 @@ impl Host for FakeHost {
             _ = cancelled => return Err(Error::VmGone("given up".to_owned())),
         };
         let machine = FakeVm {
-            guest: FakeGuest::default(),
+            guest: FakeGuest {
+                cries_for_memory: self.settings.lock().unwrap().cries,
+                ..FakeGuest::default()
+            },
             taken: Arc::clone(&self.taken),
             settings: Arc::clone(&self.settings),
             ended: watch::channel(None).0,
@@ -254,11 +268,20 @@ pub struct FakeGuest {
     gone: watch::Sender<bool>,
     /// Whether its policy refuses the signal that asks whether a process lives.
     pub is_dumb: Arc<AtomicBool>,
+    /// Whether it tells of want of memory without end, and how often it did.
+    cries_for_memory: bool,
+    cries: Arc<AtomicUsize>,
 }
 
 impl Default for FakeGuest {
     fn default() -> Self {
-        Self { processes: Arc::default(), gone: watch::channel(false).0, is_dumb: Arc::default() }
+        Self {
+            processes: Arc::default(),
+            gone: watch::channel(false).0,
+            is_dumb: Arc::default(),
+            cries_for_memory: false,
+            cries: Arc::default(),
+        }
     }
 }
 
@@ -423,6 +446,10 @@ impl Guest for FakeGuest {
     }
 
     async fn out_of_memory(&self) -> Answer<String> {
+        if self.cries_for_memory && !*self.gone.borrow() {
+            self.cries.fetch_add(1, Ordering::Relaxed);
+            return Ok("none of ours".to_owned());
+        }
         self.until_gone().await;
         Err(refused("gone"))
     }

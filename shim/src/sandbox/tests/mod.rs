@@ -11,12 +11,12 @@ use std::time::Duration;
 use agent_client::proto::oci;
 use oci_spec::runtime::Spec;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::driver::{Asked, Driver, Outlets};
 use crate::api::{
     ContainerId, CreateRequest, ExecId, Exit, KillRequest, NewContainer, ProcessId, Result, Rootfs,
-    RuntimeOptions, StdioPaths,
+    RuntimeOptions, StdioPaths, one_line,
 };
 use crate::core::{Call, Core, Event, Pass, Reply};
 use fakes::{FakeHost, STAGES};
@@ -178,8 +178,24 @@ async fn the_end_of_a_vm_is_told_long_before_its_gpus_are_clean() {
 async fn a_container_that_cannot_be_made_takes_its_vm_with_it() {
     let pod = Pod::new();
     pod.host.refuse_containers(true);
-    pod.call(create("b", "")).await.unwrap_err();
+    let error = pod.call(create("b", "")).await.unwrap_err();
+    let text = one_line(&error);
+    assert_eq!(text, "cannot create it: it is told to refuse");
     assert_eq!((pod.host.taken(), pod.events().len()), (0, 0));
+}
+
+/// A guest that says so without end is asked 50 times a second.
+#[tokio::test(start_paused = true)]
+async fn want_of_memory_is_heard_so_often_and_no_more() {
+    let pod = Pod::new();
+    pod.host.cry_for_memory();
+    pod.call(create("b", "")).await.unwrap();
+    let before = pod.host.cries();
+    sleep(Duration::from_secs(10)).await;
+    let heard = pod.host.cries() - before;
+    assert!((490..=510).contains(&heard), "heard {heard} times in 10 s");
+    pod.call(Call::Delete(init("b"))).await.unwrap();
+    assert_eq!(pod.host.taken(), 0);
 }
 
 #[tokio::test(start_paused = true)]

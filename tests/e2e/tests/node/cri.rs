@@ -285,6 +285,9 @@ fn stopping_the_sandbox_stops_the_vm() {
         pod.cri.stop_pod(&id).await;
         Victim::Qemu.gone().await;
         assert_eq!(pod.cri.state(&container.id).await, ContainerState::ContainerExited);
+        // Nobody looks for a fault where a pod was stopped.
+        rig.logged(&["all that the VM had on the host is given back"]).await;
+        assert!(!rig.log().contains("ends with its VM"), "{}", rig.log());
         // kubelet calls it more than once.
         pod.cri.stop_pod(&id).await;
         pod.remove().await;
