@@ -173,12 +173,17 @@ fn a_bundle_that_is_not_the_one_that_was_made_is_refused() {
 #[test]
 fn while_one_installer_works_no_other_does() {
     let node = Node::new(&[(MAIN, "version = 3\n")]);
-    let other = File::open(node.at("root/etc")).unwrap();
+    let lock = node.at("root/var/lib/coffer/install/lock");
+    write(&lock, b"process 7 of worker-1");
+    let other = File::open(&lock).unwrap();
     other.try_lock().unwrap();
     for verb in ["install", "uninstall"] {
-        refused(&node, verb, "locked", &["wait for it"]);
+        refused(&node, verb, "locked", &["process 7 of worker-1", "wait for it"]);
     }
     drop(other);
+    // What everybody can open, anybody may have locked.
+    let stranger = File::open(node.at("root/etc")).unwrap();
+    stranger.try_lock().unwrap();
     let output = node.coffer("uninstall");
     assert!(output.status.success() && String::from_utf8_lossy(&output.stdout).contains("not installed"));
 }
