@@ -163,6 +163,7 @@ fn is_meant_to_stay(path: &Path) -> bool {
         || text == "/run/e2e/ipam/e2e"
         || text == "/run/coffer/kvm.json" // what the KVM probe found out of this host
         || text == "/run/coffer/reaper.log" // what was released after its shim had died
+        || text == "/run/coffer/images-cleaned" // that images were looked after once
         || path.file_name().is_some_and(|name| name == crate::NAMESPACE || name == "default")
             && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none())
 }
