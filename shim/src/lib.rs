@@ -9,6 +9,7 @@ mod args;
 mod bootstrap;
 mod core;
 mod delete;
+mod files;
 pub mod input;
 mod logging;
 mod machine;

@@ -85,6 +85,19 @@ pub enum Output {
     Stderr,
 }
 
+/// What the guest says of a process's life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Life {
+    /// It is there.
+    Lives,
+    /// It has ended.
+    Gone,
+    /// No answer in time: it may be told the next time.
+    Late,
+    /// That is not told here, now or later.
+    Untold,
+}
+
 /// The guest's agent. Clones share the connection.
 pub trait Guest: Clone + Send + Sync + 'static {
     /// Lets a created container's first process run.
@@ -95,8 +108,8 @@ pub trait Guest: Clone + Send + Sync + 'static {
     fn signal(&self, process: ProcessRef<'_>, signal: u32) -> impl Future<Output = Answer<()>> + Send;
     /// Sends a signal to a container.
     fn signal_all(&self, container: &str, signal: u32) -> impl Future<Output = Answer<()>> + Send;
-    /// Whether a process is there still; `None` where the guest does not tell.
-    fn lives(&self, process: ProcessRef<'_>) -> impl Future<Output = Option<bool>> + Send;
+    /// Whether a process is there still.
+    fn lives(&self, process: ProcessRef<'_>) -> impl Future<Output = Life> + Send;
     /// Waits for a process's end; the guest closes its streams with the answer and forgets it.
     fn wait(&self, process: ProcessRef<'_>) -> impl Future<Output = Answer<i32>> + Send;
     /// Sets a terminal's size.

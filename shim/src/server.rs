@@ -24,7 +24,7 @@ use crate::api::{ContainerId, Namespace};
 use crate::bootstrap::{READY, inherited_options};
 use crate::publisher::Events;
 use crate::sandbox::{Context, Handle, Outward};
-use crate::{logging, service};
+use crate::{files, logging, service};
 
 /// How long the last events may take to reach containerd when the shim ends.
 const LAST_EVENTS: Duration = Duration::from_secs(5);
@@ -67,6 +67,7 @@ fn system(action: &'static str) -> impl FnOnce(io::Error) -> Error {
 /// [`Error`] when it never served; `start` was told so as well.
 pub fn serve(flags: &Flags) -> Result<(), Error> {
     let (listener, mut starter) = take_over()?;
+    files::raise();
     let result = serve_on(flags, listener, &mut starter);
     if let Err(error) = &result {
         // `start` may be gone; this line is then all there is, and nobody reads it.

@@ -224,6 +224,14 @@ pub struct TerminalSize {
     pub height: u32,
 }
 
+impl TerminalSize {
+    /// The size that a process's specification gives its terminal, where it has one and the size is one. kata-agent 4.1.0
+    /// passes over it (`openpty` without a size).
+    pub fn early(terminal: bool, height: u32, width: u32) -> Option<Self> {
+        (terminal && height > 0 && width > 0).then_some(Self { width, height })
+    }
+}
+
 /// Change a container's limits.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpdateRequest {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use nix::sys::signal::Signal;
 
 use crate::api::{
-    ContainerId, Error, Exit, KillRequest, NewContainer, ProcessId, Result, SandboxStarted, Status, one_line,
+    ContainerId, Error, Exit, KillRequest, NewContainer, ProcessId, Result, SandboxStarted, Status,
+    TerminalSize, one_line,
 };
 
 use super::calls::{is_fatal, state_of};
@@ -130,20 +131,15 @@ impl Core {
     }
 
     pub(super) fn started(&mut self, ticket: Ticket, id: &ProcessId, result: Result<()>) {
-        let Some(process) = self.process_mut(id) else {
-            return self.answer(ticket, Err(Error::NoProcess(id.clone())));
+        let (pid, size) = match self.take_start(id, result) {
+            Ok(started) => started,
+            Err(error) => {
+                // They were opened before the guest was asked, and nobody is told of an end.
+                self.push(Effect::CloseStreams(id.clone()));
+                let error = self.explain(error);
+                return self.answer(ticket, Err(error));
+            }
         };
-        process.starting = false;
-        let (pid, size) = (process.pid, process.size.take());
-        let result = match result {
-            // A VM that ended meanwhile has ended the process too.
-            Ok(()) => process.take(Step::Start).map_err(|_| wrong_state("start", id, state_of(process))),
-            Err(error) => Err(error),
-        };
-        if let Err(error) = result {
-            let error = self.explain(error);
-            return self.answer(ticket, Err(error));
-        }
         self.tell(Event::Started(id.clone(), pid));
         self.say(Line::Started(id.clone()));
         self.push(Effect::Follow(id.clone()));
@@ -154,6 +150,17 @@ impl Core {
             self.push(Effect::Settle);
         }
         self.answer(ticket, Ok(Reply::Pid(pid)));
+    }
+
+    /// Makes a process one that runs; returns its process id, and the size that its terminal is to have.
+    fn take_start(&mut self, id: &ProcessId, result: Result<()>) -> Result<(u32, Option<TerminalSize>)> {
+        let process = self.process_mut(id).ok_or_else(|| Error::NoProcess(id.clone()))?;
+        process.starting = false;
+        result?;
+        // A VM that ended meanwhile has ended the process too.
+        process.take(Step::Start).map_err(|_| wrong_state("start", id, state_of(process)))?;
+        process.spec = None;
+        Ok((process.pid, process.size.take()))
     }
 
     pub(super) fn signalled(&mut self, ticket: Ticket, request: &KillRequest, result: Result<()>) {
@@ -282,7 +289,15 @@ impl Core {
 }
 
 fn container(new: &NewContainer, made: Made, pid: u32) -> Container {
-    let NewContainer { request, .. } = new;
-    let init = Process::new(ProcessId::init(request.id.clone()), request.stdio.clone(), pid, None);
+    let NewContainer { request, spec } = new;
+    let size = spec.process().as_ref().and_then(|process| {
+        let size = process.console_size()?;
+        let [height, width] = [size.height(), size.width()].map(|cells| u32::try_from(cells).unwrap_or(0));
+        TerminalSize::early(process.terminal().unwrap_or(false), height, width)
+    });
+    let init = Process {
+        size,
+        ..Process::new(ProcessId::init(request.id.clone()), request.stdio.clone(), pid, None)
+    };
     Container { bundle: request.bundle.clone(), made, init, execs: BTreeMap::new(), ooms: 0 }
 }

@@ -9,6 +9,7 @@ use nix::sys::signal::Signal;
 use crate::api::{
     Connected, ContainerId, CreateSandboxRequest, Deleted, Error, Exit, KillRequest, NewContainer, ProcessId,
     ProcessInfo, ProcessState, Result, SandboxStarted, SandboxState, SandboxStatus, Status, StdioPaths,
+    TerminalSize,
 };
 
 use super::message::wrong_state;
@@ -144,7 +145,8 @@ impl Core {
         if let Some(process) = self.process_mut(&id) {
             process.killed |= kills;
         }
-        let all = request.all || (kills && id.exec.is_none());
+        // containerd ends every exec by a SIGKILL to "all", and means the exec: its own shims pass over the word there.
+        let all = id.exec.is_none() && (request.all || kills);
         self.push(Effect::Signal(ticket, KillRequest { all, ..request }));
         Ok(None)
     }
@@ -158,7 +160,8 @@ impl Core {
         if container.execs.contains_key(&exec) {
             return Err(Error::Exists(id));
         }
-        let process = Process::new(id.clone(), paths, container.init.pid, Some(spec));
+        let size = TerminalSize::early(spec.Terminal, spec.ConsoleSize.Height, spec.ConsoleSize.Width);
+        let process = Process { size, ..Process::new(id.clone(), paths, container.init.pid, Some(spec)) };
         if let Some(container) = self.container_mut(&id.container) {
             container.execs.insert(exec, process);
         }

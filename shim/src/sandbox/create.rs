@@ -6,6 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use agent_client::proto::agent::UpdateEphemeralMountsRequest;
 use guest_spec::{FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, translate};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use oci_spec::runtime::Spec;
@@ -142,6 +143,13 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         return Err(error);
     }
     for size in sizes {
+        if is_beyond(&size, vm.size.memory) {
+            info!(
+                log,
+                "an emptyDir of medium Memory has no limit: it has the kernel's usual size, half of the guest's memory"
+            );
+            continue;
+        }
         // A policy of another's may not know it: the VM's memory bounds the volume then.
         if let Err(error) = agent.update_ephemeral_mounts(size).await {
             warn!(log, "an emptyDir has no size of its own: its sizeLimit has no effect"; "error" => one_line(&error));
@@ -229,6 +237,14 @@ fn medium(path: &Path, metadata: &fs::Metadata) -> Option<Medium> {
     }
 }
 
+/// Whether a volume is to have all of the guest's memory, in bytes, or more. That is nobody's wish: where neither the volume
+/// nor the pod has a limit, kubelet gives it as much as the node has (`calculateEmptyDirMemorySize`).
+fn is_beyond(request: &UpdateEphemeralMountsRequest, memory: u64) -> bool {
+    let options = request.storages.iter().flat_map(|storage| &storage.options);
+    let mut sizes = options.filter_map(|option| option.strip_prefix("size=")?.parse::<u64>().ok());
+    sizes.any(|size| size >= memory)
+}
+
 /// Removes a container from the guest, where there is one still, and gives back what it held. Its processes have ended.
 pub async fn remove(vm: &PodVm, id: &ContainerId, holdings: Holdings) {
     if vm.vm.has_ended().is_none()
@@ -273,6 +289,29 @@ fn release_images(context: &Context, id: &str, holdings: Holdings) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volume_of_the_nodes_size_keeps_the_guests() {
+        const MIB: u64 = 1 << 20;
+        for (size, beyond) in
+            [(64 * MIB, false), (512 * MIB - 1, false), (512 * MIB, true), (500 << 30, true)]
+        {
+            assert_eq!(is_beyond(&guest_spec::shm_remount(size), 512 * MIB), beyond, "{size}");
+        }
+    }
+
+    /// /dev/shm is a tmpfs that is mounted on every Linux, as kubelet mounts one for medium Memory.
+    #[test]
+    fn a_volume_of_medium_memory_is_a_tmpfs_at_its_place() {
+        let shm = Path::new("/dev/shm");
+        let is_tmpfs = statfs(shm).is_ok_and(|of| of.filesystem_type() == TMPFS_MAGIC);
+        assert!(is_tmpfs, "this machine has no tmpfs on {}", shm.display());
+        let of = |path: &Path| medium(path, &fs::metadata(path).unwrap());
+        assert!(matches!(of(shm), Some(Medium::Memory(1..))), "{:?}", of(shm));
+        let within = tempfile::tempdir_in(shm).unwrap();
+        assert_eq!(of(within.path()), None, "a directory in one");
+        assert_eq!(of(Path::new("/proc")), None, "something else that is mounted");
+    }
 
     #[test]
     fn a_debug_container_with_a_target_is_refused_where_no_process_ids_are_shared() {

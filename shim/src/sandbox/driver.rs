@@ -16,6 +16,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
 use super::follow::{Followed, follow};
+use super::kill::kill;
 use crate::api::{ContainerId, Error, KillRequest, ProcessId, Result, StdioPaths, one_line};
 use crate::core::{Call, Core, Effect, Event, Input, Line, Made, Pass, Reply, Step, Ticket};
 use crate::machine::{Guest, Host, Machine, name};
@@ -209,6 +210,9 @@ impl<H: Host> Driver<H> {
                     |guest| async move {
                         let KillRequest { process, signal, all } = &request;
                         match all {
+                            true if *signal == Signal::SIGKILL as u32 => {
+                                kill(&guest, &process.container).await
+                            }
                             true => guest.signal_all(process.container.as_str(), *signal).await,
                             false => guest.signal(name(process), *signal).await,
                         }

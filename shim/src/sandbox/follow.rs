@@ -18,7 +18,7 @@ use nix::sys::signal::Signal;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::api::{Exit, ProcessId};
-use crate::machine::{Guest, PIPE, name};
+use crate::machine::{Guest, Life, PIPE, name};
 use crate::stdio::Stdio;
 
 /// How long after output the guest is asked whether the process lives.
@@ -53,7 +53,8 @@ pub async fn follow<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Op
     };
     if gone.is_some() {
         if id.exec.is_none() {
-            // What a container's first process leaves dies with it; with that its output ends.
+            // What a container's first process leaves dies with it; with that its output ends. The process itself is gone,
+            // and its id may be another's by now: it gets no signal.
             let _ = guest.signal_all(id.container.as_str(), Signal::SIGKILL as u32).await;
         }
         drain(guest, stdio).await;
@@ -95,13 +96,14 @@ async fn watch<G: Guest>(guest: &G, id: &ProcessId, stdio: &Stdio<G>) -> Option<
             () = time => {
                 let now = Exit::now(UNKNOWN);
                 match guest.lives(name(id)).await {
-                    Some(false) => return Some(now),
-                    Some(true) => {
+                    Life::Gone => return Some(now),
+                    Life::Late => due = Some(Instant::now() + NEXT_PROBE),
+                    Life::Lives => {
                         probes = probes.saturating_sub(1);
                         let pause = if stdio.is_stuck() { UNREAD_PATIENCE } else { NEXT_PROBE };
                         due = (probes > 0 || stdio.is_stuck()).then(|| Instant::now() + pause);
                     }
-                    None => {
+                    Life::Untold => {
                         stdio.drained(UNREAD_PATIENCE).await;
                         return None;
                     }

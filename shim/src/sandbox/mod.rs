@@ -16,6 +16,7 @@ mod follow;
 mod gpus;
 mod guest;
 mod handle;
+mod kill;
 mod last_words;
 mod launch;
 mod layers;

@@ -16,7 +16,7 @@ use super::launch::{Launch, launch};
 use super::pod_vm::{Context, PodVm};
 use crate::api::{ContainerId, Error, NewContainer, Result, TerminalSize, one_line};
 use crate::core::{End, For, Made, Up};
-use crate::machine::{Guest, Host, Machine, Output, PIPE};
+use crate::machine::{Guest, Host, Life, Machine, Output, PIPE};
 use crate::metrics::ContainerStats;
 
 /// A signal that does not exist: one more than Linux has.
@@ -109,6 +109,16 @@ fn read_size(endpoint: &Endpoint) -> usize {
     }
 }
 
+/// What the answer to a signal that does not exist says.
+fn life(answer: Answer<()>) -> Life {
+    match answer {
+        Ok(()) => Life::Gone,
+        Err(AgentError::Refused { message, .. }) if message.contains("Invalid argument") => Life::Lives,
+        Err(AgentError::Timeout { .. }) => Life::Late,
+        Err(_) => Life::Untold,
+    }
+}
+
 type Answer<T> = std::result::Result<T, AgentError>;
 
 impl Guest for Agent {
@@ -129,12 +139,8 @@ impl Guest for Agent {
     }
 
     /// See [`super::follow`].
-    async fn lives(&self, process: ProcessRef<'_>) -> Option<bool> {
-        match self.signal_process(process, NO_SIGNAL).await {
-            Ok(()) => Some(false),
-            Err(AgentError::Refused { message, .. }) if message.contains("Invalid argument") => Some(true),
-            Err(_) => None,
-        }
+    async fn lives(&self, process: ProcessRef<'_>) -> Life {
+        life(self.signal_process(process, NO_SIGNAL).await)
     }
 
     async fn wait(&self, process: ProcessRef<'_>) -> Answer<i32> {
@@ -190,7 +196,30 @@ impl Guest for Agent {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
+    use agent_client::{Call, Code};
+
     use super::*;
+
+    #[test]
+    fn one_late_answer_is_no_refusal() {
+        let call = || Call { rpc: "SignalProcess", container: None };
+        let refused =
+            |code, message: &str| AgentError::Refused { call: call(), code, message: message.into() };
+        let cases = [
+            (Ok(()), Life::Gone),
+            (Err(refused(Code::INTERNAL, "EINVAL: Invalid argument")), Life::Lives),
+            (Err(AgentError::Timeout { call: call(), timeout: Duration::from_secs(15) }), Life::Late),
+            (Err(refused(Code::NOT_FOUND, "invalid exec id")), Life::Untold),
+            (Err(AgentError::Denied { call: call(), message: String::new() }), Life::Untold),
+            (Err(AgentError::Disconnected { call: call(), reason: String::new() }), Life::Untold),
+        ];
+        for (answer, expected) in cases {
+            let shown = format!("{answer:?}");
+            assert_eq!(life(answer), expected, "{shown}");
+        }
+    }
 
     #[test]
     fn only_the_stand_in_for_the_kernels_vsock_is_asked_for_less_than_a_pipe_holds() {

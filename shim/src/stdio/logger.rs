@@ -20,6 +20,7 @@ use tokio::process::{Child, Command};
 use tokio::time::timeout;
 
 use super::sink::{OpenError, Sink};
+use crate::files;
 
 /// How long it may take to be ready.
 const START_PATIENCE: Duration = Duration::from_secs(10);
@@ -86,6 +87,7 @@ impl Logger {
             .stderr(Stdio::null());
         command.fd_mappings(mappings.collect()).map_err(|error| failed(io::Error::other(error)))?;
         let child = command.spawn().map_err(failed)?;
+        files::restore(child.id());
         drop(command); // and with it our copies of the program's ends
         let sink =
             |end: io::PipeWriter| pipe::Sender::from_owned_fd(end.into()).map(Sink::Fifo).map_err(failed);

@@ -8,6 +8,8 @@ use agent_client::proto::agent::{
     BlkioStats, BlkioStatsEntry, CgroupStats, CpuStats, CpuUsage, MemoryData, MemoryStats, PidsStats,
     ThrottlingData,
 };
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use oci_spec::runtime::{LinuxResources, Spec};
 
 use crate::error::{Error, Result};
@@ -45,9 +47,31 @@ impl Cgroup {
         self.write("cgroup.freeze", if frozen { "1" } else { "0" })
     }
 
-    /// Kills every process.
-    pub fn kill(&self) -> Result<()> {
-        if self.directory.exists() { self.write("cgroup.kill", "1") } else { Ok(()) }
+    /// Kills its processes, and none of those in cgroups below; as kata-agent 4.1.0 (`do_signal_process`, `get_pids`), frozen
+    /// so that none makes another meanwhile.
+    pub fn kill(&self) {
+        let _ = self.freeze(true); // or it is gone
+        for pid in self.file("cgroup.procs").lines().filter_map(|line| line.parse().ok()) {
+            // 0 is one that this PID namespace does not have.
+            if pid > 0 {
+                let _ = kill(Pid::from_raw(pid), Signal::SIGKILL);
+            }
+        }
+        let _ = self.freeze(false);
+    }
+
+    /// Removes the cgroups below, which the library leaves; kata-agent's does that. They must be empty.
+    pub fn remove_below(&self) {
+        fn remove(directory: &Path) {
+            for entry in fs::read_dir(directory).into_iter().flatten().flatten() {
+                let below = entry.path();
+                if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+                    remove(&below);
+                    let _ = fs::remove_dir(&below); // the library's own removal says what is left
+                }
+            }
+        }
+        remove(&self.directory);
     }
 
     /// Sets new limits.
@@ -245,7 +269,7 @@ mod tests {
         let (base, cgroup) = cgroup(&[]);
         drop(base);
         assert!(cgroup.stats().is_err());
-        cgroup.kill().unwrap();
+        cgroup.kill();
     }
 
     #[test]

@@ -221,21 +221,26 @@ impl Container {
         }
     }
 
-    /// Kills every process of the container.
-    pub fn kill_all(&self) -> Result<()> {
-        self.cgroup.kill()
+    /// Kills every process in the container's cgroup.
+    pub fn kill_all(&self) {
+        self.cgroup.kill();
     }
 
     /// Ends and removes the container; its storages, and then its directory, are the caller's.
     pub async fn destroy(&self, limit: Duration) -> Result<()> {
-        let _ = kill(self.init, Signal::SIGKILL);
-        self.kill_all()?;
-        let exits: Vec<Exit> = self.lock().values().map(|process| process.exit.clone()).collect();
-        for exit in exits {
+        let known: Vec<Process> = self.lock().values().cloned().collect();
+        for process in &known {
+            if process.exit.borrow().is_none() {
+                let _ = kill(process.pid, Signal::SIGKILL);
+            }
+        }
+        self.kill_all();
+        for exit in known.into_iter().map(|process| process.exit) {
             timeout(limit, ended(exit))
                 .await
                 .map_err(|_| Error::Timeout { what: format!("the end of container {}", self.id), limit })?;
         }
+        self.cgroup.remove_below();
         let mut library = self.library()?;
         let deleted = spawn_blocking(move || library.delete(true).map_err(|error| error.to_string()));
         let deleted = deleted.await.unwrap_or_else(|error| Err(error.to_string()));
@@ -304,13 +309,8 @@ async fn launch(
         let pid = helper::run(id, task, groups, None, Some(&socket)).await?;
         let master = receive_master(&listener)?;
         let _ = fs::remove_file(&socket);
-        if let Some(size) = process.console_size() {
-            let cells = |number: u64| u16::try_from(number).unwrap_or(u16::MAX);
-            if size.height() > 0 && size.width() > 0 {
-                sys::resize(&master, cells(size.height()), cells(size.width()))
-                    .map_err(Error::system("resize a terminal"))?;
-            }
-        }
+        // As kata-agent 4.1.0, whatever size its specification gives it (`openpty(None, None)`).
+        sys::resize(&master, 0, 0).map_err(Error::system("resize a terminal"))?;
         (pid, Streams::terminal(master)?)
     } else {
         let (streams, ends) = Streams::pipes()?;

@@ -88,4 +88,13 @@ fn signals_are_those_that_end_a_container() {
         agent.refuse("SignalProcessRequest", &signal(id, number), "signal");
     }
     agent.refuse("SignalProcessRequest", &signal(GPU, 9), "container_id");
+    // The first process by its name, of which the shim kills a container as well.
+    for id in [WEB, SANDBOX] {
+        agent.accept("SignalProcessRequest", &json!({ "container_id": id, "exec_id": id, "signal": 9 }));
+    }
+    agent.refuse(
+        "SignalProcessRequest",
+        &json!({ "container_id": WEB, "exec_id": SANDBOX, "signal": 9 }),
+        "exec_id",
+    );
 }

@@ -182,7 +182,7 @@ impl World {
 
     fn carry_out(&mut self, effect: Effect) {
         assert!(
-            !self.ended || matches!(effect, Effect::Answer(..) | Effect::End),
+            !self.ended || matches!(effect, Effect::Answer(..) | Effect::CloseStreams(_) | Effect::End),
             "after the end: {effect:?}"
         );
         match effect {

@@ -1,9 +1,14 @@
 //! One container in each of its states, and what each call does there.
 
+use std::sync::Arc;
+
+use agent_client::proto::oci::{Box, Process as OciProcess};
+use oci_spec::runtime::{BoxBuilder, Spec};
+
 use super::super::{Call, Input, Pass, Reply, Step, Ticket};
 use super::play::{Pending, World};
 use super::{EPOCH, add, create, exec, id, init, kill, sandbox};
-use crate::api::{Error, Exit, Status, TerminalSize};
+use crate::api::{Error, Exit, KillRequest, NewContainer, Status, StdioPaths, TerminalSize};
 
 /// A world with container `b` in the state of this name.
 fn in_state(state: &str) -> World {
@@ -116,7 +121,7 @@ fn every_outcome_well_and_not() {
     let cases = [
         ("booting", None, "Make", "internal"),
         ("making", None, "created!+ok", "Stop"),
-        ("starting", None, "started!+Follow+Settle+ok", "internal"),
+        ("starting", None, "started!+Follow+Settle+ok", "CloseStreams+internal"),
         ("running", Some(Call::Freeze(id("b"), Step::Pause)), "paused!+ok", "internal"),
         ("paused", Some(Call::Freeze(id("b"), Step::Resume)), "resumed!+ok", "internal"),
         ("running", Some(kill(init("b"), 10)), "ok", "internal"),
@@ -426,6 +431,58 @@ fn a_process_that_was_started_as_its_vm_ended_is_not_told_of() {
     world.die();
     let at = world.pending.iter().position(|pending| matches!(pending, Pending::Start(..))).unwrap();
     world.finish(at, true);
-    assert_eq!(world.said, ["unavailable"]);
+    assert_eq!(world.said, ["CloseStreams", "unavailable"]);
     assert_eq!(world.open_processes(), 0);
+}
+
+#[test]
+fn a_signal_to_all_is_for_a_containers_first_process_only() {
+    let cases = [
+        (init("b"), 9, false, true),
+        (init("b"), 9, true, true),
+        (init("b"), 15, false, false),
+        (init("b"), 15, true, true),
+        (exec("b", "x"), 9, false, false),
+        (exec("b", "x"), 9, true, false),
+        (exec("b", "x"), 15, true, false),
+    ];
+    for (process, signal, all, reaches_all) in cases {
+        let mut world = in_state("running");
+        world.done(add(exec("b", "x")));
+        world.done(Call::Start(exec("b", "x")));
+        let request = KillRequest { process, signal, all };
+        world.call(Call::Kill(request.clone()));
+        let sent = world.pending.iter().find_map(|pending| match pending {
+            Pending::Signal(_, sent) => Some(sent.clone()),
+            _ => None,
+        });
+        assert_eq!(sent, Some(KillRequest { all: reaches_all, ..request }));
+    }
+}
+
+#[test]
+fn a_terminal_begins_with_the_size_of_its_specification() {
+    let process = |terminal, height, width| OciProcess {
+        Terminal: terminal,
+        ConsoleSize: Some(Box { Height: height, Width: width, ..Default::default() }).into(),
+        ..Default::default()
+    };
+    let cases = [(true, 24, 80, true), (false, 24, 80, false), (true, 0, 80, false), (true, 24, 0, false)];
+    for (terminal, height, width, resized) in cases {
+        let mut world = in_state("running");
+        let spec = Arc::new(process(terminal, height, width));
+        world.done(Call::Exec(exec("b", "x"), StdioPaths::default(), spec));
+        world.call(Call::Start(exec("b", "x")));
+        world.settle();
+        assert_eq!(world.said.contains(&"Resize".to_owned()), resized, "{terminal} {height} {width}");
+    }
+
+    let mut spec = Spec::default();
+    let size = BoxBuilder::default().height(24_u64).width(80_u64).build().unwrap();
+    spec.process_mut().as_mut().unwrap().set_terminal(Some(true)).set_console_size(Some(size));
+    let Call::Create(new) = create("b") else { unreachable!() };
+    let mut world = World::new();
+    world.done(Call::Create(Arc::new(NewContainer { request: new.request.clone(), spec })));
+    world.done(Call::Start(init("b")));
+    assert!(world.said.contains(&"Resize".to_owned()), "{:?}", world.said);
 }

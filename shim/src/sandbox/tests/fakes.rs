@@ -14,7 +14,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::api::{ContainerId, Error, NewContainer, Result, TerminalSize};
 use crate::core::{End, For, Made, Up};
-use crate::machine::{Guest, Host, Machine, Output};
+use crate::machine::{Guest, Host, Life, Machine, Output};
 use crate::metrics::ContainerStats;
 
 /// What a boot takes, one after the other.
@@ -259,6 +259,8 @@ struct Process {
     ended: Arc<Notify>,
     more: Arc<Notify>,
     input_ended: bool,
+    /// It has put itself into a cgroup below its container's.
+    below: bool,
 }
 
 /// A guest whose processes do what the test says.
@@ -271,6 +273,10 @@ pub struct FakeGuest {
     /// Whether it tells of want of memory without end, and how often it did.
     cries_for_memory: bool,
     cries: Arc<AtomicUsize>,
+    /// How many of these signals are answered too late.
+    pub late: Arc<AtomicUsize>,
+    /// Whether it starts no execs.
+    pub refuses_execs: Arc<AtomicBool>,
 }
 
 impl Default for FakeGuest {
@@ -281,13 +287,15 @@ impl Default for FakeGuest {
             is_dumb: Arc::default(),
             cries_for_memory: false,
             cries: Arc::default(),
+            late: Arc::default(),
+            refuses_execs: Arc::default(),
         }
     }
 }
 
-fn refused(message: &str) -> AgentError {
+fn refused(code: Code, message: &str) -> AgentError {
     let call = Call { rpc: "Fake", container: None };
-    AgentError::Refused { call, code: Code::INTERNAL, message: message.to_owned() }
+    AgentError::Refused { call, code, message: message.to_owned() }
 }
 
 impl FakeGuest {
@@ -316,7 +324,7 @@ impl FakeGuest {
     fn with<T>(&self, name: (&str, &str), act: impl FnOnce(&mut Process) -> T) -> Answer<T> {
         let mut processes = self.processes.lock().unwrap();
         let process = processes.get_mut(&(name.0.to_owned(), name.1.to_owned()));
-        process.map(act).ok_or_else(|| refused("no such process"))
+        process.map(act).ok_or_else(|| refused(Code::NOT_FOUND, "no such process"))
     }
 
     pub fn print(&self, name: (&str, &str), data: &[u8]) {
@@ -331,6 +339,11 @@ impl FakeGuest {
         let _ = self.with(name, |process| process.child = child);
     }
 
+    /// A process puts itself into a cgroup below its container's.
+    pub fn goes_below(&self, name: (&str, &str)) {
+        let _ = self.with(name, |process| process.below = true);
+    }
+
     /// Whether nobody writes to its input any more.
     pub fn input_ended(&self, name: (&str, &str)) -> bool {
         self.with(name, |process| process.input_ended).unwrap()
@@ -343,10 +356,11 @@ impl FakeGuest {
         });
     }
 
-    fn kill_all(&self, container: &str) {
-        for (_, process) in
-            self.processes.lock().unwrap().iter_mut().filter(|((name, _), _)| name == container)
-        {
+    /// What is in the container's own cgroup; or in its PID namespace, which goes with its first process.
+    fn kill_all(&self, container: &str, namespace: bool) {
+        let mut processes = self.processes.lock().unwrap();
+        let all = processes.iter_mut().filter(|((name, _), _)| name == container);
+        for (_, process) in all.filter(|(_, process)| namespace || !process.below) {
             process.child = Child::None;
             process.status.get_or_insert(137);
             process.ended.notify_waiters();
@@ -378,30 +392,44 @@ impl Guest for FakeGuest {
 
     async fn exec(&self, process: ProcessRef<'_>, _: OciProcess) -> Answer<()> {
         self.answer().await?;
+        if self.refuses_execs.load(Ordering::Relaxed) {
+            return Err(refused(Code::INTERNAL, "no such program"));
+        }
         self.add(process.container, process.exec);
         Ok(())
     }
 
     async fn signal(&self, process: ProcessRef<'_>, signal: u32) -> Answer<()> {
         self.answer().await?;
-        if signal == 9 || signal == 15 {
-            self.end((process.container, process.exec), 128 + i32::try_from(signal).unwrap());
+        let name = (process.container, process.exec);
+        self.with(name, |_| ())?;
+        if signal == 9 && process.container == process.exec {
+            self.kill_all(process.container, true);
+        } else if signal == 9 || signal == 15 {
+            self.end(name, 128 + i32::try_from(signal).unwrap());
         }
         Ok(())
     }
 
     async fn signal_all(&self, container: &str, _: u32) -> Answer<()> {
         self.answer().await?;
-        self.kill_all(container);
+        self.kill_all(container, false);
         Ok(())
     }
 
-    async fn lives(&self, process: ProcessRef<'_>) -> Option<bool> {
-        self.answer().await.ok()?;
-        if self.is_dumb.load(Ordering::Relaxed) {
-            return None;
+    async fn lives(&self, process: ProcessRef<'_>) -> Life {
+        if self.answer().await.is_err() || self.is_dumb.load(Ordering::Relaxed) {
+            return Life::Untold;
         }
-        self.with((process.container, process.exec), |process| process.status.is_none()).ok()
+        if self.late.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |late| late.checked_sub(1)).is_ok() {
+            sleep(Duration::from_secs(15)).await;
+            return Life::Late;
+        }
+        match self.with((process.container, process.exec), |process| process.status.is_none()) {
+            Ok(true) => Life::Lives,
+            Ok(false) => Life::Gone,
+            Err(_) => Life::Untold,
+        }
     }
 
     async fn wait(&self, process: ProcessRef<'_>) -> Answer<i32> {
@@ -451,7 +479,7 @@ impl Guest for FakeGuest {
             return Ok("none of ours".to_owned());
         }
         self.until_gone().await;
-        Err(refused("gone"))
+        Err(refused(Code::INTERNAL, "gone"))
     }
 
     fn read_size(&self) -> usize {

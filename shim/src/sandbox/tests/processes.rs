@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::fakes::Child;
 use super::{Pod, create, exec, init, kill};
-use crate::api::StdioPaths;
+use crate::api::{KillRequest, Status, StdioPaths};
 use crate::core::{Call, Reply};
 
 /// A pod with container `b`, which runs, and whose output goes to the file.
@@ -102,6 +102,28 @@ async fn a_guest_that_tells_of_no_life_is_believed_by_its_streams() {
     assert_eq!(pod.exit(init("b")).await.status, 4);
 }
 
+/// A guest that is busy for a while is not one that never tells.
+#[tokio::test(start_paused = true)]
+async fn a_late_answer_is_asked_for_again() {
+    let pod = running("").await;
+    with_exec(&pod).await;
+    pod.host.guest().late.store(3, Ordering::Relaxed);
+    // After the first probes, so that no read waits when it ends.
+    sleep(Duration::from_secs(60)).await;
+    pod.host.guest().leaves(("b", "x"), Child::Quiet);
+    pod.host.guest().end(("b", "x"), 0);
+    assert_eq!(pod.exit(exec("b", "x")).await.status, 0);
+
+    let pod = running("").await;
+    with_exec(&pod).await;
+    pod.host.guest().late.store(2, Ordering::Relaxed);
+    pod.host.guest().leaves(("b", "x"), Child::Quiet);
+    let ended = Instant::now();
+    pod.host.guest().end(("b", "x"), 0);
+    pod.exit(exec("b", "x")).await;
+    assert!(ended.elapsed() < Duration::from_secs(40), "{:?}", ended.elapsed());
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_silent_process_is_asked_after_only_so_often() {
     let pod = running("").await;
@@ -122,4 +144,54 @@ async fn sigkill_ends_a_container_whose_child_holds_its_streams() {
     assert_eq!(pod.exit(init("b")).await.status, 137);
     pod.call(Call::Delete(init("b"))).await.unwrap();
     assert_eq!(pod.host.taken(), 0);
+}
+
+/// The entry points of Docker and kind do that in a container, and systemd.
+#[tokio::test(start_paused = true)]
+async fn sigkill_ends_a_container_whose_first_process_went_into_another_cgroup() {
+    let pod = running("").await;
+    with_exec(&pod).await;
+    for name in [("b", "b"), ("b", "x")] {
+        pod.host.guest().goes_below(name);
+    }
+    pod.call(kill(init("b"), 9)).await.unwrap();
+    for process in [init("b"), exec("b", "x")] {
+        assert_eq!(pod.exit(process).await.status, 137);
+    }
+}
+
+/// containerd ends each exec so (`WithProcessKill`), also one that is cut off in the middle.
+#[tokio::test(start_paused = true)]
+async fn sigkill_to_all_of_an_exec_is_the_execs() {
+    let pod = running("").await;
+    with_exec(&pod).await;
+    pod.call(Call::Kill(KillRequest { process: exec("b", "x"), signal: 9, all: true })).await.unwrap();
+    assert_eq!(pod.exit(exec("b", "x")).await.status, 137);
+    sleep(Duration::from_secs(60)).await;
+    let Ok(Reply::State(state)) = pod.call(Call::State(init("b"))).await else { panic!("no state") };
+    assert_eq!(state.status, Status::Running);
+}
+
+/// A probe whose program is missing, all day long.
+#[tokio::test(start_paused = true)]
+async fn an_exec_that_does_not_start_leaves_no_descriptors() {
+    let directory = tempfile::tempdir().unwrap();
+    let uri = format!("file://{}", directory.path().join("out").display());
+    let pod = running("").await;
+    pod.host.guest().refuses_execs.store(true, Ordering::Relaxed);
+    let open = || {
+        let links = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
+        let targets = links.filter_map(|link| std::fs::read_link(link.path()).ok());
+        // The other tests have descriptors as well.
+        targets.filter(|target| target.starts_with(directory.path())).count()
+    };
+    for number in 0..100 {
+        let process = exec("b", &format!("x{number}"));
+        let paths = StdioPaths { stdout: uri.clone(), stderr: uri.clone(), ..StdioPaths::default() };
+        pod.call(Call::Exec(process.clone(), paths, Arc::new(OciProcess::default()))).await.unwrap();
+        pod.call(Call::Start(process.clone())).await.unwrap_err();
+        pod.call(Call::Delete(process)).await.unwrap();
+    }
+    sleep(Duration::from_secs(1)).await;
+    assert_eq!(open(), 0);
 }

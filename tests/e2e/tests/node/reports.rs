@@ -3,6 +3,7 @@
 use std::fs;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::Path;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
 use e2e::{Api, BUSYBOX, Bundle, ODD, OrFail, Run, ShimProcess, Task, Victim, e2e, import_odd, until};
@@ -212,6 +213,55 @@ fn a_privileged_container_has_the_guests_devices() {
         container
             .exec(&["sh", "-c", "mount -t tmpfs none /tmp && echo 1 > /proc/sys/net/ipv4/ip_forward"])
             .await;
+        pod.remove().await;
+    });
+}
+
+/// A container whose first process puts itself into a cgroup of its own, as Docker's and kind's entry points and systemd do:
+/// kata-agent's SIGKILL to all of a container looks into the container's cgroup only.
+#[test]
+fn sigkill_finds_a_process_that_changed_its_cgroup() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("moved").await.privileged().start().await;
+        let script = "trap '' TERM; mkdir /sys/fs/cgroup/init; echo 1 > /sys/fs/cgroup/init/cgroup.procs; \
+                      cat /proc/self/cgroup; while :; do sleep 1; done";
+        let mut config = pod.container_config("app", BUSYBOX, &["sh", "-c", script], vec![]);
+        let context = config.linux.get_or_insert_default().security_context.get_or_insert_default();
+        context.privileged = true;
+        (context.masked_paths, context.readonly_paths) = (vec![], vec![]);
+        let container = pod.try_run_config(&config).await.or_fail("a privileged container");
+        container.logged("stdout", "/init").await;
+        let begun = Instant::now();
+        pod.cri.stop(&container.id, 0).await;
+        assert_eq!(container.exited().await, 137);
+        assert!(begun.elapsed() < Duration::from_secs(20), "{:?}", begun.elapsed());
+        pod.remove().await;
+    });
+}
+
+/// kubelet gives an emptyDir of medium Memory the node's memory where nothing limits it.
+#[test]
+fn a_volume_in_memory_has_its_size_or_the_guests_usual_one() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("in-memory").await.start().await;
+        let volume = |name: &str, size: &str| {
+            let mount = pod.directory.memory_dir(name, &format!("/{name}"));
+            let options = format!("remount,size={size}");
+            let status = Command::new("mount").args(["-o", &options, &mount.host_path]).status();
+            assert!(status.or_fail("mount").success(), "a tmpfs of {size}");
+            mount
+        };
+        let mounts = vec![volume("small", "8m"), volume("boundless", "500g")];
+        let container = pod.run("app", BUSYBOX, &FOREVER, mounts).await;
+        let df = container.exec(&["df", "-k", "/small", "/boundless"]).await;
+        let kib = |place: &str| -> u64 {
+            let line = df.lines().find(|line| line.ends_with(place)).or_fail(place);
+            line.split_whitespace().nth(1).and_then(|size| size.parse().ok()).or_fail(line)
+        };
+        let free = container.exec(&["grep", "MemTotal", "/proc/meminfo"]).await;
+        let memory: u64 = free.split_whitespace().nth(1).and_then(|kib| kib.parse().ok()).or_fail("meminfo");
+        assert_eq!(kib("/small"), 8 << 10, "{df}");
+        assert!(kib("/boundless") <= memory / 2 + 4, "{df}{free}");
         pod.remove().await;
     });
 }
