@@ -20,7 +20,7 @@ pub fn copy(request: &CopyFileRequest, shared: &Path) -> Result<()> {
     if request.offset < 0 || request.file_size < 0 {
         return Err(Error::refused("CopyFile with a negative offset or size"));
     }
-    let (uid, gid) = owner(request)?;
+    let (uid, gid) = owner(request);
     if let Some(parent) = path.parent() {
         make_directory(parent, request.dir_mode & 0o777)?;
         if parent != shared {
@@ -54,17 +54,17 @@ fn chunk(request: &CopyFileRequest, path: &Path) -> Result<()> {
             request.file_size
         )));
     }
+    // As kata-agent 4.1.0 (`do_copy_file`), also where that is another's name.
     let partial = path.with_extension("tmp");
     if request.offset == 0 {
         remove(path)?;
-        remove(&partial)?;
     } else if !partial.exists() {
         return Err(Error::refused(format!("CopyFile at offset {} of a file not begun", request.offset)));
     }
     let file = OpenOptions::new()
         .write(true)
         .create(true)
-        .truncate(false)
+        .truncate(request.offset == 0)
         .mode(request.file_mode & 0o7777)
         .custom_flags(nix::libc::O_NOFOLLOW)
         .open(&partial)
@@ -83,15 +83,15 @@ fn size(file: &File, path: &Path) -> Result<u64> {
 }
 
 fn finish(path: &Path, request: &CopyFileRequest) -> Result<()> {
-    let (uid, gid) = owner(request)?;
+    let (uid, gid) = owner(request);
     chown(path, Some(uid), Some(gid)).map_err(Error::path("change owner of", path))?;
     fs::set_permissions(path, Permissions::from_mode(request.file_mode & 0o7777))
         .map_err(Error::path("change mode of", path))
 }
 
-fn owner(request: &CopyFileRequest) -> Result<(u32, u32)> {
-    let id = |id: i32| u32::try_from(id).map_err(|_| Error::refused(format!("owner {id}")));
-    Ok((id(request.uid)?, id(request.gid)?))
+/// The wire has them signed; half of Linux's are above that.
+fn owner(request: &CopyFileRequest) -> (u32, u32) {
+    (request.uid.cast_unsigned(), request.gid.cast_unsigned())
 }
 
 /// Checks that the path lies below `shared`, and that no link on the way leads out of it.
@@ -171,6 +171,17 @@ mod tests {
         assert_eq!(fs::read_link(base.path().join("link")).unwrap(), Path::new("dir"));
         copy(&request(base.path().join("link"), 0o100_600, b"now a file"), base.path()).unwrap();
         assert_eq!(fs::read(base.path().join("link")).unwrap(), b"now a file");
+    }
+
+    #[test]
+    fn a_part_is_written_over_a_file_and_not_over_a_directory() {
+        let base = tempfile::tempdir().unwrap();
+        fs::write(base.path().join("b.tmp"), b"somebody's, and longer").unwrap();
+        copy(&request(base.path().join("b.conf"), 0o100_600, b"b"), base.path()).unwrap();
+        assert_eq!(fs::read(base.path().join("b.conf")).unwrap(), b"b");
+        fs::create_dir(base.path().join("a.tmp")).unwrap();
+        copy(&request(base.path().join("a.conf"), 0o100_600, b"a"), base.path()).unwrap_err();
+        assert!(base.path().join("a.tmp").is_dir());
     }
 
     #[test]

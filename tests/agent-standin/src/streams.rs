@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::OwnedFd;
 use std::process::Stdio;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex as SyncMutex, PoisonError};
 use std::time::Duration;
 
 use nix::fcntl::{FcntlArg, OFlag, fcntl};
@@ -45,8 +45,8 @@ pub enum Streams {
         /// Until end of file.
         stderr: Mutex<Receiver>,
     },
-    /// A pseudoterminal's master side.
-    Terminal(AsyncFd<OwnedFd>),
+    /// A pseudoterminal's master side, until its input is closed.
+    Terminal(SyncMutex<Option<Arc<AsyncFd<OwnedFd>>>>),
 }
 
 /// The process's ends, given to the helper that becomes its parent.
@@ -87,7 +87,7 @@ impl Streams {
         fcntl(&master, FcntlArg::F_SETFL(flags)).map_err(Error::system("set flags of a terminal"))?;
         let master = sys::watched(master, Interest::READABLE | Interest::WRITABLE)
             .map_err(Error::system("watch a terminal"))?;
-        Ok(Self::Terminal(master))
+        Ok(Self::Terminal(SyncMutex::new(Some(Arc::new(master)))))
     }
 
     /// Writes all of `data` to the process.
@@ -99,6 +99,7 @@ impl Streams {
                 pipe.write_all(data).await.map_err(Error::system("write to stdin"))
             }
             Self::Terminal(master) => {
+                let master = open(master)?;
                 let mut rest = data;
                 while !rest.is_empty() {
                     let mut ready = master.writable().await.map_err(Error::system("wait for a terminal"))?;
@@ -111,10 +112,12 @@ impl Streams {
         }
     }
 
-    /// Ends the process's input. A terminal has no such end: it stays open.
+    /// Ends the process's input. A terminal has no such end: it is closed, output and all (kata-agent 4.1.0,
+    /// `Process::close_stdin`).
     pub async fn close_stdin(&self) {
-        if let Self::Pipes { stdin, .. } = self {
-            stdin.lock().await.take();
+        match self {
+            Self::Pipes { stdin, .. } => drop(stdin.lock().await.take()),
+            Self::Terminal(master) => drop(master.lock().unwrap_or_else(PoisonError::into_inner).take()),
         }
     }
 
@@ -140,9 +143,10 @@ impl Streams {
         let count = match (self, output) {
             (Self::Pipes { stdout, .. }, Output::Stdout) => stdout.lock().await.read(&mut data).await,
             (Self::Pipes { stderr, .. }, Output::Stderr) => stderr.lock().await.read(&mut data).await,
-            (Self::Terminal(master), Output::Stdout) => read_terminal(master, &mut data).await,
-            (Self::Terminal(_), Output::Stderr) => {
-                return Err(Error::refused("a process on a terminal has no stderr of its own"));
+            // It has no stderr of its own: whoever asks for that gets some of the output.
+            (Self::Terminal(master), _) => {
+                let master = open(master)?;
+                read_terminal(&master, &mut data).await
             }
         };
         data.truncate(count.map_err(Error::system("read from a process"))?);
@@ -153,11 +157,15 @@ impl Streams {
     pub fn resize(&self, rows: u16, columns: u16) -> Result<()> {
         match self {
             Self::Pipes { .. } => Err(Error::refused("the process has no terminal")),
-            Self::Terminal(master) => {
-                sys::resize(master.get_ref(), rows, columns).map_err(Error::system("resize a terminal"))
-            }
+            Self::Terminal(master) => sys::resize(open(master)?.get_ref(), rows, columns)
+                .map_err(Error::system("resize a terminal")),
         }
     }
+}
+
+fn open(master: &SyncMutex<Option<Arc<AsyncFd<OwnedFd>>>>) -> Result<Arc<AsyncFd<OwnedFd>>> {
+    let master = master.lock().unwrap_or_else(PoisonError::into_inner);
+    master.clone().ok_or_else(|| Error::refused("the terminal is closed"))
 }
 
 async fn read_terminal(master: &AsyncFd<OwnedFd>, data: &mut [u8]) -> io::Result<usize> {
@@ -215,9 +223,13 @@ mod tests {
         streams.write(b"hello\n").await.unwrap();
         let (_keep, exit) = running();
         assert_eq!(streams.read(Output::Stdout, 100, &exit, &Notify::new()).await.unwrap(), b"hello\r\n");
-        assert!(streams.read(Output::Stderr, 100, &exit, &Notify::new()).await.is_err());
-        drop(pty.slave);
+        streams.write(b"more\n").await.unwrap();
+        assert_eq!(streams.read(Output::Stderr, 100, &exit, &Notify::new()).await.unwrap(), b"more\r\n");
+        streams.close_stdin().await;
         assert!(streams.read(Output::Stdout, 100, &exit, &Notify::new()).await.is_err());
+        assert!(streams.write(b"x").await.is_err() && streams.resize(1, 1).is_err());
+        // Its end is the process's hangup.
+        assert_eq!(unistd::read(&pty.slave, &mut [0]), Ok(0));
     }
 
     #[tokio::test]

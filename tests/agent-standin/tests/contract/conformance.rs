@@ -2,7 +2,7 @@
 //! does. What is asserted here is what kata-agent 4.1.0 did.
 
 use std::fs;
-use std::os::unix::fs::symlink;
+use std::os::unix::fs::{MetadataExt, symlink};
 use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -10,10 +10,10 @@ use std::time::{Duration, Instant};
 use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest, GetDiagnosticDataRequest};
 use agent_client::proto::oci;
 use agent_client::proto::types::Interface;
-use agent_client::{AgentError, Courier, Mirror, ProcessRef};
+use agent_client::{AgentError, Code, Courier, Mirror, ProcessRef};
 use tokio::time::{sleep, timeout};
 
-use crate::rig::{Rig, inside_both, process};
+use crate::rig::{Rig, inside_both, mounts, process};
 
 const SHARED: &str = "/run/kata-containers/shared/containers";
 /// One more than Linux has.
@@ -22,13 +22,18 @@ const NO_SIGNAL: u32 = 65;
 /// Longer than anything here takes.
 const LIMIT: Duration = Duration::from_secs(10);
 
-/// How many processes of this PID namespace, which is the agent's as well, have such a command line.
-fn processes(line: &str) -> usize {
-    let lines = fs::read_dir("/proc").unwrap().flatten().filter_map(|entry| {
-        let text = fs::read_to_string(entry.path().join("cmdline")).ok()?;
-        Some(text.trim_end_matches('\0').replace('\0', " "))
+/// The processes of this PID namespace, which is the agent's as well, that have such a command line.
+fn pids(line: &str) -> Vec<String> {
+    let entries = fs::read_dir("/proc").unwrap().flatten();
+    let found = entries.filter(|entry| {
+        let text = fs::read_to_string(entry.path().join("cmdline")).unwrap_or_default();
+        text.trim_end_matches('\0').replace('\0', " ") == line
     });
-    lines.filter(|found| found == line).count()
+    found.filter_map(|entry| entry.file_name().into_string().ok()).collect()
+}
+
+fn processes(line: &str) -> usize {
+    pids(line).len()
 }
 
 async fn until(what: &str, holds: impl Fn() -> bool) {
@@ -112,6 +117,7 @@ fn what_the_first_process_leaves() {
         rig.agent.signal_all("ctr1", 9).await.unwrap();
         until("the child's end", || processes("sleep 4242") == 0).await;
         rig.remove("ctr1").await;
+        rig.remove("pause").await;
     });
 }
 
@@ -286,6 +292,169 @@ fn volumes_change_and_go() {
         mirror.remove(&courier).await.unwrap();
         assert!(!Path::new(&guest).exists());
         assert_eq!(fs::read_dir(SHARED).unwrap().count(), 0);
+    });
+}
+
+/// The size in a specification is nobody's; what a resize says is. There is one output, whoever asks, and the end of the input
+/// is the terminal's.
+#[test]
+fn a_terminal() {
+    inside_both("conformance::a_terminal", |rig| async move {
+        rig.sandbox().await;
+        let mut spec =
+            rig.spec(&["sh", "-c", "stty size 2>&1; read line; echo got $line; stty size; read line"]);
+        let process = spec.Process.as_mut().unwrap();
+        process.Terminal = true;
+        process.ConsoleSize = Some(oci::Box { Height: 33, Width: 99, ..Default::default() }).into();
+        rig.create("ctr1", spec).await.unwrap();
+        rig.agent.start_container("ctr1").await.unwrap();
+        let init = ProcessRef::init("ctr1");
+        // busybox takes a terminal of 0 columns for none.
+        let first = timeout(LIMIT, rig.agent.read_stdout(init, 100)).await.unwrap().unwrap();
+        assert!(first.starts_with(b"stty: standard input"), "{first:?}");
+        rig.agent.tty_win_resize(init, 50, 132).await.unwrap();
+        rig.agent.write_stdin(init, b"x\n".to_vec()).await.unwrap();
+        let mut seen = Vec::new();
+        while !seen.ends_with(b"got x\r\n50 132\r\n") {
+            let read = timeout(LIMIT, rig.agent.read_stderr(init, 100)).await;
+            seen.extend(read.unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&seen))).unwrap());
+        }
+        rig.agent.close_stdin(init).await.unwrap();
+        assert!(rig.agent.read_stdout(init, 100).await.is_err());
+        rig.agent.tty_win_resize(init, 1, 1).await.unwrap_err();
+        // The first process of a PID namespace is sent no SIGHUP: `read` fails.
+        assert_eq!(timeout(LIMIT, rig.agent.wait_process(init)).await.unwrap().unwrap(), 1);
+        rig.remove("ctr1").await;
+    });
+}
+
+/// What may not be executed is created and started all the same; what is not there is not.
+#[test]
+fn a_program_that_may_not_be_executed() {
+    inside_both("conformance::a_program_that_may_not_be_executed", |rig| async move {
+        rig.sandbox().await;
+        fs::write(rig.root.join("bin/text"), "no program").unwrap();
+        rig.run("ctr1", &["/bin/text"]).await;
+        assert_eq!(rig.agent.wait_process(ProcessRef::init("ctr1")).await.unwrap(), 13);
+        rig.remove("ctr1").await;
+        rig.create("ctr2", rig.spec(&["/bin/none"])).await.unwrap_err();
+    });
+}
+
+#[test]
+fn input_and_its_end() {
+    inside_both("conformance::input_and_its_end", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "cat; echo end; exec sleep 1000"]).await;
+        let init = ProcessRef::init("ctr1");
+        for piece in [&b"one"[..], b"two"] {
+            rig.agent.write_stdin(init, piece.to_vec()).await.unwrap();
+            assert_eq!(rig.agent.read_stdout(init, 100).await.unwrap(), piece);
+        }
+        rig.agent.close_stdin(init).await.unwrap();
+        rig.agent.close_stdin(init).await.unwrap();
+        assert_eq!(rig.agent.read_stdout(init, 100).await.unwrap(), b"end\n");
+        rig.agent.write_stdin(init, b"more".to_vec()).await.unwrap_err();
+        rig.agent.tty_win_resize(init, 1, 1).await.unwrap_err();
+        rig.remove("ctr1").await;
+    });
+}
+
+#[test]
+fn pause_stats_and_resume() {
+    inside_both("conformance::pause_stats_and_resume", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "while true; do :; done"]).await;
+        let used = async || {
+            let stats = rig.agent.stats_container("ctr1").await.unwrap();
+            stats.cgroup_stats.cpu_stats.cpu_usage.total_usage
+        };
+        sleep(Duration::from_millis(300)).await;
+        rig.agent.pause_container("ctr1").await.unwrap();
+        sleep(Duration::from_millis(100)).await;
+        let first = used().await;
+        assert!(first > 0, "no processor time");
+        sleep(Duration::from_millis(300)).await;
+        // Some time is booked late, when a frozen process's tick is accounted for; a running one would use 300 ms.
+        let more = used().await - first;
+        assert!(more < 10_000_000, "a paused container runs: {more} ns");
+        rig.agent.pause_container("ctr1").await.unwrap_err();
+        rig.agent.resume_container("ctr1").await.unwrap();
+        rig.agent.resume_container("ctr1").await.unwrap_err();
+        rig.agent.stats_container("ctr2").await.unwrap_err();
+        rig.remove("ctr1").await;
+    });
+}
+
+/// Of a running container nothing is left: neither its processes nor its directory and mounts.
+#[test]
+fn a_running_container_is_removed() {
+    inside_both("conformance::a_running_container_is_removed", |rig| async move {
+        rig.sandbox().await;
+        let before = mounts();
+        rig.run("ctr1", &["sh", "-c", "sleep 4141 & sleep 4242"]).await;
+        rig.agent.exec_process("ctr1", "e1", process(&["sleep", "4343"])).await.unwrap();
+        for line in ["sleep 4141", "sleep 4242", "sleep 4343"] {
+            until(line, || processes(line) == 1).await;
+        }
+        rig.remove("ctr1").await;
+        for line in ["sleep 4141", "sleep 4242", "sleep 4343"] {
+            until(line, || processes(line) == 0).await;
+        }
+        assert_eq!(mounts(), before);
+        assert!(!Path::new("/run/kata-containers/ctr1").exists());
+        rig.agent.signal_all("ctr1", 9).await.unwrap_err();
+    });
+}
+
+/// SIGKILL to all of a container is for its own cgroup; by its name the first process is found, and its PID namespace with it.
+#[test]
+fn a_process_in_a_cgroup_below() {
+    inside_both("conformance::a_process_in_a_cgroup_below", |rig| async move {
+        rig.sandbox().await;
+        rig.run("ctr1", &["sh", "-c", "sleep 4141 & exec sleep 4242"]).await;
+        let init = ProcessRef::init("ctr1");
+        until("the child", || processes("sleep 4141") == 1).await;
+        for (number, pid) in pids("sleep 4141").into_iter().chain(pids("sleep 4242")).enumerate() {
+            rig.put_below("ctr1", &format!("below{number}"), &pid);
+        }
+        rig.agent.signal_all("ctr1", 9).await.unwrap();
+        sleep(Duration::from_millis(500)).await;
+        assert!(
+            lives(&rig, init).await,
+            "kata-agent looks below now: the shim's second signal is for nothing"
+        );
+        rig.agent.signal_process(init, 9).await.unwrap();
+        assert_eq!(timeout(LIMIT, rig.agent.wait_process(init)).await.unwrap().unwrap(), 137);
+        until("the child's end", || processes("sleep 4141") == 0).await;
+        // By then nobody has that name.
+        assert_eq!(rig.agent.signal_process(init, 9).await.unwrap_err().code(), Some(Code::NOT_FOUND));
+        rig.agent.signal_all("ctr1", 9).await.unwrap();
+        rig.remove("ctr1").await;
+    });
+}
+
+/// A file is written beside its place, under a name that may be another's; and before there is a sandbox.
+#[test]
+fn a_files_place_while_it_is_copied() {
+    inside_both("conformance::a_files_place_while_it_is_copied", |rig| async move {
+        let file = |name: &str, uid: u32| CopyFileRequest {
+            path: format!("{SHARED}/{name}"),
+            file_size: 1,
+            file_mode: 0o100_644,
+            dir_mode: 0o040_755,
+            uid: uid.cast_signed(),
+            data: b"x".to_vec(),
+            ..Default::default()
+        };
+        rig.agent.copy_file(file("early", 0)).await.unwrap();
+        rig.sandbox().await;
+        assert!(!Path::new(SHARED).join("early").exists(), "the sandbox begins with nothing");
+        fs::create_dir_all(Path::new(SHARED).join("a.tmp")).unwrap();
+        rig.agent.copy_file(file("a.conf", 0)).await.unwrap_err();
+        assert!(Path::new(SHARED).join("a.tmp").is_dir());
+        rig.agent.copy_file(file("b.conf", 3_000_000_000)).await.unwrap();
+        assert_eq!(fs::metadata(Path::new(SHARED).join("b.conf")).unwrap().uid(), 3_000_000_000);
     });
 }
 

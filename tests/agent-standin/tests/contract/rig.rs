@@ -62,7 +62,8 @@ fn inside_with<F: Future<Output = ()>>(agent: &str, test: &str, body: impl FnOnc
 }
 
 /// What the tests ask for, as a policy names it.
-const REQUESTS: [&str; 17] = [
+const REQUESTS: [&str; 22] = [
+    "CloseStdin",
     "CopyFile",
     "CreateContainer",
     "CreateSandbox",
@@ -71,11 +72,15 @@ const REQUESTS: [&str; 17] = [
     "GetDiagnosticData",
     "GuestDetails",
     "ListInterfaces",
+    "PauseContainer",
     "ReadStream",
     "RemoveContainer",
+    "ResumeContainer",
     "SignalProcess",
     "StartContainer",
     "StatsContainer",
+    "TtyWinResize",
+    "UpdateContainer",
     "UpdateEphemeralMounts",
     "UpdateInterface",
     "WaitProcess",
@@ -103,6 +108,9 @@ impl Drop for Rig {
             let cgroup = root.join(&self.test);
             for container in fs::read_dir(&cgroup).into_iter().flatten().flatten() {
                 let _ = fs::write(container.path().join("cgroup.kill"), "1");
+                for below in fs::read_dir(container.path()).into_iter().flatten().flatten() {
+                    let _ = fs::remove_dir(below.path());
+                }
                 let _ = fs::remove_dir(container.path());
             }
             let _ = fs::remove_dir(cgroup);
@@ -181,6 +189,27 @@ impl Rig {
     pub async fn run(&self, id: &str, args: &[&str]) {
         self.create(id, self.spec(args)).await.unwrap();
         self.agent.start_container(id).await.unwrap();
+    }
+
+    /// Puts a process into a cgroup below a container's.
+    pub fn put_below(&self, id: &str, name: &str, pid: &str) {
+        let container = format!("{}/{id}", self.test);
+        let roots = if is_standin() { Vec::new() } else { controllers_of_version_1() };
+        let mut roots: Vec<_> = roots.iter().map(|controller| Path::new(CGROUPS).join(controller)).collect();
+        if roots.is_empty() {
+            roots.push(PathBuf::from(CGROUPS));
+        }
+        for root in roots {
+            let below = root.join(&container).join(name);
+            fs::create_dir(&below).unwrap();
+            for file in ["cpuset.cpus", "cpuset.mems"] {
+                // Version 1 takes nobody without.
+                if let Ok(all) = fs::read(root.join(&container).join(file)) {
+                    let _ = fs::write(below.join(file), all);
+                }
+            }
+            fs::write(below.join("cgroup.procs"), pid).unwrap();
+        }
     }
 
     pub async fn remove(&self, id: &str) {
