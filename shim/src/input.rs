@@ -34,7 +34,7 @@ pub fn start(stdin: &[u8]) -> Outcome {
 /// # Errors
 /// What the engine would be told.
 pub fn bundle(json: &[u8]) -> Outcome {
-    bootstrap::parse_spec(json)?.sandbox();
+    bootstrap::parse_spec(json)?.sandbox()?;
     Ok(())
 }
 

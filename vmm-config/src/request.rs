@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use measurement::initdata::{self, InitData};
 use serde::Deserialize;
+use shared_types::cri::{Engine, Member, TwoEngines};
 use shared_types::{BadScratchSize, ScratchSize, one_line};
 
 use crate::annotation::AnnotationKey;
@@ -26,17 +27,13 @@ use crate::config::NodeConfig;
 use crate::units::{BadName, MemorySize, OutOfRange, Vcpus, VmMemory, VmName};
 
 /// The pod's CPU quota in µs per period; zero or negative: no limit.
-const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+pub const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
 /// The quota's period in µs.
-const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+pub const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
 /// The pod's CPU weight; kubelet gives 1024 for each CPU.
-const CRI_CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
+pub const CRI_CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
 /// The pod's memory limit in bytes; zero: no limit.
-const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
-/// Present on everything that comes through containerd's CRI.
-const CRI_CONTAINER_TYPE: &str = "io.kubernetes.cri.container-type";
-/// Present on everything that comes through CRI-O.
-const CRIO_CONTAINER_TYPE: &str = "io.kubernetes.cri-o.ContainerType";
+pub const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 /// CRI-O's sums, as JSON of CRI's `LinuxContainerResources` (CRI-O, `setupSandboxResources` in
 /// `server/sandbox_run_linux.go`): the name until 1.34, then the one from 1.35 on. CRI-O filters what a pod's
 /// author writes under names that it knows. So the old one counts first: who writes it knows both or writes it itself,
@@ -175,6 +172,9 @@ pub enum RequestError {
     /// The sandbox id has characters that an id cannot have.
     #[error(transparent)]
     Name(#[from] BadName),
+    /// Annotations of two engines.
+    #[error(transparent)]
+    Engines(#[from] TwoEngines),
     /// An annotation's value is not of its type.
     #[error("annotation {name} is {value:?}; it must be {expected}")]
     Malformed {
@@ -289,20 +289,18 @@ struct Annotations<'a> {
 impl Annotations<'_> {
     /// The pod's limits: CRI's sums, or `own` where no CRI is involved.
     fn pod_limits(&self, own: OciLimits) -> Result<PodLimits, RequestError> {
-        let cri = [CRI_CONTAINER_TYPE, CRI_CPU_QUOTA, CRI_CPU_PERIOD, CRI_MEMORY];
-        let limits = if self.all.contains_key(CRIO_CONTAINER_TYPE) {
-            self.crios_sums()?
-        } else if cri.iter().any(|name| self.all.contains_key(name)) {
-            const BYTES: &str = "a whole number of bytes";
-            const MICROSECONDS: &str = "a whole number of microseconds";
-            OciLimits {
+        const BYTES: &str = "a whole number of bytes";
+        const MICROSECONDS: &str = "a whole number of microseconds";
+        let member = Member::of(|name| self.all.get(name).copied())?;
+        let limits = match member.map(|member| member.engine) {
+            None => own,
+            Some(Engine::Crio) => self.crios_sums()?,
+            Some(Engine::Containerd) => OciLimits {
                 cpu_quota: self.parse(CRI_CPU_QUOTA, MICROSECONDS)?,
                 cpu_period: self.parse(CRI_CPU_PERIOD, MICROSECONDS)?,
                 cpu_shares: self.parse(CRI_CPU_SHARES, "a whole number")?,
                 memory_limit: self.parse(CRI_MEMORY, BYTES)?,
-            }
-        } else {
-            own
+            },
         };
         Ok(PodLimits {
             vcpus: limits.vcpus(),
@@ -386,12 +384,19 @@ mod tests {
     const VCPUS: &str = "io.katacontainers.config.hypervisor.default_vcpus";
     const MEMORY: &str = "io.katacontainers.config.hypervisor.default_memory";
 
+    const CRIO: &str = Engine::Crio.names().kind;
+
     fn allowing() -> NodeConfig {
         NodeConfig { allowed_annotations: AnnotationKey::ALL.to_vec(), ..NodeConfig::default() }
     }
 
     fn request(config: &NodeConfig, annotations: &[(&str, &str)]) -> Result<PodRequest, RequestError> {
         PodRequest::new(config, "pod", annotations.iter().copied(), OciLimits::default())
+    }
+
+    /// A pod of containerd's with more annotations.
+    fn cri(config: &NodeConfig, annotations: &[(&str, &str)]) -> Result<PodRequest, RequestError> {
+        request(config, &[annotations, &[(Engine::Containerd.names().kind, "sandbox")]].concat())
     }
 
     fn sizes(r: &PodRequest) -> (u8, u64) {
@@ -436,7 +441,7 @@ mod tests {
     #[test]
     fn cri_sums_size_the_vm() {
         let pod = [(CRI_CPU_QUOTA, "250000"), (CRI_CPU_PERIOD, "100000"), (CRI_MEMORY, "1073741824")];
-        let r = request(&NodeConfig::default(), &pod).unwrap();
+        let r = cri(&NodeConfig::default(), &pod).unwrap();
         assert_eq!(sizes(&r), (3, 1024 + 192));
         assert_eq!((r.vcpus_from, r.memory_from), (SizeSource::Limit, SizeSource::Limit));
         assert!(r.has_limits());
@@ -448,7 +453,7 @@ mod tests {
     fn without_a_quota_the_shares_size_the_vm() {
         let of = |quota, shares| {
             let pod = [(CRI_CPU_QUOTA, quota), (CRI_CPU_PERIOD, "100000"), (CRI_CPU_SHARES, shares)];
-            let r = request(&NodeConfig::default(), &pod).unwrap();
+            let r = cri(&NodeConfig::default(), &pod).unwrap();
             (r.vcpus.get(), r.vcpus_from)
         };
         assert_eq!(of("-1", "16384"), (16, SizeSource::Limit));
@@ -474,7 +479,7 @@ mod tests {
     #[test]
     fn crios_sums_size_the_vm() {
         let of = |annotations: &[(&str, &str)]| {
-            let pod: Vec<_> = [(CRIO_CONTAINER_TYPE, "sandbox")].iter().chain(annotations).copied().collect();
+            let pod: Vec<_> = [(CRIO, "sandbox")].iter().chain(annotations).copied().collect();
             request(&NodeConfig::default(), &pod)
         };
         let said = r#"{"cpu_period":100000,"cpu_quota":200000,"cpu_shares":2048,"memory_limit_in_bytes":3221225472,
@@ -498,7 +503,7 @@ mod tests {
     fn under_crio_a_pods_author_does_not_size_its_vm() {
         let [old, new] = CRIO_RESOURCES;
         let pod = [
-            (CRIO_CONTAINER_TYPE, "sandbox"),
+            (CRIO, "sandbox"),
             (CRI_CPU_QUOTA, "6400000"),
             (CRI_MEMORY, "1099511627776"),
             (new, r#"{"cpu_quota":6400000}"#),
@@ -511,12 +516,12 @@ mod tests {
     #[test]
     fn zero_and_negative_mean_no_limit() {
         let pod = [(CRI_CPU_QUOTA, "-1"), (CRI_CPU_PERIOD, "0"), (CRI_MEMORY, "0")];
-        assert_eq!(sizes(&request(&NodeConfig::default(), &pod).unwrap()), (1, 2048));
+        assert_eq!(sizes(&cri(&NodeConfig::default(), &pod).unwrap()), (1, 2048));
     }
 
     #[test]
     fn missing_period_is_the_kernels() {
-        let r = request(&NodeConfig::default(), &[(CRI_CPU_QUOTA, "200001")]).unwrap();
+        let r = cri(&NodeConfig::default(), &[(CRI_CPU_QUOTA, "200001")]).unwrap();
         assert_eq!(r.vcpus.get(), 3);
     }
 
@@ -532,16 +537,30 @@ mod tests {
         let r = PodRequest::new(&config, "c1", [], limits).unwrap();
         assert_eq!(sizes(&r), (2, 704));
         // Through CRI the sandbox container's own limits are not the pod's.
-        for kind in [CRI_CONTAINER_TYPE, CRIO_CONTAINER_TYPE] {
-            let r = PodRequest::new(&config, "c1", [(kind, "sandbox")], limits).unwrap();
+        for engine in [Engine::Containerd, Engine::Crio] {
+            let r = PodRequest::new(&config, "c1", [(engine.names().kind, "sandbox")], limits).unwrap();
             assert_eq!(sizes(&r), (1, 2048));
         }
+    }
+
+    /// CRI-O copies a pod's annotations, whoever's names they have.
+    #[test]
+    fn a_pod_of_crio_does_not_size_its_vm_by_containerds_names() {
+        let kind = (Engine::Crio.names().kind, "sandbox");
+        let forged = [kind, (CRI_CPU_QUOTA, "3200000"), (CRI_CPU_PERIOD, "1"), (CRI_MEMORY, "1099511627776")];
+        let r = request(&NodeConfig::default(), &forged).unwrap();
+        assert_eq!(sizes(&r), (1, 2048));
+        assert!(!r.has_limits());
+        let error = cri(&NodeConfig::default(), &[kind]).unwrap_err();
+        assert_eq!(error, RequestError::Engines(TwoEngines));
+        // Nor does a container that is no pod's: its limits are in its specification.
+        assert_eq!(sizes(&request(&NodeConfig::default(), &forged[1..]).unwrap()), (1, 2048));
     }
 
     #[test]
     fn tiny_limit_still_gets_a_vm_that_boots() {
         let config = NodeConfig { overhead_memory_mib: MemorySize::ZERO, ..NodeConfig::default() };
-        let r = request(&config, &[(CRI_MEMORY, "1")]).unwrap();
+        let r = cri(&config, &[(CRI_MEMORY, "1")]).unwrap();
         assert_eq!(r.memory.size(), VmMemory::MIN);
     }
 
@@ -556,7 +575,7 @@ mod tests {
     #[test]
     fn a_limit_counts_more_than_an_annotation() {
         let pod = [(VCPUS, "4"), (MEMORY, "4096"), (CRI_CPU_QUOTA, "100000"), (CRI_MEMORY, "1048576")];
-        let r = request(&allowing(), &pod).unwrap();
+        let r = cri(&allowing(), &pod).unwrap();
         assert_eq!(sizes(&r), (1, 194));
         assert_eq!(r.ignored.len(), 2);
         assert!(r.ignored.iter().all(|i| i.reason == IgnoreReason::LimitDecides));
@@ -601,7 +620,7 @@ mod tests {
 
     #[test]
     fn malformed_cri_values_are_errors() {
-        let error = request(&NodeConfig::default(), &[(CRI_MEMORY, "1Gi")]).unwrap_err();
+        let error = cri(&NodeConfig::default(), &[(CRI_MEMORY, "1Gi")]).unwrap_err();
         assert!(error.to_string().ends_with("it must be a whole number of bytes"));
     }
 
@@ -623,8 +642,8 @@ mod tests {
         #[test]
         fn arbitrary_values_never_panic(value in "\\PC{0,30}") {
             let pod = [(VCPUS, value.as_str()), (MEMORY, &value), (CRI_MEMORY, &value), (CRI_CPU_QUOTA, &value)];
-            let _ = request(&allowing(), &pod);
-            let _ = request(&allowing(), &[(CRIO_CONTAINER_TYPE, "sandbox"), (CRIO_RESOURCES[0], &value)]);
+            let _ = cri(&allowing(), &pod);
+            let _ = request(&allowing(), &[(CRIO, "sandbox"), (CRIO_RESOURCES[0], &value)]);
         }
     }
 }

@@ -15,6 +15,8 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 const TERMINATION_LOG: &str = "/dev/termination-log";
 /// Files that the engine makes for every container.
 const ENGINE_FILES: [&str; 3] = ["/etc/hosts", "/etc/hostname", "/etc/resolv.conf"];
+/// CRI-O's for every container, empty: by it a program can tell that it is in one.
+const CONTAINER_ENV: &str = "/run/.containerenv";
 const SHM: &str = "/dev/shm";
 /// File systems of the kernel, which every container has.
 const KERNEL: [&str; 6] = ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
@@ -149,6 +151,10 @@ pub(crate) fn mounts(
         let rule = file(path, EITHER, copied);
         mounts.add(path, rule, true);
     }
+    if !mounts.has(CONTAINER_ENV) {
+        let rule = file(CONTAINER_ENV, EITHER, copied);
+        mounts.add(CONTAINER_ENV, rule, false);
+    }
     let last_words = last_words(container);
     if !mounts.has(&clean(last_words)) {
         let rule = file(last_words, READ_WRITE, copied);
@@ -158,7 +164,9 @@ pub(crate) fn mounts(
         let rule = tree(SERVICE_ACCOUNT, false, copied, &mut mounts.trees);
         mounts.add(SERVICE_ACCOUNT, rule, false);
     }
-    mounts.nested = nested(&mounts.all_places());
+    // CRI-O mounts its files before volumes: a volume at /run hides this one, and nothing is lost with it.
+    let places = mounts.all_places().into_iter().filter(|place| *place != CONTAINER_ENV);
+    mounts.nested = nested(&places.collect());
     mounts
 }
 

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use gpu::PciAddress;
+use shared_types::cri::TwoEngines;
 
 use crate::{Pod, Source, cdi, group, kubelet};
 
@@ -12,6 +13,9 @@ pub enum Error {
     /// The host's devices cannot be read.
     #[error("cannot find the host's GPUs")]
     Sysfs(#[from] gpu::sysfs::Error),
+    /// Annotations of two engines.
+    #[error("cannot tell which pod it is")]
+    Engines(#[from] TwoEngines),
     /// Kubelet's socket is missing.
     #[error(
         "pod {pod} asks for GPUs, but kubelet's socket {socket} is missing; start kubelet with the PodResources API, \

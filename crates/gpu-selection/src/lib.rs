@@ -26,7 +26,7 @@ use gpu::{Kind, PciAddress};
 
 pub use error::Error;
 pub use find::Finder;
-pub use pod::{CONTAINERD, Facts, Pod};
+pub use pod::{Facts, Pod};
 
 /// Where things are on the host.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 
+use shared_types::cri::TwoEngines;
 use thiserror::Error;
 
 /// Why a spec was refused.
@@ -20,6 +21,15 @@ pub enum SpecError {
     BadId {
         /// The id.
         container: String,
+    },
+    /// Annotations of two engines.
+    #[error("container {container} cannot be told apart from another pod's")]
+    Engines {
+        /// The container's id.
+        container: String,
+        /// Which annotations, and what to do.
+        #[source]
+        source: TwoEngines,
     },
     /// The root file system has no layers.
     #[error("container {container}: no root file system layers")]

@@ -28,7 +28,7 @@ pub use passthrough::PassedDevice;
 pub use pause::{OwnSandbox, own_sandbox};
 pub use process::process;
 pub use resources::{VmSize, check_size, lift, resources};
-pub use role::{Role, sandbox_id};
+pub use role::{Role, member};
 pub use rootfs::GuestRootfs;
 pub use storage::{shm_remount, shm_storage};
 pub use translate::{

@@ -11,7 +11,7 @@ use crate::paths;
 use crate::role::Owner;
 use crate::storage::{empty_dir, empty_dir_size, in_empty_dir, in_scratch};
 use crate::translate::{Copy, CopyKind, FileKind, HostFile, Medium, TerminationLog};
-use crate::volume::{Volume, directory_of, is_engine_file, is_image_volume, is_shm};
+use crate::volume::{Volume, directory_of, is_containers_own, is_engine_file, is_image_volume, is_shm};
 
 /// File systems that need nothing from the host.
 const KERNEL_TYPES: [&str; 7] = ["proc", "sysfs", "devpts", "mqueue", "tmpfs", "cgroup", "cgroup2"];
@@ -167,6 +167,10 @@ impl Translator<'_> {
             }
             _ if is_engine_file(source, destination, &self.owner) => {
                 self.copy(mount, source, CopyKind::File, false)
+            }
+            _ if is_containers_own(source, destination, &self.owner) => {
+                let is_directory = self.kind(source) == Some(FileKind::Directory);
+                self.copy(mount, source, if is_directory { CopyKind::Tree } else { CopyKind::File }, false)
             }
             _ => Err(self.refuse(mount, source)),
         }
@@ -492,6 +496,25 @@ mod tests {
         }
     }
 
+    /// As CRI-O mounts them (`server/container_create.go`).
+    #[test]
+    fn files_that_crio_makes_for_pod_and_container_are_copied_once() {
+        let storage = "/var/lib/containers/storage/overlay-containers";
+        for (source, destination, kind) in [
+            ("f00d/userdata/.containerenv", "/run/.containerenv", CopyKind::File),
+            ("c1/userdata/passwd", "/etc/passwd", CopyKind::File),
+            ("c1/userdata/localtime", "/etc/localtime", CopyKind::File),
+            ("c1/userdata/run/secrets/dir", "/run/secrets/dir", CopyKind::Tree),
+        ] {
+            let out = one(bind(&format!("{storage}/{source}"), destination, &["rw", "bind"])).unwrap();
+            assert_eq!((out.copies[0].kind, out.copies[0].watch), (kind, false), "{destination}");
+            let below = format!("{storage}/{}", source.split('/').next().unwrap());
+            assert_eq!(out.copies[0].below.as_deref(), Some(Path::new(&below)));
+            assert_eq!(out.mounts[0].source, out.copies[0].guest);
+            assert!(out.termination_log.is_none());
+        }
+    }
+
     #[test]
     fn what_kubelet_writes_is_copied_and_watched() {
         for plugin in ["configmap", "secret", "projected", "downward-api"] {
@@ -572,6 +595,11 @@ mod tests {
             ("/var/lib/kubelet/pods/9e1f/volumes/kubernetes.io~secret/v", "/secrets"),
             ("/var/lib/kubelet/pods/9e1f/containers/app/1a2b", "/dev/termination-log"),
             ("/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c2/volumes/5e1f", "/data"),
+            (
+                "/var/lib/containers/storage/overlay-containers/beef/userdata/.containerenv",
+                "/run/.containerenv",
+            ),
+            ("/run/containers/storage/overlay-containers/c2/userdata/run/secrets", "/run/secrets"),
         ] {
             let error = one(bind(source, destination, &["rbind", "ro"])).unwrap_err();
             assert!(matches!(error, SpecError::HostPath { .. }), "{source} {destination}: {error}");

@@ -10,12 +10,13 @@ use std::collections::{BTreeMap, HashMap};
 use agent_client::proto::oci;
 use oci_spec::runtime::Spec;
 use protobuf::MessageField;
+use shared_types::cri::{Engine, Member};
 
 use crate::error::SpecError;
 use crate::linux::own_namespaces;
 use crate::paths;
 use crate::role::Owner;
-use crate::translate::{GuestContainer, SandboxFacts, annotations, hostname, is_known};
+use crate::translate::{GuestContainer, SandboxFacts, annotations, hostname};
 
 /// The program, from [`paths::PAUSE`].
 const PROGRAM: &str = "/pause";
@@ -76,13 +77,23 @@ pub fn own_sandbox(
     }
     let defaults = SYSCTLS.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
     let named = pod.sysctls.iter().map(|(name, value)| (name.clone(), value.clone()));
-    let own = [("container-type", "sandbox"), ("sandbox-id", container)]
-        .map(|(name, value)| (format!("io.kubernetes.cri.{name}"), value.to_owned()));
-    let of_pod = pod.annotations.iter().map(|(name, value)| (name.clone(), value.clone()));
+    let names = Engine::Containerd.names();
+    let told = |name: &str| pod.annotations.get(name).map(String::as_str);
+    let member = Member {
+        engine: Engine::Containerd,
+        is_sandbox: true,
+        sandbox: None,
+        uid: told(names.uid),
+        pod: told(names.pod),
+        namespace: told(names.namespace),
+        container: None,
+        image: None,
+    };
+    let known = member.annotations(container).map(|(name, text)| (name.to_owned(), text.to_owned()));
     let pod = Pod {
         version: "1.2.0".to_owned(),
         hostname: pod.hostname.to_owned(),
-        annotations: of_pod.filter(|(name, _)| is_known(name)).chain(own).collect(),
+        annotations: known.collect(),
         sysctls: defaults.chain(named).collect(),
     };
     Ok(made(container, pod, sandbox, Vec::new()))
@@ -100,16 +111,17 @@ struct Pod {
 pub(crate) fn pause(
     container: &str,
     spec: &Spec,
+    pod: &Member<'_>,
     sandbox: &SandboxFacts<'_>,
 ) -> Result<GuestContainer, SpecError> {
     let missing = SpecError::Missing { container: container.to_string(), part: "linux" };
     let from = spec.linux().as_ref().ok_or(missing)?;
-    own_namespaces(Owner::of(container, spec), from)?;
+    own_namespaces(Owner::of(container, Some(pod)), from)?;
     let mut notes = Vec::new();
     let pod = Pod {
         version: spec.version().clone(),
         hostname: hostname(spec, true, &mut notes),
-        annotations: annotations(spec, None, &mut notes),
+        annotations: annotations(container, Some(pod), spec, None, &mut notes),
         sysctls: from.sysctl().clone().unwrap_or_default(),
     };
     notes.push("the pod's own container is the guest image's, not the host's".to_string());
@@ -186,6 +198,8 @@ fn texts(list: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::rootfs::GuestRootfs;
+    use crate::translate::translate;
 
     const PAUSE: &str = r#"{"ociVersion": "1.2.1", "hostname": "web-0",
         "process": {"user": {"uid": 0, "gid": 0, "additionalGids": [0, 2000]}, "args": ["/evil"], "cwd": "/tmp",
@@ -201,9 +215,14 @@ mod tests {
             "resources": {"devices": [{"allow": true, "access": "rwm"}]},
             "devices": [{"path": "/dev/kvm", "type": "c", "major": 10, "minor": 232}]}}"#;
 
-    fn paused(json: &str) -> GuestContainer {
+    fn translated(json: &str) -> Result<GuestContainer, SpecError> {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false }).unwrap()
+        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+        translate("c1", &spec, &sandbox, &GuestRootfs::default(), &|_| None)
+    }
+
+    fn paused(json: &str) -> GuestContainer {
+        translated(json).unwrap()
     }
 
     #[test]
@@ -273,9 +292,10 @@ mod tests {
 
     #[test]
     fn a_sandbox_without_a_linux_part_is_refused() {
-        let spec: Spec = serde_json::from_str(r#"{"ociVersion": "1.2.1"}"#).unwrap();
-        let error = pause("c1", &spec, &SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false })
-            .unwrap_err();
+        let error = translated(
+            r#"{"ociVersion": "1.2.1", "annotations": {"io.kubernetes.cri.container-type": "sandbox"}}"#,
+        )
+        .unwrap_err();
         assert_eq!(error.to_string(), "container c1: the OCI spec has no linux");
     }
 }

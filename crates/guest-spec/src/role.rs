@@ -1,13 +1,7 @@
-//! What a container is to its pod, as the CRI implementation's annotations say.
+//! What a container is to its pod, and whose files of the host it may have.
 
 use oci_spec::runtime::Spec;
-
-/// containerd's names, then CRI-O's.
-const TYPE: [&str; 2] = ["io.kubernetes.cri.container-type", "io.kubernetes.cri-o.ContainerType"];
-const SANDBOX_ID: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
-
-/// The pod's UID, by which kubelet names its directory.
-const POD_UID: [&str; 2] = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
+use shared_types::cri::{Member, TwoEngines};
 
 /// A container's role.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,18 +16,25 @@ pub enum Role {
 
 impl Role {
     /// Reads the role of a spec's container.
-    pub fn of(spec: &Spec) -> Self {
-        match annotation(spec, TYPE) {
-            Some("sandbox") => Self::Sandbox,
-            Some("container") => Self::PodContainer,
-            _ => Self::Single,
-        }
+    ///
+    /// # Errors
+    /// [`TwoEngines`].
+    pub fn of(spec: &Spec) -> Result<Self, TwoEngines> {
+        Ok(match member(spec)? {
+            None => Self::Single,
+            Some(Member { is_sandbox: true, .. }) => Self::Sandbox,
+            Some(_) => Self::PodContainer,
+        })
     }
 }
 
-/// The id of the sandbox a spec's container belongs to; `None` for one that is a pod of its own.
-pub fn sandbox_id(spec: &Spec) -> Option<&str> {
-    annotation(spec, SANDBOX_ID).filter(|id| !id.is_empty())
+/// The place in its pod of a spec's container; `None` for one that is no pod's.
+///
+/// # Errors
+/// [`TwoEngines`].
+pub fn member(spec: &Spec) -> Result<Option<Member<'_>>, TwoEngines> {
+    let annotations = spec.annotations().as_ref();
+    Member::of(|name| annotations?.get(name).map(String::as_str))
 }
 
 /// Whose files of the host a container may have: its own pod's.
@@ -55,19 +56,14 @@ pub(crate) struct PodIds<'a> {
 }
 
 impl<'a> Owner<'a> {
-    /// The owner of a spec's files.
-    pub(crate) fn of(container: &'a str, spec: &'a Spec) -> Self {
-        let pod = (Role::of(spec) != Role::Single).then(|| PodIds {
-            uid: annotation(spec, POD_UID).unwrap_or_default(),
-            sandbox: sandbox_id(spec).unwrap_or_default(),
+    /// The owner of the files of `container`.
+    pub(crate) fn of(container: &'a str, member: Option<&Member<'a>>) -> Self {
+        let pod = member.map(|member| PodIds {
+            uid: member.uid.unwrap_or_default(),
+            sandbox: member.sandbox.unwrap_or_default(),
         });
         Self { container, pod }
     }
-}
-
-fn annotation<'a>(spec: &'a Spec, names: [&str; 2]) -> Option<&'a str> {
-    let annotations = spec.annotations().as_ref()?;
-    names.iter().find_map(|name| annotations.get(*name)).map(String::as_str)
 }
 
 #[cfg(test)]
@@ -84,23 +80,43 @@ mod tests {
         spec
     }
 
-    #[test]
-    fn both_engines_are_understood() {
-        let containerd = spec(&[
-            ("io.kubernetes.cri.container-type", "container"),
-            ("io.kubernetes.cri.sandbox-id", "s1"),
-        ]);
-        assert_eq!((Role::of(&containerd), sandbox_id(&containerd)), (Role::PodContainer, Some("s1")));
-        let crio = spec(&[
-            ("io.kubernetes.cri-o.ContainerType", "sandbox"),
-            ("io.kubernetes.cri-o.SandboxID", "s2"),
-        ]);
-        assert_eq!((Role::of(&crio), sandbox_id(&crio)), (Role::Sandbox, Some("s2")));
+    /// A container of CRI-O with one more annotation, which its pod's author wrote.
+    fn crio_with(name: &str, value: &str) -> Spec {
+        spec(&[
+            (name, value),
+            ("io.kubernetes.cri-o.ContainerType", "container"),
+            ("io.kubernetes.cri-o.SandboxID", "f00d"),
+            ("io.kubernetes.container.name", "app"),
+            ("io.kubernetes.pod.uid", "8c5d"),
+        ])
     }
 
     #[test]
-    fn without_annotations_it_is_a_pod_of_one() {
-        assert_eq!((Role::of(&Spec::default()), sandbox_id(&Spec::default())), (Role::Single, None));
-        assert_eq!(sandbox_id(&spec(&[("io.kubernetes.cri.sandbox-id", "")])), None);
+    fn a_container_has_one_role() {
+        let containerd = spec(&[("io.kubernetes.cri.container-type", "container")]);
+        let crio = spec(&[
+            ("io.kubernetes.cri-o.ContainerType", "sandbox"),
+            ("io.kubernetes.container.name", "POD"),
+        ]);
+        assert_eq!(Role::of(&containerd), Ok(Role::PodContainer));
+        assert_eq!(Role::of(&crio), Ok(Role::Sandbox));
+        assert_eq!(Role::of(&crio_with("a", "b")), Ok(Role::PodContainer));
+        assert_eq!(Role::of(&Spec::default()), Ok(Role::Single));
+    }
+
+    #[test]
+    fn a_pod_of_crio_owns_what_crio_says() {
+        let own = PodIds { uid: "8c5d", sandbox: "f00d" };
+        for (name, value) in [
+            ("io.kubernetes.cri.sandbox-uid", "9e1f"),
+            ("io.kubernetes.cri.sandbox-id", "beef"),
+            ("io.kubernetes.cri-o.Labels", r#"{"io.kubernetes.pod.uid":"9e1f"}"#),
+        ] {
+            let spec = crio_with(name, value);
+            let member = member(&spec).unwrap();
+            assert_eq!(Owner::of("c1", member.as_ref()).pod, Some(own), "{name}");
+        }
+        // Nor does it become a container of nobody's, whose files root has named.
+        assert_eq!(Role::of(&crio_with("io.kubernetes.cri.container-type", "x")), Err(TwoEngines));
     }
 }

@@ -334,7 +334,8 @@ pub const MESSAGES: &[Message] = &[
                 Refused,
                 "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
                  once), emptyDir (guest memory, mode 1777; on the pod's scratch disk, mode 0777) and its directories by \
-                 subPath (mode 0777), /dev/shm, the engine's and kubelet's files of this pod, the termination message, a \
+                 subPath (mode 0777), /dev/shm, the engine's and kubelet's files of this pod, CRI-O's of this container, the \
+                 termination message, a \
                  VOLUME of the image (the image's own directory), a disk or file of the node that the pod's volumes.toml declares \
                  (a model volume, attestation.md). Files are taken below this pod's own directory of kubelet or the engine only, and \
                  through no symbolic link. An emptyDir of medium Memory has its sizeLimit; another's sizeLimit is kubelet's, which \

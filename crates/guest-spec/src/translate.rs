@@ -7,6 +7,7 @@ use agent_client::proto::agent::{CreateContainerRequest, Device, Storage, Update
 use agent_client::proto::oci;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use protobuf::MessageField;
+use shared_types::cri::Member;
 
 use crate::error::SpecError;
 use crate::linux::{GuestLinux, linux};
@@ -15,29 +16,11 @@ use crate::passthrough::PassedDevice;
 use crate::paths;
 use crate::pause::pause;
 use crate::process::process;
-use crate::role::{Owner, Role};
+use crate::role::{Owner, member};
 use crate::rootfs::GuestRootfs;
 
 /// Annotations that name devices of the host.
 const CDI_PREFIX: &str = "cdi.k8s.io/";
-
-/// By which a container and its pod are known, in containerd's and in CRI-O's names. The agent has no use for others, and
-/// a guest's policy takes none.
-const KNOWN: [&str; 13] = [
-    "io.kubernetes.cri.container-type",
-    "io.kubernetes.cri.container-name",
-    "io.kubernetes.cri.image-name",
-    "io.kubernetes.cri.sandbox-id",
-    "io.kubernetes.cri.sandbox-name",
-    "io.kubernetes.cri.sandbox-namespace",
-    "io.kubernetes.cri.sandbox-uid",
-    "io.kubernetes.cri-o.ContainerType",
-    "io.kubernetes.cri-o.SandboxID",
-    "io.kubernetes.container.name",
-    "io.kubernetes.pod.name",
-    "io.kubernetes.pod.namespace",
-    "io.kubernetes.pod.uid",
-];
 
 /// Where the agent looks up which mount holds a container's last words.
 const TERMINATION_PATH: &str = "io.kubernetes.container.terminationMessagePath";
@@ -180,8 +163,10 @@ pub fn translate(
     if !is_usable_id(container) {
         return Err(SpecError::BadId { container: container.to_string() });
     }
-    if Role::of(spec) == Role::Sandbox {
-        return pause(container, spec, sandbox);
+    let member =
+        member(spec).map_err(|source| SpecError::Engines { container: container.to_string(), source })?;
+    if let Some(pod) = member.filter(|member| member.is_sandbox) {
+        return pause(container, spec, &pod, sandbox);
     }
     if rootfs.is_empty() {
         return Err(SpecError::NoLayers { container: container.to_string() });
@@ -191,7 +176,7 @@ pub fn translate(
     let from_linux = spec.linux().as_ref().ok_or_else(|| missing("linux"))?;
 
     let mut notes = Vec::new();
-    let owner = Owner::of(container, spec);
+    let owner = Owner::of(container, member.as_ref());
     if owner.pod.is_none() {
         hooks_network(container, spec)?;
     }
@@ -215,7 +200,7 @@ pub fn translate(
         }),
         Hostname: hostname(spec, linux.Namespaces.iter().any(|ns| ns.Type == "uts"), &mut notes),
         Mounts: mounts,
-        Annotations: annotations(spec, termination_log.as_ref(), &mut notes),
+        Annotations: annotations(container, member.as_ref(), spec, termination_log.as_ref(), &mut notes),
         Linux: MessageField::some(linux),
         ..Default::default()
     };
@@ -274,20 +259,18 @@ pub(crate) fn hostname(spec: &Spec, has_uts: bool, notes: &mut Vec<String>) -> S
     name
 }
 
-/// Whether an annotation goes on.
-pub(crate) fn is_known(name: &str) -> bool {
-    KNOWN.contains(&name)
-}
-
+/// By which a container and its pod are known, in their engine's names. The agent has no use for others, and a guest's policy
+/// takes none.
 pub(crate) fn annotations(
+    container: &str,
+    member: Option<&Member<'_>>,
     spec: &Spec,
     log: Option<&TerminationLog>,
     notes: &mut Vec<String>,
 ) -> HashMap<String, String> {
-    let mut kept = spec.annotations().clone().unwrap_or_default();
-    let has_devices = kept.keys().any(|name| name.starts_with(CDI_PREFIX));
-    kept.retain(|name, _| is_known(name));
-    if has_devices {
+    let known = member.into_iter().flat_map(|member| member.annotations(container));
+    let mut kept: HashMap<_, _> = known.map(|(name, text)| (name.to_string(), text.to_string())).collect();
+    if spec.annotations().iter().flatten().any(|(name, _)| name.starts_with(CDI_PREFIX)) {
         notes.push(format!("{CDI_PREFIX} annotations left out: they name devices of the host"));
     }
     if let Some(log) = log {
@@ -320,13 +303,18 @@ mod tests {
             r#"{{"ociVersion": "1.2.0", {PROCESS}, "root": {{"path": "/host/rootfs", "readonly": true}},
                 "hooks": {{"createRuntime": [{{"path": "/usr/bin/hook"}}]}}, "hostname": "h",
                 "annotations": {{"cdi.k8s.io/vfio0": "nvidia.com/pgpu=0", "io.katacontainers.x": "y",
-                    "io.kubernetes.pod.uid": "1"}},
+                    "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.sandbox-uid": "1",
+                    "io.kubernetes.pod.uid": "2"}},
                 "linux": {{"namespaces": [{{"type": "pid"}}, {{"type": "ipc"}}, {{"type": "network"}}, {{"type": "uts"}}]}}}}"#
         );
         let guest = translated(&json).unwrap();
         assert_eq!(guest.notes.len(), 2, "{:?}", guest.notes);
         assert!(guest.oci.Hooks.is_none());
-        assert_eq!(guest.oci.Annotations.keys().collect::<Vec<_>>(), ["io.kubernetes.pod.uid"]);
+        let mut names: Vec<_> = guest.oci.Annotations.keys().collect();
+        names.sort();
+        let known =
+            ["container-type", "sandbox-id", "sandbox-uid"].map(|name| format!("io.kubernetes.cri.{name}"));
+        assert_eq!(names, known.iter().collect::<Vec<_>>());
         assert_eq!(
             (guest.oci.Root.Path.as_str(), guest.oci.Root.Readonly),
             ("/run/kata-containers/c1/rootfs", true)

@@ -9,8 +9,13 @@ use std::path::{Component, Path, PathBuf};
 
 use crate::role::Owner;
 
-/// Files that an engine makes for each pod, wherever it keeps them.
-const ENGINE_FILES: [&str; 3] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname"];
+/// Files that an engine makes for each pod, wherever it keeps them. The last one is CRI-O's, which has it for every pod
+/// (`SetContainerEnvFile` of `internal/lib/sandbox`).
+const ENGINE_FILES: [&str; 4] = ["/etc/resolv.conf", "/etc/hosts", "/etc/hostname", "/run/.containerenv"];
+
+/// Files that CRI-O makes for a container: users and groups that its image has not (`GeneratePasswd` of `utils`), and the
+/// time zone of CRI-O's configuration (`configureTimezone` of `server/container_create.go`).
+const CRIO_FILES: [&str; 3] = ["/etc/passwd", "/etc/group", "/etc/localtime"];
 
 /// A path below a pod's directory of kubelet.
 #[derive(Debug, PartialEq, Eq)]
@@ -81,14 +86,15 @@ impl<'a> Volume<'a> {
     }
 }
 
-/// The directory of this pod that `path` is in, kubelet's or the engine's: files below it are the pod's, as long as no
+/// The directory of this pod that `path` is in, kubelet's or the engine's, or the engine's of this container: files below it are the pod's, as long as no
 /// link leads out of it. `None` for a container that is no pod's.
 pub(crate) fn directory_of(path: &Path, owner: &Owner<'_>) -> Option<PathBuf> {
     let pod = owner.pod?;
     let parts = parts(path)?;
     let is_own = |(at, part): (usize, &&str)| match *part {
         "pods" => parts.get(at + 1) == Some(&pod.uid),
-        "sandboxes" | "overlay-containers" => parts.get(at + 1) == Some(&pod.sandbox),
+        "sandboxes" => parts.get(at + 1) == Some(&pod.sandbox),
+        "overlay-containers" => [pod.sandbox, owner.container].iter().any(|id| parts.get(at + 1) == Some(id)),
         _ => false,
     };
     let at = parts.iter().enumerate().rev().find(|place| is_own(*place))?.0;
@@ -115,6 +121,20 @@ pub(crate) fn is_engine_file(path: &Path, destination: &Path, owner: &Owner<'_>)
         _ => false,
     };
     is_sandboxs(path, name, pod.sandbox) || is_kubelets()
+}
+
+/// Whether CRI-O has made this for this container, to be mounted at `destination`: one of its files, or a copy of what the
+/// node's `mounts.conf` names, which is below the container's directory as it is in the container (`pkg/subscriptions` of
+/// containers/common).
+pub(crate) fn is_containers_own(path: &Path, destination: &Path, owner: &Owner<'_>) -> bool {
+    let (Some(path), Some(destination)) = (parts(path), destination.to_str()) else { return false };
+    let own = ["overlay-containers", owner.container, "userdata"];
+    let Some(at) = path.windows(own.len()).rposition(|parts| parts == own) else { return false };
+    match &path[at + own.len()..] {
+        [name] if CRIO_FILES.contains(&destination) => destination.rsplit('/').next() == Some(name),
+        [] => false,
+        within => owner.pod.is_some() && destination.strip_prefix('/') == Some(&within.join("/")),
+    }
 }
 
 /// Whether this is the engine's shared memory of this pod.
@@ -220,6 +240,8 @@ mod tests {
         assert!(is(&format!("{containerd}/f00d/hosts"), "/etc/hosts"));
         assert!(is(&format!("{crio}/f00d/userdata/hostname"), "/etc/hostname"));
         assert!(is("/var/lib/kubelet/pods/8c5d/etc-hosts", "/etc/hosts"));
+        let storage = "/var/lib/containers/storage/overlay-containers";
+        assert!(is(&format!("{storage}/f00d/userdata/.containerenv"), "/run/.containerenv"));
         for (path, destination) in [
             ("/etc/shadow", "/etc/hosts"),
             ("/etc/resolv.conf", "/etc/resolv.conf"),
@@ -230,6 +252,9 @@ mod tests {
             (&format!("{containerd}/f00d/hosts"), "/etc/passwd"),
             (&format!("{containerd}/f00d/hosts"), "/etc/hostname"),
             (&format!("{crio}/f00d/hosts"), "/etc/hosts"),
+            (&format!("{storage}/beef/userdata/.containerenv"), "/run/.containerenv"),
+            (&format!("{storage}/f00d/userdata/config.json"), "/run/.containerenv"),
+            ("/etc/shadow", "/run/.containerenv"),
         ] {
             assert!(!is(path, destination), "{path} {destination}");
         }
@@ -244,12 +269,45 @@ mod tests {
             ("/var/lib/kubelet/pods/8c5d/etc-hosts", "/var/lib/kubelet/pods/8c5d"),
             ("/c/sandboxes/f00d/resolv.conf", "/c/sandboxes/f00d"),
             ("/c/overlay-containers/f00d/userdata/hostname", "/c/overlay-containers/f00d"),
+            ("/c/overlay-containers/c0ffee/userdata/localtime", "/c/overlay-containers/c0ffee"),
             ("/pods/8c5d/x/pods/8c5d/volumes", "/pods/8c5d/x/pods/8c5d"),
         ] {
             assert_eq!(of(path).as_deref(), Some(Path::new(directory)), "{path}");
         }
         assert_eq!(of("/var/lib/kubelet/pods/9e1f/etc-hosts"), None);
+        assert_eq!(of("/c/overlay-containers/beef/userdata/localtime"), None);
         assert_eq!(directory_of(Path::new("/var/lib/kubelet/pods/8c5d/x"), &NOBODY), None);
+    }
+
+    #[test]
+    fn what_crio_makes_for_a_container_is_that_containers_under_its_own_name() {
+        let is = |id: &str, file: &str, destination: &str| {
+            let path = format!("/run/containers/storage/overlay-containers/{id}/userdata{file}");
+            is_containers_own(Path::new(&path), Path::new(destination), &OWNER)
+        };
+        for (file, destination) in [
+            ("/passwd", "/etc/passwd"),
+            ("/group", "/etc/group"),
+            ("/localtime", "/etc/localtime"),
+            ("/run/secrets", "/run/secrets"),
+            ("/etc/pki/entitlement", "/etc/pki/entitlement"),
+        ] {
+            assert!(is("c0ffee", file, destination), "{file}");
+            for other in ["beef", "f00d", ""] {
+                assert!(!is(other, file, destination), "{other} {file}");
+            }
+        }
+        for (file, destination) in [
+            ("/passwd", "/etc/group"),
+            ("/passwd", "/etc/shadow"),
+            ("/config.json", "/etc/passwd"),
+            ("/run/secrets", "/secrets"),
+            ("/run/../../../beef/userdata/passwd", "/etc/passwd"),
+            ("", "/"),
+            ("", ""),
+        ] {
+            assert!(!is("c0ffee", file, destination), "{file} {destination}");
+        }
     }
 
     #[test]

@@ -4,6 +4,7 @@ mod accel;
 mod budget;
 mod causes;
 mod cpu;
+pub mod cri;
 mod gpu;
 pub mod kernel_keys;
 mod mac;

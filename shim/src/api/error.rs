@@ -31,6 +31,16 @@ pub enum Error {
         /// The one served.
         served: ContainerId,
     },
+    /// A container of another pod.
+    #[error("container {container} is of {of}, and this shim serves {served}: the pod has to be made anew")]
+    OtherPod {
+        /// Its id.
+        container: ContainerId,
+        /// Whose it is.
+        of: String,
+        /// The sandbox's id or the pod's UID.
+        served: String,
+    },
     /// The name is taken.
     #[error("{0} already exists")]
     Exists(ProcessId),
@@ -144,6 +154,7 @@ impl Error {
             Self::Exists(_) => Code::ALREADY_EXISTS,
             Self::WrongState { .. }
             | Self::OtherLayers { .. }
+            | Self::OtherPod { .. }
             | Self::Host(_)
             | Self::Gpus(_)
             | Self::LateGpu { .. } => Code::FAILED_PRECONDITION,
@@ -239,6 +250,10 @@ mod tests {
             (Error::NoProcess(ProcessId::init(id())), Code::NOT_FOUND),
             (Error::NoSandbox { id: id(), served: id() }, Code::NOT_FOUND),
             (Error::Exists(ProcessId::init(id())), Code::ALREADY_EXISTS),
+            (
+                Error::OtherPod { container: id(), of: "sandbox b".into(), served: "c".into() },
+                Code::FAILED_PRECONDITION,
+            ),
             (
                 Error::WrongState { action: "start", what: "a".into(), state: "running" },
                 Code::FAILED_PRECONDITION,

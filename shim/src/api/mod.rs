@@ -12,6 +12,8 @@ use std::path::PathBuf;
 use std::time::SystemTime;
 
 use oci_spec::runtime::Spec;
+use shared_types::cri::Engine;
+use vmm_config::request::{CRI_CPU_PERIOD, CRI_CPU_QUOTA, CRI_CPU_SHARES, CRI_MEMORY};
 
 pub use error::{Error, one_line};
 pub use volume::VirtualVolume;
@@ -345,6 +347,22 @@ pub struct PodFacts {
     pub sysctls: BTreeMap<String, String>,
     /// What it would share with the host, by the fields that ask for it in a pod's manifest.
     pub host_namespaces: Vec<&'static str>,
+}
+
+impl PodFacts {
+    /// The annotations that containerd would give a pause container.
+    pub fn of_a_pause_container(&self) -> BTreeMap<String, String> {
+        let mut annotations = self.annotations.clone();
+        annotations.insert(Engine::Containerd.names().kind.to_owned(), "sandbox".to_owned());
+        let limits = [
+            (CRI_CPU_QUOTA, self.cpu_quota.map(|quota| quota.to_string())),
+            (CRI_CPU_PERIOD, self.cpu_period.map(|period| period.to_string())),
+            (CRI_CPU_SHARES, self.cpu_shares.map(|shares| shares.to_string())),
+            (CRI_MEMORY, self.memory_limit.map(|bytes| bytes.to_string())),
+        ];
+        annotations.extend(limits.into_iter().filter_map(|(name, limit)| Some((name.to_owned(), limit?))));
+        annotations
+    }
 }
 
 /// How a pod looks names up (CRI's `DNSConfig`).

@@ -4,12 +4,11 @@
 //! option. The form is that of kata's `KataVirtualVolume`: CRI-O writes one (`internal/oci/runtime_vm.go`), and nydus-snapshotter
 //! another one (`snapshot/mount_option.go`), which mostly has no image's name in it.
 
-use std::collections::HashMap;
-
 use agent_client::GUEST_PULL;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use serde::Deserialize;
+use shared_types::cri::Member;
 
 use super::{Error, Mount, Result};
 
@@ -19,8 +18,6 @@ const MOUNT_TYPE: &str = "fuse.nydus-overlayfs";
 const OPTION: &str = "io.katacontainers.volume=";
 /// What nydus-snapshotter writes where it does not know the image's name.
 const DUMMY: &str = "dummy-image-reference";
-/// Under which an engine tells a container's image, as kata's runtime looks for it.
-const IMAGE_NAMES: [&str; 2] = ["io.kubernetes.cri.image-name", "io.kubernetes.cri-o.ImageName"];
 /// Most that is decoded: CRI-O puts all annotations of the container in.
 const MAX_OPTION: usize = 1 << 20;
 
@@ -78,15 +75,14 @@ impl VirtualVolume {
         Ok(Self { image: wire.source })
     }
 
-    /// What the guest is to pull: the name in the container's annotations, else the volume's. containerd 2 has the manifest's
+    /// What the guest is to pull: the engine's name of the container's image, else the volume's. containerd 2 has the manifest's
     /// name there, containerd 1.7 its normal form, and CRI-O any name that it knows the image by.
     ///
     /// # Errors
     /// When neither names an image.
-    pub fn reference<'a>(&'a self, annotations: &'a Option<HashMap<String, String>>) -> Result<&'a str> {
-        let named = annotations.as_ref().and_then(|of| IMAGE_NAMES.iter().find_map(|name| of.get(*name)));
-        match named {
-            Some(image) if !image.is_empty() => Ok(image),
+    pub fn reference<'a>(&'a self, container: Option<&Member<'a>>) -> Result<&'a str> {
+        match container.and_then(|container| container.image) {
+            Some(image) => Ok(image),
             _ if self.image == DUMMY => {
                 Err(invalid("it names no image, and nor does an annotation of the container"))
             }
@@ -98,6 +94,7 @@ impl VirtualVolume {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use shared_types::cri;
     use ttrpc::Code;
 
     fn mount(json: &str) -> Mount {
@@ -114,7 +111,7 @@ mod tests {
             "image_pull":{"metadata":{"io.kubernetes.cri-o.ImageName":"quay.io/a/b:1"}}}"#;
         let volume = VirtualVolume::find(&[Mount::default(), mount(json)]).unwrap().unwrap();
         assert_eq!(volume.image, "quay.io/a/b:1");
-        assert_eq!(volume.reference(&None).unwrap(), "quay.io/a/b:1");
+        assert_eq!(volume.reference(None).unwrap(), "quay.io/a/b:1");
     }
 
     #[test]
@@ -124,15 +121,20 @@ mod tests {
         let json = r#"{"volume_type":"image_guest_pull","source":"dummy-image-reference",
             "image_pull":{"metadata":{"containerd.io/snapshot/nydus-proxy-mode":"true"}}}"#;
         let unknown = VirtualVolume::find(&[mount(json)]).unwrap().unwrap();
-        for name in IMAGE_NAMES {
-            let annotations = Some(HashMap::from([(name.to_owned(), "quay.io/a/b@sha256:12".to_owned())]));
+        for engine in [cri::Engine::Containerd, cri::Engine::Crio] {
+            let names = engine.names();
+            let member = Member::of(|name| match name {
+                name if name == names.kind => Some("container"),
+                name if name == names.image => Some("quay.io/a/b@sha256:12"),
+                _ => None,
+            });
+            let member = member.unwrap();
             for volume in [&known, &unknown] {
-                assert_eq!(volume.reference(&annotations).unwrap(), "quay.io/a/b@sha256:12");
+                assert_eq!(volume.reference(member.as_ref()).unwrap(), "quay.io/a/b@sha256:12");
             }
         }
-        let none = Some(HashMap::from([(IMAGE_NAMES[0].to_owned(), String::new())]));
-        assert_eq!(known.reference(&none).unwrap(), "quay.io/a/b:1");
-        let error = unknown.reference(&none).unwrap_err();
+        assert_eq!(known.reference(None).unwrap(), "quay.io/a/b:1");
+        let error = unknown.reference(None).unwrap_err();
         assert!(error.to_string().contains("names no image"), "{error}");
     }
 

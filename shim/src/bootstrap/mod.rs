@@ -10,6 +10,7 @@ use std::io::{self, IsTerminal, Read};
 
 use containerd_shim::{Flags, StartOpts};
 use protobuf::well_known_types::any::Any;
+use shared_types::cri::TwoEngines;
 
 use crate::api::{ContainerId, Namespace, RuntimeOptions};
 use crate::{api, reap};
@@ -34,6 +35,9 @@ pub enum Error {
     /// A bundle that cannot be used.
     #[error(transparent)]
     Spec(#[from] spec::Error),
+    /// A bundle of two engines.
+    #[error("cannot tell which pod it is")]
+    Engines(#[from] TwoEngines),
     /// No socket.
     #[error(transparent)]
     Address(#[from] address::Error),
@@ -78,7 +82,7 @@ pub fn start(flags: &Flags) -> Result<Vec<u8>, Error> {
     let input = read_input()?;
     let engine = Environment::from_process();
     let (params, protocol) = detect(&input, flags, &engine, spec.oci_version.as_deref())?;
-    let group = match spec.sandbox() {
+    let group = match spec.sandbox()? {
         Some(group) => ContainerId::new(group)?,
         None => id.clone(),
     };

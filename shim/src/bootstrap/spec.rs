@@ -5,9 +5,7 @@ use std::io;
 use std::path::Path;
 
 use serde::Deserialize;
-
-/// Annotations that name the sandbox a container belongs to: containerd's CRI plugin and CRI-O.
-const SANDBOX: [&str; 2] = ["io.kubernetes.cri.sandbox-id", "io.kubernetes.cri-o.SandboxID"];
+use shared_types::cri::{Member, TwoEngines};
 
 /// Largest `config.json` that is read, in bytes. Kubernetes' objects end at 1.5 MiB, and a spec is not much more.
 pub const MAX_SPEC: u64 = 4 << 20;
@@ -39,9 +37,13 @@ pub enum Error {
 }
 
 impl Spec {
-    /// The sandbox that the container belongs to, where the engine says so.
-    pub fn sandbox(&self) -> Option<&str> {
-        SANDBOX.iter().find_map(|key| self.annotations.get(*key)).map(String::as_str)
+    /// The sandbox that the container belongs to, where the engine says so; a sandbox is its own.
+    ///
+    /// # Errors
+    /// [`TwoEngines`].
+    pub fn sandbox(&self) -> Result<Option<&str>, TwoEngines> {
+        let member = Member::of(|name| self.annotations.get(name).map(String::as_str))?;
+        Ok(member.and_then(|member| member.sandbox))
     }
 }
 
@@ -70,19 +72,37 @@ mod tests {
     use super::*;
 
     fn sandbox_of(json: &str) -> Option<String> {
-        serde_json::from_str::<Spec>(json).unwrap().sandbox().map(str::to_owned)
+        serde_json::from_str::<Spec>(json).unwrap().sandbox().unwrap().map(str::to_owned)
     }
 
     #[test]
     fn both_engines_annotations_group() {
         assert_eq!(
-            sandbox_of(r#"{"annotations":{"io.kubernetes.cri.sandbox-id":"pod"}}"#).as_deref(),
+            sandbox_of(
+                r#"{"annotations":{"io.kubernetes.cri.container-type":"container","io.kubernetes.cri.sandbox-id":"pod"}}"#
+            )
+            .as_deref(),
             Some("pod")
         );
-        assert_eq!(
-            sandbox_of(r#"{"annotations":{"io.kubernetes.cri-o.SandboxID":"pod"}}"#).as_deref(),
-            Some("pod")
-        );
+        assert_eq!(sandbox_of(&crio("container", "app", "")).as_deref(), Some("pod"));
+        assert_eq!(sandbox_of(&crio("sandbox", "POD", "")), None);
+    }
+
+    fn crio(kind: &str, name: &str, more: &str) -> String {
+        format!(
+            r#"{{"annotations":{{"io.kubernetes.cri-o.ContainerType":"{kind}","io.kubernetes.cri-o.SandboxID":"pod",
+                "io.kubernetes.container.name":"{name}"{more}}}}}"#
+        )
+    }
+
+    /// CRI-O copies a pod's annotations, and into a sandbox's spec over its own.
+    #[test]
+    fn no_annotation_of_a_pods_author_leads_to_another_sandbox() {
+        let forged = r#","io.kubernetes.cri.sandbox-id":"victim","io.kubernetes.cri-o.SandboxName":"victim""#;
+        assert_eq!(sandbox_of(&crio("container", "app", forged)).as_deref(), Some("pod"));
+        assert_eq!(sandbox_of(&crio("container", "POD", forged)), None);
+        let both = crio("sandbox", "POD", r#","io.kubernetes.cri.container-type":"container""#);
+        assert_eq!(serde_json::from_str::<Spec>(&both).unwrap().sandbox(), Err(TwoEngines));
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use agent_client::proto::oci::Process as OciProcess;
+use guest_spec::member;
 use nix::sys::signal::Signal;
 
 use crate::api::{
@@ -56,6 +57,7 @@ impl Core {
         if self.slots.contains_key(&id) {
             return Err(Error::Exists(ProcessId::init(id)));
         }
+        self.check_pod(&new)?;
         match &mut self.machine {
             _ if self.shutdown == Shutdown::Now => {
                 return Err(Error::VmGone("the shim is ending".to_owned()));
@@ -72,6 +74,32 @@ impl Core {
         }
         self.slots.insert(id, Slot::Making(ticket, new));
         Ok(None)
+    }
+
+    /// Refuses a container of another pod. `start` has sent it to this shim by the same annotations; but who has the socket can
+    /// send any.
+    fn check_pod(&mut self, new: &NewContainer) -> Result<()> {
+        let id = &new.request.id;
+        let member = member(&new.spec)
+            .map_err(|error| Error::InvalidRequest { field: "spec", reason: error.to_string() })?;
+        let Some(member) = member else { return Ok(()) };
+        let other = |what: &str, of: &str, served: &str| Error::OtherPod {
+            container: id.clone(),
+            of: format!("{what} {of}"),
+            served: served.to_owned(),
+        };
+        let sandbox = member.sandbox_of(id.as_str());
+        if sandbox != self.id.as_str() {
+            return Err(other("sandbox", sandbox, self.id.as_str()));
+        }
+        match (member.uid, &self.pod) {
+            (Some(uid), Some(pod)) if uid != pod => Err(other("the pod with UID", uid, pod)),
+            (Some(uid), None) => {
+                self.pod = Some(uid.to_owned());
+                Ok(())
+            }
+            _ => Ok(()),
+        }
     }
 
     pub(super) fn boot(&mut self, waiting: VecDeque<Waiting>, whom: For) {

@@ -45,6 +45,8 @@ pub struct Core {
     /// What the Sandbox API was told, where it is used; without it the VM lives as long as its containers.
     sandbox: Option<Arc<CreateSandboxRequest>>,
     slots: BTreeMap<ContainerId, Slot>,
+    /// The UID of the pod whose containers these are, from the first one that told it.
+    pod: Option<String>,
     /// What is done when nothing is left of the VM.
     after: Vec<After>,
     /// Who waits for the VM's end.
@@ -153,6 +155,7 @@ impl Core {
             machine: Machine::Absent,
             sandbox: None,
             slots: BTreeMap::new(),
+            pod: None,
             after: Vec::new(),
             watching: Vec::new(),
             shutdown: Shutdown::No,

@@ -7,9 +7,12 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use agent_client::proto::agent::UpdateEphemeralMountsRequest;
-use guest_spec::{FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, translate};
+use guest_spec::{
+    FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, member, translate,
+};
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use oci_spec::runtime::Spec;
+use shared_types::cri::TwoEngines;
 use slog::{info, warn};
 use vmm::Layer;
 use vmm::state::forget_rootfs;
@@ -57,9 +60,10 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let context = &vm.context;
     let log = context.log.new(slog::o!("container" => request.id.to_string()));
     // The guest has the pod's own container, and takes none of the host's.
-    let role = Role::of(&spec);
+    let role = Role::of(&spec).map_err(two_engines)?;
     sub_paths::name_directories(&mut spec);
-    let uid = uid(&spec);
+    // Empty where nobody says it; none for a container that is no pod's.
+    let uid = member(&spec).map_err(two_engines)?.map(|pod| pod.uid.unwrap_or_default().to_owned());
     let mut models = Vec::new();
     if role != Role::Sandbox && !vm.volumes.is_empty() {
         let (volumes, uid) = (Arc::clone(&vm.volumes), uid.clone());
@@ -158,23 +162,20 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     Ok(made)
 }
 
-/// The UID of a container's pod, empty where nobody says it; `None` for one that is no pod's.
-fn uid(spec: &Spec) -> Option<String> {
-    let annotations = spec.annotations().as_ref();
-    let names = ["io.kubernetes.cri.sandbox-uid", "io.kubernetes.pod.uid"];
-    let uid = names.iter().find_map(|name| annotations?.get(*name)).cloned();
-    (Role::of(spec) != Role::Single).then(|| uid.unwrap_or_default())
+fn two_engines(error: TwoEngines) -> Error {
+    Error::InvalidRequest { field: "spec", reason: error.to_string() }
 }
 
 /// The image that the guest is to pull for a container; the pod's own container has the guest image's.
 pub fn pulled(new: &NewContainer) -> Option<String> {
     let Rootfs::GuestPull(volume) = &new.request.rootfs else { return None };
-    Some(volume.reference(new.spec.annotations()).unwrap_or(&volume.image).to_owned())
+    let member = member(&new.spec).ok().flatten();
+    Some(volume.reference(member.as_ref()).unwrap_or(&volume.image).to_owned())
 }
 
 /// The same, where the guest can and may pull it.
 fn pulled_by<'a>(vm: &PodVm, volume: &'a VirtualVolume, spec: &'a Spec) -> Result<&'a str> {
-    let image = volume.reference(spec.annotations())?;
+    let image = volume.reference(member(spec).map_err(two_engines)?.as_ref())?;
     if vm.data_hub != DataHub::Components {
         return Err(Error::GuestPull { image: image.to_owned(), guest: vm.image.to_string() });
     }

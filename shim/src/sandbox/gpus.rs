@@ -37,7 +37,7 @@ pub async fn of_pod(
     log: &Logger,
 ) -> Result<DevicesRequest> {
     let annotations = annotations.iter().map(|(key, value)| (key.as_str(), value.as_str()));
-    let facts = Facts::new(annotations, devices.iter().cloned());
+    let facts = facts(annotations, devices.iter().cloned())?;
     let host = host();
     let found = finder(&host).pod(&facts, Wish::Unknown, PATIENCE).await.map_err(Box::new)?;
     let Request { assigned, companions, notes } = found;
@@ -77,7 +77,7 @@ pub fn in_guest(spec: &VmSpec) -> Vec<GuestDevice> {
 /// It names one that its VM does not have.
 pub fn of_container(spec: &Spec, vm: &[GuestDevice]) -> Result<Vec<PassedDevice>> {
     let annotations = spec.annotations().iter().flatten().map(|(key, value)| (key.as_str(), value.as_str()));
-    let facts = Facts::new(annotations, bundle::devices(spec));
+    let facts = facts(annotations, bundle::devices(spec))?;
     let host = host();
     let finder = finder(&host);
     let assigned = finder.container(&facts).map_err(Box::new)?;
@@ -110,6 +110,14 @@ fn number(address: PciAddress, sysfs: &Sysfs) -> u32 {
     let Ok(Some(function)) = sysfs.function(address) else { return 0 };
     let node = function.vfio_device.as_deref().and_then(|node| node.strip_prefix("vfio")?.parse().ok());
     node.or_else(|| function.group.map(|group| group.id)).unwrap_or_default()
+}
+
+fn facts<'a>(
+    annotations: impl Iterator<Item = (&'a str, &'a str)>,
+    devices: impl IntoIterator<Item = PathBuf>,
+) -> Result<Facts> {
+    let facts = Facts::new(annotations, devices).map_err(gpu_selection::Error::from);
+    Ok(facts.map_err(Box::new)?)
 }
 
 fn finder(host: &GpuHost) -> Finder {

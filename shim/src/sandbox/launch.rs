@@ -96,17 +96,17 @@ impl Launch {
         namespace: &str,
         options: RuntimeOptions,
     ) -> Result<Self> {
-        let PodFacts { hostname, cgroup_parent, annotations, .. } = &request.facts;
+        let PodFacts { hostname, cgroup_parent, .. } = &request.facts;
         let container = own_container(&request.id, namespace, &request.facts)?;
         Ok(Self {
             options,
-            annotations: annotations.clone().into_iter().chain(request.annotations.clone()).collect(),
-            limits: OciLimits {
-                cpu_quota: request.facts.cpu_quota,
-                cpu_period: request.facts.cpu_period,
-                cpu_shares: request.facts.cpu_shares,
-                memory_limit: request.facts.memory_limit,
-            },
+            annotations: request
+                .facts
+                .of_a_pause_container()
+                .into_iter()
+                .chain(request.annotations.clone())
+                .collect(),
+            limits: OciLimits::default(),
             netns: request.netns.clone(),
             cgroup: cgroup_below(cgroup_parent, request.id.as_str()),
             hostname: hostname.clone(),

@@ -177,6 +177,7 @@ mod tests {
         assert_eq!(asked.OCI.Linux.Sysctl["net.ipv4.ping_group_range"], "0 2147483647");
         assert_eq!(asked.OCI.Annotations["io.kubernetes.cri.container-type"], "sandbox");
         assert_eq!(asked.OCI.Annotations["io.kubernetes.cri.sandbox-name"], "web");
+        assert_eq!(asked.OCI.Annotations["io.kubernetes.cri.sandbox-id"], "pod");
         facts.host_namespaces = vec!["hostNetwork"];
         let error = own_container(&id, "k8s.io", &facts).unwrap_err().to_string();
         assert!(error.contains("hostNetwork"), "{error}");

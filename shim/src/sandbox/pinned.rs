@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 
+use guest_spec::member;
 use oci_spec::runtime::Spec;
 use verity::RootHash;
 
@@ -12,8 +13,6 @@ use verity::RootHash;
 const NOTE: &str = "# layer ";
 /// More layers than a pod's containers have in all.
 const MAX_NOTES: usize = 8192;
-/// Where containerd and CRI-O write a container's name in its pod.
-const NAME: [&str; 2] = ["io.kubernetes.cri.container-name", "io.kubernetes.container.name"];
 
 /// The layers of a pod's containers, the topmost first, by the containers' names.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,8 +33,8 @@ impl Pinned {
 
     /// The layers that the policy demands for the container with this spec; `None` where it notes none.
     pub fn layers(&self, spec: &Spec) -> Option<&[RootHash]> {
-        let annotations = spec.annotations().as_ref()?;
-        let name = NAME.iter().find_map(|name| annotations.get(*name))?;
+        // Whoever's it might be is refused before anything is made for it.
+        let name = member(spec).ok()??.container?;
         self.0.get(name).map(Vec::as_slice)
     }
 }
@@ -48,7 +47,7 @@ mod tests {
     use super::*;
 
     fn named(name: &str) -> Spec {
-        let annotations = json!({ "io.kubernetes.cri.container-name": name });
+        let annotations = json!({ "io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": name });
         serde_json::from_value(json!({ "ociVersion": "1.1.0", "annotations": annotations })).unwrap()
     }
 

@@ -6,6 +6,7 @@
 use protobuf::rt::skip_field_for_tag;
 use protobuf::well_known_types::any::Any;
 use protobuf::{CodedInputStream, Result};
+use shared_types::cri::Engine;
 
 use crate::api::{Dns, PodFacts};
 use crate::bootstrap::type_name;
@@ -65,13 +66,13 @@ fn metadata(bytes: &[u8], facts: &mut PodFacts) -> Result<()> {
     const UID: u32 = tag(2, BYTES);
     const NAMESPACE: u32 = tag(3, BYTES);
 
-    let [namespace, name, uid] = gpu_selection::CONTAINERD;
+    let names = Engine::Containerd.names();
     let mut input = CodedInputStream::from_bytes(bytes);
     while let Some(tag) = input.read_raw_tag_or_eof()? {
         let annotation = match tag {
-            NAME => name,
-            UID => uid,
-            NAMESPACE => namespace,
+            NAME => names.pod,
+            UID => names.uid,
+            NAMESPACE => names.namespace,
             other => {
                 skip_field_for_tag(other, &mut input)?;
                 continue;
@@ -265,9 +266,9 @@ mod tests {
     fn the_pod_is_named_as_a_pause_container_names_it() {
         // name "web", uid "u1", namespace "ml", attempt 1
         let message = [&b"\x0a\x0f\x0a\x03web\x12\x02u1\x1a\x02ml\x20\x01"[..], CONFIG].concat();
-        let annotations = pod_facts(&any(&message)).unwrap().annotations;
+        let annotations = pod_facts(&any(&message)).unwrap().of_a_pause_container();
         let facts = gpu_selection::Facts::new(annotations.iter().map(|(k, v)| (k.as_str(), v.as_str())), []);
-        assert_eq!(facts.pod.unwrap().to_string(), "ml/web (u1)");
+        assert_eq!(facts.unwrap().pod.unwrap().to_string(), "ml/web (u1)");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use nix::sys::stat::Mode;
 use nix::unistd::mkfifo;
 use serde_json::{Value, json};
 
+use crate::crio;
 use crate::images;
 use crate::or_fail::OrFail;
 
@@ -32,28 +33,17 @@ impl Bundle {
 
     /// A container of CRI-O: the sandbox itself when `sandbox` is its own id.
     pub fn of_crio(id: &str, sandbox: &str, command: &[&str]) -> Self {
-        Self::of_crio_with(id, sandbox, command, &[])
+        Self::with_spec(id, &crio::spec(id, sandbox, command, &[], &[]))
     }
 
     /// The same with mounts of files of the node. The pod's UID is `uid-` and its name.
     pub fn of_crio_with(id: &str, sandbox: &str, command: &[&str], mounts: &[Mount]) -> Self {
-        let kind = if id == sandbox { "sandbox" } else { "container" };
-        let annotations = json!({
-            "io.kubernetes.cri-o.ContainerType": kind,
-            "io.kubernetes.cri-o.SandboxID": sandbox,
-            "io.kubernetes.cri-o.SandboxName": "e2e",
-            "io.kubernetes.pod.uid": format!("uid-{sandbox}"),
-        });
-        let mut spec: Value = serde_json::from_str(&spec(command, annotations)).or_fail("a spec");
-        for mount in mounts {
-            spec["mounts"].as_array_mut().or_fail("mounts").push(json!({
-                "destination": mount.container_path,
-                "type": "bind",
-                "source": mount.host_path,
-                "options": ["rbind", "rprivate", if mount.readonly { "ro" } else { "rw" }],
-            }));
-        }
-        Self::with_spec(id, &spec.to_string())
+        Self::with_spec(id, &crio::spec(id, sandbox, command, mounts, &[]))
+    }
+
+    /// The same with annotations of the pod's author.
+    pub fn of_crio_annotated(id: &str, sandbox: &str, command: &[&str], by: &[(&str, &str)]) -> Self {
+        Self::with_spec(id, &crio::spec(id, sandbox, command, &[], by))
     }
 
     /// A container whose config.json is what the test says, valid or not.
@@ -86,6 +76,7 @@ impl Bundle {
 
 impl Drop for Bundle {
     fn drop(&mut self) {
+        crio::forget(&self.id);
         let _ = fs::remove_dir_all(&self.path);
     }
 }

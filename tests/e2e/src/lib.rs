@@ -16,6 +16,7 @@ mod bundle;
 mod cgroup;
 mod containerd;
 mod cri;
+mod crio;
 mod ctr;
 pub mod direct;
 mod events;

@@ -80,7 +80,13 @@ is_mount(mount, rule) if {
 	((options - propagation) - {"bind", "rbind", "ro", "rw"}) - confining[rule.kind] == set()
 }
 
-confining := {"shm": {"nosuid", "nodev", "noexec"}, "empty_dir": set(), "file": set(), "tree": set(), "model": set()}
+confining := {
+	"shm": {"nosuid", "nodev", "noexec"},
+	"empty_dir": set(),
+	"file": {"nosuid", "nodev", "noexec"},
+	"tree": set(),
+	"model": set(),
+}
 
 is_source("/run/kata-containers/sandbox/shm", rule) if rule.kind == "shm"
 

@@ -113,8 +113,11 @@ impl Engine {
         let is_sandbox = own.name.is_empty();
         let kind = if is_sandbox { "sandbox" } else { "container" };
         if self.is_crio() {
+            // The second is the author's, who would have another pod's.
             let mut annotations = json!({
                 "io.container.manager": "cri-o",
+                "io.kubernetes.cri.sandbox-uid": "9e1f0b2c",
+                "io.kubernetes.container.name": "POD",
                 "io.kubernetes.cri-o.ContainerType": kind,
                 "io.kubernetes.cri-o.SandboxID": SANDBOX,
                 "io.kubernetes.cri-o.LogPath": "/var/log/pods/default_web-0_8c5d9a1e/web/0.log",
@@ -164,6 +167,7 @@ impl Engine {
             {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup",
                 "options": ["nosuid", "noexec", "nodev", "relatime", "ro"]},
         ]);
+        let mounts = mounts.as_array_mut().unwrap();
         let mut binds = own.mounts.clone();
         let mode = if own.read_only { "ro" } else { "rw" };
         let account = format!("{POD}/volumes/kubernetes.io~projected/kube-api-access-x2x9k");
@@ -171,26 +175,39 @@ impl Engine {
             bind(&account, "/var/run/secrets/kubernetes.io/serviceaccount", "ro"),
             bind(&format!("{POD}/etc-hosts"), "/etc/hosts", "rw"),
             bind(&format!("{POD}/containers/{}/6a2f10c3", own.name), "/dev/termination-log", "rw"),
-            bind(&format!("{engine}/hostname"), "/etc/hostname", mode),
-            bind(&format!("{engine}/resolv.conf"), "/etc/resolv.conf", mode),
-            bind(
-                &format!("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}/shm"),
-                "/dev/shm",
-                "rw",
-            ),
         ]);
         if self.is_crio() {
+            // Its own files come before volumes (`addShmMount` and `setupBaseContainerMounts` of `server`).
+            let file = |source: &str, destination: &str, options: &[&str]| {
+                json!({ "destination": destination, "type": "bind",
+                "source": format!("{source}/overlay-containers/{SANDBOX}/userdata/{}", destination.rsplit('/').next().unwrap()),
+                "options": options })
+            };
+            let (run, lib) = ("/run/containers/storage", "/var/lib/containers/storage");
+            mounts.extend([
+                file(run, "/dev/shm", &["rw", "bind"]),
+                file(run, "/etc/resolv.conf", &[mode, "bind", "nodev", "nosuid", "noexec"]),
+                file(run, "/etc/hostname", &[mode, "bind"]),
+                file(lib, "/run/.containerenv", &[mode, "bind"]),
+            ]);
             for mount in &mut binds {
                 let clean = mount["destination"].as_str().unwrap().trim_end_matches('/').to_owned();
                 mount["destination"] = clean.into();
                 mount["options"].as_array_mut().unwrap().push("bind".into());
             }
         }
+        if !self.is_crio() {
+            let shm = format!("/run/containerd/io.containerd.grpc.v1.cri/sandboxes/{SANDBOX}/shm");
+            binds.extend([
+                bind(&format!("{engine}/hostname"), "/etc/hostname", mode),
+                bind(&format!("{engine}/resolv.conf"), "/etc/resolv.conf", mode),
+                bind(&shm, "/dev/shm", "rw"),
+            ]);
+        }
         // As engines do, so that none hides another.
         let depth =
             |mount: &Value| mount["destination"].as_str().unwrap().trim_end_matches('/').matches('/').count();
         binds.sort_by_key(depth);
-        let mounts = mounts.as_array_mut().unwrap();
         mounts.append(&mut binds);
         std::mem::take(mounts)
     }

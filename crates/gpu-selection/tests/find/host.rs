@@ -97,14 +97,15 @@ impl Host {
 /// The facts of Kubernetes pod `ml/web`, with more annotations and devices.
 pub(crate) fn web(annotations: &[(&str, &str)], devices: &[&str]) -> Facts {
     let pod = [
+        ("io.kubernetes.cri.container-type", "sandbox"),
         ("io.kubernetes.cri.sandbox-namespace", "ml"),
         ("io.kubernetes.cri.sandbox-name", "web"),
         ("io.kubernetes.cri.sandbox-uid", "uid-1"),
     ];
-    Facts::new(pod.iter().chain(annotations).copied(), devices.iter().map(PathBuf::from))
+    Facts::new(pod.iter().chain(annotations).copied(), devices.iter().map(PathBuf::from)).unwrap()
 }
 
 /// The same outside of Kubernetes.
 pub(crate) fn plain(annotations: &[(&str, &str)], devices: &[&str]) -> Facts {
-    Facts::new(annotations.iter().copied(), devices.iter().map(PathBuf::from))
+    Facts::new(annotations.iter().copied(), devices.iter().map(PathBuf::from)).unwrap()
 }

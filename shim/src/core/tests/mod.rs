@@ -11,6 +11,7 @@ use std::time::SystemTime;
 use agent_client::proto::oci::Process as OciProcess;
 use guest_spec::{Role, TerminationLog};
 use oci_spec::runtime::Spec;
+use shared_types::cri::Engine;
 
 use crate::api::{
     ContainerId, CreateRequest, CreateSandboxRequest, ExecId, KillRequest, NewContainer, PodFacts, ProcessId,
@@ -34,6 +35,21 @@ fn exec(name: &str, exec: &str) -> ProcessId {
 }
 
 fn create(name: &str) -> Call {
+    create_of(name, Spec::default())
+}
+
+/// Creates a container of CRI-O, as kubelet has it made: the sandbox where its name is the sandbox's.
+fn create_in(name: &str, sandbox: &str, uid: &str) -> Call {
+    let (kind, label) = if name == sandbox { ("sandbox", "POD") } else { ("container", name) };
+    let names = Engine::Crio.names();
+    let annotations =
+        [(names.kind, kind), (names.sandbox, sandbox), (names.container, label), (names.uid, uid)];
+    let mut spec = Spec::default();
+    spec.set_annotations(Some(annotations.map(|(name, text)| (name.to_owned(), text.to_owned())).into()));
+    create_of(name, spec)
+}
+
+fn create_of(name: &str, spec: Spec) -> Call {
     let request = CreateRequest {
         id: id(name),
         bundle: PathBuf::from("/b"),
@@ -41,7 +57,7 @@ fn create(name: &str) -> Call {
         stdio: StdioPaths::default(),
         options: RuntimeOptions::default(),
     };
-    Call::Create(Arc::new(NewContainer { request, spec: Spec::default() }))
+    Call::Create(Arc::new(NewContainer { request, spec }))
 }
 
 fn add(process: ProcessId) -> Call {

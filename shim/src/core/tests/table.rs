@@ -7,7 +7,7 @@ use oci_spec::runtime::{BoxBuilder, Spec};
 
 use super::super::{Call, Input, Pass, Reply, Step, Ticket};
 use super::play::{Pending, World};
-use super::{EPOCH, add, create, exec, id, init, kill, sandbox};
+use super::{EPOCH, add, create, create_in, exec, id, init, kill, sandbox};
 use crate::api::{Error, Exit, KillRequest, NewContainer, Status, StdioPaths, TerminalSize};
 
 /// A world with container `b` in the state of this name.
@@ -67,6 +67,34 @@ fn row(call: &Call) -> String {
         said.replace("failed_precondition", "no").replace("unavailable", "gone")
     });
     cells.join(" | ")
+}
+
+/// Whoever sent it here: `start`, by annotations, or somebody who has the socket.
+#[test]
+fn a_container_of_another_pod_is_refused_and_the_pod_goes_on() {
+    let mut world = World::new();
+    for own in [create_in("pod", "pod", "u1"), create_in("b", "pod", "u1")] {
+        let ticket = world.done(own);
+        assert!(matches!(world.answer(ticket), Some(Ok(Reply::Pid(_)))), "{:?}", world.answer(ticket));
+    }
+    for (stranger, whose) in [
+        (create_in("victim", "victim", "u2"), "sandbox victim"),
+        (create_in("c", "victim", "u1"), "sandbox victim"),
+        (create_in("c", "pod", "u2"), "the pod with UID u2"),
+    ] {
+        let ticket = world.call(stranger);
+        assert!(
+            world.pending.iter().all(|pending| matches!(pending, Pending::Exit(_))),
+            "something was begun"
+        );
+        let Some(Err(Error::OtherPod { of, .. })) = world.answer(ticket) else {
+            panic!("{:?}", world.answer(ticket));
+        };
+        assert_eq!(of, whose);
+    }
+    // The name is not taken, and all is as it was.
+    let ticket = world.done(create_in("c", "pod", "u1"));
+    assert!(matches!(world.answer(ticket), Some(Ok(Reply::Pid(_)))), "{:?}", world.answer(ticket));
 }
 
 #[test]

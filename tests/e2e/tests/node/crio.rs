@@ -21,7 +21,10 @@ fn a_pod_of_two_containers_runs_from_start_to_shutdown() {
         task.create(&sandbox).await.or_fail("Create of the sandbox");
         task.start("crio-pod", "").await.or_fail("Start of the sandbox");
 
-        let container = Bundle::of_crio("crio-web", "crio-pod", &["sh", "-c", "exit 8"]);
+        // The files that CRI-O mounts into every container are there.
+        let command = "[ -f /run/.containerenv ] && read -r name < /etc/hostname && [ $name = e2e ] && \
+            read -r key server < /etc/resolv.conf && [ $server = 192.0.2.53 ] && [ -d /dev/shm ] && exit 8";
+        let container = Bundle::of_crio("crio-web", "crio-pod", &["sh", "-c", command]);
         let second = ShimProcess::new(&rig.artefacts, NAMESPACE, &container).start().await.bare_address();
         assert_eq!(second, address, "a pod has one shim");
         task.create(&container).await.or_fail("Create of the container");
@@ -90,6 +93,61 @@ fn edit(bundle: &Bundle, change: impl FnOnce(&mut Value)) {
     let mut spec: Value = serde_json::from_slice(&fs::read(&path).or_fail("a spec")).or_fail("a spec");
     change(&mut spec);
     fs::write(&path, spec.to_string()).or_fail("write a spec");
+}
+
+/// CRI-O copies a pod's annotations into the specification of its sandbox, over its own.
+#[test]
+fn a_pod_that_says_it_is_another_gets_nothing_of_it() {
+    const FORGED: [(&str, &str); 5] = [
+        ("io.kubernetes.cri-o.SandboxID", "crio-victim"),
+        ("io.kubernetes.cri-o.ContainerType", "container"),
+        ("io.kubernetes.cri.sandbox-id", "crio-victim"),
+        ("io.kubernetes.cri.sandbox-uid", "uid-crio-victim"),
+        ("io.kubernetes.pod.uid", "uid-crio-victim"),
+    ];
+    e2e(async |rig| {
+        let victim = Bundle::of_crio("crio-victim", "crio-victim", &FOREVER);
+        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &victim).start().await.bare_address();
+        let task = Task::connect(&address, Api::V2).await;
+        task.create(&victim).await.or_fail("Create of the sandbox");
+        task.start("crio-victim", "").await.or_fail("Start of the sandbox");
+
+        let thief = Bundle::of_crio_annotated("crio-thief", "crio-thief", &FOREVER, &FORGED);
+        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &thief);
+        let own = shim.start().await.bare_address();
+        assert_ne!(own, address, "another pod has another shim");
+        // Who asks the other pod's shim all the same is refused.
+        let container = Bundle::of_crio_annotated("crio-app", "crio-thief", &FOREVER, &FORGED);
+        for stranger in [&thief, &container] {
+            let refusal = task.create(stranger).await.err().or_fail("an error");
+            for word in [stranger.id.as_str(), "is of sandbox crio-thief", "crio-victim"] {
+                assert!(refusal.contains(word), "{refusal}");
+            }
+        }
+        // Nor is it a container of nobody's.
+        let type_of_containerd = [("io.kubernetes.cri.container-type", "x")];
+        let unclear =
+            Bundle::of_crio_annotated("crio-unclear", "crio-unclear", &FOREVER, &type_of_containerd);
+        let reply = ShimProcess::new(&rig.artefacts, NAMESPACE, &unclear).start().await;
+        assert_ne!(reply.code, 0, "a server was started");
+        assert!(reply.stderr.contains(type_of_containerd[0].0), "{}", reply.stderr);
+
+        let web = Bundle::of_crio("crio-own", "crio-victim", &["sh", "-c", "exit 8"]);
+        assert_eq!(ShimProcess::new(&rig.artefacts, NAMESPACE, &web).start().await.bare_address(), address);
+        task.create(&web).await.or_fail("Create of the pod's own container");
+        task.start("crio-own", "").await.or_fail("Start");
+        assert_eq!(task.wait("crio-own", "").await.or_fail("Wait").exit_status, 8);
+        task.delete("crio-own", "").await.or_fail("Delete");
+
+        let other = Task::connect(&own, Api::V2).await;
+        let _ = other.shutdown("crio-thief").await;
+        task.remove("crio-victim").await;
+        let _ = task.shutdown("crio-victim").await;
+        Victim::Shim.gone().await;
+        for bundle in [&victim, &thief] {
+            ShimProcess::new(&rig.artefacts, NAMESPACE, bundle).delete().await;
+        }
+    });
 }
 
 #[test]

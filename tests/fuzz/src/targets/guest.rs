@@ -7,7 +7,7 @@ use verity::{BLOCK, root_of};
 /// `config.json`, translated for the guest. Every path of the host is said to be a regular file.
 pub(super) fn oci_spec(input: &[u8]) {
     let Ok(spec) = serde_json::from_slice::<Spec>(input) else { return };
-    let _ = guest_spec::sandbox_id(&spec);
+    let _ = guest_spec::member(&spec);
     let rootfs = GuestRootfs::Layers(vec![root_of(&[1; BLOCK])]);
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
     let stat = |_: &_| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None });
