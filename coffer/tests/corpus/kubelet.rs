@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use agent_client::proto::agent::{CreateContainerRequest, CreateSandboxRequest};
-use guest_spec::{FileKind, GuestRootfs, HostFile, PassedDevice, SandboxFacts, shm_storage, translate};
+use guest_spec::{
+    FileKind, GuestRootfs, HostFile, PassedDevice, SandboxFacts, VolumeJudge, shm_storage, translate,
+};
 use oci_spec::runtime::Spec;
 use pod_manifest::Template;
 use pod_manifest::spec::{Container, PodSpec, ValueFrom, Volume};
@@ -111,7 +113,8 @@ impl<'a> Running<'a> {
         let id = format!("{index:0>64x}");
         let spec: Spec = serde_json::from_value(self.specification(container)).unwrap();
         let rootfs = GuestRootfs::Layers(vec![self.layer.parse().unwrap()]);
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+        let sandbox =
+            SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
         // kubelet gives volumes to the pod's group.
         let gid = self.spec.spec.security_context.fs_group.unwrap_or_default();
         let directories: Vec<String> = self.spec.spec.volumes.iter().map(directory).collect();
@@ -121,7 +124,7 @@ impl<'a> Running<'a> {
             let there =
                 !is_volume || path.contains("kube-api-access") || directories.iter().any(|at| *at == path);
             let kind = if is_volume { FileKind::Directory } else { FileKind::File };
-            there.then_some(HostFile { kind, gid, mode: 0o777, medium: None })
+            there.then_some(HostFile { kind, gid, mode: 0o777, medium: None, is_empty: false })
         };
         let mut guest = translate(&id, &spec, &sandbox, &rootfs, &stat).unwrap();
         let device = |number: u32, gpu| PassedDevice {

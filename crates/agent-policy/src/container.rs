@@ -79,6 +79,14 @@ pub(crate) struct Expected {
     sysctls_optional: BTreeMap<&'static str, Vec<&'static str>>,
 }
 
+impl Expected {
+    /// The places of the image's volumes that are directories of the container's own.
+    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
+        let places: BTreeSet<&str> = self.mounts.values().filter_map(Rule::volume).collect();
+        places.into_iter()
+    }
+}
+
 /// The sandbox's own container: a program of the measured image that waits, as `guest_spec` asks for it.
 pub(crate) fn sandbox(spec: &Spec) -> Expected {
     let sysctls = spec.security_context.sysctls.iter().map(|of| (of.name.clone(), of.value.clone()));
@@ -136,7 +144,7 @@ pub(crate) fn expected(
         faults.push(PolicyError::NoLayers(name.clone()));
     }
     let environment = take(Environment::of(container, pod, objects, &image.config), faults);
-    let mounts = mounts(container, spec, &image.config, models, copied, faults);
+    let mounts = mounts(container, spec, image, models, copied, faults);
     let (scratch_dirs, empty_dirs) = mounts.empty_dirs.into_iter().partition(|name| is_on_scratch(pod, name));
     // Nobody gives the guest the layers of an image that it pulls.
     let layers = if pulled { Vec::new() } else { layers(image) };

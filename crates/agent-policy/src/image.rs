@@ -22,6 +22,20 @@ pub struct Image {
     pub passwd: Option<String>,
     /// What its `/etc/group` says; none where it has no such file.
     pub group: Option<String>,
+    /// The volumes of its configuration in which it has nothing, by their paths there: a directory of the host's making
+    /// hides nothing there. Of the others the root file system's own directory is used.
+    pub empty_volumes: BTreeMap<String, EmptyVolume>,
+}
+
+/// A directory with nothing in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EmptyVolume {
+    /// Its owner.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+    /// Its permissions, up to 0o3777.
+    pub mode: u32,
 }
 
 /// The part of an image's configuration that decides a process (OCI image specification, `config.md`). That it is the

@@ -30,7 +30,7 @@ use verity::RootHash;
 
 pub use error::{Faults, PolicyError};
 pub use fields::Objects;
-pub use image::{Image, ImageConfig};
+pub use image::{EmptyVolume, Image, ImageConfig};
 pub use mounts::is_on_scratch;
 
 /// The rules, the same for every pod, one idea each.
@@ -128,20 +128,24 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
         "empty_dir_options": fs_group.map(|group| format!("fsgid={group}")).into_iter().collect::<Vec<_>>(),
         "files": copied.files,
         "trees": copied.trees,
+        "volumes": copied.volumes,
         "file_users": copied.users.into_iter().chain([0]).collect::<BTreeSet<_>>(),
         "file_groups": fs_group.into_iter().chain([0]).collect::<BTreeSet<_>>(),
     });
-    // For a shim that wants to say what differs before the guest refuses it.
+    // For a shim that wants to say what differs before the guest refuses it, and to know which volumes the guest takes.
     let layered = options.images.iter().filter(|_| !options.pulled);
     let notes = layered.flat_map(|(container, image)| {
         image.layers.iter().map(move |root| format!("# layer {container} {root}\n"))
     });
+    let places = expected
+        .iter()
+        .flat_map(|(container, of)| of.volumes().map(move |place| format!("# volume {container} {place}\n")));
+    let notes = notes.chain(places).collect::<String>();
     Ok(format!(
-        "package agent_policy\n\nimport rego.v1\n\npod := {}\n\nexpected := {}\n\n{}\n{}",
+        "package agent_policy\n\nimport rego.v1\n\npod := {}\n\nexpected := {}\n\n{}\n{notes}",
         rego::term(&named),
         rego::term(&json!(expected)),
         RULES.join("\n"),
-        notes.collect::<String>()
     ))
 }
 

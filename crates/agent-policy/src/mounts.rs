@@ -7,7 +7,7 @@ use serde::Serialize;
 use shared_types::ScratchSize;
 use verity::RootHash;
 
-use crate::{ImageConfig, PolicyError};
+use crate::{EmptyVolume, Image, PolicyError};
 
 /// Where a service account's token is mounted, under a volume's name that the cluster makes up.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -20,6 +20,8 @@ const CONTAINER_ENV: &str = "/run/.containerenv";
 const SHM: &str = "/dev/shm";
 /// File systems of the kernel, which every container has.
 const KERNEL: [&str; 6] = ["/proc", "/dev", "/dev/pts", "/dev/mqueue", "/sys", "/sys/fs/cgroup"];
+/// The kind of what is at the place of an image's volume that has nothing in it.
+const VOLUME: &str = "volume";
 const READ_ONLY: &[&str] = &["ro"];
 const READ_WRITE: &[&str] = &["rw"];
 const EITHER: &[&str] = &["ro", "rw"];
@@ -38,6 +40,17 @@ pub(crate) struct Copied {
     pub(crate) trees: BTreeSet<String>,
     /// Who may own a file: a token is its reader's.
     pub(crate) users: BTreeSet<u32>,
+    /// Directories of the containers' own.
+    pub(crate) volumes: BTreeSet<Directory>,
+}
+
+/// A directory at the place of an image's volume: the last part of that, and what it is like.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+pub(crate) struct Directory {
+    name: String,
+    uid: u32,
+    gid: u32,
+    mode: u32,
 }
 
 /// What a mount must be like.
@@ -54,6 +67,11 @@ impl Rule {
     /// For a file system of the kernel.
     pub(crate) fn kernel(place: &str) -> Self {
         Self { kind: "kernel", place: place.to_owned(), ..Self::default() }
+    }
+
+    /// The place, of one for a directory of the container's own.
+    pub(crate) fn volume(&self) -> Option<&str> {
+        (self.kind == VOLUME).then_some(self.place.as_str())
     }
 
     fn bind(kind: &'static str, name: &str, modes: &'static [&'static str], follows: bool) -> Self {
@@ -110,7 +128,7 @@ pub(crate) fn last_words(container: &Container) -> &str {
 pub(crate) fn mounts(
     container: &Container,
     spec: &Spec,
-    image: &ImageConfig,
+    image: &Image,
     models: &Models,
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
@@ -135,12 +153,6 @@ pub(crate) fn mounts(
         };
         faults.extend(added.err());
     }
-    // A volume of the image is the root file system's own directory in the guest, if that can be written to.
-    let read_only = container.security_context.read_only_root_filesystem == Some(true);
-    let asked: Vec<_> = container.volume_mounts.iter().map(|mount| clean(&mount.mount_path)).collect();
-    for path in image.volumes.iter().filter(|path| read_only && !asked.contains(&clean(path))) {
-        faults.push(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
-    }
     for place in KERNEL.into_iter().filter(|place| !mounts.has(place)).collect::<Vec<_>>() {
         mounts.add(place, Rule::kernel(place), true);
     }
@@ -164,10 +176,42 @@ pub(crate) fn mounts(
         let rule = tree(SERVICE_ACCOUNT, false, copied, &mut mounts.trees);
         mounts.add(SERVICE_ACCOUNT, rule, false);
     }
+    image_volumes(&mut mounts, container, image, copied, faults);
     // CRI-O mounts its files before volumes: a volume at /run hides this one, and nothing is lost with it.
     let places = mounts.all_places().into_iter().filter(|place| *place != CONTAINER_ENV);
     mounts.nested = nested(&places.collect());
     mounts
+}
+
+/// Volumes of the image at whose place nothing else is. One that has nothing in it is a directory of the container's own, which
+/// the host makes; another is the root file system's own directory, if that can be written to.
+fn image_volumes(
+    mounts: &mut Mounts,
+    container: &Container,
+    image: &Image,
+    copied: &mut Copied,
+    faults: &mut Vec<PolicyError>,
+) {
+    let read_only = container.security_context.read_only_root_filesystem == Some(true);
+    for path in &image.config.volumes {
+        let place = clean(path);
+        if mounts.has(&place) {
+            continue;
+        }
+        // A note of the policy is a line.
+        match image.empty_volumes.get(path).filter(|_| !path.contains(char::is_control)) {
+            Some(EmptyVolume { uid, gid, mode }) => {
+                let name = last_part(path);
+                copied.volumes.insert(Directory { name: name.clone(), uid: *uid, gid: *gid, mode: *mode });
+                mounts.add(path, Rule::bind(VOLUME, &name, READ_WRITE, false), false);
+            }
+            None if read_only => {
+                faults
+                    .push(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
+            }
+            None => {}
+        }
+    }
 }
 
 fn volume_mount(
@@ -341,11 +385,13 @@ fn nested(places: &BTreeSet<&str>) -> Vec<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ImageConfig;
 
     #[test]
     fn a_volume_of_the_image_needs_a_root_file_system_that_can_be_written_to() {
-        let image = ImageConfig::parse(br#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {"Volumes": {"/data": {}}}}"#).unwrap();
-        let of = |more: &str| {
+        let config = ImageConfig::parse(br#"{"architecture": "amd64", "os": "linux", "rootfs": {"type": "layers", "diff_ids": []}, "config": {"Volumes": {"/data": {}, "/proc": {}}}}"#).unwrap();
+        let image = Image { config, ..Image::default() };
+        let of = |image: &Image, more: &str| {
             let text = format!(
                 "apiVersion: v1\nkind: Pod\nspec:\n  volumes: [{{name: v, emptyDir: {{}}}}]\n  containers:\n    - {{name: c, image: i, {more}}}\n"
             );
@@ -354,25 +400,47 @@ mod tests {
             let mounts = mounts(
                 &spec.containers[0],
                 &spec,
-                &image,
+                image,
                 &Models::new(),
                 &mut Copied::default(),
                 &mut faults,
             );
-            (mounts.has("/data"), faults.iter().map(ToString::to_string).collect::<Vec<_>>())
+            let kind = mounts.rules.get("/data").map(|rule| rule.kind);
+            (kind, faults.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         // It is no mount then.
-        assert_eq!(of("tty: false"), (false, vec![]));
-        let (_, faults) = of("securityContext: {readOnlyRootFilesystem: true}");
+        assert_eq!(of(&image, "tty: false"), (None, vec![]));
+        let read_only = "securityContext: {readOnlyRootFilesystem: true}";
+        let (_, faults) = of(&image, read_only);
         assert!(faults.len() == 1 && faults[0].contains("/data"), "{faults:?}");
         let mounted =
             "securityContext: {readOnlyRootFilesystem: true}, volumeMounts: [{name: v, mountPath: /data}]";
-        assert_eq!(of(mounted), (true, vec![]));
+        assert_eq!(of(&image, mounted), (Some("empty_dir"), vec![]));
+        // One that has nothing in it, but not where the kernel's file systems are.
+        let directory = EmptyVolume { uid: 999, gid: 998, mode: 0o1770 };
+        let empty_volumes = ["/data", "/proc"].map(|path| (path.to_owned(), directory)).into();
+        let empty = Image { empty_volumes, ..image };
+        assert_eq!(of(&empty, "tty: false"), (Some("volume"), vec![]));
+        assert_eq!(of(&empty, read_only), (Some("volume"), vec![]));
+        assert_eq!(of(&empty, mounted), (Some("empty_dir"), vec![]));
+    }
+
+    #[test]
+    fn a_volumes_path_cannot_write_lines_of_a_policy() {
+        let path = "/data\ndefault CopyFileRequest := true";
+        let config = ImageConfig { volumes: vec![path.to_owned()], ..ImageConfig::default() };
+        let directory = EmptyVolume { uid: 0, gid: 0, mode: 0o755 };
+        let image =
+            Image { config, empty_volumes: [(path.to_owned(), directory)].into(), ..Image::default() };
+        let (container, mut copied) = (Container::default(), Copied::default());
+        let mut faults = Vec::new();
+        let mounts = mounts(&container, &Spec::default(), &image, &Models::new(), &mut copied, &mut faults);
+        assert!(!mounts.has(path) && copied.volumes.is_empty() && faults.is_empty());
     }
 
     #[test]
     fn a_declared_volume_is_mounted_read_only_from_a_disk_or_a_device() {
-        let image = ImageConfig::default();
+        let image = Image::default();
         let root = RootHash::from_bytes([0xab; 32]);
         let of = |volume: &str, use_of: &str| {
             let text = format!(

@@ -32,5 +32,6 @@ pub use role::{Role, member};
 pub use rootfs::GuestRootfs;
 pub use storage::{shm_remount, shm_storage};
 pub use translate::{
-    Copy, CopyKind, FileKind, GuestContainer, HostFile, Medium, SandboxFacts, TerminationLog, translate,
+    Copy, CopyKind, FileKind, GuestContainer, HostFile, Medium, SandboxFacts, TerminationLog, VolumeJudge,
+    translate,
 };

@@ -231,6 +231,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
+    use crate::VolumeJudge;
     use crate::role::PodIds;
 
     fn translated(json: &str) -> (GuestLinux, Vec<String>) {
@@ -243,7 +244,8 @@ mod tests {
         let mut json: serde_json::Value = serde_json::from_str(json).unwrap();
         let own = json!([{"type": "pid"}, {"type": "ipc"}, {"type": "network"}]);
         json.as_object_mut().unwrap().entry("namespaces").or_insert(own);
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+        let sandbox =
+            SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
         linux(OWNER, &serde_json::from_value(json).unwrap(), &sandbox, notes)
     }
 
@@ -381,8 +383,12 @@ mod tests {
         )
         .unwrap();
         let mut notes = Vec::new();
-        let without =
-            linux(OWNER, &from, &SandboxFacts { namespace: "n", seccomp: false, scratch: false }, &mut notes);
+        let without = linux(
+            OWNER,
+            &from,
+            &SandboxFacts { namespace: "n", seccomp: false, scratch: false, volumes: VolumeJudge::Engine },
+            &mut notes,
+        );
         let without = without.unwrap();
         assert!(without.linux.Seccomp.is_none());
         assert_eq!(notes.len(), 1, "{notes:?}");

@@ -70,7 +70,7 @@ mod tests {
     use oci_spec::runtime::Spec;
 
     use super::*;
-    use crate::{GuestRootfs, SandboxFacts, translate};
+    use crate::{GuestRootfs, SandboxFacts, VolumeJudge, translate};
 
     fn root(digit: &str) -> RootHash {
         digit.repeat(64).parse().unwrap()
@@ -82,7 +82,12 @@ mod tests {
             "linux": {"namespaces": [{"type": "pid"}, {"type": "ipc"}, {"type": "network"}, {"type": "uts"}]}}"#;
         let spec: Spec = serde_json::from_str(json).unwrap();
         let rootfs = GuestRootfs::Layers(vec![root("1")]);
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
+        let sandbox = SandboxFacts {
+            namespace: "default",
+            seccomp: true,
+            scratch: false,
+            volumes: VolumeJudge::Engine,
+        };
         let mut guest = translate("c1", &spec, &sandbox, &rootfs, &|_| None).unwrap();
         guest.mount_models(models);
         guest

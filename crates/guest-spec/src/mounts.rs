@@ -10,7 +10,9 @@ use crate::error::SpecError;
 use crate::paths;
 use crate::role::Owner;
 use crate::storage::{empty_dir, empty_dir_size, in_empty_dir, in_scratch};
-use crate::translate::{Copy, CopyKind, FileKind, HostFile, Medium, TerminationLog};
+use crate::translate::{
+    Copy, CopyKind, FileKind, HostFile, Medium, SandboxFacts, TerminationLog, VolumeJudge,
+};
 use crate::volume::{Volume, directory_of, is_containers_own, is_engine_file, is_image_volume, is_shm};
 
 /// File systems that need nothing from the host.
@@ -77,14 +79,14 @@ pub(crate) struct GuestMounts {
     pub(crate) termination_log: Option<TerminationLog>,
     pub(crate) notes: Vec<String>,
     pub(crate) sizes: Vec<UpdateEphemeralMountsRequest>,
+    pub(crate) places: Vec<String>,
 }
 
-/// Translates the mounts of one container, in their order. `read_only` says whether its root file system is, `scratch`
-/// whether the VM has a scratch disk.
+/// Translates the mounts of one container, in their order. `read_only` says whether its root file system is.
 pub(crate) fn mounts(
     owner: Owner<'_>,
     read_only: bool,
-    scratch: bool,
+    sandbox: &SandboxFacts<'_>,
     from: &[Mount],
     stat: &dyn Fn(&Path) -> Option<HostFile>,
 ) -> Result<GuestMounts, SpecError> {
@@ -92,7 +94,8 @@ pub(crate) fn mounts(
         container: owner.container,
         owner,
         read_only,
-        scratch,
+        scratch: sandbox.scratch,
+        judge: sandbox.volumes,
         stat,
         out: GuestMounts::default(),
     };
@@ -107,6 +110,7 @@ struct Translator<'a> {
     owner: Owner<'a>,
     read_only: bool,
     scratch: bool,
+    judge: VolumeJudge<'a>,
     stat: &'a dyn Fn(&Path) -> Option<HostFile>,
     out: GuestMounts,
 }
@@ -143,7 +147,7 @@ impl Translator<'_> {
     fn bind(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
         let destination = mount.destination();
         if is_image_volume(source, &self.owner) {
-            return self.image_volume(mount);
+            return self.image_volume(mount, source);
         }
         match Volume::of(source, &self.owner) {
             Some(Volume::EmptyDir(name)) => self.empty_dir(mount, source, name),
@@ -230,7 +234,7 @@ impl Translator<'_> {
         Ok((place, file.gid))
     }
 
-    /// A directory of it: the guest's, of which the host has a placeholder only.
+    /// A directory or file of it: the guest's, of which the host has a placeholder only.
     fn in_empty_dir(
         &mut self,
         mount: &Mount,
@@ -243,8 +247,11 @@ impl Translator<'_> {
         }
         let (_, gid) = self.empty_dir_storage(mount, volume, name)?;
         let directory = in_empty_dir(name, within, gid);
-        self.push(mount, "bind", directory.mount_point.clone())?;
-        self.add(directory);
+        let place = directory.mount_point.clone();
+        self.push(mount, "bind", place.clone())?;
+        if self.add(directory) {
+            self.out.places.push(place);
+        }
         Ok(())
     }
 
@@ -259,9 +266,13 @@ impl Translator<'_> {
 
     /// A `VOLUME` of the image. The engine has copied what the image has there into a directory of the host; the guest has
     /// it in the root file system, with its owners and modes and as the image's root hashes say, writable, for as long as the
-    /// container.
-    fn image_volume(&mut self, mount: &Mount) -> Result<(), SpecError> {
+    /// container. Where the image has nothing, not even the directory, the guest gets one like the engine's.
+    fn image_volume(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
         let destination = mount.destination().clone();
+        let is_empty = (self.stat)(source).is_some_and(|file| file.is_empty);
+        if is_empty && self.judge.takes(&destination) {
+            return self.copy_as(mount, source, CopyKind::Tree, false, self.volume_path(&destination));
+        }
         if self.read_only {
             return Err(SpecError::ImageVolume { container: self.container.to_string(), destination });
         }
@@ -293,13 +304,15 @@ impl Translator<'_> {
             });
         }
         let is_written = ["configmap", "secret", "projected", "downward-api"].iter().any(is_a);
-        // A driver of secrets, for one: its file is there, and is this pod's. A hostPath has no directory here.
-        let is_drivers = is_a(&"csi") && is_read_only(mount);
         match self.kind(source) {
-            Some(FileKind::File) if is_written || is_drivers => {
-                self.copy(mount, source, CopyKind::File, false)
-            }
+            Some(FileKind::File) if is_written => self.copy(mount, source, CopyKind::File, false),
             Some(FileKind::Directory) if is_written => self.copy(mount, source, CopyKind::Tree, false),
+            _ if is_a(&"csi") => Err(SpecError::Plugin {
+                container: self.container.to_string(),
+                destination: mount.destination().clone(),
+                plugin: "csi".to_string(),
+                volume: volume.to_string(),
+            }),
             _ => Err(self.refuse(mount, source)),
         }
     }
@@ -320,6 +333,18 @@ impl Translator<'_> {
 
     /// Has `source` copied below the shared directory and bound from there.
     fn copy(&mut self, mount: &Mount, source: &Path, kind: CopyKind, watch: bool) -> Result<(), SpecError> {
+        let guest = self.shared_path(mount.destination());
+        self.copy_as(mount, source, kind, watch, guest)
+    }
+
+    fn copy_as(
+        &mut self,
+        mount: &Mount,
+        source: &Path,
+        kind: CopyKind,
+        watch: bool,
+        guest: String,
+    ) -> Result<(), SpecError> {
         let (due, word) = match kind {
             CopyKind::File => (FileKind::File, "regular file"),
             CopyKind::Tree => (FileKind::Directory, "directory"),
@@ -327,7 +352,6 @@ impl Translator<'_> {
         if self.kind(source) != Some(due) {
             return Err(self.wrong_kind(mount, source, word));
         }
-        let guest = self.shared_path(mount.destination());
         self.push(mount, "bind", guest.clone())?;
         let below = directory_of(source, &self.owner);
         self.out.copies.push(Copy { host: source.to_path_buf(), below, guest, kind, watch });
@@ -345,8 +369,17 @@ impl Translator<'_> {
 
     /// `<container>-<16 letters or digits>-<name>`: the form that guest policies expect.
     fn shared_path(&self, destination: &Path) -> String {
+        self.shared_path_as(&format!("{:016x}", self.out.copies.len()), destination)
+    }
+
+    /// The same for a directory of the container's own, which no policy takes for a copy that the host may fill.
+    fn volume_path(&self, destination: &Path) -> String {
+        self.shared_path_as(&format!("volume{:010x}", self.out.copies.len()), destination)
+    }
+
+    fn shared_path_as(&self, number: &str, destination: &Path) -> String {
         let name = destination.file_name().map(|name| name.to_string_lossy()).unwrap_or_default();
-        format!("{}/{}-{:016x}-{name}", paths::SHARED, self.container, self.out.copies.len())
+        format!("{}/{}-{number}-{name}", paths::SHARED, self.container)
     }
 
     fn push(&mut self, mount: &Mount, fstype: &str, source: String) -> Result<(), SpecError> {
@@ -407,14 +440,18 @@ mod tests {
     const SANDBOX: &str = "/run/containerd/io.containerd.grpc.v1.cri/sandboxes/f00d";
     const OWNER: Owner<'_> = Owner { container: "c1", pod: Some(PodIds { uid: "8c5d", sandbox: "f00d" }) };
 
-    /// Everything whose name ends in `dir` or starts with a volume is a directory. The volume `data` is an emptyDir, `cfg`
-    /// a configmap, `key` and `pvc` are another plugin's.
+    /// Everything whose name ends in `dir` or starts with a volume is a directory, and one that ends in `emptydir` has nothing
+    /// in it. The volume `data` is an emptyDir, `cfg` a configmap, `all` is projected, `words` a secret, `about` of the
+    /// downward API, `key` and `pvc` are another plugin's.
     fn stat(path: &Path) -> Option<HostFile> {
         let text = path.to_string_lossy();
         let other = |name: &str, plugin: &str| text.ends_with(name) && !text.contains(plugin);
         let kind = if text.ends_with("missing")
             || other("/data", "empty-dir")
             || other("/cfg", "configmap")
+            || other("/all", "projected")
+            || other("/words", "secret")
+            || other("/about", "downward-api")
             || other("/key", "csi")
             || other("/pvc", "csi")
             || path.iter().any(|part| part == "volumes") && text.ends_with("/hostpath")
@@ -433,7 +470,11 @@ mod tests {
             _ => None,
         };
         let mode = if text.ends_with("private") { 0o40700 } else { 0o42777 };
-        Some(HostFile { kind, gid: 2000, mode, medium })
+        Some(HostFile { kind, gid: 2000, mode, medium, is_empty: text.ends_with("emptydir") })
+    }
+
+    fn facts(scratch: bool) -> SandboxFacts<'static> {
+        SandboxFacts { namespace: "k8s.io", seccomp: true, scratch, volumes: VolumeJudge::Engine }
     }
 
     fn bind(source: &str, destination: &str, options: &[&str]) -> Mount {
@@ -446,16 +487,17 @@ mod tests {
     }
 
     fn one(mount: Mount) -> Result<GuestMounts, SpecError> {
-        mounts(OWNER, false, false, &[mount], &stat)
+        mounts(OWNER, false, &facts(false), &[mount], &stat)
     }
 
     #[test]
     fn an_empty_dir_is_on_the_scratch_disk_where_there_is_one_unless_it_is_to_be_in_memory() {
         let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
         let of = |scratch, medium| {
-            let stat =
-                |_: &Path| Some(HostFile { kind: FileKind::Directory, gid: 1000, mode: 0o777, medium });
-            let out = mounts(OWNER, false, scratch, &[bind(&source, "/cache", &[])], &stat).unwrap();
+            let stat = |_: &Path| {
+                Some(HostFile { kind: FileKind::Directory, gid: 1000, mode: 0o777, medium, is_empty: false })
+            };
+            let out = mounts(OWNER, false, &facts(scratch), &[bind(&source, "/cache", &[])], &stat).unwrap();
             assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/ephemeral/cache");
             assert_eq!(out.storages[0].mount_point, out.mounts[0].source);
             (out.storages[0].driver.clone(), out.storages[0].options.join(","), out.sizes.len())
@@ -528,9 +570,14 @@ mod tests {
     #[test]
     fn an_empty_dir_is_one_storage_wherever_it_is_mounted() {
         let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
-        let out =
-            mounts(OWNER, false, false, &[bind(&source, "/a", &[]), bind(&source, DEV_SHM, &[])], &stat)
-                .unwrap();
+        let out = mounts(
+            OWNER,
+            false,
+            &facts(false),
+            &[bind(&source, "/a", &[]), bind(&source, DEV_SHM, &[])],
+            &stat,
+        )
+        .unwrap();
         assert_eq!(out.storages.len(), 1);
         assert_eq!(out.storages[0].options, ["fsgid=2000"]);
         for mount in &out.mounts {
@@ -543,7 +590,7 @@ mod tests {
     fn an_empty_dir_in_memory_has_its_size_and_one_of_huge_pages_is_refused() {
         let source = |name: &str| format!("{POD}/volumes/kubernetes.io~empty-dir/{name}");
         let twice = [bind(&source("in-memory"), "/a", &[]), bind(&source("in-memory"), "/b", &[])];
-        let out = mounts(OWNER, false, false, &twice, &stat).unwrap();
+        let out = mounts(OWNER, false, &facts(false), &twice, &stat).unwrap();
         assert_eq!((out.storages.len(), out.sizes.len()), (1, 1));
         assert_eq!(out.sizes[0].storages[0].options, ["remount", "size=1048576"]);
         assert_eq!(out.sizes[0].storages[0].mount_point, out.storages[0].mount_point);
@@ -607,7 +654,7 @@ mod tests {
         // A container that root of this host has made without a pod.
         let single = Owner { container: "c1", pod: None };
         let mount = [bind("/srv/hosts", "/etc/hosts", &[]), bind("/srv/log", "/dev/termination-log", &[])];
-        assert_eq!(mounts(single, false, false, &mount, &stat).unwrap().copies.len(), 2);
+        assert_eq!(mounts(single, false, &facts(false), &mount, &stat).unwrap().copies.len(), 2);
     }
 
     #[test]
@@ -616,28 +663,59 @@ mod tests {
         let out = one(bind(source, "/data", &["rbind", "rw"])).unwrap();
         assert!(out.mounts.is_empty() && out.copies.is_empty() && out.storages.is_empty());
         assert!(out.notes[0].contains("/data"), "{:?}", out.notes);
-        let error = mounts(OWNER, true, false, &[bind(source, "/data", &[])], &stat).unwrap_err();
+        let error = mounts(OWNER, true, &facts(false), &[bind(source, "/data", &[])], &stat).unwrap_err();
         assert!(error.to_string().contains("emptyDir"), "{error}");
     }
 
     #[test]
-    fn a_read_only_file_of_a_volume_is_copied() {
-        let source = format!("{POD}/volume-subpaths/key/app/0");
-        assert_eq!(one(bind(&source, "/etc/app.conf", &["ro"])).unwrap().copies.len(), 1);
-        assert!(matches!(one(bind(&source, "/etc/app.conf", &["rw"])), Err(SpecError::HostPath { .. })));
+    fn an_images_volume_that_has_nothing_is_a_directory_like_the_engines() {
+        let source = "/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c1/volumes/emptydir";
+        let of = |volumes: VolumeJudge<'_>, read_only| {
+            let sandbox = SandboxFacts { volumes, ..facts(false) };
+            mounts(OWNER, read_only, &sandbox, &[bind(source, "/var/data/", &["rbind", "rw"])], &stat)
+        };
+        // With a read-only root file system as well: it is a mount.
+        for read_only in [false, true] {
+            let out = of(VolumeJudge::Engine, read_only).unwrap();
+            let (mount, copy) = (&out.mounts[0], &out.copies[0]);
+            assert_eq!((mount.source.as_str(), mount.type_.as_str()), (copy.guest.as_str(), "bind"));
+            assert_eq!(copy.guest, "/run/kata-containers/shared/containers/c1-volume0000000000-data");
+            assert_eq!((copy.kind, copy.watch, out.notes.len()), (CopyKind::Tree, false, 0));
+            let below = "/var/lib/containerd/io.containerd.grpc.v1.cri/containers/c1";
+            assert_eq!(copy.below.as_deref(), Some(Path::new(below)));
+        }
+        // What the engine has says nothing where the image is not the engine's, or a policy knows it.
+        let known = ["/var/data".to_owned()].into();
+        assert_eq!(of(VolumeJudge::Policy(&known), true).unwrap().copies.len(), 1);
+        let unknown = std::collections::BTreeSet::new();
+        let out = of(VolumeJudge::Policy(&unknown), false).unwrap();
+        assert_eq!((out.mounts.len(), out.copies.len(), out.notes.len()), (0, 0, 1));
+        assert!(of(VolumeJudge::Policy(&unknown), true).is_err());
+    }
+
+    #[test]
+    fn a_file_of_another_plugins_volume_is_refused_by_its_name() {
+        for options in ["ro", "rw"] {
+            let source = format!("{POD}/volume-subpaths/key/app/0");
+            let error = one(bind(&source, "/etc/app.conf", &[options])).unwrap_err();
+            assert!(matches!(&error, SpecError::Plugin { volume, .. } if volume == "key"), "{error}");
+        }
         // A hostPath with a subPath is the host's file all the same.
         let host = format!("{POD}/volume-subpaths/hostpath/app/0");
         assert!(matches!(one(bind(&host, "/etc/app.conf", &["ro"])), Err(SpecError::HostPath { .. })));
         let tree = format!("{POD}/volume-subpaths/pvc/app/subdir");
-        assert!(matches!(one(bind(&tree, "/etc/app", &["ro"])), Err(SpecError::HostPath { .. })));
+        assert!(matches!(one(bind(&tree, "/etc/app", &["ro"])), Err(SpecError::Plugin { .. })));
     }
 
     #[test]
     fn entries_of_what_kubelet_writes_are_copied_and_those_of_an_empty_dir_are_named() {
-        let file = one(bind(&format!("{POD}/volume-subpaths/cfg/app/0"), "/etc/app.conf", &["rw"])).unwrap();
-        assert_eq!((file.copies[0].kind, file.copies[0].watch), (CopyKind::File, false));
-        let tree = one(bind(&format!("{POD}/volume-subpaths/cfg/app/0dir"), "/etc/app", &["ro"])).unwrap();
-        assert_eq!((tree.copies[0].kind, tree.copies[0].watch), (CopyKind::Tree, false));
+        for volume in ["cfg", "all", "words", "about"] {
+            let place = format!("{POD}/volume-subpaths/{volume}/app");
+            let file = one(bind(&format!("{place}/0"), "/etc/app.conf", &["rw"])).unwrap();
+            assert_eq!((file.copies[0].kind, file.copies[0].watch), (CopyKind::File, false), "{volume}");
+            let tree = one(bind(&format!("{place}/0dir"), "/etc/app", &["ro"])).unwrap();
+            assert_eq!((tree.copies[0].kind, tree.copies[0].watch), (CopyKind::Tree, false), "{volume}");
+        }
         // The host has only a placeholder of it.
         for source in ["0", "0dir"] {
             let source = format!("{POD}/volume-subpaths/data/app/{source}");
@@ -657,8 +735,11 @@ mod tests {
             out.storages.iter().map(|one| (one.driver.as_str(), &one.mount_point)).collect();
         assert_eq!(storages, [("ephemeral", &place), ("local", &format!("{place}/a/subdir"))]);
         assert_eq!(out.storages[1].options, ["mode=0777", "fsgid=2000"]);
+        // The agent would change one that is there.
+        assert_eq!(out.places, [format!("{place}/a/subdir")]);
         let whole = bind(&format!("{POD}/volumes/kubernetes.io~empty-dir/data"), "/all", &["rw"]);
-        let both = mounts(OWNER, false, false, &[bind(&source, "/cache", &["ro"]), whole], &stat).unwrap();
+        let both =
+            mounts(OWNER, false, &facts(false), &[bind(&source, "/cache", &["ro"]), whole], &stat).unwrap();
         assert_eq!((both.mounts.len(), both.storages.len()), (2, 2));
     }
 

@@ -165,6 +165,7 @@ fn made(container: &str, pod: Pod, sandbox: &SandboxFacts<'_>, notes: Vec<String
         termination_log: None,
         notes,
         sizes: Vec::new(),
+        places: Vec::new(),
     }
 }
 
@@ -198,6 +199,7 @@ fn texts(list: &[&str]) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::VolumeJudge;
     use crate::rootfs::GuestRootfs;
     use crate::translate::translate;
 
@@ -217,7 +219,8 @@ mod tests {
 
     fn translated(json: &str) -> Result<GuestContainer, SpecError> {
         let spec: Spec = serde_json::from_str(json).unwrap();
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+        let sandbox =
+            SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
         translate("c1", &spec, &sandbox, &GuestRootfs::default(), &|_| None)
     }
 
@@ -267,7 +270,12 @@ mod tests {
     fn a_pod_without_a_pause_container_has_the_sysctls_that_containerd_would_give_it() {
         let sysctls = [("net.ipv4.ip_unprivileged_port_start".to_owned(), "1024".to_owned())].into();
         let annotations = [("io.kubernetes.cri.sandbox-name".to_owned(), "web".to_owned())].into();
-        let facts = SandboxFacts { namespace: "k8s.io", seccomp: false, scratch: false };
+        let facts = SandboxFacts {
+            namespace: "k8s.io",
+            seccomp: false,
+            scratch: false,
+            volumes: VolumeJudge::Engine,
+        };
         let mut pod = OwnSandbox {
             hostname: "web",
             annotations: &annotations,

@@ -262,7 +262,12 @@ pub const MESSAGES: &[Message] = &[
                 Carried,
                 "the same; more than the VM's vCPUs is refused",
             ),
-            field("cpu_shares", "resources.requests.cpu", Carried, "the same"),
+            field(
+                "cpu_shares",
+                "resources.requests.cpu",
+                Carried,
+                "the same, 2 to 262144: the nearest of these is taken",
+            ),
             field(
                 "memory_limit_in_bytes",
                 "resources.limits.memory",
@@ -301,7 +306,7 @@ pub const MESSAGES: &[Message] = &[
                 "readonly_rootfs",
                 "securityContext.readOnlyRootFilesystem",
                 Carried,
-                "an image with a VOLUME then needs an emptyDir there, or is refused",
+                "an image with a VOLUME that has something in it then needs an emptyDir there, or is refused",
             ),
             field("supplemental_groups", "securityContext.supplementalGroups", Carried, ""),
             field(
@@ -333,13 +338,14 @@ pub const MESSAGES: &[Message] = &[
                 "volumes",
                 Refused,
                 "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
-                 once), emptyDir (guest memory, mode 1777; on the pod's scratch disk, mode 0777) and its directories by \
-                 subPath (mode 0777), /dev/shm, the engine's and kubelet's files of this pod, CRI-O's of this container, the \
-                 termination message, a \
-                 VOLUME of the image (the image's own directory), a disk or file of the node that the pod's volumes.toml declares \
+                 once), emptyDir (guest memory, mode 1777; on the pod's scratch disk, mode 0777) and a part of it by subPath (as \
+                 it is in the guest; one that is not there is made, mode 0777), /dev/shm, the engine's and kubelet's files of this \
+                 pod, CRI-O's of this container, the termination message, a \
+                 VOLUME of the image (the image's own directory; where that has nothing or is missing, an empty one of the \
+                 container's), a disk or file of the node that the pod's volumes.toml declares \
                  (a model volume, attestation.md). Files are taken below this pod's own directory of kubelet or the engine only, and \
                  through no symbolic link. An emptyDir of medium Memory has its sizeLimit; another's sizeLimit is kubelet's, which \
-                 sees nothing of the guest. Refused by name: hostPath, CSI and other plugins' volumes, \
+                 sees nothing of the guest. Refused by name: hostPath, CSI and other plugins' volumes and their subPath, \
                  medium HugePages",
             ),
             field("readonly", "volumeMounts.readOnly", Carried, ""),

@@ -1,6 +1,6 @@
 //! A whole container.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 
 use agent_client::proto::agent::{CreateContainerRequest, Device, Storage, UpdateEphemeralMountsRequest};
@@ -49,6 +49,8 @@ pub struct HostFile {
     pub mode: u32,
     /// What is mounted there, of what kubelet mounts for an emptyDir's `medium`.
     pub medium: Option<Medium>,
+    /// Whether it is a directory with nothing in it.
+    pub is_empty: bool,
 }
 
 /// How kubelet says what an emptyDir is made of: by what it mounts at its place.
@@ -69,6 +71,30 @@ pub struct SandboxFacts<'a> {
     pub seccomp: bool,
     /// Whether the VM has a scratch disk.
     pub scratch: bool,
+    /// Who says which volumes of an image have nothing in them.
+    pub volumes: VolumeJudge<'a>,
+}
+
+/// Who says where an image has nothing at the place of a `VOLUME` of its: there an empty directory hides nothing.
+#[derive(Debug, Clone, Copy)]
+pub enum VolumeJudge<'a> {
+    /// The engine, which has copied the image's content for the container.
+    Engine,
+    /// Whoever made the pod's policy: at these places, as Go cleans paths, and nowhere else.
+    Policy(&'a BTreeSet<String>),
+}
+
+impl VolumeJudge<'_> {
+    pub(crate) fn takes(&self, destination: &Path) -> bool {
+        match self {
+            Self::Engine => true,
+            // Without a slash at the end, or two.
+            Self::Policy(places) => {
+                let clean = destination.components().collect::<PathBuf>();
+                clean.to_str().is_some_and(|place| places.contains(place))
+            }
+        }
+    }
 }
 
 /// How much of the host is copied.
@@ -126,9 +152,17 @@ pub struct GuestContainer {
     pub notes: Vec<String>,
     /// Gives each emptyDir of the container that has a size its size, once it is mounted.
     pub sizes: Vec<UpdateEphemeralMountsRequest>,
+    /// Places in emptyDirs (`subPath`), which the agent makes. One that is there it would change, which kubelet does not: the
+    /// caller asks for each, and [keeps](Self::keep) those.
+    pub places: Vec<String>,
 }
 
 impl GuestContainer {
+    /// Leaves a place in an emptyDir as it is.
+    pub fn keep(&mut self, place: &str) {
+        self.storages.retain(|storage| storage.mount_point != place);
+    }
+
     /// Gives the container devices of its VM, in the guest's names. What the engine said of them in the host's is gone by
     /// then.
     pub fn pass(&mut self, devices: &[PassedDevice]) {
@@ -185,8 +219,8 @@ pub fn translate(
     }
     let read_only = spec.root().as_ref().and_then(|root| root.readonly()).unwrap_or_default();
     let from_mounts = spec.mounts().as_deref().unwrap_or_default();
-    let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts, sizes } =
-        mounts(owner, read_only, sandbox.scratch, from_mounts, stat)?;
+    let GuestMounts { mounts, storages: volumes, copies, termination_log, notes: of_mounts, sizes, places } =
+        mounts(owner, read_only, sandbox, from_mounts, stat)?;
     notes.extend(of_mounts);
     let GuestLinux { linux, sandbox_pidns } = linux(owner, from_linux, sandbox, &mut notes)?;
 
@@ -214,6 +248,7 @@ pub fn translate(
         termination_log,
         notes,
         sizes,
+        places,
     })
 }
 
@@ -289,7 +324,12 @@ mod tests {
         translate(
             "c1",
             &spec,
-            &SandboxFacts { namespace: "default", seccomp: true, scratch: false },
+            &SandboxFacts {
+                namespace: "default",
+                seccomp: true,
+                scratch: false,
+                volumes: VolumeJudge::Engine,
+            },
             &rootfs,
             &|_| None,
         )
@@ -394,7 +434,12 @@ mod tests {
 
     #[test]
     fn ids_that_are_paths_are_refused() {
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
+        let sandbox = SandboxFacts {
+            namespace: "default",
+            seccomp: true,
+            scratch: false,
+            volumes: VolumeJudge::Engine,
+        };
         let rootfs = GuestRootfs::Layers(vec!["1".repeat(64).parse().unwrap()]);
         for id in ["", "..", "a/b", "-x", "a b", "a..b"] {
             let error = translate(id, &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
@@ -404,7 +449,12 @@ mod tests {
 
     #[test]
     fn a_root_file_system_has_a_layer() {
-        let sandbox = SandboxFacts { namespace: "default", seccomp: true, scratch: false };
+        let sandbox = SandboxFacts {
+            namespace: "default",
+            seccomp: true,
+            scratch: false,
+            volumes: VolumeJudge::Engine,
+        };
         let rootfs = GuestRootfs::Layers(Vec::new());
         let error = translate("c1", &Spec::default(), &sandbox, &rootfs, &|_| None).unwrap_err();
         assert!(matches!(error, SpecError::NoLayers { .. }));

@@ -55,10 +55,7 @@ impl<'a> Volume<'a> {
     /// Recognises `.../pods/<pod uid>/<what>/...`, wherever kubelet's own directory is.
     pub(crate) fn of(path: &'a Path, owner: &Owner<'_>) -> Option<Self> {
         let parts = parts(path)?;
-        let pods = parts.iter().rposition(|part| *part == "pods")?;
-        if owner.pod.is_some_and(|pod| pod.uid.is_empty() || parts.get(pods + 1) != Some(&pod.uid)) {
-            return None;
-        }
+        let pods = parts.iter().enumerate().rev().find(|place| is_pods(&parts, *place, owner))?.0;
         match parts[pods + 1..] {
             [_, "volumes", plugin, name] => {
                 let plugin = plugin.strip_prefix("kubernetes.io~")?;
@@ -86,13 +83,21 @@ impl<'a> Volume<'a> {
     }
 }
 
+/// Whether the part at this place is kubelet's directory of all pods, followed by this one's: containers and volumes may be
+/// called `pods` as well.
+fn is_pods(parts: &[&str], (at, part): (usize, &&str), owner: &Owner<'_>) -> bool {
+    let next = parts.get(at + 1);
+    *part == "pods" && owner.pod.is_none_or(|pod| !pod.uid.is_empty() && next == Some(&pod.uid))
+}
+
 /// The directory of this pod that `path` is in, kubelet's or the engine's, or the engine's of this container: files below it are the pod's, as long as no
 /// link leads out of it. `None` for a container that is no pod's.
 pub(crate) fn directory_of(path: &Path, owner: &Owner<'_>) -> Option<PathBuf> {
     let pod = owner.pod?;
     let parts = parts(path)?;
     let is_own = |(at, part): (usize, &&str)| match *part {
-        "pods" => parts.get(at + 1) == Some(&pod.uid),
+        "pods" => is_pods(&parts, (at, part), owner),
+        "containers" => parts.get(at + 1) == Some(&owner.container),
         "sandboxes" => parts.get(at + 1) == Some(&pod.sandbox),
         "overlay-containers" => [pod.sandbox, owner.container].iter().any(|id| parts.get(at + 1) == Some(id)),
         _ => false,
@@ -152,15 +157,25 @@ fn is_sandboxs(path: &Path, name: &str, sandbox: &str) -> bool {
     !sandbox.is_empty() && id == sandbox && last == name
 }
 
+/// Letters of an id that an engine makes up.
+const ID: usize = 64;
+
 /// Whether the engine has made this directory for a `VOLUME` of the image of this container: containerd's
-/// `containers/<id>/volumes/<random>`, CRI-O's `overlay-containers/<id>/userdata/mounts/<random>`.
+/// `containers/<id>/volumes/<random>`, CRI-O's `overlay-containers/<id>/userdata/mounts/<random>`; nerdctl's
+/// `volumes/<namespace>/<random>/_data`, where a volume that a person has named is not the image's
+/// (`pkg/mountutil/volumestore`, `pkg/idgen`).
 pub(crate) fn is_image_volume(path: &Path, owner: &Owner<'_>) -> bool {
     match parts(path).as_deref() {
         Some(
             [.., "containers", id, "volumes", _] | [.., "overlay-containers", id, "userdata", "mounts", _],
         ) => *id == owner.container,
+        Some([.., "volumes", _, name, "_data"]) => owner.pod.is_none() && is_made_up(name),
         _ => false,
     }
+}
+
+fn is_made_up(name: &str) -> bool {
+    name.len() == ID && name.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
 #[cfg(test)]
@@ -204,6 +219,29 @@ mod tests {
             Some(Volume::SubPath { volume: "cfg", volumes: "/var/lib/kubelet/pods/8c5d/volumes".into() })
         );
         assert_eq!(of("/var/lib/kubelet/pods/8c5d/containers/app/1a2b"), Some(Volume::TerminationLog));
+        // Names of kubelet's own directories are names that people may give.
+        assert_eq!(of(&format!("{pod}/containers/pods/1a2b")), Some(Volume::TerminationLog));
+        assert_eq!(of(&format!("{pod}/volumes/kubernetes.io~secret/pods")), Some(Volume::Written));
+        assert_eq!(
+            of(&format!("{pod}/volumes/kubernetes.io~empty-dir/pods")),
+            Some(Volume::EmptyDir("pods"))
+        );
+        assert_eq!(
+            of(&format!("{pod}/volumes/kubernetes.io~empty-dir/tmp/pods/x")),
+            Some(Volume::InEmptyDir {
+                name: "tmp",
+                volume: format!("{pod}/volumes/kubernetes.io~empty-dir/tmp").into(),
+                within: "pods/x".to_owned(),
+            })
+        );
+        assert_eq!(
+            of(&format!("{pod}/volume-subpaths/pods/pods/0")),
+            Some(Volume::SubPath { volume: "pods", volumes: format!("{pod}/volumes").into() })
+        );
+        assert_eq!(
+            of("/srv/pods/x/pods/8c5d/volumes/kubernetes.io~secret/containers"),
+            Some(Volume::Written)
+        );
     }
 
     #[test]
@@ -271,6 +309,8 @@ mod tests {
             ("/c/overlay-containers/f00d/userdata/hostname", "/c/overlay-containers/f00d"),
             ("/c/overlay-containers/c0ffee/userdata/localtime", "/c/overlay-containers/c0ffee"),
             ("/pods/8c5d/x/pods/8c5d/volumes", "/pods/8c5d/x/pods/8c5d"),
+            ("/var/lib/kubelet/pods/8c5d/containers/pods/1a2b", "/var/lib/kubelet/pods/8c5d"),
+            ("/c/containers/c0ffee/volumes/5e1f", "/c/containers/c0ffee"),
         ] {
             assert_eq!(of(path).as_deref(), Some(Path::new(directory)), "{path}");
         }
@@ -322,5 +362,9 @@ mod tests {
         assert!(volume("/run/containers/storage/overlay-containers/c0ffee/userdata/mounts/5e1f"));
         assert!(!volume("/var/lib/containerd/io.containerd.grpc.v1.cri/containers/beef/volumes/5e1f"));
         assert!(!volume("/srv/containers/c0ffee/volumes"));
+        let nerdctls = format!("/var/lib/nerdctl/1935db59/volumes/default/{}/_data", "0f".repeat(32));
+        assert!(is_image_volume(Path::new(&nerdctls), &NOBODY) && !volume(&nerdctls));
+        let named = "/var/lib/nerdctl/1935db59/volumes/default/data/_data";
+        assert!(!is_image_volume(Path::new(named), &NOBODY));
     }
 }

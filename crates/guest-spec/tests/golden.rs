@@ -5,19 +5,19 @@
 use std::collections::BTreeMap;
 use std::path::Path;
 
-use guest_spec::{FileKind, GuestContainer, GuestRootfs, HostFile, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestContainer, GuestRootfs, HostFile, SandboxFacts, VolumeJudge, translate};
 use oci_spec::runtime::Spec;
 
 fn stat(path: &Path) -> Option<HostFile> {
     let kind =
         if path.to_string_lossy().contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 2000, mode: 0o777, medium: None })
+    Some(HostFile { kind, gid: 2000, mode: 0o777, medium: None, is_empty: false })
 }
 
 fn translated(container: &str, namespace: &str, json: &str, layers: &[&str]) -> GuestContainer {
     let spec: Spec = serde_json::from_str(json).unwrap();
     let layers = layers.iter().map(|digit| digit.repeat(64).parse().unwrap()).collect();
-    let sandbox = SandboxFacts { namespace, seccomp: true, scratch: false };
+    let sandbox = SandboxFacts { namespace, seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
     translate(container, &spec, &sandbox, &GuestRootfs::Layers(layers), &stat).unwrap()
 }
 

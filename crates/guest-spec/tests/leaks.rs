@@ -4,7 +4,7 @@
 
 use std::path::Path;
 
-use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, VolumeJudge, translate};
 use oci_spec::runtime::Spec;
 use proptest::prelude::*;
 use serde_json::{Value, json};
@@ -78,7 +78,7 @@ fn spec() -> impl Strategy<Value = Value> {
 fn stat(path: &Path) -> Option<HostFile> {
     let kind =
         if path.to_string_lossy().contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 0, mode: 0o777, medium: None })
+    Some(HostFile { kind, gid: 0, mode: 0o777, medium: None, is_empty: false })
 }
 
 proptest! {
@@ -86,7 +86,7 @@ proptest! {
     fn the_guest_sees_no_host_path(json in spec()) {
         let spec: Spec = serde_json::from_value(json).unwrap();
         let rootfs = GuestRootfs::Layers(vec!["0".repeat(64).parse().unwrap()]);
-        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+        let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
         if let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) {
             let request = format!("{:?}", guest.clone().into_request("c1"));
             prop_assert!(!request.contains(HOST), "{request}");

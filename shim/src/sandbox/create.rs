@@ -6,19 +6,22 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use agent_client::proto::agent::UpdateEphemeralMountsRequest;
+use agent_client::Agent;
+use agent_client::proto::agent::{UpdateEphemeralMountsRequest, VolumeStatsRequest};
 use guest_spec::{
-    FileKind, GuestRootfs, HostFile, Medium, Role, SandboxFacts, check_size, member, translate,
+    FileKind, GuestContainer, GuestRootfs, HostFile, Medium, Role, SandboxFacts, VolumeJudge, check_size,
+    member, translate,
 };
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use oci_spec::runtime::Spec;
 use shared_types::cri::TwoEngines;
-use slog::{info, warn};
+use slog::{Logger, info, warn};
 use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
 
 use super::node_files::look;
+use super::pinned::Pinned;
 use super::pod_vm::{Context, DataHub, PodVm};
 use super::volumes::Copied;
 use super::{gpus, layers, models, sealed, sub_paths};
@@ -99,8 +102,10 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         let complete = vm.files.as_ref().map_or_else(|| spec.clone(), |files| files.complete(spec));
         let (id, namespace, seccomp, scratch) =
             (request.id.clone(), context.namespace.clone(), vm.seccomp, vm.scratch);
+        let pinned = Arc::clone(&vm.pinned);
         move |looking| {
-            let sandbox = SandboxFacts { namespace: namespace.as_str(), seccomp, scratch };
+            let volumes = judge(&pinned, &complete, &rootfs);
+            let sandbox = SandboxFacts { namespace: namespace.as_str(), seccomp, scratch, volumes };
             let stat = |path: &Path| {
                 looking.at(path);
                 stat(path)
@@ -128,6 +133,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         DataHub::Service => Some(sealed::expect(&vm.vm, &guest.oci, &mut guest.copies)?),
         DataHub::Components | DataHub::Nobody => None,
     };
+    keep_what_is_there(agent, &mut guest, &log).await;
     vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
     let last_words = guest.termination_log.take().map(Arc::new);
     let sizes = std::mem::take(&mut guest.sizes);
@@ -164,6 +170,28 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
 
 fn two_engines(error: TwoEngines) -> Error {
     Error::InvalidRequest { field: "spec", reason: error.to_string() }
+}
+
+/// Who says which of the image's volumes have nothing in them. The engine has not the images that the guest pulls.
+fn judge<'a>(pinned: &'a Pinned, spec: &Spec, rootfs: &GuestRootfs) -> VolumeJudge<'a> {
+    let is_engines = matches!(rootfs, GuestRootfs::Layers(_)) && pinned.layers(spec).is_none();
+    if is_engines { VolumeJudge::Engine } else { VolumeJudge::Policy(pinned.volumes(spec)) }
+}
+
+/// Leaves what other containers have made in emptyDirs as it is, where this one has a part of them.
+async fn keep_what_is_there(agent: &Agent, guest: &mut GuestContainer, log: &Logger) {
+    for place in std::mem::take(&mut guest.places) {
+        let request = VolumeStatsRequest { volume_guest_path: place.clone(), ..Default::default() };
+        match agent.get_volume_stats(request).await {
+            Ok(_) => guest.keep(&place),
+            Err(error) if error.is_denied() => {
+                warn!(log, "an emptyDir's directory gets the mode of a new one: the guest does not say whether it is there";
+                    "directory" => place, "error" => one_line(&error));
+            }
+            // Nothing is there.
+            Err(_) => {}
+        }
+    }
 }
 
 /// The image that the guest is to pull for a container; the pod's own container has the guest image's.
@@ -220,7 +248,9 @@ fn stat(path: &Path) -> Option<HostFile> {
         FileKind::Other
     };
     let medium = if kind == FileKind::Directory { medium(path, &metadata) } else { None };
-    Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium })
+    let is_empty =
+        kind == FileKind::Directory && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
+    Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium, is_empty })
 }
 
 /// What kubelet has mounted at an emptyDir's place, by its medium.
@@ -312,6 +342,25 @@ mod tests {
         let within = tempfile::tempdir_in(shm).unwrap();
         assert_eq!(of(within.path()), None, "a directory in one");
         assert_eq!(of(Path::new("/proc")), None, "something else that is mounted");
+    }
+
+    #[test]
+    fn volumes_are_judged_by_the_policy_where_the_engine_has_not_the_image_or_the_policy_knows_it() {
+        let spec: Spec = serde_json::from_str(
+            r#"{"ociVersion": "1.2.0", "annotations": {"io.kubernetes.cri.container-name": "web"}}"#,
+        )
+        .unwrap();
+        let pinned = Pinned::of(&format!("# layer web {}\n# volume web /data\n", "a".repeat(64)));
+        let (layers, pulled) = (GuestRootfs::Layers(Vec::new()), GuestRootfs::Pulled("image".to_owned()));
+        let places = |judge: VolumeJudge<'_>| match judge {
+            VolumeJudge::Engine => None,
+            VolumeJudge::Policy(places) => Some(places.len()),
+        };
+        assert_eq!(places(judge(&pinned, &spec, &layers)), Some(1));
+        assert_eq!(places(judge(&Pinned::default(), &spec, &layers)), None);
+        assert_eq!(places(judge(&Pinned::default(), &spec, &pulled)), Some(0));
+        let notes = Pinned::of("# volume web /data\n");
+        assert_eq!(places(judge(&notes, &spec, &pulled)), Some(1));
     }
 
     #[test]

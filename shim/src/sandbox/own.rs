@@ -10,7 +10,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use agent_client::proto::agent::CreateContainerRequest;
-use guest_spec::{OwnSandbox, SandboxFacts, own_sandbox};
+use guest_spec::{OwnSandbox, SandboxFacts, VolumeJudge, own_sandbox};
 use oci_spec::runtime::{Mount, Spec};
 
 use crate::api::{ContainerId, CreateSandboxRequest, Dns, Error, PodFacts, Result, one_line};
@@ -96,7 +96,7 @@ fn resolv_conf(dns: &Dns) -> String {
 pub fn own_container(id: &ContainerId, namespace: &str, facts: &PodFacts) -> Result<CreateContainerRequest> {
     let PodFacts { hostname, annotations, sysctls, host_namespaces, .. } = facts;
     let pod = OwnSandbox { hostname, annotations, sysctls, host_namespaces };
-    let sandbox = SandboxFacts { namespace, seccomp: false, scratch: false };
+    let sandbox = SandboxFacts { namespace, seccomp: false, scratch: false, volumes: VolumeJudge::Engine };
     let guest = own_sandbox(id.as_str(), &pod, &sandbox)
         .map_err(|error| Error::InvalidRequest { field: "options", reason: one_line(&error) })?;
     Ok(guest.into_request(id.as_str()))

@@ -1,42 +1,65 @@
-//! Which layers a pod's policy demands, as its generator notes them; for a clear error before the guest's refusal.
+//! Which layers a pod's policy demands, and which of an image's volumes it knows to have nothing in them, as its generator
+//! notes them; for a clear error before the guest's refusal, and for a directory where the guest takes one.
 //!
 //! The guest decides, by the rules. The notes are comments of the policy, one line per layer, a container's topmost layer
-//! first: `# layer <container> <root hash>`.
+//! first: `# layer <container> <root hash>`; and one per volume: `# volume <container> <path>`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use guest_spec::member;
 use oci_spec::runtime::Spec;
 use verity::RootHash;
 
 /// How the notes begin.
-const NOTE: &str = "# layer ";
-/// More layers than a pod's containers have in all.
+const LAYER: &str = "# layer ";
+const VOLUME: &str = "# volume ";
+/// More of each than a pod's containers have in all.
 const MAX_NOTES: usize = 8192;
 
-/// The layers of a pod's containers, the topmost first, by the containers' names.
+/// By the containers' names: their layers, the topmost first, and their images' volumes.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Pinned(BTreeMap<String, Vec<RootHash>>);
+pub struct Pinned {
+    layers: BTreeMap<String, Vec<RootHash>>,
+    volumes: BTreeMap<String, BTreeSet<String>>,
+}
 
 impl Pinned {
     /// Reads a policy's notes; what does not look like one is none.
     pub fn of(policy: &str) -> Self {
-        let mut pinned = BTreeMap::<String, Vec<RootHash>>::new();
-        let notes = policy.lines().filter_map(|line| line.strip_prefix(NOTE)?.trim_end().split_once(' '));
-        for (container, root) in notes.take(MAX_NOTES) {
+        let notes = |prefix: &'static str| {
+            let note = move |line: &str| {
+                let (container, what) = line.strip_prefix(prefix)?.trim_end().split_once(' ')?;
+                Some((container.to_owned(), what.to_owned()))
+            };
+            policy.lines().filter_map(note).take(MAX_NOTES)
+        };
+        let mut pinned = Self::default();
+        for (container, root) in notes(LAYER) {
             if let Ok(root) = root.parse() {
-                pinned.entry(container.to_owned()).or_default().push(root);
+                pinned.layers.entry(container).or_default().push(root);
             }
         }
-        Self(pinned)
+        for (container, place) in notes(VOLUME) {
+            pinned.volumes.entry(container).or_default().insert(place);
+        }
+        pinned
     }
 
     /// The layers that the policy demands for the container with this spec; `None` where it notes none.
     pub fn layers(&self, spec: &Spec) -> Option<&[RootHash]> {
-        // Whoever's it might be is refused before anything is made for it.
-        let name = member(spec).ok()??.container?;
-        self.0.get(name).map(Vec::as_slice)
+        self.layers.get(name(spec)?).map(Vec::as_slice)
     }
+
+    /// The places of the image's volumes, as Go cleans paths, that the policy knows to have nothing in them.
+    pub fn volumes(&self, spec: &Spec) -> &BTreeSet<String> {
+        const NONE: &BTreeSet<String> = &BTreeSet::new();
+        name(spec).and_then(|name| self.volumes.get(name)).unwrap_or(NONE)
+    }
+}
+
+/// Its name in its pod. Whoever's it might be is refused before anything is made for it.
+fn name(spec: &Spec) -> Option<&str> {
+    member(spec).ok()??.container
 }
 
 #[cfg(test)]
@@ -64,9 +87,16 @@ mod tests {
         assert_eq!(pinned.layers(&Spec::default()), None);
     }
 
+    #[test]
+    fn volumes_are_noted_by_their_places() {
+        let pinned = Pinned::of("# volume web /data\n# volume web /a b\n# volume db /x\n# volume web\n");
+        assert_eq!(pinned.volumes(&named("web")), &["/data".to_owned(), "/a b".to_owned()].into());
+        assert!(pinned.volumes(&named("side")).is_empty() && pinned.volumes(&Spec::default()).is_empty());
+    }
+
     proptest! {
         #[test]
-        fn any_policy_is_read(policy in "(# layer [a-z ]{0,8}[0-9a-f]{60,66}\n|.{0,20}\n){0,20}") {
+        fn any_policy_is_read(policy in "(# (layer|volume) [a-z ]{0,8}[0-9a-f]{60,66}\n|.{0,20}\n){0,20}") {
             let _ = Pinned::of(&policy);
         }
     }

@@ -18,6 +18,9 @@ pub const BUSYBOX: &str = "localhost/busybox:test";
 pub const LAYERED: &str = "localhost/layered:test";
 /// busybox with a `VOLUME` at `/data`, where a file `seed` is; imported by [`import_with_volume`].
 pub const WITH_VOLUME: &str = "localhost/volume:test";
+/// busybox with a `VOLUME` at `/own`, where it has an empty directory of mode 1770, and at `/not/there`, as BuildKit writes
+/// one; imported by [`import_with_empty_volumes`].
+pub const WITH_EMPTY_VOLUMES: &str = "localhost/empty-volumes:test";
 /// busybox as distributions arrange it: `/var/run` is a link to `/run`, `/etc/resolv.conf` one to nothing; and `/old`, whose
 /// content a second layer replaces; imported by [`import_odd`].
 pub const ODD: &str = "localhost/odd:test";
@@ -61,6 +64,13 @@ pub fn unpack_busybox(directory: &Path) {
 pub async fn import_with_volume() {
     let layer = busybox().directory("data", 0o1770).file("data/seed", 0o640, b"of the image\n");
     import_archive(&archive_with_volumes(WITH_VOLUME, vec![layer], &["/bin/sh"], &["/data"])).await;
+}
+
+/// Imports [`WITH_EMPTY_VOLUMES`] into containerd.
+pub async fn import_with_empty_volumes() {
+    let layer = busybox().directory("own", 0o1770);
+    let volumes = ["/own", "/not/there"];
+    import_archive(&archive_with_volumes(WITH_EMPTY_VOLUMES, vec![layer], &["/bin/sh"], &volumes)).await;
 }
 
 /// Imports [`ODD`] into containerd.

@@ -64,9 +64,9 @@ pub use gpus::Gpus;
 pub use hypervisor::Hypervisor;
 pub use image_variant::ImageVariant;
 pub use images::{
-    BUSYBOX, LAYERED, LAYERS, LLAMA, ODD, PAUSE, WITH_VOLUME, busybox as busybox_layer, busybox_archive,
-    import as import_images, import_busybox, import_llama, import_odd, import_pause, import_with_volume,
-    layered_archive, llama_archive, unpack_busybox,
+    BUSYBOX, LAYERED, LAYERS, LLAMA, ODD, PAUSE, WITH_EMPTY_VOLUMES, WITH_VOLUME, busybox as busybox_layer,
+    busybox_archive, import as import_images, import_busybox, import_llama, import_odd, import_pause,
+    import_with_empty_volumes, import_with_volume, layered_archive, llama_archive, unpack_busybox,
 };
 pub use inference::{Given, Inference, Refused, completion};
 pub use key_broker::KeyBroker;

@@ -11,6 +11,17 @@ is_copy(name, file) if {
 	substring(name, 82, -1) == file
 }
 
+# <container>-volume<10 digits>-<name>: a directory of the container's own, which no file or tree is called like. The host makes
+# it as the image or an engine has it, and puts nothing into it.
+volume_pattern := `^[0-9a-f]{64}-volume[0-9a-f]{10}-`
+
+is_volume(name, volume) if {
+	regex.match(volume_pattern, name)
+	substring(name, 82, -1) == volume
+}
+
+volumes_here := {volume | some volume in pod.volumes; is_volume(path_parts[0], volume.name)}
+
 path_parts := split(trim_prefix(input.path, shared), "/") if startswith(input.path, shared)
 
 copied_for := substring(path_parts[0], 0, 64)
@@ -56,9 +67,23 @@ copy_faults contains "file_mode" if not mode_right
 
 copy_faults contains "dir_mode" if not input.dir_mode == 16877
 
-copy_faults contains "uid" if not input.uid in pod.file_users
+copy_faults contains "uid" if not user_right
 
-copy_faults contains "gid" if not input.gid in pod.file_groups
+copy_faults contains "gid" if not group_right
+
+user_right if input.uid in pod.file_users
+
+user_right if {
+	some volume in volumes_here
+	volume.uid == input.uid
+}
+
+group_right if input.gid in pod.file_groups
+
+group_right if {
+	some volume in volumes_here
+	volume.gid == input.gid
+}
 
 path_right if {
 	every part in path_parts { is_part(part) }
@@ -100,6 +125,19 @@ is_place if {
 	count(path_parts) == 1
 	is_removal
 	in_tree
+}
+
+is_place if {
+	count(path_parts) == 1
+	input.file_type == "Directory"
+	some volume in volumes_here
+	[input.uid, input.gid, input.file_mode] == [volume.uid, volume.gid, 16384 + volume.mode]
+}
+
+is_place if {
+	count(path_parts) == 1
+	is_removal
+	count(volumes_here) > 0
 }
 
 in_tree if {

@@ -86,6 +86,7 @@ confining := {
 	"file": {"nosuid", "nodev", "noexec"},
 	"tree": set(),
 	"model": set(),
+	"volume": set(),
 }
 
 is_source("/run/kata-containers/sandbox/shm", rule) if rule.kind == "shm"
@@ -99,6 +100,15 @@ is_source(source, rule) if {
 is_source(source, rule) if {
 	rule.kind == "model"
 	source == rule.name
+}
+
+# A directory that the host has made and can put nothing into, where the image has nothing either.
+is_source(source, rule) if {
+	rule.kind == "volume"
+	path := trim_prefix(source, shared)
+	path != source
+	is_volume(path, rule.name)
+	startswith(path, input.container_id)
 }
 
 is_source(source, rule) if {

@@ -8,7 +8,7 @@ use std::path::Path;
 use regorus::coverage::Report;
 
 use crate::engine::POLICY;
-use crate::{commands, files, forged, honest, lifecycle, network, scratch, table};
+use crate::{commands, files, forged, honest, lifecycle, network, scratch, table, volumes};
 
 /// A line of a file of the rules.
 type Line = (String, usize);
@@ -66,6 +66,7 @@ fn every_line_of_the_rules_is_reached() {
     commands::all();
     forged::all();
     scratch::all();
+    volumes::all();
     table::all();
     let Reached { reached, not_reached } = COLLECTED.take().unwrap();
     let missing: Vec<String> =

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agent_policy::{Image, ImageConfig, Options, Permission, generate};
+use agent_policy::{EmptyVolume, Image, ImageConfig, Options, Permission, generate};
 use pod_manifest::spec::PodSpec;
 use regorus::{Engine, Value as Rego};
 use serde::Serialize;
@@ -48,6 +48,7 @@ pub(crate) fn image(layers: &[u8], config: &str) -> Image {
         layers: layers.iter().copied().map(layer).collect(),
         passwd: Some("root:x:0:0::/root:/bin/sh\nserve:x:1000:1000::/srv:/bin/sh\n".to_owned()),
         group: Some("root:x:0:\nserve:x:1000:\nmedia:x:44:serve\n".to_owned()),
+        empty_volumes: [("/var/data/".to_owned(), EmptyVolume { uid: 999, gid: 998, mode: 0o1770 })].into(),
     }
 }
 
@@ -86,7 +87,7 @@ impl Agent {
     fn of_text(manifest: &str, options: Options) -> Self {
         let pod = PodSpec::parse(manifest).unwrap();
         let images = [
-            ("prepare", image(&[1, 2], "{}")),
+            ("prepare", image(&[1, 2], r#"{"config": {"Volumes": {"/var/data/": {}, "/seeded": {}}}}"#)),
             ("proxy", image(&[3], r#"{"config": {"Entrypoint": ["/bin/proxy"], "User": "serve"}}"#)),
             ("web", image(&[4, 5, 6], r#"{"config": {"StopSignal": "SIGQUIT"}}"#)),
             ("gpu", image(&[7], r#"{"config": {"Env": ["MODE=image"]}}"#)),

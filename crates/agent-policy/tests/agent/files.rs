@@ -41,11 +41,11 @@ pub(crate) fn honest() -> Value {
     request(&at(GPU, "hosts"), FILE, "")
 }
 
-/// Copies in what a container's mounts name, each of which has its place.
+/// Copies in what a container's mounts name, each of which has its place, but for directories of its own.
 pub(crate) fn copy_in(agent: &mut Agent, create: &Value) {
     for mount in create["OCI"]["Mounts"].as_array().unwrap() {
         let source = mount["source"].as_str().unwrap();
-        if source.starts_with(SHARED) {
+        if source.starts_with(SHARED) && !source.contains("-volume") {
             let is_tree = source.ends_with("-app") || source.ends_with("serviceaccount");
             agent.accept("CopyFileRequest", &request(source, if is_tree { DIRECTORY } else { FILE }, ""));
         }

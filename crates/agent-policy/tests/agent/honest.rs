@@ -3,7 +3,7 @@
 use agent_client::proto::{agent as msg, types};
 use agent_policy::Permission::{Granted, Refused};
 use agent_policy::{Options, generate};
-use guest_spec::{OwnSandbox, SandboxFacts, own_sandbox, shm_remount, shm_storage};
+use guest_spec::{OwnSandbox, SandboxFacts, VolumeJudge, own_sandbox, shm_remount, shm_storage};
 use pod_manifest::spec::PodSpec;
 use protobuf::MessageField;
 use serde_json::{Value, json};
@@ -181,7 +181,8 @@ fn a_pod_of_the_sandbox_api_has_its_own_container_from_the_shim() {
     });
     let mut sysctls: std::collections::BTreeMap<String, String> = std::collections::BTreeMap::new();
     let annotations = of_pod.into();
-    let facts = SandboxFacts { namespace: "k8s.io", seccomp: false, scratch: false };
+    let facts =
+        SandboxFacts { namespace: "k8s.io", seccomp: false, scratch: false, volumes: VolumeJudge::Engine };
     let own = |sysctls: &_| {
         let pod = OwnSandbox { hostname: "web-0", annotations: &annotations, sysctls, host_namespaces: &[] };
         json_of(&own_sandbox(SANDBOX, &pod, &facts).unwrap().into_request(SANDBOX))

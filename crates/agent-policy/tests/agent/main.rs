@@ -20,3 +20,4 @@ mod recorded;
 mod requests;
 mod scratch;
 mod table;
+mod volumes;

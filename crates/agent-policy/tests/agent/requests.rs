@@ -4,7 +4,7 @@ use std::path::Path;
 
 use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest};
 use guest_spec::{
-    FileKind, GuestRootfs, HostFile, Medium, ModelMount, PassedDevice, SandboxFacts, translate,
+    FileKind, GuestRootfs, HostFile, Medium, ModelMount, PassedDevice, SandboxFacts, VolumeJudge, translate,
 };
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
@@ -309,12 +309,21 @@ impl Engine {
 fn stat(path: &Path) -> Option<HostFile> {
     let path = path.to_string_lossy();
     // Of the volume with a subPath: a secret, and nothing else.
+    if path.ends_with("/mounts/new") {
+        return Some(HostFile {
+            kind: FileKind::Directory,
+            gid: 998,
+            mode: 0o1770,
+            medium: None,
+            is_empty: true,
+        });
+    }
     if path.ends_with("/key") && !path.contains("~secret") {
         return None;
     }
     let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
     let medium = path.ends_with("~empty-dir/quick").then_some(Medium::Memory(4096));
-    Some(HostFile { kind, gid: 2000, mode: 0o777, medium })
+    Some(HostFile { kind, gid: 2000, mode: 0o777, medium, is_empty: path.ends_with("/volumes/new") })
 }
 
 pub(crate) fn created(
@@ -341,7 +350,7 @@ fn created_in(
     devices: &[PassedDevice],
 ) -> CreateContainerRequest {
     let spec: Spec = serde_json::from_value(spec).unwrap();
-    let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch };
+    let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch, volumes: VolumeJudge::Engine };
     let mut guest = translate(id, &spec, &sandbox, rootfs, &stat).unwrap();
     guest.mount_models(models);
     guest.pass(devices);
@@ -382,6 +391,19 @@ impl Engine {
 
     pub(crate) fn prepare(self) -> Value {
         self.request(&Self::prepare_with(&["cache"]))
+    }
+
+    /// The same, with a directory of the engine's at the place of a volume of the image.
+    pub(crate) fn prepare_with_volume(self) -> Value {
+        let containers = if self.is_crio() { "overlay-containers" } else { "containers" };
+        let volumes = if self.is_crio() { "userdata/mounts" } else { "volumes" };
+        let mut own = Self::prepare_with(&["cache"]);
+        own.mounts.push(bind(
+            &format!("/var/lib/engine/{containers}/{PREPARE}/{volumes}/new"),
+            "/var/data/",
+            "rw",
+        ));
+        self.request(&own)
     }
 
     /// The same, where the guest pulls the image.

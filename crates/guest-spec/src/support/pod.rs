@@ -143,7 +143,7 @@ pub const POD: &[Message] = &[
             field(
                 "readOnlyRootFilesystem",
                 Carried,
-                "an image with a VOLUME then needs an emptyDir there, or is refused",
+                "an image with a VOLUME that has something in it then needs an emptyDir there, or is refused",
             ),
             field("runAsGroup", Carried, ""),
             field("runAsNonRoot", Engine, "kubelet starts no container that is root then"),
@@ -225,7 +225,7 @@ pub const POD: &[Message] = &[
             field(
                 "subPath",
                 Carried,
-                "of a volume that is copied, once; a directory of an emptyDir, which a policy of `coffer bind` does not know",
+                "of a volume that is copied, once; a directory or file of an emptyDir, which a policy of `coffer bind` does not know",
             ),
             field("subPathExpr", Carried, "the same"),
         ],

@@ -14,7 +14,7 @@ use e2e::{
     Rig, Tenant, e2e,
 };
 use engine::Agent;
-use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, shm_storage, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, VolumeJudge, shm_storage, translate};
 use k8s_cri::v1::{ContainerConfig, Int64Value, KeyValue};
 use measurement::initdata::annotation;
 use oci_spec::runtime::Spec;
@@ -299,12 +299,13 @@ fn renamed(spec: &mut Value, name: &str, namespace: &str) {
 
 fn request(id: &str, spec: Value, tenant: &Tenant) -> Value {
     let spec: Spec = serde_json::from_value(spec).or_fail("a specification");
-    let facts = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false };
+    let facts =
+        SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
     let rootfs = GuestRootfs::Layers(tenant.layers());
     let stat = |path: &Path| {
         let kind = if path.is_dir() { FileKind::Directory } else { FileKind::File };
         let metadata = path.metadata().ok()?;
-        Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium: None })
+        Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium: None, is_empty: false })
     };
     let guest = translate(id, &spec, &facts, &rootfs, &stat).or_fail("the guest's request");
     serde_json::to_value(guest.into_request(id)).or_fail("a request")

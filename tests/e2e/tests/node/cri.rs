@@ -1,6 +1,9 @@
 //! Pods through CRI, as kubelet runs them.
 
-use e2e::{BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_VOLUME, e2e, import_with_volume};
+use e2e::{
+    BUSYBOX, Forwarded, LAYERED, OrFail, Victim, WITH_EMPTY_VOLUMES, WITH_VOLUME, e2e,
+    import_with_empty_volumes, import_with_volume,
+};
 use k8s_cri::v1::{ContainerState, LinuxContainerResources};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -53,21 +56,48 @@ fn an_images_volume_is_writable_and_has_the_images_content() {
     });
 }
 
+#[test]
+fn an_images_volume_that_has_nothing_is_an_empty_directory_of_the_containers_own() {
+    e2e(async |rig| {
+        import_with_empty_volumes().await;
+        let mut pod = rig.pod("empty-volume").await.start().await;
+        for read_only in [false, true] {
+            let name = format!("read-only-{read_only}");
+            let mut config = pod.container_config(&name, WITH_EMPTY_VOLUMES, &FOREVER, vec![]);
+            let linux = config.linux.get_or_insert_default();
+            linux.security_context.get_or_insert_default().readonly_rootfs = read_only;
+            let container = pod.try_run_config(&config).await.or_fail("a container");
+            let look = "stat -c '%a %u' /own /not/there; ls /own /not/there; echo mine > /not/there/new; \
+                        echo mine > /own/new; cat /not/there/new; touch /x && echo open";
+            let said = "1770 0\n755 0\n/not/there:\n\n/own:\nmine\n";
+            let opened = if read_only { "" } else { "open\n" };
+            let look = format!("{look}; true");
+            assert_eq!(container.exec(&["sh", "-c", &look]).await, format!("{said}{opened}"));
+        }
+        pod.remove().await;
+    });
+}
+
 /// The node has a placeholder of it only.
 #[test]
 fn a_sub_path_of_an_empty_dir_is_the_guests_directory() {
     e2e(async |rig| {
         let mut pod = rig.pod("parts").await.start().await;
         let all = pod.directory.empty_dir("data", "/all");
-        let init = pod
-            .run("init", BUSYBOX, &["sh", "-c", "mkdir -p /all/a; echo inside > /all/a/file"], vec![all])
-            .await;
+        let make = "mkdir -p /all/a /all/own; echo inside > /all/a/file; chown 999 /all/own; chmod 700 /all/own; \
+                    echo setting > /all/conf; chmod 640 /all/conf";
+        let init = pod.run("init", BUSYBOX, &["sh", "-c", make], vec![all]).await;
         assert_eq!(init.exited().await, 0);
         let part = pod.directory.sub_path("data", "a", "app", "/part");
         let new = pod.directory.sub_path("data", "b/c", "other", "/new");
-        let app = pod.run("app", BUSYBOX, &FOREVER, vec![part, new]).await;
+        let own = pod.directory.sub_path("data", "own", "own", "/own");
+        let conf = pod.directory.sub_path("data", "conf", "conf", "/etc/app.conf");
+        let app = pod.run("app", BUSYBOX, &FOREVER, vec![part, new, own, conf]).await;
         let look = "cat /part/file; echo more > /new/file; stat -c %a /new";
         assert_eq!(app.exec(&["sh", "-c", look]).await, "inside\n777\n");
+        // What was there is as it was, and may be a file: kubelet has made a directory in its place.
+        let look = "stat -c '%a %u' /own /etc/app.conf; cat /etc/app.conf; echo more >> /etc/app.conf";
+        assert_eq!(app.exec(&["sh", "-c", look]).await, "700 999\n640 0\nsetting\n");
         let all = pod.directory.empty_dir("data", "/all");
         let whole = pod.run("whole", BUSYBOX, &FOREVER, vec![all]).await;
         assert_eq!(whole.exec(&["cat", "/all/b/c/file"]).await, "more\n");
@@ -239,6 +269,31 @@ fn a_containers_limits_can_be_changed() {
             LinuxContainerResources { memory_limit_in_bytes: 64 << 20, ..LinuxContainerResources::default() };
         pod.cri.update(&container.id, resources).await;
         assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/memory.max"]).await, "67108864\n");
+        // No limit is what the VM has.
+        let cpu = |cpu_quota| LinuxContainerResources {
+            cpu_quota,
+            cpu_period: 100_000,
+            ..LinuxContainerResources::default()
+        };
+        pod.cri.update(&container.id, cpu(50_000)).await;
+        assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/cpu.max"]).await, "50000 100000\n");
+        pod.cri.update(&container.id, cpu(-1)).await;
+        let vcpus = container.exec(&["nproc"]).await;
+        let all = format!("{}00000 100000\n", vcpus.trim());
+        assert_eq!(container.exec(&["cat", "/sys/fs/cgroup/cpu.max"]).await, all);
+        pod.remove().await;
+    });
+}
+
+#[test]
+fn a_container_with_the_least_memory_starts() {
+    e2e(async |rig| {
+        let mut pod = rig.pod("least").await.start().await;
+        let mut config = pod.container_config("least", BUSYBOX, &FOREVER, vec![]);
+        let linux = config.linux.get_or_insert_default();
+        linux.resources.get_or_insert_default().memory_limit_in_bytes = 1 << 20;
+        let container = pod.try_run_config(&config).await.or_fail("a container");
+        assert_eq!(pod.cri.state(&container.id).await, ContainerState::ContainerRunning);
         pod.remove().await;
     });
 }

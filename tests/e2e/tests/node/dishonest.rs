@@ -15,7 +15,7 @@ use e2e::{
     Artefacts, BUSYBOX, Binding, Flipped, Hypervisor, LAYERED, NAMESPACE, OrFail, Pod, PodContainer, Rig,
     Tenant, Victim, converted_layer, e2e, workspace,
 };
-use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, translate};
+use guest_spec::{FileKind, GuestRootfs, HostFile, SandboxFacts, VolumeJudge, translate};
 use oci_spec::runtime::Spec;
 use shared_types::ScratchSize;
 use verity::RootHash;
@@ -308,8 +308,11 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     annotation(&mut spec, "container");
     let id = format!("{:0>64x}", last.concat().len());
     let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
-    let facts = SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false };
-    let stat = |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None });
+    let facts =
+        SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false, volumes: VolumeJudge::Engine };
+    let stat = |_: &Path| {
+        Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, is_empty: false })
+    };
     let guest =
         translate(&id, &spec, &facts, &GuestRootfs::Layers(layers), &stat).or_fail("translate the spec");
     let mut request = guest.into_request(&id);

@@ -1,0 +1,135 @@
+//! Volumes of an image that has nothing in them: directories that the host makes, and nothing else.
+
+use agent_client::proto::agent::CopyFileRequest;
+use serde_json::{Value, json};
+
+use crate::engine::Agent;
+use crate::honest::{boot, removal, start};
+use crate::requests::{ENGINES, Engine, PREPARE, SANDBOX, copy};
+
+const SHARED: &str = "/run/kata-containers/shared/containers";
+
+/// Changes a request.
+type Forge = fn(&mut Value);
+
+/// The tests here, for the rules' coverage.
+pub(crate) fn all() {
+    a_directory_is_made_and_mounted();
+    nothing_else_is_mounted_for_it();
+    nothing_comes_into_it();
+}
+
+/// The directory as the image has it.
+fn directory(path: &str) -> CopyFileRequest {
+    CopyFileRequest {
+        path: path.to_owned(),
+        file_mode: 0o041_770,
+        dir_mode: 0o040_755,
+        uid: 999,
+        gid: 998,
+        ..Default::default()
+    }
+}
+
+fn place() -> String {
+    format!("{SHARED}/{PREPARE}-volume0000000000-data")
+}
+
+fn with_sandbox(engine: Engine) -> Agent {
+    let mut agent = Agent::strict();
+    boot(&mut agent);
+    start(&mut agent, SANDBOX, &engine.pause());
+    agent
+}
+
+fn volume(request: &mut Value) -> &mut Value {
+    let mut mounts = request["OCI"]["Mounts"].as_array_mut().unwrap().iter_mut();
+    mounts.find(|mount| mount["source"].as_str().unwrap().contains("-volume")).unwrap()
+}
+
+#[test]
+fn a_directory_is_made_and_mounted() {
+    for engine in ENGINES {
+        let mut agent = with_sandbox(engine);
+        agent.accept("CopyFileRequest", &copy(&directory(&place())));
+        let mut request = engine.prepare_with_volume();
+        assert_eq!(volume(&mut request)["source"], place().as_str());
+        start(&mut agent, PREPARE, &request);
+        agent.accept("RemoveContainerRequest", &removal(PREPARE));
+        // Its owner is the one of what was there, as in each removal.
+        let gone = CopyFileRequest { file_mode: 0o120_777, ..directory(&place()) };
+        agent.accept("CopyFileRequest", &copy(&gone));
+    }
+    // It need not be there.
+    let mut agent = with_sandbox(Engine::Containerd2);
+    start(&mut agent, PREPARE, &Engine::Containerd2.prepare());
+}
+
+#[test]
+fn nothing_else_is_mounted_for_it() {
+    let honest = Engine::Containerd2.prepare_with_volume();
+    let mut agent = with_sandbox(Engine::Containerd2);
+    let forged: [(&str, Forge); 7] = [
+        ("where the image has something", |r| volume(r)["destination"] = "/seeded".into()),
+        ("where it has no volume", |r| volume(r)["destination"] = "/usr/lib".into()),
+        ("a copy of a volume of the pod's", |r| {
+            volume(r)["source"] = format!("{SHARED}/{PREPARE}-0000000000000003-data").into();
+        }),
+        ("another container's", |r| {
+            volume(r)["source"] = format!("{SHARED}/{SANDBOX}-volume0000000000-data").into();
+        }),
+        ("the guest's", |r| volume(r)["source"] = "/etc".into()),
+        ("file systems of the kernel", |r| volume(r)["type_"] = "tmpfs".into()),
+        ("that others see", |r| volume(r)["options"] = json!(["rbind", "rshared", "rw"])),
+    ];
+    for (what, forge) in forged {
+        let mut request = honest.clone();
+        forge(&mut request);
+        assert_ne!(request, honest, "{what} changes nothing");
+        agent.refuse("CreateContainerRequest", &request, "Mounts");
+    }
+}
+
+#[test]
+fn nothing_comes_into_it() {
+    let mut agent = with_sandbox(Engine::Containerd2);
+    let honest = directory(&place());
+    let inside = |name: &str| format!("{}/{name}", place());
+    for (what, forged) in [
+        ("a file", CopyFileRequest { path: inside("htpasswd"), file_mode: 0o100_644, ..honest.clone() }),
+        ("a directory in it", directory(&inside("deep"))),
+        (
+            "a link in it",
+            CopyFileRequest {
+                path: inside("x"),
+                file_mode: 0o120_777,
+                data: b"y".to_vec(),
+                ..honest.clone()
+            },
+        ),
+        ("a file in its place", CopyFileRequest { file_mode: 0o100_644, ..honest.clone() }),
+        (
+            "a link in its place",
+            CopyFileRequest { file_mode: 0o120_777, data: b"y".to_vec(), ..honest.clone() },
+        ),
+        ("another mode", CopyFileRequest { file_mode: 0o041_777, ..honest.clone() }),
+        ("another owner", CopyFileRequest { uid: 0, ..honest.clone() }),
+        ("another group", CopyFileRequest { gid: 0, ..honest.clone() }),
+        ("another volume", directory(&place().replace("-data", "-seeded"))),
+        (
+            "the owner of one for a file",
+            CopyFileRequest {
+                path: format!("{SHARED}/{PREPARE}-0000000000000003-hosts"),
+                file_mode: 0o100_644,
+                ..honest.clone()
+            },
+        ),
+    ] {
+        assert!(!agent.allows("CopyFileRequest", &copy(&forged)), "{what}");
+    }
+    agent.accept("CopyFileRequest", &copy(&honest));
+    start(&mut agent, PREPARE, &Engine::Containerd2.prepare_with_volume());
+    // Not taken away either, as long as the container is there.
+    let gone = CopyFileRequest { file_mode: 0o120_777, ..honest };
+    agent.refuse("CopyFileRequest", &copy(&gone), "(the time");
+}
