@@ -347,7 +347,8 @@ mod tests {
     #[test]
     fn volumes_are_judged_by_the_policy_where_the_engine_has_not_the_image_or_the_policy_knows_it() {
         let spec: Spec = serde_json::from_str(
-            r#"{"ociVersion": "1.2.0", "annotations": {"io.kubernetes.cri.container-name": "web"}}"#,
+            r#"{"ociVersion": "1.2.0", "annotations":
+                {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "web"}}"#,
         )
         .unwrap();
         let pinned = Pinned::of(&format!("# layer web {}\n# volume web /data\n", "a".repeat(64)));
