@@ -15,9 +15,6 @@ const MANY_EXECS: usize = 1000;
 /// How many of them alternate with the agent's own calls.
 const PAIRS: usize = 50;
 
-/// How many lines a guest writes to its console.
-const LINES: u32 = 2000;
-
 /// After how long without a call the shim is idle.
 const IDLE: Duration = Duration::from_secs(2);
 
@@ -57,33 +54,6 @@ pub async fn cpu_time(artefacts: &Artefacts, report: &mut Report) {
     report.add("of it in `start`, which makes the server", median(starts), "ms");
     report.bounded("shim CPU time, ten execs", median(execs), "ms", 20.0);
     report.bounded("kill to all gone", median(gone), "s", 0.7);
-    console_line(report).await;
-}
-
-/// What a line of kata-agent's costs that comes by the guest's console: as many lines that go elsewhere are taken off.
-async fn console_line(report: &mut Report) {
-    let mut pod = PodRequest::new(Cri::connect().await, "lines").privileged().start().await;
-    let mut config = pod.container_config("writer", BUSYBOX, &["sleep", "100000"], vec![]);
-    config.linux.get_or_insert_default().security_context.get_or_insert_default().privileged = true;
-    let writer = pod.try_run_config(&config).await.or_fail("a privileged container");
-    let (line, shim) = (format!(r#"{{"msg":"{}","level":"INFO","ts":"2026"}}"#, "x".repeat(150)), one_shim());
-    let mut costs = Vec::new();
-    for _ in 0..3 {
-        let [mut nowhere, mut console] = [Duration::ZERO; 2];
-        for (to, took) in [("/dev/null", &mut nowhere), ("/tmp/console", &mut console)] {
-            let write = format!(
-                "[ -c /tmp/console ] || mknod /tmp/console c 5 1; n=0; while [ $n -lt {LINES} ]; do echo '{line}'; n=$((n+1)); \
-                 done > {to}"
-            );
-            let before = cpu(&shim);
-            writer.exec(&["sh", "-c", &write]).await;
-            sleep(IDLE).await;
-            *took = cpu(&shim) - before;
-        }
-        costs.push(console.saturating_sub(nowhere).as_secs_f64() * 1e6 / f64::from(LINES));
-    }
-    report.bounded("shim CPU time for a line of the agent's on the console", median(costs), "us", 10.0);
-    pod.remove().await;
 }
 
 async fn pod(report: &mut Report) {
