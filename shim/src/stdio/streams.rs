@@ -19,9 +19,10 @@ use super::sink::{OpenError, Sink};
 use crate::api::StdioPaths;
 use crate::machine::{Guest, Output};
 
-/// How much is sent to the guest at once, in bytes. kata-agent shows each piece to its policy as a list of numbers, and nobody
-/// else is answered meanwhile: the rate is the same with all sizes (`tools/bench streams`), the wait is not.
-const INPUT: usize = 16 * 1024;
+/// How much is sent to the guest at once, in bytes: what a pipe holds. kata-agent shows each piece to its policy as a list of
+/// numbers, and nobody else is answered meanwhile; a call has a cost of its own as well, so small pieces are slower
+/// (`KATA_AGENT=/path tools/bench streams`).
+const INPUT: usize = 64 * 1024;
 /// How many chunks wait for the engine while the next is fetched.
 const QUEUED: usize = 4;
 

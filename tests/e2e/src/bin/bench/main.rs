@@ -3,6 +3,7 @@
 //! none: all.
 
 mod boot;
+mod console;
 mod crowd;
 mod gpu;
 mod layers;
@@ -41,6 +42,7 @@ async fn main() {
     }
     if wanted("cpu") {
         shim::cpu_time(&artefacts, &mut report).await;
+        console::measure(&mut report).await;
     }
     if wanted("streams") {
         streams::measure(&artefacts, &mut report).await;

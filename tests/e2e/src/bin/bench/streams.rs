@@ -23,9 +23,9 @@ const ROUND: Duration = Duration::from_secs(10);
 /// What the shim asks the agent for at once over this transport, in bytes.
 const READ: usize = 16 << 10;
 /// What the shim sends the agent at once, in bytes.
-const WRITE: usize = 16 << 10;
+const WRITE: usize = 64 << 10;
 /// Other sizes of a piece of input.
-const OTHER_WRITES: [usize; 2] = [4 << 10, 64 << 10];
+const OTHER_WRITES: [usize; 2] = [4 << 10, 16 << 10];
 
 /// Measures, and reports the medians.
 pub async fn measure(artefacts: &Artefacts, report: &mut Report) {
