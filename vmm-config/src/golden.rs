@@ -128,7 +128,7 @@ fn any_request(vcpus: i64) -> PodRequest {
 }
 
 fn any_host() -> impl Strategy<Value = (i64, HostFacts, AutoOr<Accelerator>)> {
-    let nics = proptest::collection::vec((1u16..=8, any::<bool>()), 0..=25);
+    let nics = proptest::collection::vec((1u16..=8, any::<bool>()), 0..=23);
     let board = (0usize..=8, 0usize..=4, 1u32..=4, any::<bool>());
     (1i64..=255, nics, any::<bool>(), any::<bool>(), board).prop_map(|(vcpus, nics, user, tcg, board)| {
         let mut nics: Vec<NicFacts> = nics.into_iter().map(|(queues, vhost)| nic(queues, vhost)).collect();
@@ -136,7 +136,7 @@ fn any_host() -> impl Strategy<Value = (i64, HostFacts, AutoOr<Accelerator>)> {
         let access = if group { |_| Access::Group } else { |_| Access::Iommufd };
         let passthrough = devices(&Board { switches, nodes, access, ..Board::h100(gpus) });
         let host_slots = passthrough.devices.len() + 4;
-        nics.truncate(25_usize.saturating_sub(if passthrough.devices.is_empty() { 0 } else { host_slots }));
+        nics.truncate(23_usize.saturating_sub(if passthrough.devices.is_empty() { 0 } else { host_slots }));
         let host = if user { vhost_user(nics) } else { vhost(nics) };
         let host = HostFacts { passthrough, ..host };
         (vcpus, host, if tcg { AutoOr::Is(Accelerator::Tcg) } else { AutoOr::Auto })
