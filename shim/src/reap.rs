@@ -8,7 +8,7 @@
 //! `start` after a boot has those removed as well.
 
 use std::env;
-use std::fs::{DirBuilder, File};
+use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
@@ -97,17 +97,19 @@ pub fn release(namespace: &Namespace, id: &ContainerId, patience: Duration) -> R
 /// Has every sandbox whose server is dead given back, of all namespaces, without waiting for it; once after each boot also the
 /// images of those that have no record any more. `except` is about to be made anew, which gives it back by itself.
 pub fn sweep(except: &Path) {
-    let spawn = |action: &str, path: &Path| {
+    let spawned = |action: &str, path: &Path| {
         let name = |path: Option<&Path>| Some(path?.file_name()?.to_str()?.to_owned());
-        if let (Some(namespace), Some(id)) = (name(path.parent()), name(Some(path))) {
-            // A start does not fail for what others left.
-            let _ = spawn(action, &namespace, &id, Stdio::null());
-        }
+        let (namespace, id) = (name(path.parent())?, name(Some(path))?);
+        spawn(action, &namespace, &id, Stdio::null()).ok()
     };
-    let dead = orphans(Path::new(ROOT)).into_iter().filter(|path| path != except);
-    dead.take(MOST).for_each(|path| spawn("reap", &path));
-    if is_first(Path::new(ROOT)) {
-        spawn("clean", except);
+    let root = Path::new(ROOT);
+    // A start does not fail for what others left.
+    for path in orphans(root).into_iter().filter(|path| path != except).take(MOST) {
+        let _ = spawned("reap", &path);
+    }
+    if is_first(root) && spawned("clean", except).is_none() {
+        // The next start tries again.
+        let _ = fs::remove_file(root.join(CLEANED));
     }
 }
 
@@ -210,8 +212,6 @@ async fn give_back(path: &Path, log: &Logger) -> Result<(), String> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
 
     #[test]

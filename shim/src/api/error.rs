@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use agent_client::AgentError;
 use host_claims::scratch;
+use shared_types::cri::TwoEngines;
 pub use shared_types::one_line;
 use ttrpc::Code;
 use verity::RootHash;
@@ -133,6 +134,12 @@ pub enum Error {
         #[source]
         source: Box<dyn StdError + Send + Sync>,
     },
+}
+
+impl From<TwoEngines> for Error {
+    fn from(error: TwoEngines) -> Self {
+        Self::InvalidRequest { field: "spec", reason: error.to_string() }
+    }
 }
 
 impl From<BootError> for Error {

@@ -57,7 +57,7 @@ impl Core {
         if self.slots.contains_key(&id) {
             return Err(Error::Exists(ProcessId::init(id)));
         }
-        self.check_pod(&new)?;
+        let pod = self.check_pod(&new)?;
         match &mut self.machine {
             _ if self.shutdown == Shutdown::Now => {
                 return Err(Error::VmGone("the shim is ending".to_owned()));
@@ -72,17 +72,16 @@ impl Core {
             }
             Machine::Ended { .. } => return Err(self.up().err().unwrap_or(Error::NoContainer(id))),
         }
+        self.pod = self.pod.take().or(pod);
         self.slots.insert(id, Slot::Making(ticket, new));
         Ok(None)
     }
 
-    /// Refuses a container of another pod. `start` has sent it to this shim by the same annotations; but who has the socket can
-    /// send any.
-    fn check_pod(&mut self, new: &NewContainer) -> Result<()> {
+    /// Refuses a container of another pod, and returns the UID of its own. `start` has sent it to this shim by the same
+    /// annotations; but who has the socket can send any.
+    fn check_pod(&self, new: &NewContainer) -> Result<Option<String>> {
         let id = &new.request.id;
-        let member = member(&new.spec)
-            .map_err(|error| Error::InvalidRequest { field: "spec", reason: error.to_string() })?;
-        let Some(member) = member else { return Ok(()) };
+        let Some(member) = member(&new.spec)? else { return Ok(None) };
         let other = |what: &str, of: &str, served: &str| Error::OtherPod {
             container: id.clone(),
             of: format!("{what} {of}"),
@@ -94,11 +93,7 @@ impl Core {
         }
         match (member.uid, &self.pod) {
             (Some(uid), Some(pod)) if uid != pod => Err(other("the pod with UID", uid, pod)),
-            (Some(uid), None) => {
-                self.pod = Some(uid.to_owned());
-                Ok(())
-            }
-            _ => Ok(()),
+            (uid, _) => Ok(uid.map(str::to_owned)),
         }
     }
 

@@ -6,16 +6,17 @@ use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use agent_client::Agent;
 use agent_client::proto::agent::{UpdateEphemeralMountsRequest, VolumeStatsRequest};
+use agent_client::{Agent, AgentError};
 use guest_spec::{
     FileKind, GuestContainer, GuestRootfs, HostFile, Medium, Role, SandboxFacts, VolumeJudge, check_size,
     member, translate,
 };
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, statfs};
 use oci_spec::runtime::Spec;
-use shared_types::cri::TwoEngines;
+use shared_types::EmptyDirectory;
 use slog::{Logger, info, warn};
+use tokio::task::JoinSet;
 use vmm::Layer;
 use vmm::state::forget_rootfs;
 use vmm_config::hotplug::Lun;
@@ -63,10 +64,10 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let context = &vm.context;
     let log = context.log.new(slog::o!("container" => request.id.to_string()));
     // The guest has the pod's own container, and takes none of the host's.
-    let role = Role::of(&spec).map_err(two_engines)?;
+    let role = Role::of(&spec)?;
     sub_paths::name_directories(&mut spec);
     // Empty where nobody says it; none for a container that is no pod's.
-    let uid = member(&spec).map_err(two_engines)?.map(|pod| pod.uid.unwrap_or_default().to_owned());
+    let uid = member(&spec)?.map(|pod| pod.uid.unwrap_or_default().to_owned());
     let mut models = Vec::new();
     if role != Role::Sandbox && !vm.volumes.is_empty() {
         let (volumes, uid) = (Arc::clone(&vm.volumes), uid.clone());
@@ -75,10 +76,11 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         });
         (spec, models) = took.await??;
     }
-    let spec = &spec;
     if vm.data_hub == DataHub::Nobody {
-        sealed::refuse(spec, uid.as_deref())?;
+        let (spec, uid) = (spec.clone(), uid.clone());
+        look(move |looking| sealed::refuse(&spec, uid.as_deref(), looking)).await??;
     }
+    let spec = &spec;
     let mut rootfs = GuestRootfs::default();
     if role != Role::Sandbox {
         let mut layers = Vec::new();
@@ -130,10 +132,18 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let agent = vm.vm.agent();
     let secrets = match vm.data_hub {
-        DataHub::Service => Some(sealed::expect(&vm.vm, &guest.oci, &mut guest.copies)?),
+        DataHub::Service => {
+            let (container, mut copies) = (guest.oci.clone(), std::mem::take(&mut guest.copies));
+            let found = look(move |looking| {
+                sealed::find(&container, &mut copies, looking).map(|found| (found, copies))
+            });
+            let (found, copies) = found.await??;
+            guest.copies = copies;
+            Some(found.expected_by(&vm.vm))
+        }
         DataHub::Components | DataHub::Nobody => None,
     };
-    keep_what_is_there(agent, &mut guest, &log).await;
+    keep_what_is_there(agent, &mut guest, &log).await?;
     vm.copies.copy_in(&guest.copies, &mut holdings.copied).await?;
     let last_words = guest.termination_log.take().map(Arc::new);
     let sizes = std::mem::take(&mut guest.sizes);
@@ -156,7 +166,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         if is_beyond(&size, vm.size.memory) {
             info!(
                 log,
-                "an emptyDir of medium Memory has no limit: it has the kernel's usual size, half of the guest's memory"
+                "an emptyDir of medium Memory has no limit of its own: the guest's kernel gives it half of the guest's memory"
             );
             continue;
         }
@@ -168,10 +178,6 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     Ok(made)
 }
 
-fn two_engines(error: TwoEngines) -> Error {
-    Error::InvalidRequest { field: "spec", reason: error.to_string() }
-}
-
 /// Who says which of the image's volumes have nothing in them. The engine has not the images that the guest pulls.
 fn judge<'a>(pinned: &'a Pinned, spec: &Spec, rootfs: &GuestRootfs) -> VolumeJudge<'a> {
     let is_engines = matches!(rootfs, GuestRootfs::Layers(_)) && pinned.layers(spec).is_none();
@@ -179,19 +185,35 @@ fn judge<'a>(pinned: &'a Pinned, spec: &Spec, rootfs: &GuestRootfs) -> VolumeJud
 }
 
 /// Leaves what other containers have made in emptyDirs as it is, where this one has a part of them.
-async fn keep_what_is_there(agent: &Agent, guest: &mut GuestContainer, log: &Logger) {
+///
+/// # Errors
+/// The guest has no answer.
+async fn keep_what_is_there(
+    agent: &Agent,
+    guest: &mut GuestContainer,
+    log: &Logger,
+) -> std::result::Result<(), AgentError> {
+    let mut calls = JoinSet::new();
     for place in std::mem::take(&mut guest.places) {
         let request = VolumeStatsRequest { volume_guest_path: place.clone(), ..Default::default() };
-        match agent.get_volume_stats(request).await {
+        let agent = agent.clone();
+        calls.spawn(async move { (place, agent.get_volume_stats(request).await) });
+    }
+    while let Some(done) = calls.join_next().await {
+        // The only tasks that fail are those of a runtime that is being torn down.
+        let Ok((place, answer)) = done else { continue };
+        match answer {
             Ok(_) => guest.keep(&place),
             Err(error) if error.is_denied() => {
                 warn!(log, "an emptyDir's directory gets the mode of a new one: the guest does not say whether it is there";
                     "directory" => place, "error" => one_line(&error));
             }
             // Nothing is there.
-            Err(_) => {}
+            Err(AgentError::Refused { .. }) => {}
+            Err(error) => return Err(error),
         }
     }
+    Ok(())
 }
 
 /// The image that the guest is to pull for a container; the pod's own container has the guest image's.
@@ -203,7 +225,7 @@ pub fn pulled(new: &NewContainer) -> Option<String> {
 
 /// The same, where the guest can and may pull it.
 fn pulled_by<'a>(vm: &PodVm, volume: &'a VirtualVolume, spec: &'a Spec) -> Result<&'a str> {
-    let image = volume.reference(member(spec).map_err(two_engines)?.as_ref())?;
+    let image = volume.reference(member(spec)?.as_ref())?;
     if vm.data_hub != DataHub::Components {
         return Err(Error::GuestPull { image: image.to_owned(), guest: vm.image.to_string() });
     }
@@ -250,7 +272,9 @@ fn stat(path: &Path) -> Option<HostFile> {
     let medium = if kind == FileKind::Directory { medium(path, &metadata) } else { None };
     let is_empty =
         kind == FileKind::Directory && fs::read_dir(path).is_ok_and(|mut entries| entries.next().is_none());
-    Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium, is_empty })
+    let (gid, mode) = (metadata.gid(), metadata.mode());
+    let empty = is_empty.then(|| EmptyDirectory { uid: metadata.uid(), gid, mode: mode & 0o7777 });
+    Some(HostFile { kind, gid, mode, medium, empty })
 }
 
 /// What kubelet has mounted at an emptyDir's place, by its medium.
@@ -351,7 +375,7 @@ mod tests {
                 {"io.kubernetes.cri.container-type": "container", "io.kubernetes.cri.container-name": "web"}}"#,
         )
         .unwrap();
-        let pinned = Pinned::of(&format!("# layer web {}\n# volume web /data\n", "a".repeat(64)));
+        let pinned = Pinned::of(&format!("# layer web {}\n# volume web 0:0:0755 /data\n", "a".repeat(64)));
         let (layers, pulled) = (GuestRootfs::Layers(Vec::new()), GuestRootfs::Pulled("image".to_owned()));
         let places = |judge: VolumeJudge<'_>| match judge {
             VolumeJudge::Engine => None,
@@ -360,7 +384,7 @@ mod tests {
         assert_eq!(places(judge(&pinned, &spec, &layers)), Some(1));
         assert_eq!(places(judge(&Pinned::default(), &spec, &layers)), None);
         assert_eq!(places(judge(&Pinned::default(), &spec, &pulled)), Some(0));
-        let notes = Pinned::of("# volume web /data\n");
+        let notes = Pinned::of("# volume web 0:0:0755 /data\n");
         assert_eq!(places(judge(&notes, &spec, &pulled)), Some(1));
     }
 

@@ -1,12 +1,13 @@
 //! SIGKILL to all of a container.
 //!
-//! kata-agent 4.1.0 sends it to the processes of the container's own cgroup (`do_signal_process`; `get_pids` of rustjail's
-//! cgroup manager), and to none in a cgroup below. Who may write to cgroups puts itself into such a one: the entry points of
-//! Docker and kind in a container, systemd. The agent answers then that all is well, and nobody is dead. So the first process
-//! is killed by its name as well: the kernel ends its PID namespace with it, whatever cgroups that is in.
+//! kata-agent 4.1.0 sends it to the processes in the container's own cgroup (`do_signal_process`; `get_pids` of rustjail's
+//! cgroup manager), and to none in a cgroup below it. A process that may write to cgroups can move into one: systemd does, and
+//! so do the entry points of Docker's and kind's images. The agent then answers that all is well, and nobody is dead. So the
+//! first process is killed by its id as well: the kernel ends its PID namespace with it, whatever cgroups that one's processes
+//! are in.
 //!
-//! Once the first process has ended there is nobody to name: what a container in the sandbox's PID namespace leaves in
-//! cgroups of its own making lives until the pod ends.
+//! A container that shares the sandbox's PID namespace has no such end: what it leaves in cgroups of its own making lives until
+//! the pod ends.
 
 use agent_client::{AgentError, Code, ProcessRef};
 use nix::sys::signal::Signal;

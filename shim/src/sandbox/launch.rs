@@ -100,11 +100,12 @@ impl Launch {
         let container = own_container(&request.id, namespace, &request.facts)?;
         Ok(Self {
             options,
+            // What the engine says itself counts, whatever annotations came with it.
             annotations: request
-                .facts
-                .of_a_pause_container()
+                .annotations
+                .clone()
                 .into_iter()
-                .chain(request.annotations.clone())
+                .chain(request.facts.of_a_pause_container())
                 .collect(),
             limits: OciLimits::default(),
             netns: request.netns.clone(),

@@ -1,11 +1,14 @@
 //! Files of the node that a container names. What is there may be a server's that does not answer, or somebody else's: so they
 //! are looked at beside the shim's one thread, and not everywhere.
 
+use std::ffi::OsStr;
+use std::io;
 use std::path::{Component, Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use host_claims::aside::aside;
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use crate::api::{Error, Result};
@@ -13,8 +16,12 @@ use crate::api::{Error, Result};
 /// How long the node may take to say what is there.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
+/// How many may look at the same time. What hangs keeps its place until its server answers: more are refused then, instead of
+/// a thread for each try of a pod that is started again and again.
+static PLACES: Semaphore = Semaphore::const_new(16);
+
 /// Directories of the engines and of Coffer: what is below belongs to all pods of the node.
-const OTHERS: [&str; 14] = [
+const SHARED: [&str; 14] = [
     "/proc",
     "/run/coffer",
     "/run/containerd",
@@ -32,8 +39,8 @@ const OTHERS: [&str; 14] = [
 ];
 /// How the directories of containerd's plugins begin, wherever its own is.
 const PLUGIN: &str = "io.containerd.";
-/// CRI-O's, wherever its storage is.
-const STORAGE: [&str; 2] = ["overlay-containers", "overlay-images"];
+/// Directories whose place may be another: of CRI-O's storage, and where kubelet mounts a volume for all pods that use it.
+const SHARED_BY_NAME: [&str; 3] = ["overlay-containers", "overlay-images", "globalmount"];
 
 /// Says which file is looked at.
 #[derive(Debug, Default)]
@@ -57,7 +64,15 @@ pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + '
         let path = looking.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
         Error::failed(format!("look at {} for the container", path.display()), reason)
     };
-    match timeout(PATIENCE, aside("volumes", move || work(&theirs))).await {
+    let looked = async {
+        let place = PLACES.acquire().await.map_err(io::Error::other)?;
+        let work = move || {
+            let _place = place;
+            work(&theirs)
+        };
+        aside("volumes", work).await
+    };
+    match timeout(PATIENCE, looked).await {
         Ok(done) => done.map_err(|error| failed(error.into())),
         Err(_) => {
             let seconds = PATIENCE.as_secs();
@@ -71,12 +86,20 @@ pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + '
     }
 }
 
-/// Whether a file is below the directory that kubelet has for the pod with this UID; of a container that is no pod's (`None`)
-/// any is, for root of this host has named it.
+/// Whether a file is in a volume that kubelet has for the pod with this UID; for a container that is no pod's (`None`) any is,
+/// for root of this host has named it.
 pub fn is_of_pod(path: &Path, uid: Option<&str>) -> bool {
-    let Some(uid) = uid else { return true };
+    uid.is_none_or(|uid| !goes_up(path) && pod_of(path).is_some_and(|pod| pod == uid))
+}
+
+/// The UID in whose volumes a file is by its path, wherever kubelet's directory is. The first of such names counts: what is
+/// below a volume is its pod's to name.
+fn pod_of(path: &Path) -> Option<&OsStr> {
     let parts: Vec<_> = path.iter().collect();
-    !uid.is_empty() && !goes_up(path) && parts.windows(2).any(|two| two[0] == "pods" && two[1] == uid)
+    let mut threes = parts.windows(3);
+    threes
+        .find(|three| three[0] == "pods" && (three[2] == "volumes" || three[2] == "volume-subpaths"))
+        .map(|three| three[1])
 }
 
 /// Whether a file of the node can be a pod's volume, judged by its path, which has no link: all but what is the engine's,
@@ -85,14 +108,12 @@ pub fn can_be_volume(path: &Path, uid: Option<&str>) -> bool {
     if goes_up(path) || !path.is_absolute() {
         return false;
     }
-    let is_others = OTHERS.iter().any(|directory| path.starts_with(directory))
-        || path.iter().any(|part| part.to_str().is_none_or(|part| part.starts_with(PLUGIN)))
-        || STORAGE.iter().any(|part| path.iter().any(|of_path| of_path == *part));
-    // kubelet's directory may be elsewhere: a pod's has this form.
-    let parts: Vec<_> = path.iter().collect();
-    let is_pods = parts.windows(3).any(|three| three[0] == "pods" && three[2] == "volumes")
-        || parts.windows(3).any(|three| three[0] == "pods" && three[2] == "volume-subpaths");
-    if is_pods { is_of_pod(path, uid) } else { !is_others }
+    if pod_of(path).is_some() {
+        return is_of_pod(path, uid);
+    }
+    let is_shared = |part: &str| part.starts_with(PLUGIN) || SHARED_BY_NAME.contains(&part);
+    !SHARED.iter().any(|directory| path.starts_with(directory))
+        && !path.iter().any(|part| part.to_str().is_none_or(is_shared))
 }
 
 fn goes_up(path: &Path) -> bool {
@@ -146,6 +167,9 @@ mod tests {
             &format!("{kubelet}/9e1f/volumes/kubernetes.io~csi/pv/mount/weights.img"),
             "/data/kubelet/pods/9e1f/volume-subpaths/pv/app/0",
             "/var/lib/kubelet/plugins/kubernetes.io/csi/x/globalmount/weights.img",
+            "/data/kubelet/plugins/kubernetes.io/csi/x/globalmount/weights.img",
+            // Another pod's, whatever that one calls its directories.
+            &format!("{kubelet}/9e1f/volumes/kubernetes.io~csi/pv/mount/pods/8c5d/volumes/weights.img"),
         ] {
             assert!(!can(path), "{path}");
         }
@@ -166,6 +190,8 @@ mod tests {
         let path = Path::new("/var/lib/kubelet/pods/8c5d/volumes/kubernetes.io~secret/keys");
         assert!(is_of_pod(path, Some("8c5d")) && is_of_pod(path, None));
         assert!(!is_of_pod(path, Some("9e1f")) && !is_of_pod(path, Some("")));
-        assert!(!is_of_pod(Path::new("/srv/pods/8c5d/../9e1f/kubernetes.io~secret"), Some("8c5d")));
+        assert!(!is_of_pod(Path::new("/srv/pods/8c5d/volumes/../../9e1f/volumes/x"), Some("8c5d")));
+        let named_like_it = Path::new("/k/pods/9e1f/volumes/x/pods/8c5d/volumes/kubernetes.io~secret/keys");
+        assert!(!is_of_pod(named_like_it, Some("8c5d")) && is_of_pod(named_like_it, Some("9e1f")));
     }
 }

@@ -2,12 +2,13 @@
 //! notes them; for a clear error before the guest's refusal, and for a directory where the guest takes one.
 //!
 //! The guest decides, by the rules. The notes are comments of the policy, one line per layer, a container's topmost layer
-//! first: `# layer <container> <root hash>`; and one per volume: `# volume <container> <path>`.
+//! first: `# layer <container> <root hash>`; and one per volume: `# volume <container> <uid>:<gid>:<mode> <path>`.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use guest_spec::member;
 use oci_spec::runtime::Spec;
+use shared_types::EmptyDirectory;
 use verity::RootHash;
 
 /// How the notes begin.
@@ -20,7 +21,7 @@ const MAX_NOTES: usize = 8192;
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Pinned {
     layers: BTreeMap<String, Vec<RootHash>>,
-    volumes: BTreeMap<String, BTreeSet<String>>,
+    volumes: BTreeMap<String, BTreeMap<String, EmptyDirectory>>,
 }
 
 impl Pinned {
@@ -39,8 +40,11 @@ impl Pinned {
                 pinned.layers.entry(container).or_default().push(root);
             }
         }
-        for (container, place) in notes(VOLUME) {
-            pinned.volumes.entry(container).or_default().insert(place);
+        for (container, volume) in notes(VOLUME) {
+            let Some((directory, place)) = volume.split_once(' ') else { continue };
+            if let Ok(directory) = directory.parse() {
+                pinned.volumes.entry(container).or_default().insert(place.to_owned(), directory);
+            }
         }
         pinned
     }
@@ -50,9 +54,9 @@ impl Pinned {
         self.layers.get(name(spec)?).map(Vec::as_slice)
     }
 
-    /// The places of the image's volumes, as Go cleans paths, that the policy knows to have nothing in them.
-    pub fn volumes(&self, spec: &Spec) -> &BTreeSet<String> {
-        const NONE: &BTreeSet<String> = &BTreeSet::new();
+    /// What the policy knows of the image's volumes that have nothing in them, by their places, as Go cleans paths.
+    pub fn volumes(&self, spec: &Spec) -> &BTreeMap<String, EmptyDirectory> {
+        const NONE: &BTreeMap<String, EmptyDirectory> = &BTreeMap::new();
         name(spec).and_then(|name| self.volumes.get(name)).unwrap_or(NONE)
     }
 }
@@ -89,8 +93,12 @@ mod tests {
 
     #[test]
     fn volumes_are_noted_by_their_places() {
-        let pinned = Pinned::of("# volume web /data\n# volume web /a b\n# volume db /x\n# volume web\n");
-        assert_eq!(pinned.volumes(&named("web")), &["/data".to_owned(), "/a b".to_owned()].into());
+        let policy = "# volume web 999:998:1770 /data\n# volume web 0:0:0755 /a b\n# volume db 0:0:0755 /x\n\
+            # volume web /none\n# volume web\n";
+        let pinned = Pinned::of(policy);
+        let data = EmptyDirectory { uid: 999, gid: 998, mode: 0o1770 };
+        let expected = [("/data".to_owned(), data), ("/a b".to_owned(), EmptyDirectory::NEW)].into();
+        assert_eq!(pinned.volumes(&named("web")), &expected);
         assert!(pinned.volumes(&named("side")).is_empty() && pinned.volumes(&Spec::default()).is_empty());
     }
 

@@ -15,7 +15,7 @@ use oci_spec::runtime::Spec;
 use shared_types::sealed::{PREFIX, SealedId};
 use vmm::{AwaitedSecrets, Expected, Vm};
 
-use super::node_files::is_of_pod;
+use super::node_files::{Looking, is_of_pod};
 use crate::api::{Error, Result};
 
 /// The folders of kubelet's in which a pod's secrets may be. No name says of which volume a `subPath` is.
@@ -30,7 +30,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 ///
 /// # Errors
 /// [`Error::InvalidRequest`], which names it.
-pub fn refuse(spec: &Spec, uid: Option<&str>) -> Result<()> {
+pub fn refuse(spec: &Spec, uid: Option<&str>, looking: &Looking) -> Result<()> {
     let environment =
         spec.process().as_ref().and_then(|process| process.env().as_deref()).unwrap_or_default();
     let variables = environment.iter().filter_map(|entry| entry.split_once('='));
@@ -40,10 +40,11 @@ pub fn refuse(spec: &Spec, uid: Option<&str>) -> Result<()> {
     }
     for mount in spec.mounts().as_deref().unwrap_or_default() {
         let Some(source) = mount.source().as_deref() else { continue };
-        if is_secret(source)
-            && is_of_pod(source, uid)
-            && let Some(name) = sealed(source).map_err(|error| unreadable(source, &error))?
-        {
+        if !is_secret(source) || !is_of_pod(source, uid) {
+            continue;
+        }
+        looking.at(source);
+        if let Some(name) = sealed(source).map_err(|error| unreadable(source, &error))? {
             return Err(refused(&format!("{} in {}", name, mount.destination().display())));
         }
     }
@@ -69,20 +70,22 @@ fn sealed(source: &Path) -> io::Result<Option<String>> {
 }
 
 /// A container's sealed secrets, each with its place for people.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Found(Vec<(String, Expected)>);
+
+impl Found {
+    /// Has the guest's word on each of them heard from now on.
+    pub fn expected_by(self, vm: &Vm) -> Secrets {
+        let (places, expected): (Vec<_>, Vec<_>) = self.0.into_iter().unzip();
+        Secrets { places, awaited: vm.expect_secrets(&expected) }
+    }
+}
+
+/// Sealed secrets that the guest will open, each with its place for people.
 #[derive(Debug)]
 pub struct Secrets {
     places: Vec<String>,
     awaited: AwaitedSecrets,
-}
-
-/// The sealed secrets that the guest's agent will have opened for a container. A volume that has one is copied once and not
-/// followed: the agent puts the opened file in the place of the sealed one, and looks at no later one.
-///
-/// # Errors
-/// One is where the agent opens none, or cannot be read.
-pub fn expect(vm: &Vm, container: &oci::Spec, copies: &mut [Copy]) -> Result<Secrets> {
-    let (places, expected): (Vec<_>, Vec<_>) = found(container, copies)?.into_iter().unzip();
-    Ok(Secrets { places, awaited: vm.expect_secrets(&expected) })
 }
 
 impl Secrets {
@@ -99,7 +102,12 @@ impl Secrets {
     }
 }
 
-fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Expected)>> {
+/// The sealed secrets that the guest's agent will have opened for a container. A volume that has one is copied once and not
+/// followed: the agent puts the opened file in the place of the sealed one, and looks at no later one.
+///
+/// # Errors
+/// One is where the agent opens none, or cannot be read.
+pub fn find(container: &oci::Spec, copies: &mut [Copy], looking: &Looking) -> Result<Found> {
     let environment = container.Process.iter().flat_map(|process| &process.Env);
     let variables = environment.filter_map(|entry| entry.split_once('='));
     let variables = variables.filter(|(_, value)| value.starts_with(PREFIX));
@@ -110,6 +118,7 @@ fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Expe
         })
         .collect();
     for copy in copies {
+        looking.at(&copy.host);
         let mount = container.Mounts.iter().find(|mount| mount.source == copy.guest);
         let place = mount.map_or(copy.guest.as_str(), |mount| mount.destination.as_str());
         let host = copy.host.clone();
@@ -129,7 +138,7 @@ fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Expe
             }
         }
     }
-    Ok(found)
+    Ok(Found(found))
 }
 
 /// The sealed files right in a volume; without an id where the agent cannot put another file in its place: it links to a file
@@ -176,8 +185,8 @@ fn is_sealed(file: &Path) -> io::Result<bool> {
 
 fn unopened(place: &str) -> Error {
     let reason = format!(
-        "{place} is a sealed secret, and the guest's agent opens those that are right in a mounted volume of type Secret, ConfigMap or \
-         projected: mount the volume without subPath, under another name than {}, or take the secret into an environment variable",
+        "{place} is a sealed secret where the guest's agent opens none: mount the whole volume (of type Secret, ConfigMap or \
+         projected), without subPath and not as {}; or take the secret into an environment variable",
         LEFT_ALONE.join(", ")
     );
     Error::InvalidRequest { field: "spec", reason }
@@ -212,7 +221,7 @@ mod tests {
     }
 
     fn said(spec: &Spec) -> String {
-        refuse(spec, None).unwrap_err().to_string()
+        refuse(spec, None, &Looking::default()).unwrap_err().to_string()
     }
 
     #[test]
@@ -221,7 +230,7 @@ mod tests {
         let secret = folder.path().join("volumes/kubernetes.io~secret/keys");
         fs::create_dir_all(&secret).unwrap();
         fs::write(secret.join("one"), "plain").unwrap();
-        assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret), None).is_ok());
+        assert!(refuse(&spec(&["A=b", "B=seal", "sealed.x=y"], &secret), None, &Looking::default()).is_ok());
         let text = said(&spec(&["A=b", "KEY=sealed.a.b.c"], &secret));
         assert!(
             text.contains("the environment variable KEY") && text.contains("name a key broker"),
@@ -243,9 +252,9 @@ mod tests {
         let map = folder.path().join("volumes/kubernetes.io~configmap/keys");
         fs::create_dir_all(&map).unwrap();
         fs::write(map.join("two"), "sealed.a.b.c").unwrap();
-        assert!(refuse(&spec(&[], &map), None).is_ok());
+        assert!(refuse(&spec(&[], &map), None, &Looking::default()).is_ok());
         // A pod's manifest names a folder of another one's, or of nobody's: it is not looked into.
-        assert!(refuse(&spec(&[], &projected), Some("8c5d")).is_ok());
+        assert!(refuse(&spec(&[], &projected), Some("8c5d"), &Looking::default()).is_ok());
     }
 
     /// A volume as kubelet writes it.
@@ -274,6 +283,10 @@ mod tests {
         let env = env.iter().map(|entry| (*entry).to_owned()).collect();
         let process = oci::Process { Env: env, ..Default::default() };
         oci::Spec { Process: Some(process).into(), Mounts: vec![mount], ..Default::default() }
+    }
+
+    fn found(container: &oci::Spec, copies: &mut [Copy]) -> Result<Vec<(String, Expected)>> {
+        find(container, copies, &Looking::default()).map(|Found(found)| found)
     }
 
     #[test]

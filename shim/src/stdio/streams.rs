@@ -17,12 +17,12 @@ use tokio::time::{sleep, timeout};
 use super::logger::{self, Logger as LoggingProgram, NotReady};
 use super::sink::{OpenError, Sink};
 use crate::api::StdioPaths;
-use crate::machine::{Guest, Output};
+use crate::machine::{Guest, Output, PIPE};
 
-/// How much is sent to the guest at once, in bytes: what a pipe holds. kata-agent shows each piece to its policy as a list of
+/// How much is sent to the guest at once, in bytes. kata-agent shows each piece to its policy as a list of
 /// numbers, and nobody else is answered meanwhile; a call has a cost of its own as well, so small pieces are slower
 /// (`KATA_AGENT=/path tools/bench streams`).
-const INPUT: usize = 64 * 1024;
+const INPUT: usize = PIPE;
 /// How many chunks wait for the engine while the next is fetched.
 const QUEUED: usize = 4;
 
