@@ -77,7 +77,7 @@ enum Command {
     Policy(policy::Args),
     /// Make the volumes that pods have their models from
     Volume(volume::Args),
-    /// Give back what sandboxes left on this host whose shim is dead
+    /// Give back what dead sandboxes left on this host
     Sweep(sweep::Args),
     /// Print completions for a shell
     #[command(hide = true)]

@@ -8,10 +8,10 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::str::FromStr;
 
-use agent_policy::{EmptyVolume, Image, ImageConfig, Objects, Options, Permission, generate};
+use agent_policy::{Image, ImageConfig, Objects, Options, Permission, generate};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Subcommand;
-use layers::{EmptyDirectory, HashedImage, Source};
+use layers::{HashedImage, Source};
 use model_volumes::Volumes;
 use pod_manifest::spec::PodSpec;
 use verity::RootHash;
@@ -158,9 +158,5 @@ pub(crate) fn image(found: HashedImage) -> Result<Image> {
     let HashedImage { config, layers, passwd, group, empty_volumes, .. } = found;
     let config = ImageConfig::parse(&config)?;
     let layers = layers.into_iter().map(|layer| layer.root_hash).collect();
-    let empty_volumes = empty_volumes
-        .into_iter()
-        .map(|(path, EmptyDirectory { uid, gid, mode })| (path, EmptyVolume { uid, gid, mode }))
-        .collect();
     Ok(Image { config, layers, passwd, group, empty_volumes })
 }

@@ -1,4 +1,4 @@
-//! `coffer sweep`: gives back what sandboxes left whose shim is dead, and images of theirs that no record knows any more.
+//! `coffer sweep`: gives back what dead sandboxes left on the host, and removes the images of containers that are gone.
 
 use std::io::Write;
 use std::path::PathBuf;
@@ -12,9 +12,12 @@ use vmm::state::{Orphan, orphans};
 
 /// What the command line's `--help` says beside the options.
 const HELP: &str = "\
-Every start of a pod does the same in the background; this waits for it and says how it went. Sandboxes whose shim lives, and
-those that somebody gives back already, are left alone. GPUs are reset and wiped, which takes a while; one that does not come
-back is in quarantine then (`coffer gpu list`). Root file systems that were built for a container which is gone are removed, too.
+A shim that is killed leaves things of its sandbox on the host, such as GPUs and cgroups. Every start of a pod gives back in the
+background what dead sandboxes have left. This command does it now, waits, and prints how it went. It leaves alone a sandbox whose
+shim runs, and one that another process is giving back.
+
+GPUs are reset and their memory is wiped, which takes a while; a GPU that does not come back goes into quarantine (`coffer gpu
+list`). Images that were built for a container which is gone are removed, too.
 
 Exit codes:
   0  nothing is left of any dead sandbox
@@ -28,7 +31,7 @@ pub(crate) struct Args {
     /// Directory of all sandboxes' records
     #[arg(long, value_name = "DIRECTORY", default_value = vmm::state::ROOT)]
     state: PathBuf,
-    /// Directory of root file systems that were built for containers
+    /// Directory of the images that were built for containers
     #[arg(long, value_name = "DIRECTORY", default_value = IMAGES)]
     images: PathBuf,
 }

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
-use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, Timing};
+use emulated_gpu::{BootFault, Device, Emulator, Faults, IdentityFault, Options, Product, Timing};
 use gpu::lock::{GpuLock, Look};
 use gpu::quarantine::Quarantine;
 use tempfile::TempDir;
@@ -210,6 +210,27 @@ fn a_gpu_that_does_not_boot_is_reset_set_and_released() {
     rig.emulators[0].set_faults(stuck);
     assert_eq!(rig.good(&["cc-mode", "on", "--all"]), "0000:40:00.0 on\n");
     assert_eq!(rig.emulators[0].state().resets, 4);
+}
+
+#[test]
+fn a_gpu_that_hangs_and_cannot_be_reset_is_quarantined_for_hanging() {
+    let rig = Rig::new(&[Product::H100]);
+    let emulator = &rig.emulators[0];
+    emulator.set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
+    emulator.with(Device::sleep);
+    let error = std::thread::scope(|scope| {
+        let set = scope.spawn(|| rig.bad(&["cc-mode", "on", "--all"]));
+        // Whoever opens it wakes it, and then waits for it for seconds.
+        while emulator.state().power_state != 0 && !set.is_finished() {
+            wait(async { tokio::time::sleep(Duration::from_millis(10)).await });
+        }
+        std::fs::remove_file(emulator.socket()).unwrap();
+        set.join().unwrap()
+    });
+    assert!(error.contains("no reset is possible") && error.contains("had not booted"), "{error}");
+    let entry = Quarantine::new(&rig.state()).of(address(0).parse().unwrap()).unwrap().unwrap();
+    assert!(entry.reason.contains("had not booted"), "{entry:?}");
+    assert_eq!(emulator.state().resets, 0);
 }
 
 #[test]

@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 
 use measurement::initdata::{self, InitData};
 use serde::Deserialize;
+pub use shared_types::cri::{CRI_CPU_PERIOD, CRI_CPU_QUOTA, CRI_CPU_SHARES, CRI_MEMORY};
 use shared_types::cri::{Engine, Member, TwoEngines};
 use shared_types::{BadScratchSize, ScratchSize, one_line};
 
@@ -26,14 +27,6 @@ use crate::annotation::AnnotationKey;
 use crate::config::NodeConfig;
 use crate::units::{BadName, MemorySize, OutOfRange, Vcpus, VmMemory, VmName};
 
-/// The pod's CPU quota in µs per period; zero or negative: no limit.
-pub const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
-/// The quota's period in µs.
-pub const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
-/// The pod's CPU weight; kubelet gives 1024 for each CPU.
-pub const CRI_CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
-/// The pod's memory limit in bytes; zero: no limit.
-pub const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 /// CRI-O's sums, as JSON of CRI's `LinuxContainerResources` (CRI-O, `setupSandboxResources` in
 /// `server/sandbox_run_linux.go`): the name until 1.34, then the one from 1.35 on. CRI-O filters what a pod's
 /// author writes under names that it knows. So the old one counts first: who writes it knows both or writes it itself,

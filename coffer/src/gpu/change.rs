@@ -9,7 +9,6 @@ use gpu::owner::{CC_MANAGER_READY, Ownership, ownership};
 use gpu::quarantine::Quarantine;
 use gpu::sysfs::Function;
 use gpu::{Mode, ModePolicy, set};
-
 use shared_types::one_line;
 
 use super::Host;
@@ -33,14 +32,21 @@ pub(super) async fn mode(
     );
     let switched = shown(async |progress| {
         let (held, gpus) = claim(host, functions, Quarantined::Refuse, progress).await?;
-        let booted = match set::boot(gpus).await {
-            // Its settings are about to be written: it does not matter which ones the reset makes active.
-            Err(hung) if hung.may_end_by_reset() => set::reset(held.open(progress, host).await?).await,
-            booted => booted,
+        let lost = |error| lost(&held, error);
+        let done = async {
+            let booted = match set::boot(gpus).await {
+                // Their settings are about to be written: it does not matter which ones this reset makes active.
+                Err(hung) if hung.may_end_by_reset() => match held.open(progress, host).await {
+                    Ok(gpus) => set::reset(gpus).await,
+                    Err(error) => {
+                        return Err(lost(hung).context(format!("no reset is possible ({error:#})")));
+                    }
+                },
+                booted => booted,
+            };
+            set::switch(booted.map_err(lost)?, mode).await.map_err(lost)
         };
-        let done = async { set::switch(booted?, mode).await };
-        let done = done.await.map_err(|error| lost(&held, error));
-        done.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
+        done.await.context("setting the mode failed; `coffer gpu list` shows where each GPU stands")
     });
     for gpu in switched.await? {
         writeln!(out, "{} {}", gpu.address(), gpu.mode())?;

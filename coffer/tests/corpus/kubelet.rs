@@ -124,7 +124,7 @@ impl<'a> Running<'a> {
             let there =
                 !is_volume || path.contains("kube-api-access") || directories.iter().any(|at| *at == path);
             let kind = if is_volume { FileKind::Directory } else { FileKind::File };
-            there.then_some(HostFile { kind, gid, mode: 0o777, medium: None, is_empty: false })
+            there.then_some(HostFile { kind, gid, mode: 0o777, medium: None, empty: None })
         };
         let mut guest = translate(&id, &spec, &sandbox, &rootfs, &stat).unwrap();
         let device = |number: u32, gpu| PassedDevice {

@@ -8,7 +8,8 @@ use gpu::sysfs::{Function, GroupFunction};
 pub enum Error {
     /// No IOMMU.
     #[error(
-        "GPU {gpu} is in no IOMMU group; enable the IOMMU (Intel: boot with intel_iommu=on; AMD: without amd_iommu=off) and the BIOS setting for it"
+        "GPU {gpu} is in no IOMMU group; enable the IOMMU (Intel: boot with intel_iommu=on; AMD: without \
+         amd_iommu=off) and the BIOS setting for it"
     )]
     NoGroup {
         /// The GPU.

@@ -1,7 +1,7 @@
 //! Which settings make a mode, and in which order they are written.
 //!
-//! The order follows gpu-admin-tools (2025.11.21, and 2026.09 on Blackwell): devtools never stands without confidential computing, so
-//! that an interruption at any write leaves settings that make a mode.
+//! The order follows gpu-admin-tools (2025.11.21, and 2026.09 on Blackwell): devtools never stands without confidential
+//! computing, so that an interruption at any write leaves settings that make a mode.
 
 use std::collections::BTreeMap;
 use std::collections::btree_map::Entry;

@@ -141,20 +141,25 @@ pub struct NetPlan {
 }
 
 impl NetPlan {
-    /// Looks at a namespace and changes nothing. `None`, a VM without NIC, for one in which no link is configured.
+    /// Looks at a namespace and changes nothing.
     ///
     /// # Errors
     /// [`Error::Netns`] for a path that is no namespace, [`Error::HostsOwn`], [`Error::Unsupported`] for a configuration that
     /// the guest could not have, [`Error::Netlink`], [`Error::Device`].
-    pub async fn inspect(path: &Path) -> Result<Option<Self>, Error> {
+    pub async fn inspect(path: &Path) -> Result<Self, Error> {
         let netns = Netns::open(path)?;
         if netns.is_our_own() {
             return Err(Error::HostsOwn { path: path.to_owned() });
         }
         let link = Link::connect(netns)?;
         let (links, left_out) = inspect::links(&link).await?;
-        let netns = link.into_netns();
-        Ok((!links.is_empty()).then_some(Self { netns, links, left_out }))
+        Ok(Self { netns: link.into_netns(), links, left_out })
+    }
+
+    /// Whether a link is configured; without one the VM has no NIC.
+    #[must_use]
+    pub fn has_links(&self) -> bool {
+        !self.links.is_empty()
     }
 
     /// What the namespace has and the guest cannot have, since its agent has no message for it; one line each.

@@ -17,7 +17,7 @@ const ABOVE: [(&str, u32); 3] = [("/var", 0o755), ("/var/lib", 0o755), ("/var/li
 /// Root's alone, and there for the lock only.
 const DIRECTORY: &str = "/var/lib/coffer/install";
 const FILE: &str = "/var/lib/coffer/install/lock";
-/// How often it is tried again because who had the lock takes its file away meanwhile.
+/// How often it is tried, because whoever had the lock takes away what was made for it meanwhile.
 const TRIES: u32 = 100;
 /// How much of a holder's name is shown, in bytes.
 const LONGEST: u64 = 128;
@@ -39,18 +39,11 @@ impl Lock {
     pub fn take(root: &Root) -> Result<Self> {
         let failed = |source| Error::Change { action: "lock", path: FILE.to_owned(), source };
         let mut made = Vec::new();
-        for _ in 0..TRIES {
-            for (path, mode) in ABOVE {
-                make(root, path, mode, &mut made)?;
-            }
-            make(root, DIRECTORY, 0o700, &mut Vec::new())?;
-            let mut options = OpenOptions::new();
-            options.read(true).write(true).create(true).truncate(false).mode(0o600);
-            options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
-            let mut file = match options.open(root.resolve(FILE, Last::Itself)?) {
-                Ok(file) => file,
-                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
-                Err(error) => return Err(failed(error)),
+        for left in (0..TRIES).rev() {
+            let is_gone = |source: &io::Error| source.kind() == io::ErrorKind::NotFound;
+            let mut file = match open(root, &mut made) {
+                Err(Error::Change { source, .. }) if is_gone(&source) && left > 0 => continue,
+                opened => opened?,
             };
             match file.try_lock() {
                 Ok(()) if file.metadata().map_err(failed)?.nlink() == 0 => {}
@@ -84,19 +77,33 @@ impl Drop for Lock {
     }
 }
 
-/// Makes a directory where there is none; Coffer's own are taken from all others.
+/// Opens the lock's file, and makes what is missing on the way to it.
+fn open(root: &Root, made: &mut Vec<PathBuf>) -> Result<File> {
+    for (path, mode) in ABOVE {
+        make(root, path, mode, made)?;
+    }
+    make(root, DIRECTORY, 0o700, &mut Vec::new())?;
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NOFOLLOW.bits().cast_signed());
+    let opened = options.open(root.resolve(FILE, Last::Itself)?);
+    opened.map_err(|source| Error::Change { action: "lock", path: FILE.to_owned(), source })
+}
+
+/// Makes a directory where there is none. The lock's own is no link, and is taken from all others.
 fn make(root: &Root, path: &str, mode: u32, made: &mut Vec<PathBuf>) -> Result<()> {
     let failed = |source| Error::Change { action: "make", path: path.to_owned(), source };
-    let at = root.resolve(path, Last::Followed)?;
+    let is_own = path == DIRECTORY;
+    let at = root.resolve(path, if is_own { Last::Itself } else { Last::Followed })?;
     match DirBuilder::new().mode(mode).create(&at) {
         Ok(()) if !made.contains(&at) => made.push(at),
         Ok(()) => {}
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
-            let metadata = fs::metadata(&at).map_err(failed)?;
+            let metadata = fs::symlink_metadata(&at).map_err(failed)?;
             if !metadata.is_dir() {
                 return Err(failed(io::ErrorKind::NotADirectory.into()));
             }
-            if path == DIRECTORY && metadata.permissions().mode() & 0o077 != 0 {
+            if is_own && metadata.permissions().mode() & 0o077 != 0 {
                 fs::set_permissions(&at, Permissions::from_mode(mode)).map_err(failed)?;
             }
         }
@@ -184,10 +191,38 @@ mod tests {
     fn a_link_in_its_place_leads_nowhere() {
         let dir = tempfile::tempdir().unwrap();
         let root = Root::new(dir.path());
-        fs::create_dir_all(dir.path().join("var/lib/coffer/install")).unwrap();
-        fs::write(dir.path().join("shadow"), "root").unwrap();
-        symlink("/shadow", dir.path().join("var/lib/coffer/install/lock")).unwrap();
+        let [directory, shadow, other] =
+            ["var/lib/coffer/install", "shadow", "other"].map(|path| dir.path().join(path));
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(&shadow, "root").unwrap();
+        // By its whole path, as the kernel would find it.
+        symlink(&shadow, directory.join("lock")).unwrap();
         assert!(matches!(Lock::take(&root), Err(Error::Change { .. })));
-        assert_eq!(fs::read(dir.path().join("shadow")).unwrap(), b"root");
+        assert_eq!(fs::read(&shadow).unwrap(), b"root");
+        fs::remove_dir_all(&directory).unwrap();
+        DirBuilder::new().mode(0o755).create(&other).unwrap();
+        symlink("/other", &directory).unwrap();
+        assert!(matches!(Lock::take(&root), Err(Error::Change { .. })));
+        assert_eq!(fs::metadata(&other).unwrap().permissions().mode() & 0o777, 0o755);
+        assert!(root.names("/other").is_empty());
+    }
+
+    /// Each takes away what it has made, which another one is about to use.
+    #[test]
+    fn installers_that_come_and_go_are_in_nobodys_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = Root::new(dir.path());
+        let come_and_go = || {
+            for _ in 0..500 {
+                let taken = Lock::take(&root);
+                assert!(matches!(taken, Ok(_) | Err(Error::Locked { .. })), "{taken:?}");
+            }
+        };
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(come_and_go);
+            }
+        });
+        Lock::take(&root).unwrap();
     }
 }

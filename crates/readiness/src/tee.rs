@@ -16,7 +16,7 @@ const ENCRYPTION: u32 = 0x8000_001f;
 pub struct Offer {
     /// The TEE, or why there is none.
     pub tee: HostTee,
-    /// What is wrong with it.
+    /// Checks that found something wrong which does not keep such VMs from starting.
     pub warnings: Vec<Warned>,
 }
 

@@ -52,8 +52,8 @@ impl PoweredOff {
         match self {
             Self::Refused(reason) => reason.clone(),
             Self::AgentEnded(how) if phase == Phase::Agent && how.starts_with("exited") => format!(
-                "{self}; an agent that ends at its start cannot read the policy in the pod's initdata: `coffer initdata build` \
-                 checks it"
+                "{self}; an agent that ends at its start often cannot read the policy in the pod's initdata: `coffer initdata \
+                 build` checks it"
             ),
             Self::AgentEnded(_) => self.to_string(),
         }
@@ -251,11 +251,10 @@ impl Gate {
         let _ = self.heard.subscribe().wait_for(|heard| heard.anything).await;
     }
 
-    /// Waits until PID 1 says that it powers off; its words.
-    pub async fn powers_off(&self) -> String {
+    /// Waits until PID 1 says that it powers off ([`Self::powered_off`] has why).
+    pub async fn powers_off(&self) {
         // The sender is ours, and lives.
         let _ = self.heard.subscribe().wait_for(|heard| heard.powered_off.is_some()).await;
-        self.powered_off().map_or_else(String::new, |why| why.to_string())
     }
 
     /// Why PID 1 powered off, where it said so.

@@ -239,14 +239,16 @@ fn tell(line: &str, source: &'static str, log: &Logger, budget: &mut Budget, cha
     let is_chatter = is_chatter(line);
     let budget = if is_chatter { chatter } else { budget };
     let Some(dropped) = budget.take(line.len() as u64, now()) else { return };
-    match is_chatter {
-        true if dropped > 0 => debug!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped),
-        false if dropped > 0 => info!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped),
-        true | false => {}
-    }
-    match is_chatter {
-        true => debug!(log, "{line}"; "source" => source),
-        false => info!(log, "{line}"; "source" => source),
+    if is_chatter {
+        if dropped > 0 {
+            debug!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped);
+        }
+        debug!(log, "{line}"; "source" => source);
+    } else {
+        if dropped > 0 {
+            info!(log, "{LEFT_OUT}"; "source" => source, "lines" => dropped);
+        }
+        info!(log, "{line}"; "source" => source);
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the guest says of sealed secrets that a container is about to have. Its agent runs a container with the sealed text where a
-//! secret was not opened, so the host asks for each one's line.
+//! What the guest says of sealed secrets that a container is about to have. Its agent runs a container with the sealed text
+//! where a secret was not opened, so the host asks for each one's line.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! `kubectl port-forward`: containerd connects to `127.0.0.1` in the pod's network namespace on the host, where nothing of the VM
-//! listens. (CRI-O forwards nothing for a runtime of its type `vm`: `PortForwardContainer` of its `internal/oci/runtime_vm.go`.) Here somebody does, at every port, and hands each connection on to the pod's address.
+//! `kubectl port-forward`: containerd connects to `127.0.0.1` in the pod's network namespace on the host, where nothing of the
+//! VM listens. Here somebody does, at every port, and hands each connection on to the pod's address. CRI-O forwards nothing for
+//! a runtime of its type `vm` (`PortForwardContainer` of its `internal/oci/runtime_vm.go`).
 //!
 //! A program that the kernel asks when it looks for a listening socket (`BPF_PROG_TYPE_SK_LOOKUP`, Linux 5.9) gives one socket
 //! all TCP connections to `127.0.0.0/8`. They come from processes in the namespace, and only the engine puts some there: no

@@ -2,8 +2,8 @@
 //!
 //! Which links: those that are not loopback and have an address, link-local ones included. Links without
 //! any are leftovers of tunnel modules (`sit0`, `tunl0`) or were never set up. This is the rule that pods
-//! with a VM have everywhere, so a network plugin can rely on it. One that is up and carries Ethernet was
-//! set up by somebody; of it, and of each route over it, it is told that the guest has it not.
+//! with a VM have everywhere, so a network plugin can rely on it. Of these, a link that is up and carries
+//! Ethernet was set up by somebody: that the guest does not have it, nor the routes over it, is told.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 

@@ -44,7 +44,7 @@ struct Candidate {
     route: Route,
 }
 
-/// The namespace, and those of its links that do not go over, by their indices.
+/// The namespace, and those of its links that the guest does not get, by their indices.
 #[derive(Clone, Copy)]
 pub(super) struct Links<'a> {
     pub(super) link: &'a Link,
@@ -84,26 +84,22 @@ fn candidate(
         RouteProtocol::Ra => Maker::Router,
         _ => Maker::Somebody,
     };
-    let table = table(message);
-    match message.header.kind {
-        RouteType::Unicast if table == u32::from(RouteHeader::RT_TABLE_MAIN) => {}
-        // What another table has is of use to a rule only, and rules are told.
-        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw
-            if table == u32::from(RouteHeader::RT_TABLE_MAIN) && maker == Maker::Somebody =>
-        {
+    let (table, kind) = (table(message), message.header.kind);
+    let is_main = table == u32::from(RouteHeader::RT_TABLE_MAIN);
+    // What another table has is of use to a rule only, and rules are told.
+    let is_looked_up = is_main || (table == TABLE_LOCAL && kind == RouteType::Local);
+    match kind {
+        RouteType::Unicast if is_main => {}
+        _ if !is_looked_up || maker != Maker::Somebody => return Ok(None),
+        RouteType::BlackHole | RouteType::Unreachable | RouteType::Prohibit | RouteType::Throw => {
             let netns = link.netns().path().to_owned();
             return Err(Error::Barrier { netns, route: text(message) });
         }
-        RouteType::Local if table == TABLE_LOCAL && maker == Maker::Somebody => {
+        // Local, multicast, nat, anycast, and whatever is new.
+        _ => {
             left_out.push(format!("route {}", text(message)));
             return Ok(None);
         }
-        // Multicast, nat, anycast, and whatever is new.
-        _ if table == u32::from(RouteHeader::RT_TABLE_MAIN) && maker == Maker::Somebody => {
-            left_out.push(format!("route {}", text(message)));
-            return Ok(None);
-        }
-        _ => return Ok(None),
     }
     let find = |index: u32| links.iter().find(|facts| facts.index == index);
     let mut out = None;

@@ -1,5 +1,5 @@
-//! Runs mkfs.erofs over a directory tree and puts a hash tree behind what it makes, in a thread that has a mount namespace to itself: the tree's mount is seen by
-//! nobody else and gone with the thread, whatever happens to us.
+//! Runs mkfs.erofs over a directory tree and puts a hash tree behind what it makes, in a thread that has a mount namespace to
+//! itself: the tree's mount is seen by nobody else and gone with the thread, whatever happens to us.
 
 use std::fs::File;
 use std::io::{self, Read};

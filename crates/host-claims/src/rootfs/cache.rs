@@ -109,12 +109,10 @@ impl Cache {
     /// Opens an image for use; `None` when there is none.
     pub(super) async fn open(&self, place: &Place) -> Result<Option<Image>, Error> {
         let path = place.path();
-        let open = || match File::open(path) {
-            Ok(file) => Ok(Some(file)),
-            Err(e) if e.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(e) => Err(Error::file("open image", path)(e)),
+        let lock = match in_use(path, || File::open(path).map_err(Error::file("open image", path))).await {
+            Err(Error::File { source, .. }) if source.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
         };
-        let Some(lock) = in_use(path, open).await? else { return Ok(None) };
         // What was used last is kept longest; a read-only directory only makes that worse.
         let _ = lock.set_modified(SystemTime::now());
         Ok(Some(Image { layer: Layer::of(path)?, _lock: lock }))
@@ -198,17 +196,16 @@ impl Drop for BuildLock {
     }
 }
 
-/// Locks the image at `path`, as `open` opens it, so that nobody takes it away. Waits for who is about to, for a moment and
-/// in nobody's way; `None` where there is no image (any more).
+/// Locks the image at `path`, as `open` opens it, so that nobody takes it away. Waits for whoever is about to, for a moment
+/// and in nobody's way.
 pub(super) async fn in_use(
     path: &Path,
-    open: impl Fn() -> Result<Option<File>, Error>,
-) -> Result<Option<Flock<File>>, Error> {
+    open: impl Fn() -> Result<File, Error>,
+) -> Result<Flock<File>, Error> {
     let start = Instant::now();
     loop {
-        let Some(file) = open()? else { return Ok(None) };
-        match Flock::lock(file, FlockArg::LockSharedNonblock) {
-            Ok(lock) if is_linked(&lock) => return Ok(Some(lock)),
+        match Flock::lock(open()?, FlockArg::LockSharedNonblock) {
+            Ok(lock) if is_linked(&lock) => return Ok(lock),
             Ok(_) => continue,
             Err((_, Errno::EWOULDBLOCK)) if start.elapsed() < IN_USE => sleep(STEP).await,
             Err((_, Errno::EWOULDBLOCK)) => return Err(locked(path, None, IN_USE)),

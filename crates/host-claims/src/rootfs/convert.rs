@@ -2,14 +2,12 @@
 //! the memory for that with it when it ends.
 
 use std::collections::VecDeque;
-use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
 use jail::UserId;
-use nix::fcntl::Flock;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, AsyncRead, AsyncReadExt, BufReader};
 use tokio::process::Command;
@@ -76,7 +74,8 @@ impl Conversion<'_> {
     /// program ends with us, or when this is dropped.
     ///
     /// # Errors
-    /// [`Error::Convert`]; [`Error::Locked`] for a layer that somebody keeps from us; [`Error::NoTree`] and [`Error::OtherRoot`] for a layer that is not what the program says.
+    /// [`Error::Convert`]; [`Error::Locked`] for a layer that somebody keeps from us; [`Error::NoTree`] and
+    /// [`Error::OtherRoot`] for a layer that is not what the program says.
     pub async fn run(&self, progress: impl FnMut(&str)) -> Result<Option<Rootfs>, Error> {
         let failed = |reason: String| Error::Convert { program: self.program.to_owned(), reason };
         let mut command = Command::new(self.program);
@@ -119,17 +118,12 @@ impl Conversion<'_> {
         }
         let mut rootfs = Rootfs::of_layers(Vec::with_capacity(layers.len()));
         for Described { path, root_hash } in layers {
-            rootfs.held.push(hold(&path).await?);
+            // So that nobody takes it away from the cache (`layers::Node`).
+            rootfs.held.push(in_use(&path, || layer::open(&path)).await?);
             rootfs.layers.push(Layer::described(&path, root_hash)?);
         }
         Ok(Some(rootfs))
     }
-}
-
-/// Locks a layer, so that nobody takes it away from the cache (`layers::Node`).
-async fn hold(image: &Path) -> Result<Flock<File>, Error> {
-    let held = in_use(image, || layer::open(image).map(Some)).await?;
-    held.ok_or_else(|| Error::file("keep", image)(io::ErrorKind::NotFound.into()))
 }
 
 async fn whole(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
@@ -174,6 +168,7 @@ async fn lines(stream: Option<impl AsyncRead + Unpin>, mut progress: impl FnMut(
 
 #[cfg(test)]
 mod tests {
+    use std::fs::File;
     use std::os::unix::fs::PermissionsExt;
     use std::time::Instant;
 

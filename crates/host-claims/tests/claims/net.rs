@@ -15,7 +15,7 @@ const POD_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 2);
 const PEER_IP: Ipv4Addr = Ipv4Addr::new(10, 88, 0, 1);
 
 async fn claim(pod: &Pod, vcpus: u16) -> Network {
-    NetPlan::inspect(&pod.path).await.unwrap().unwrap().claim(vcpus).await.unwrap()
+    NetPlan::inspect(&pod.path).await.unwrap().claim(vcpus).await.unwrap()
 }
 
 #[tokio::test]
@@ -93,7 +93,7 @@ async fn frames_go_both_ways_between_the_peer_and_the_guest() {
 async fn release_leaves_nothing_and_can_be_repeated_from_the_record() {
     let Some(pod) = Pod::make() else { return };
     let before = (pod.ip("-o link"), pod.tc("qdisc show"));
-    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
     let record = plan.record();
     let network = plan.claim(2).await.unwrap();
     assert!(pod.tc("qdisc show dev eth0").contains("ingress"));
@@ -110,7 +110,7 @@ async fn release_leaves_nothing_and_can_be_repeated_from_the_record() {
 async fn a_shim_that_died_is_released_by_its_record() {
     let Some(pod) = Pod::make() else { return };
     let before = (pod.ip("-o link"), pod.tc("qdisc show"));
-    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
     let record = plan.record();
     drop(plan.claim(2).await.unwrap());
     assert!(pod.tc("qdisc show dev eth0").contains("ingress"), "what a dead shim leaves");
@@ -126,7 +126,7 @@ async fn a_foreign_ingress_qdisc_is_refused_and_survives() {
     pod.tc("qdisc add dev eth0 ingress");
     pod.tc("filter add dev eth0 ingress pref 9 protocol all u32 match u8 0 0 action mirred egress redirect dev lo");
     let before = (pod.ip("-o link"), pod.tc("filter show dev eth0 ingress"));
-    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
     let record = plan.record();
     assert!(matches!(plan.claim(1).await.unwrap_err(), Error::Unsupported { link, .. } if link == "eth0"));
     record.release().await.unwrap();
@@ -155,7 +155,14 @@ async fn an_empty_namespace_gives_no_nic_and_the_hosts_own_is_refused() {
     }
     pod.ip("link del eth0");
     pod.ip("link add dummy0 type veth peer name dummy1");
-    assert!(NetPlan::inspect(&pod.path).await.unwrap().is_none());
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
+    assert!(!plan.has_links() && plan.left_out().is_empty(), "{plan:?}");
+    // That the guest has no NIC although somebody set a link up is told.
+    pod.ip("link set dummy0 addrgenmode none");
+    pod.ip("link set dummy0 up");
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
+    assert!(!plan.has_links(), "{plan:?}");
+    assert_eq!(plan.left_out(), ["link dummy0, which has no address"]);
 }
 
 /// What the plugin `ptp` of CNI does.
@@ -170,7 +177,7 @@ async fn a_network_behind_a_gateway_is_no_network_of_the_address() {
     pod.ip("-6 route add fd00:88::/64 via fd00:99::1 dev eth0");
     // A route that an address does not make goes over, though the kernel made it.
     pod.ip("addr add 10.77.0.2 peer 10.77.0.1/32 dev eth0");
-    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
     assert_eq!(plan.left_out(), [] as [&str; 0]);
     let network = plan.claim(1).await.unwrap();
     let facts = &network.endpoints[0].facts;
@@ -207,7 +214,7 @@ async fn what_the_agent_cannot_set_is_told() {
     pod.ip("link add link eth0 name net2 type macvlan mode bridge");
     pod.ip("route add 203.0.113.0/24 dev net1");
     pod.ip("route add multicast 233.252.0.0/24 dev eth0 table main");
-    let plan = NetPlan::inspect(&pod.path).await.unwrap().unwrap();
+    let plan = NetPlan::inspect(&pod.path).await.unwrap();
     let mut told = plan.left_out().to_vec();
     told.sort();
     let expected = [

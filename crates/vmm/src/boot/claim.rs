@@ -169,12 +169,15 @@ async fn claim_network(
     log: &Logger,
 ) -> Result<Vec<NicFacts>, Failure> {
     let Some(netns) = &request.netns else { return Ok(Vec::new()) };
-    let Some(planned) = NetPlan::inspect(netns).await? else { return Ok(Vec::new()) };
+    let planned = NetPlan::inspect(netns).await?;
     for what in planned.left_out().iter().take(LEFT_OUT) {
         warn!(log, "the guest's agent cannot set what the pod's network has"; "left_out" => what);
     }
     if let Some(more @ 1..) = planned.left_out().len().checked_sub(LEFT_OUT) {
         warn!(log, "the guest's agent cannot set more of what the pod's network has"; "left_out" => more);
+    }
+    if !planned.has_links() {
+        return Ok(Vec::new());
     }
     claims.dir.update(|record| record.net = Some(planned.record()))?;
     let network = claims.network.insert(planned.claim(queues_for(request.pod.vcpus)).await?);

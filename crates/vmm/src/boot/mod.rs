@@ -457,7 +457,8 @@ async fn watched<T>(
     let (stderr, sysfs) = (qemu.stderr().clone(), &common.request.devices.host.sysfs);
     tokio::select! {
         biased;
-        why = gate.powers_off() => Err(Failure::Refused(why)),
+        // `unwind` says why.
+        () = gate.powers_off() => Err(Failure::Refused(String::new())),
         exit = qemu.wait() => Err(Failure::Died(exit)),
         (address, loss) = lost::in_boot(&stderr, spec.passthrough(), sysfs), if !spec.passthrough().is_empty() => {
             Err(Failure::DeviceLost(address, loss))

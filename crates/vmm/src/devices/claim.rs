@@ -136,8 +136,8 @@ impl Devices {
         Ok(verified.into_iter().map(Gpu::close).collect())
     }
 
-    /// Opens all and waits for their firmware. If one hangs since it was used last, all are reset once, where the mode is ours
-    /// to set: a reset makes settings active, and elsewhere somebody else may have written them.
+    /// Opens all and waits for their firmware. If one hangs, all are opened again and reset once, where the mode is ours to set:
+    /// elsewhere none is reset before its settings are read, and firmware that hangs does not tell them.
     async fn booted(
         &self,
         config: &NodeConfig,
@@ -145,12 +145,18 @@ impl Devices {
     ) -> Result<Vec<Gpu<Unverified>>, DevicesError> {
         let ours = ownership(config.cc_mode, &self.host.cc_manager) == Ownership::Manage;
         // All, even if one fails: each is either closed or known to be lost when this ends.
-        match set::boot(self.claim.open(progress, &self.host).await?).await {
-            Err(hung) if ours && hung.may_end_by_reset() => {
-                warn!(self.log, "GPUs do not boot and are reset"; "error" => one_line(&hung));
-                Ok(set::reset(self.claim.open(progress, &self.host).await?).await?)
+        let hung = match set::boot(self.claim.open(progress, &self.host).await?).await {
+            Err(hung) if ours && hung.may_end_by_reset() => hung,
+            booted => return Ok(booted?),
+        };
+        warn!(self.log, "GPUs do not boot and are reset"; "error" => one_line(&hung));
+        match self.claim.open(progress, &self.host).await {
+            Ok(gpus) => Ok(set::reset(gpus).await?),
+            Err(error) => {
+                warn!(self.log, "GPUs cannot be opened again for that reset"; "error" => one_line(&error));
+                // What hangs goes into quarantine for that, whichever of the set could not be opened.
+                Err(hung.into())
             }
-            booted => Ok(booted?),
         }
     }
 

@@ -5,7 +5,9 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use emulated_gpu::{BootFault, Emulator, Faults, IdentityFault, Options, Product, ReplyFault, Timing};
+use emulated_gpu::{
+    BootFault, Device, Emulator, Faults, IdentityFault, Options, Product, ReplyFault, Timing,
+};
 use futures_util::future::join_all;
 use gpu::lock::{GpuLock, holder};
 use gpu::quarantine::{Entry, Quarantine};
@@ -297,8 +299,7 @@ async fn a_gpu_that_does_not_boot_after_a_vm_is_reset_before_it_is_given_up() {
     assert_eq!((rig.resets(0), rig.quarantined(0)), (before + 1, None));
 }
 
-/// As above, since before anybody wanted it. A mode that is not ours to set may be somebody's settings, which a reset would make
-/// active.
+/// As above, since before anybody wanted it. Where the mode is not ours to set, no GPU is reset before its settings are read.
 #[tokio::test]
 async fn a_gpu_that_does_not_boot_at_a_start_is_reset_where_its_mode_is_ours() {
     let hang = Faults { boot: Some(BootFault::UntilReset), ..Faults::default() };
@@ -324,6 +325,32 @@ async fn a_gpu_that_does_not_boot_at_a_start_is_reset_where_its_mode_is_ours() {
     std::fs::write(rig.root.path().join("cc-manager"), "").unwrap();
     let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::Off))).await;
     assert!(error.contains("had not booted") && rig.resets(0) == 0, "{error}");
+}
+
+/// Whichever of a set it is that cannot be opened again for the reset.
+#[tokio::test]
+async fn a_gpu_that_hangs_and_cannot_be_reset_is_quarantined_for_hanging() {
+    let runs = [0, 1].map(async |index: usize| {
+        let rig = Rig::new(2, Timing::FAST);
+        rig.emulators[0].set_faults(Faults { boot: Some(BootFault::UntilReset), ..Faults::default() });
+        // Whoever opens them wakes them, and then waits for the first one for seconds.
+        rig.emulators.iter().for_each(|emulator| emulator.with(Device::sleep));
+        let close = async {
+            while rig.emulators.iter().any(|emulator| emulator.state().power_state != 0) {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            std::fs::remove_file(rig.emulators[index].socket()).unwrap();
+        };
+        let manage = config(ModePolicy::Manage, AutoOr::Is(Mode::Off));
+        let close = tokio::time::timeout(Duration::from_secs(30), close);
+        let (error, closed) = tokio::join!(rig.refusal(&manage), close);
+        closed.unwrap();
+        assert!(error.contains("0000:40:00.0") && error.contains("had not booted"), "{error}");
+        let entry = rig.quarantined(0).unwrap();
+        assert!(entry.reason.contains("had not booted"), "{entry:?}");
+        assert_eq!((rig.quarantined(1), rig.resets(0), rig.resets(1)), (None, 0, 0));
+    });
+    join_all(runs).await;
 }
 
 /// A known chip whose firmware knows no confidential computing goes to a plain VM, as it is off.
