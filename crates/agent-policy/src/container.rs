@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, PodSpec, Profile, Security, Service, Spec};
 use serde::Serialize;
+use shared_types::EmptyDirectory;
 
 use crate::command::{command, own_commands};
 use crate::environment::{Environment, patterns, services};
@@ -80,10 +81,9 @@ pub(crate) struct Expected {
 }
 
 impl Expected {
-    /// The places of the image's volumes that are directories of the container's own.
-    pub(crate) fn volumes(&self) -> impl Iterator<Item = &str> {
-        let places: BTreeSet<&str> = self.mounts.values().filter_map(Rule::volume).collect();
-        places.into_iter()
+    /// The image's volumes that are directories of the container's own, by their places.
+    pub(crate) fn volumes(&self) -> BTreeMap<&str, EmptyDirectory> {
+        self.mounts.values().filter_map(Rule::volume).collect()
     }
 }
 
@@ -144,7 +144,7 @@ pub(crate) fn expected(
         faults.push(PolicyError::NoLayers(name.clone()));
     }
     let environment = take(Environment::of(container, pod, objects, &image.config), faults);
-    let mounts = mounts(container, spec, image, models, copied, faults);
+    let mounts = mounts(container, spec, &image.volumes(pulled), models, copied, faults);
     let (scratch_dirs, empty_dirs) = mounts.empty_dirs.into_iter().partition(|name| is_on_scratch(pod, name));
     // Nobody gives the guest the layers of an image that it pulls.
     let layers = if pulled { Vec::new() } else { layers(image) };

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
+use shared_types::EmptyDirectory;
 use verity::RootHash;
 
 use crate::PolicyError;
@@ -24,18 +25,22 @@ pub struct Image {
     pub group: Option<String>,
     /// The volumes of its configuration in which it has nothing, by their paths there: a directory of the host's making
     /// hides nothing there. Of the others the root file system's own directory is used.
-    pub empty_volumes: BTreeMap<String, EmptyVolume>,
+    pub empty_volumes: BTreeMap<String, EmptyDirectory>,
 }
 
-/// A directory with nothing in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EmptyVolume {
-    /// Its owner.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Its permissions, up to 0o3777.
-    pub mode: u32,
+impl Image {
+    /// The volumes of its configuration, each with what a directory of the host's making has to be like; `None` where the root
+    /// file system's own is used. Of an image that the guest pulls the engine has no directory to copy: it makes new ones, which
+    /// are root's.
+    pub(crate) fn volumes(&self, pulled: bool) -> Vec<(&str, Option<EmptyDirectory>)> {
+        let volume = |path: &String| {
+            // A note of the policy is a line. And `..` may be above another directory than it looks: behind a link.
+            let is_plain = !path.contains(char::is_control) && path.split('/').all(|part| part != "..");
+            let is_known = |empty: &EmptyDirectory| is_plain && (!pulled || *empty == EmptyDirectory::NEW);
+            self.empty_volumes.get(path).copied().filter(is_known)
+        };
+        self.config.volumes.iter().map(|path| (path.as_str(), volume(path))).collect()
+    }
 }
 
 /// The part of an image's configuration that decides a process (OCI image specification, `config.md`). That it is the

@@ -30,7 +30,7 @@ use verity::RootHash;
 
 pub use error::{Faults, PolicyError};
 pub use fields::Objects;
-pub use image::{EmptyVolume, Image, ImageConfig};
+pub use image::{Image, ImageConfig};
 pub use mounts::is_on_scratch;
 
 /// The rules, the same for every pod, one idea each.
@@ -137,10 +137,10 @@ pub fn generate(pod: &PodSpec, options: &Options) -> Result<String, Faults> {
     let notes = layered.flat_map(|(container, image)| {
         image.layers.iter().map(move |root| format!("# layer {container} {root}\n"))
     });
-    let places = expected
-        .iter()
-        .flat_map(|(container, of)| of.volumes().map(move |place| format!("# volume {container} {place}\n")));
-    let notes = notes.chain(places).collect::<String>();
+    let volumes = expected.iter().flat_map(|(container, of)| {
+        of.volumes().into_iter().map(move |(place, like)| format!("# volume {container} {like} {place}\n"))
+    });
+    let notes = notes.chain(volumes).collect::<String>();
     Ok(format!(
         "package agent_policy\n\nimport rego.v1\n\npod := {}\n\nexpected := {}\n\n{}\n{notes}",
         rego::term(&named),

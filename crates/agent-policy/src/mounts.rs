@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use pod_manifest::spec::{Container, PodSpec, Spec, Volume, VolumeMount};
 use serde::Serialize;
-use shared_types::ScratchSize;
+use shared_types::{EmptyDirectory, ScratchSize};
 use verity::RootHash;
 
-use crate::{EmptyVolume, Image, PolicyError};
+use crate::PolicyError;
 
 /// Where a service account's token is mounted, under a volume's name that the cluster makes up.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
@@ -48,9 +48,8 @@ pub(crate) struct Copied {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 pub(crate) struct Directory {
     name: String,
-    uid: u32,
-    gid: u32,
-    mode: u32,
+    #[serde(flatten)]
+    like: EmptyDirectory,
 }
 
 /// What a mount must be like.
@@ -61,6 +60,9 @@ pub(crate) struct Rule {
     name: String,
     modes: &'static [&'static str],
     propagations: &'static [&'static str],
+    /// Of one for a directory of the container's own, what that is like; the rules know it by the directory's name.
+    #[serde(skip)]
+    like: Option<EmptyDirectory>,
 }
 
 impl Rule {
@@ -69,9 +71,9 @@ impl Rule {
         Self { kind: "kernel", place: place.to_owned(), ..Self::default() }
     }
 
-    /// The place, of one for a directory of the container's own.
-    pub(crate) fn volume(&self) -> Option<&str> {
-        (self.kind == VOLUME).then_some(self.place.as_str())
+    /// Of one for a directory of the container's own, the place and what is there.
+    pub(crate) fn volume(&self) -> Option<(&str, EmptyDirectory)> {
+        self.like.map(|like| (self.place.as_str(), like))
     }
 
     fn bind(kind: &'static str, name: &str, modes: &'static [&'static str], follows: bool) -> Self {
@@ -128,7 +130,7 @@ pub(crate) fn last_words(container: &Container) -> &str {
 pub(crate) fn mounts(
     container: &Container,
     spec: &Spec,
-    image: &Image,
+    volumes: &[(&str, Option<EmptyDirectory>)],
     models: &Models,
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
@@ -176,7 +178,7 @@ pub(crate) fn mounts(
         let rule = tree(SERVICE_ACCOUNT, false, copied, &mut mounts.trees);
         mounts.add(SERVICE_ACCOUNT, rule, false);
     }
-    image_volumes(&mut mounts, container, image, copied, faults);
+    image_volumes(&mut mounts, container, volumes, copied, faults);
     // CRI-O mounts its files before volumes: a volume at /run hides this one, and nothing is lost with it.
     let places = mounts.all_places().into_iter().filter(|place| *place != CONTAINER_ENV);
     mounts.nested = nested(&places.collect());
@@ -188,26 +190,25 @@ pub(crate) fn mounts(
 fn image_volumes(
     mounts: &mut Mounts,
     container: &Container,
-    image: &Image,
+    volumes: &[(&str, Option<EmptyDirectory>)],
     copied: &mut Copied,
     faults: &mut Vec<PolicyError>,
 ) {
     let read_only = container.security_context.read_only_root_filesystem == Some(true);
-    for path in &image.config.volumes {
-        let place = clean(path);
-        if mounts.has(&place) {
+    for (path, empty) in volumes.iter().copied() {
+        if mounts.has(&clean(path)) {
             continue;
         }
-        // A note of the policy is a line.
-        match image.empty_volumes.get(path).filter(|_| !path.contains(char::is_control)) {
-            Some(EmptyVolume { uid, gid, mode }) => {
+        match empty {
+            Some(like) => {
                 let name = last_part(path);
-                copied.volumes.insert(Directory { name: name.clone(), uid: *uid, gid: *gid, mode: *mode });
-                mounts.add(path, Rule::bind(VOLUME, &name, READ_WRITE, false), false);
+                copied.volumes.insert(Directory { name: name.clone(), like });
+                let rule = Rule::bind(VOLUME, &name, READ_WRITE, false);
+                mounts.add(path, Rule { like: Some(like), ..rule }, false);
             }
             None if read_only => {
-                faults
-                    .push(PolicyError::ImageVolume { container: container.name.clone(), path: path.clone() });
+                let (container, path) = (container.name.clone(), path.to_owned());
+                faults.push(PolicyError::ImageVolume { container, path });
             }
             None => {}
         }
@@ -385,7 +386,7 @@ fn nested(places: &BTreeSet<&str>) -> Vec<[String; 2]> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ImageConfig;
+    use crate::{Image, ImageConfig};
 
     #[test]
     fn a_volume_of_the_image_needs_a_root_file_system_that_can_be_written_to() {
@@ -400,7 +401,7 @@ mod tests {
             let mounts = mounts(
                 &spec.containers[0],
                 &spec,
-                image,
+                &image.volumes(false),
                 &Models::new(),
                 &mut Copied::default(),
                 &mut faults,
@@ -417,7 +418,7 @@ mod tests {
             "securityContext: {readOnlyRootFilesystem: true}, volumeMounts: [{name: v, mountPath: /data}]";
         assert_eq!(of(&image, mounted), (Some("empty_dir"), vec![]));
         // One that has nothing in it, but not where the kernel's file systems are.
-        let directory = EmptyVolume { uid: 999, gid: 998, mode: 0o1770 };
+        let directory = EmptyDirectory { uid: 999, gid: 998, mode: 0o1770 };
         let empty_volumes = ["/data", "/proc"].map(|path| (path.to_owned(), directory)).into();
         let empty = Image { empty_volumes, ..image };
         assert_eq!(of(&empty, "tty: false"), (Some("volume"), vec![]));
@@ -426,21 +427,21 @@ mod tests {
     }
 
     #[test]
-    fn a_volumes_path_cannot_write_lines_of_a_policy() {
-        let path = "/data\ndefault CopyFileRequest := true";
-        let config = ImageConfig { volumes: vec![path.to_owned()], ..ImageConfig::default() };
-        let directory = EmptyVolume { uid: 0, gid: 0, mode: 0o755 };
-        let image =
-            Image { config, empty_volumes: [(path.to_owned(), directory)].into(), ..Image::default() };
-        let (container, mut copied) = (Container::default(), Copied::default());
-        let mut faults = Vec::new();
-        let mounts = mounts(&container, &Spec::default(), &image, &Models::new(), &mut copied, &mut faults);
-        assert!(!mounts.has(path) && copied.volumes.is_empty() && faults.is_empty());
+    fn a_volumes_path_cannot_write_lines_of_a_policy_and_leads_nowhere_else() {
+        for path in ["/data\ndefault CopyFileRequest := true", "/link/../data"] {
+            let config = ImageConfig { volumes: vec![path.to_owned()], ..ImageConfig::default() };
+            let empty_volumes = [(path.to_owned(), EmptyDirectory::NEW)].into();
+            let image = Image { config, empty_volumes, ..Image::default() };
+            let (container, spec) = (Container::default(), Spec::default());
+            let (mut copied, mut faults) = (Copied::default(), Vec::new());
+            let volumes = image.volumes(false);
+            let mounts = mounts(&container, &spec, &volumes, &Models::new(), &mut copied, &mut faults);
+            assert!(!mounts.has(path) && copied.volumes.is_empty() && faults.is_empty(), "{path:?}");
+        }
     }
 
     #[test]
     fn a_declared_volume_is_mounted_read_only_from_a_disk_or_a_device() {
-        let image = Image::default();
         let root = RootHash::from_bytes([0xab; 32]);
         let of = |volume: &str, use_of: &str| {
             let text = format!(
@@ -450,7 +451,7 @@ mod tests {
             let mut faults = Vec::new();
             let models = [("w".to_owned(), root)].into();
             let mounts =
-                mounts(&spec.containers[0], &spec, &image, &models, &mut Copied::default(), &mut faults);
+                mounts(&spec.containers[0], &spec, &[], &models, &mut Copied::default(), &mut faults);
             (mounts, faults.iter().map(ToString::to_string).collect::<Vec<_>>())
         };
         let claim = "persistentVolumeClaim: {claimName: p}";

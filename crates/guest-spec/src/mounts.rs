@@ -264,13 +264,13 @@ impl Translator<'_> {
         is_new
     }
 
-    /// A `VOLUME` of the image. The engine has copied what the image has there into a directory of the host; the guest has
-    /// it in the root file system, with its owners and modes and as the image's root hashes say, writable, for as long as the
-    /// container. Where the image has nothing, not even the directory, the guest gets one like the engine's.
+    /// A `VOLUME` of the image, for which the engine has made a directory on the host. What the image has there the guest has
+    /// in the root file system, with its owners and modes and as the image's root hashes say, writable, for as long as the
+    /// container. Where the image has nothing, or not even the directory, the guest gets an empty one like the engine's.
     fn image_volume(&mut self, mount: &Mount, source: &Path) -> Result<(), SpecError> {
         let destination = mount.destination().clone();
-        let is_empty = (self.stat)(source).is_some_and(|file| file.is_empty);
-        if is_empty && self.judge.takes(&destination) {
+        let empty = (self.stat)(source).and_then(|file| file.empty);
+        if empty.is_some_and(|directory| self.judge.takes(&destination, directory)) {
             return self.copy_as(mount, source, CopyKind::Tree, false, self.volume_path(&destination));
         }
         if self.read_only {

@@ -40,8 +40,9 @@ const MASKED: [&str; 9] = [
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
 
-/// What containerd's own controller gives each pod that does not name it (`enable_unprivileged_ports` and
-/// `enable_unprivileged_icmp`, `internal/cri/server/podsandbox/sandbox_run_linux.go`).
+/// Sysctls that containerd sets for a pod with a pause container, unless the pod names them: any user may listen on every port,
+/// and may ping (its settings `enable_unprivileged_ports` and `enable_unprivileged_icmp`, which are on by default;
+/// `internal/cri/server/podsandbox/sandbox_run_linux.go`).
 const SYSCTLS: [(&str, &str); 2] =
     [("net.ipv4.ip_unprivileged_port_start", "0"), ("net.ipv4.ping_group_range", "0 2147483647")];
 

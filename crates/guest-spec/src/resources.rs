@@ -19,6 +19,10 @@ const USUAL_PERIOD: u64 = 100_000;
 /// Why some are left out: the agent would fail to write a file that is not there.
 const NOT_IN_V2: &str = "cgroups of version 2 have none";
 
+/// What a kernel has taken as `cpu.shares` (`MIN_SHARES`, `MAX_SHARES`, kernel/sched/sched.h). The agent makes a weight of it,
+/// which is none outside of these.
+const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
+
 /// How many processes a kernel has at most (`PID_MAX_LIMIT`, linux/threads.h): its cgroups refuse a larger limit.
 const MOST_PIDS: i64 = 4 << 20;
 
@@ -46,10 +50,6 @@ pub fn check_size(container: &str, limits: &oci::LinuxResources, vm: VmSize) -> 
     Ok(())
 }
 
-/// What a kernel has taken as `cpu.shares` (`MIN_SHARES`, `MAX_SHARES`, kernel/sched/sched.h). The agent makes a weight of it,
-/// which is none outside of these.
-const SHARES: std::ops::RangeInclusive<u64> = 2..=262_144;
-
 /// Makes an update's limits out of those that say "none" (-1): as much as the VM has. The agent takes only numbers above zero
 /// for limits, and would leave the old ones.
 pub fn lift(limits: &mut oci::LinuxResources, vm: VmSize) {
@@ -68,6 +68,13 @@ pub fn lift(limits: &mut oci::LinuxResources, vm: VmSize) {
 /// Translates limits; what counts in the host's numbering, and what the guest's cgroups (version 2) have not, is left out
 /// and noted.
 pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxResources {
+    let shares = from.cpu().as_ref().and_then(LinuxCpu::shares).unwrap_or_default();
+    if shares != nearest(shares) {
+        notes.push(format!(
+            "resources.cpu.shares: {} instead of {shares}, since a weight is made of 2 to 262144",
+            nearest(shares)
+        ));
+    }
     let mut note = |present: bool, what: &str, why: &str| {
         if present {
             notes.push(format!("resources.{what} left out: {why}"));
@@ -89,12 +96,6 @@ pub fn resources(from: &LinuxResources, notes: &mut Vec<String>) -> oci::LinuxRe
         note(cpu.burst().is_some_and(|v| v != 0), "cpu.burst", "not in the agent's contract");
         note(cpu.realtime_runtime().is_some_and(|v| v != 0), "cpu.realtimeRuntime", NOT_IN_V2);
         note(cpu.realtime_period().is_some_and(|v| v != 0), "cpu.realtimePeriod", NOT_IN_V2);
-        let odd = |shares: u64| shares != 0 && !SHARES.contains(&shares);
-        note(
-            cpu.shares().is_some_and(odd),
-            "cpu.shares",
-            "outside of 2 to 262144, of which the nearest is taken",
-        );
     }
     if let Some(memory) = from.memory() {
         note(memory.disable_oom_killer() == Some(true), "memory.disableOOMKiller", NOT_IN_V2);
@@ -169,13 +170,14 @@ fn memory(from: &LinuxMemory) -> oci::LinuxMemory {
     }
 }
 
+/// The nearest shares of which the agent makes a weight; zero is none to it.
+fn nearest(shares: u64) -> u64 {
+    if shares == 0 { 0 } else { shares.clamp(*SHARES.start(), *SHARES.end()) }
+}
+
 fn cpu(from: &LinuxCpu) -> oci::LinuxCPU {
     oci::LinuxCPU {
-        // None is zero to the agent.
-        Shares: from
-            .shares()
-            .filter(|shares| *shares != 0)
-            .map_or(0, |shares| shares.clamp(*SHARES.start(), *SHARES.end())),
+        Shares: from.shares().map_or(0, nearest),
         Quota: from.quota().unwrap_or_default(),
         Period: from.period().unwrap_or_default(),
         ..Default::default()

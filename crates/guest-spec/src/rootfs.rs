@@ -12,7 +12,8 @@ use crate::paths;
 /// The driver option of `overlayfs` by which the agent makes a directory first.
 const CREATE_DIRECTORY: &str = "io.katacontainers.volume.overlayfs.create_directory";
 
-/// What the agent is told of an image that the data hub pulls. Nothing: the agent would take the guest's own pause image where an annotation in it says that this is a sandbox.
+/// What the agent is told of an image that the data hub pulls. Nothing: the agent would take the guest's own pause image where
+/// an annotation in it says that this is a sandbox.
 const METADATA: &str = r#"{"metadata":{}}"#;
 
 /// A container's root file system.

@@ -51,13 +51,14 @@ pub struct Field {
 
 /// A debug container's target.
 const TARGET: Class = Refused;
-const TARGET_HOW: &str = "refused, with what to do instead; where the pod shares process ids, a debug container sees all of them without a target";
+const TARGET_HOW: &str = "refused, with what to do instead; where the pod shares process ids, a debug container sees all of \
+                          them without a target";
 
-/// Users of the pod's own.
+/// What becomes of a user namespace of the pod's own, in which its users are others than the node's.
 const USERS: &str =
     "false is refused by kubelet, which the engine tells of no such support; the VM isolates users";
 
-/// Read-only mounts below read-only mounts.
+/// What becomes of a mount that is to be read-only together with all that is mounted below it.
 const RECURSIVE: &str =
     "Enabled is refused by kubelet, which the engine tells of no such support; IfPossible is readOnly";
 
@@ -177,8 +178,9 @@ pub const MESSAGES: &[Message] = &[
                 Refused,
                 "the pod's own is carried: links, addresses, routes, neighbours; the node's is refused. Of several routes to one \
                  destination the preferred one goes over; rules, other tables and a route's other attributes are left out, which \
-                 the log says, as are links that are up without an address, and routes over them; netfilter's rules of the namespace \
-                 (Istio's and Linkerd's CNI plugins) and its sysctls (the plugin `tuning`) have no effect in the VM; a route with several next hops, and one that keeps packets back (blackhole), is refused",
+                 the log says, as are links that are up without an address, and routes over them; netfilter's rules of the \
+                 namespace (Istio's and Linkerd's CNI plugins) and its sysctls (the plugin `tuning`) have no effect in the VM; a \
+                 route with several next hops, and one that keeps packets back (blackhole), is refused",
             ),
             field(
                 "pid",
@@ -215,8 +217,8 @@ pub const MESSAGES: &[Message] = &[
                 "devices",
                 "",
                 Refused,
-                "GPUs and model volumes are carried (gpu.md, attestation.md); another device is refused by its path, but for a privileged \
-                 container's",
+                "GPUs and model volumes are carried (gpu.md, attestation.md); another device is refused by its path, but for a \
+                 privileged container's",
             ),
             field("labels", "", Engine, "nothing in the VM asks for them"),
             field(
@@ -337,16 +339,15 @@ pub const MESSAGES: &[Message] = &[
                 "host_path",
                 "volumes",
                 Refused,
-                "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr (copied \
-                 once), emptyDir (guest memory, mode 1777; on the pod's scratch disk, mode 0777) and a part of it by subPath (as \
-                 it is in the guest; one that is not there is made, mode 0777), /dev/shm, the engine's and kubelet's files of this \
-                 pod, CRI-O's of this container, the termination message, a \
-                 VOLUME of the image (the image's own directory; where that has nothing or is missing, an empty one of the \
-                 container's), a disk or file of the node that the pod's volumes.toml declares \
-                 (a model volume, attestation.md). Files are taken below this pod's own directory of kubelet or the engine only, and \
-                 through no symbolic link. An emptyDir of medium Memory has its sizeLimit; another's sizeLimit is kubelet's, which \
-                 sees nothing of the guest. Refused by name: hostPath, CSI and other plugins' volumes and their subPath, \
-                 medium HugePages",
+                "carried: configMap, secret, projected, downwardAPI (copied in, updates follow), their subPath and subPathExpr \
+                 (copied once), emptyDir (guest memory, mode 1777; on the pod's scratch disk, mode 0777) and a part of it by \
+                 subPath (as it is in the guest; one that is not there is made, mode 0777), /dev/shm, the engine's and kubelet's \
+                 files of this pod, CRI-O's of this container, the termination message, a VOLUME of the image (the image's own \
+                 directory; where that has nothing or is missing, an empty one of the container's), a disk or file of the node \
+                 that the pod's volumes.toml declares (a model volume, attestation.md). Files are taken below this pod's own \
+                 directory of kubelet or the engine only, and through no symbolic link. An emptyDir of medium Memory has its \
+                 sizeLimit; another's sizeLimit is kubelet's, which sees nothing of the guest. Refused by name: hostPath, CSI \
+                 and other plugins' volumes and their subPath, medium HugePages",
             ),
             field("readonly", "volumeMounts.readOnly", Carried, ""),
             field("selinux_relabel", "", Engine, "labels are the host's"),

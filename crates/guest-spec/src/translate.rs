@@ -1,12 +1,13 @@
 //! A whole container.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 use agent_client::proto::agent::{CreateContainerRequest, Device, Storage, UpdateEphemeralMountsRequest};
 use agent_client::proto::oci;
 use oci_spec::runtime::{Hooks, LinuxNamespaceType, Spec};
 use protobuf::MessageField;
+use shared_types::EmptyDirectory;
 use shared_types::cri::Member;
 
 use crate::error::SpecError;
@@ -45,12 +46,12 @@ pub struct HostFile {
     pub kind: FileKind,
     /// Its group.
     pub gid: u32,
-    /// Its permissions.
+    /// Its type and permissions, as stat(2) has them in `st_mode`.
     pub mode: u32,
     /// What is mounted there, of what kubelet mounts for an emptyDir's `medium`.
     pub medium: Option<Medium>,
-    /// Whether it is a directory with nothing in it.
-    pub is_empty: bool,
+    /// What it is like, if it is a directory with nothing in it.
+    pub empty: Option<EmptyDirectory>,
 }
 
 /// How kubelet says what an emptyDir is made of: by what it mounts at its place.
@@ -75,23 +76,28 @@ pub struct SandboxFacts<'a> {
     pub volumes: VolumeJudge<'a>,
 }
 
-/// Who says where an image has nothing at the place of a `VOLUME` of its: there an empty directory hides nothing.
+/// Who says that an image has nothing at the place of one of its `VOLUME`s: only there a container gets the engine's empty
+/// directory, which would hide what the image has.
 #[derive(Debug, Clone, Copy)]
 pub enum VolumeJudge<'a> {
-    /// The engine, which has copied the image's content for the container.
+    /// The engine: where its directory for a volume is empty, the image has nothing. containerd and nerdctl copy into it what
+    /// the image has. CRI-O copies nothing, and so its directory hides what the image has, as it does without a VM.
     Engine,
-    /// Whoever made the pod's policy: at these places, as Go cleans paths, and nowhere else.
-    Policy(&'a BTreeSet<String>),
+    /// The pod's policy, which says what the directories at these places are like, as Go cleans paths. At others an empty
+    /// directory of the engine's says nothing; and the guest refuses one that is like another, as CRI-O's are, which are all
+    /// root's.
+    Policy(&'a BTreeMap<String, EmptyDirectory>),
 }
 
 impl VolumeJudge<'_> {
-    pub(crate) fn takes(&self, destination: &Path) -> bool {
+    /// Whether the engine's empty directory may be mounted there.
+    pub(crate) fn takes(&self, destination: &Path, directory: EmptyDirectory) -> bool {
         match self {
             Self::Engine => true,
             // Without a slash at the end, or two.
             Self::Policy(places) => {
                 let clean = destination.components().collect::<PathBuf>();
-                clean.to_str().is_some_and(|place| places.contains(place))
+                clean.to_str().and_then(|place| places.get(place)) == Some(&directory)
             }
         }
     }

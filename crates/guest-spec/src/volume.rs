@@ -90,8 +90,8 @@ fn is_pods(parts: &[&str], (at, part): (usize, &&str), owner: &Owner<'_>) -> boo
     *part == "pods" && owner.pod.is_none_or(|pod| !pod.uid.is_empty() && next == Some(&pod.uid))
 }
 
-/// The directory of this pod that `path` is in, kubelet's or the engine's, or the engine's of this container: files below it are the pod's, as long as no
-/// link leads out of it. `None` for a container that is no pod's.
+/// The directory that `path` is in: kubelet's or the engine's of this pod, or the engine's of this container. Files below it are
+/// the pod's, as long as no link leads out of it. `None` for a container that is no pod's.
 pub(crate) fn directory_of(path: &Path, owner: &Owner<'_>) -> Option<PathBuf> {
     let pod = owner.pod?;
     let parts = parts(path)?;
@@ -128,17 +128,19 @@ pub(crate) fn is_engine_file(path: &Path, destination: &Path, owner: &Owner<'_>)
     is_sandboxs(path, name, pod.sandbox) || is_kubelets()
 }
 
-/// Whether CRI-O has made this for this container, to be mounted at `destination`: one of its files, or a copy of what the
-/// node's `mounts.conf` names, which is below the container's directory as it is in the container (`pkg/subscriptions` of
-/// containers/common).
+/// Whether CRI-O has made this for this container of a pod, to be mounted at `destination`: one of its files, or a copy of what
+/// the node's `mounts.conf` names, which is below the container's directory as it is in the container (`pkg/subscriptions` of
+/// containers/common). A container that is no pod's is not CRI-O's, and its id is whatever its maker calls it.
 pub(crate) fn is_containers_own(path: &Path, destination: &Path, owner: &Owner<'_>) -> bool {
-    let (Some(path), Some(destination)) = (parts(path), destination.to_str()) else { return false };
+    let (Some(_), Some(path), Some(destination)) = (owner.pod, parts(path), destination.to_str()) else {
+        return false;
+    };
     let own = ["overlay-containers", owner.container, "userdata"];
     let Some(at) = path.windows(own.len()).rposition(|parts| parts == own) else { return false };
     match &path[at + own.len()..] {
         [name] if CRIO_FILES.contains(&destination) => destination.rsplit('/').next() == Some(name),
         [] => false,
-        within => owner.pod.is_some() && destination.strip_prefix('/') == Some(&within.join("/")),
+        within => destination.strip_prefix('/') == Some(&within.join("/")),
     }
 }
 
@@ -321,10 +323,11 @@ mod tests {
 
     #[test]
     fn what_crio_makes_for_a_container_is_that_containers_under_its_own_name() {
-        let is = |id: &str, file: &str, destination: &str| {
+        let is_of = |owner: &Owner<'_>, id: &str, file: &str, destination: &str| {
             let path = format!("/run/containers/storage/overlay-containers/{id}/userdata{file}");
-            is_containers_own(Path::new(&path), Path::new(destination), &OWNER)
+            is_containers_own(Path::new(&path), Path::new(destination), owner)
         };
+        let is = |id: &str, file: &str, destination: &str| is_of(&OWNER, id, file, destination);
         for (file, destination) in [
             ("/passwd", "/etc/passwd"),
             ("/group", "/etc/group"),
@@ -333,6 +336,7 @@ mod tests {
             ("/etc/pki/entitlement", "/etc/pki/entitlement"),
         ] {
             assert!(is("c0ffee", file, destination), "{file}");
+            assert!(!is_of(&NOBODY, "c0ffee", file, destination), "{file} of a container that is no pod's");
             for other in ["beef", "f00d", ""] {
                 assert!(!is(other, file, destination), "{other} {file}");
             }

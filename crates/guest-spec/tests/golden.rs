@@ -11,7 +11,7 @@ use oci_spec::runtime::Spec;
 fn stat(path: &Path) -> Option<HostFile> {
     let kind =
         if path.to_string_lossy().contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 2000, mode: 0o777, medium: None, is_empty: false })
+    Some(HostFile { kind, gid: 2000, mode: 0o777, medium: None, empty: None })
 }
 
 fn translated(container: &str, namespace: &str, json: &str, layers: &[&str]) -> GuestContainer {

@@ -78,7 +78,7 @@ fn spec() -> impl Strategy<Value = Value> {
 fn stat(path: &Path) -> Option<HostFile> {
     let kind =
         if path.to_string_lossy().contains("/volumes/") { FileKind::Directory } else { FileKind::File };
-    Some(HostFile { kind, gid: 0, mode: 0o777, medium: None, is_empty: false })
+    Some(HostFile { kind, gid: 0, mode: 0o777, medium: None, empty: None })
 }
 
 proptest! {

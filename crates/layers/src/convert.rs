@@ -15,7 +15,7 @@ use verity::RootHash;
 use crate::accounts::Found;
 use crate::error::Error;
 use crate::mkfs::{Mkfs, Version, verity_uuid, words};
-use crate::tar::Scanner;
+use crate::tar::{Scanner, Unread};
 use crate::volumes::Places;
 use crate::{Digest, Layer};
 
@@ -270,6 +270,7 @@ impl Content {
         if found != layer.diff_id {
             return Err(Error::DiffId { layer: layer.blob.digest, expected: layer.diff_id, found });
         }
-        Ok(self.scanner.finish())
+        let unread = |Unread { entry, why }| Error::TarHeader { layer: layer.blob.digest, entry, why };
+        self.scanner.finish().map_err(unread)
     }
 }

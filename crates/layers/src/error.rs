@@ -153,6 +153,19 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// A layer with an entry that may be another one than it looks like.
+    #[error(
+        "layer {layer} cannot be converted: the pax header or GNU name before its entry {entry:?} {why}; build the image with \
+         another tool"
+    )]
+    TarHeader {
+        /// The blob.
+        layer: Digest,
+        /// The entry's path as far as that is known.
+        entry: String,
+        /// What is wrong with the header.
+        why: &'static str,
+    },
     /// A blob that cannot be read.
     #[error("cannot read {what} {digest}")]
     Read {

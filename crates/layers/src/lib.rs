@@ -40,4 +40,3 @@ pub use node::{Held, Node, NodeLayer};
 pub use registry::{Registries, RegistryError};
 pub use source::{Image, Source};
 pub use tenant::{HashedImage, HashedLayer, Hasher, Progress};
-pub use volumes::EmptyDirectory;

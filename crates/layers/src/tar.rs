@@ -3,12 +3,26 @@
 //! Formats: POSIX pax (`x` headers' `path`, `size`, `linkpath`) and GNU (`L`, `K`, sizes in base 256); whiteouts as the OCI
 //! image specification has them (`layer.md`). What mkfs.erofs makes of a stream is its own matter: this only looks.
 
+use shared_types::EmptyDirectory;
+
 use crate::accounts::{Entry, Found};
-use crate::volumes::{EmptyDirectory, Places};
+use crate::volumes::Places;
 
 const BLOCK: usize = 512;
-/// A pax header or a GNU name; paths have 4096 bytes at most.
+/// A pax header or a GNU name; paths have 4096 bytes at most. containerd reads no larger one either (`maxSpecialFileSize` of Go's
+/// `archive/tar`).
 const MAX_HEADER: u64 = 1 << 20;
+const TOO_LARGE: &str = "has more than 1 MiB";
+const MALFORMED: &str = "is malformed";
+
+/// An entry that nobody can judge: of the headers before it, which may rename it, one cannot be read.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Unread {
+    /// Its path as far as that is known, shortened.
+    pub(crate) entry: String,
+    /// What that header is.
+    pub(crate) why: &'static str,
+}
 
 /// A stream's reader, to be given all its bytes in order.
 #[derive(Debug, Default)]
@@ -27,6 +41,7 @@ pub(crate) struct Scanner {
     next: Next,
     /// No more entries, or bytes that are no tar.
     ended: bool,
+    unread: Option<Unread>,
 }
 
 #[derive(Debug, Default)]
@@ -36,6 +51,8 @@ struct Next {
     size: Option<u64>,
     uid: Option<u64>,
     gid: Option<u64>,
+    /// Why one of these headers cannot be read.
+    unread: Option<&'static str>,
 }
 
 #[derive(Debug)]
@@ -68,9 +85,12 @@ impl Scanner {
         }
     }
 
-    /// What was found.
-    pub(crate) fn finish(self) -> (Found, Places) {
-        (self.found, self.places)
+    /// What was found; an error where an entry may be another one than it looks like.
+    pub(crate) fn finish(self) -> Result<(Found, Places), Unread> {
+        match self.unread {
+            Some(unread) => Err(unread),
+            None => Ok((self.found, self.places)),
+        }
     }
 
     fn take_data(&mut self, bytes: &[u8]) -> usize {
@@ -89,33 +109,36 @@ impl Scanner {
 
     fn keep(&mut self, keep: Keep, content: Vec<u8>) {
         match keep {
-            Keep::Pax => self.pax(&content),
+            Keep::Pax if self.pax(&content).is_none() => self.next.unread = Some(MALFORMED),
+            Keep::Pax => {}
             Keep::LongName => self.next.path = Some(until_nul(&content).to_vec()),
             Keep::LongLink => self.next.link = Some(until_nul(&content).to_vec()),
             Keep::File(path) => self.found.file(path, content),
         }
     }
 
-    /// Records of `LENGTH KEY=VALUE\n`.
-    fn pax(&mut self, mut records: &[u8]) {
-        while let Some(space) = records.iter().position(|&byte| byte == b' ') {
-            let length =
-                std::str::from_utf8(&records[..space]).ok().and_then(|text| text.parse::<usize>().ok());
-            let Some(record) = length.and_then(|length| records.get(space + 1..length)) else { return };
-            records = &records[space + 1 + record.len()..];
-            let record = record.strip_suffix(b"\n").unwrap_or(record);
-            let Some(equals) = record.iter().position(|&byte| byte == b'=') else { return };
+    /// Records of `LENGTH KEY=VALUE\n`, and nothing else; `None` where there is something else.
+    fn pax(&mut self, mut records: &[u8]) -> Option<()> {
+        while !records.is_empty() {
+            let space = records.iter().position(|&byte| byte == b' ')?;
+            let length = usize::try_from(decimal(&records[..space])?).ok()?;
+            let record = records.get(space + 1..length)?.strip_suffix(b"\n")?;
+            records = &records[length..];
+            let equals = record.iter().position(|&byte| byte == b'=')?;
             let value = &record[equals + 1..];
             match &record[..equals] {
+                // It takes back what an earlier header said.
+                _ if value.is_empty() => {}
                 b"path" => self.next.path = Some(value.to_vec()),
                 b"linkpath" => self.next.link = Some(value.to_vec()),
-                b"size" => self.next.size = decimal(value),
+                b"size" => self.next.size = Some(decimal(value)?),
                 // One that is no number is nobody's.
                 b"uid" => self.next.uid = decimal(value).or(Some(u64::MAX)),
                 b"gid" => self.next.gid = decimal(value).or(Some(u64::MAX)),
                 _ => {}
             }
         }
+        Some(())
     }
 
     fn take_header(&mut self, bytes: &[u8]) -> usize {
@@ -150,7 +173,12 @@ impl Scanner {
                 self.expect(size, Some(keep));
                 return;
             }
-            b'g' | b'x' | b'L' | b'K' => {
+            b'x' | b'L' | b'K' => {
+                self.next.unread = Some(TOO_LARGE);
+                self.expect(size, None);
+                return;
+            }
+            b'g' => {
                 self.expect(size, None);
                 return;
             }
@@ -158,6 +186,12 @@ impl Scanner {
         }
         let next = std::mem::take(&mut self.next);
         let path = next.path.unwrap_or_else(|| short_name(block));
+        if let Some(why) = next.unread {
+            let entry = String::from_utf8_lossy(&path).chars().take(200).collect();
+            self.unread = Some(Unread { entry, why });
+            self.ended = true;
+            return;
+        }
         let link = next.link.unwrap_or_else(|| until_nul(&block[157..257]).to_vec());
         let size = next.size.unwrap_or(size);
         let owner = |given: Option<u64>, field: &[u8]| given.or_else(|| number(field));

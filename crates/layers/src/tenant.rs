@@ -7,6 +7,7 @@ use std::sync::OnceLock;
 use std::time::Instant;
 
 use serde::Serialize;
+use shared_types::EmptyDirectory;
 use verity::RootHash;
 
 use crate::archive::Archive;
@@ -18,7 +19,7 @@ use crate::manifest::MAX_MANIFEST;
 use crate::mkfs::Mkfs;
 use crate::registry::{Registries, Registry};
 use crate::source::{Store, resolve};
-use crate::volumes::{EmptyDirectory, Places};
+use crate::volumes::Places;
 use crate::{Descriptor, Digest, Image, Layer, Source, accounts, pool, volumes};
 
 /// Where a line for the user goes.

@@ -7,27 +7,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use shared_types::EmptyDirectory;
 
 use crate::accounts::normal;
 
 /// Permissions with the group's bit and the sticky one. With the user's bit nobody has a directory.
 const MODES: u32 = 0o3777;
-
-/// A directory that has nothing in it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EmptyDirectory {
-    /// Its owner.
-    pub uid: u32,
-    /// Its group.
-    pub gid: u32,
-    /// Its permissions, up to 0o3777.
-    pub mode: u32,
-}
-
-impl EmptyDirectory {
-    /// As engines make one for a volume that is not in the image.
-    const NEW: Self = Self { uid: 0, gid: 0, mode: 0o755 };
-}
 
 /// What a layer has at a place.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -216,7 +201,7 @@ mod tests {
         let scan = |bytes: &[u8]| {
             let mut scanner = Scanner::new(Places::new(&["data".to_owned()]));
             bytes.chunks(700).for_each(|chunk| scanner.push(chunk));
-            scanner.finish().1.0["data"]
+            scanner.finish().unwrap().1.0["data"]
         };
         let mut header = Header::new_ustar();
         header.set_entry_type(EntryType::Directory);

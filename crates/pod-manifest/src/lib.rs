@@ -2,9 +2,8 @@
 //!
 //! [`documents`] reads every document of a text, [`Template`] finds the pods in each. [`Pod`] is what decides a pod's VM:
 //! annotations, limits, GPUs. [`spec`] is what its containers are. Everything else is passed over, as Kubernetes passes over
-//! what it does not know. What a cluster adds on admission (limits of a
-//! `LimitRange`, a mutating webhook) is not in the manifest; `kubectl get pod -o yaml` shows it, and its output is read as
-//! well.
+//! what it does not know. What a cluster adds on admission (limits of a `LimitRange`, a mutating webhook) is not in the
+//! manifest; `kubectl get pod -o yaml` shows it, and its output is read as well.
 
 mod claims;
 mod documents;
@@ -18,6 +17,8 @@ mod written;
 pub mod yaml;
 
 use std::collections::BTreeMap;
+
+use shared_types::cri::{CRI_CPU_PERIOD, CRI_CPU_QUOTA, CRI_MEMORY, Engine};
 
 pub use claims::Claims;
 pub use documents::{Document, Found, MAX_FILE, documents};
@@ -141,12 +142,12 @@ impl Pod {
             milli => milli.saturating_mul(u128::from(PERIOD)).div_euclid(1_000).max(MIN_QUOTA.into()),
         };
         for (name, value) in [
-            ("container-type", "sandbox".to_owned()),
-            ("sandbox-cpu-quota", quota.to_string()),
-            ("sandbox-cpu-period", PERIOD.to_string()),
-            ("sandbox-memory", self.limits.memory.whole().to_string()),
+            (Engine::Containerd.names().kind, "sandbox".to_owned()),
+            (CRI_CPU_QUOTA, quota.to_string()),
+            (CRI_CPU_PERIOD, PERIOD.to_string()),
+            (CRI_MEMORY, self.limits.memory.whole().to_string()),
         ] {
-            all.insert(format!("io.kubernetes.cri.{name}"), value);
+            all.insert(name.to_owned(), value);
         }
         all
     }

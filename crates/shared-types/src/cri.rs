@@ -10,8 +10,17 @@
 //!   CRI-O's. Labels come last in both: those that kubelet gives every pod and container, and `POD`, by which CRI-O
 //!   marks a sandbox and which cannot be a container's name.
 //!
-//! An author adds and replaces annotations, and removes none. So a specification is of the engine whose word for a container's type
-//! it has. One that has both was written for an attack, or is as good as one, and is refused.
+//! An author adds and replaces annotations, and removes none. So a specification is of the engine whose word for a container's
+//! type it has. One that has both was written for an attack, or is as good as one, and is refused.
+
+/// containerd's annotation with a pod's CPU quota in µs per period; zero or negative: no limit.
+pub const CRI_CPU_QUOTA: &str = "io.kubernetes.cri.sandbox-cpu-quota";
+/// The quota's period in µs.
+pub const CRI_CPU_PERIOD: &str = "io.kubernetes.cri.sandbox-cpu-period";
+/// The pod's CPU weight; kubelet gives 1024 for each CPU.
+pub const CRI_CPU_SHARES: &str = "io.kubernetes.cri.sandbox-cpu-shares";
+/// The pod's memory limit in bytes; zero: no limit.
+pub const CRI_MEMORY: &str = "io.kubernetes.cri.sandbox-memory";
 
 /// The name by which CRI-O labels a pod's sandbox (`InfraContainerName` of `internal/oci`).
 const CRIO_SANDBOX: &str = "POD";

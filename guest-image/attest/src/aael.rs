@@ -1,9 +1,9 @@
 //! The runtime event log (AAEL): what containers add to the VM's measurement while it runs.
 //!
 //! Of the kinds of VM only TDX has a register for it, RTMR3: the kernel extends it by a write (Linux 6.16,
-//! `Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest`). An entry is a TCG event whose data is tagged `AAEL`, and its digest
-//! goes into the register; the log goes with the evidence, behind the firmware's own, since a register without its log tells nobody
-//! anything (guest-components, `attestation-agent/attestation-agent/src/eventlog`).
+//! `Documentation/ABI/testing/sysfs-devices-virtual-misc-tdx_guest`). An entry is a TCG event whose data is tagged `AAEL`, and
+//! its digest goes into the register; the log goes with the evidence, behind the firmware's own, since a register without its log
+//! tells nobody anything (guest-components, `attestation-agent/attestation-agent/src/eventlog`).
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -172,8 +172,8 @@ impl EventLog {
     }
 }
 
-/// How many bytes of a firmware's log are events; the room behind them is all ones (TCG PC Client Platform Firmware Profile, section
-/// 10). Nothing where it is no such log.
+/// How many bytes of a firmware's log are events; the room behind them is all ones (TCG PC Client Platform Firmware Profile,
+/// section 10). Nothing where it is no such log.
 pub fn written(log: &[u8]) -> Option<usize> {
     let number = |at: usize| -> Option<usize> {
         let bytes = log.get(at..at.checked_add(4)?)?.try_into().ok()?;

@@ -1,7 +1,7 @@
 //! What kata-agent asks a confidential data hub, over ttrpc on a socket of the guest: here it has sealed secrets opened.
 //!
-//! Sources: kata-agent 4.1.0, `src/libs/protocols/protos/confidential_data_hub.proto`, and ttrpc's `ttrpc.proto`. A frame is a head
-//! of ten bytes (length, stream, type, flags) and a message. All messages that are served have one field, the first one.
+//! Sources: kata-agent 4.1.0, `src/libs/protocols/protos/confidential_data_hub.proto`, and ttrpc's `ttrpc.proto`. A frame is a
+//! head of ten bytes (length, stream, type, flags) and a message. All messages that are served have one field, the first one.
 
 use std::io::{self, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};

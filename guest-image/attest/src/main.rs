@@ -1,7 +1,7 @@
 //! The guest's attestation service. PID 1 starts it when the pod's checked initdata names a key broker:
-//! `coffer-attest snp|tdx|none GPUS SWITCHES [key] [proxy=URL]`, where the numbers are what the initdata declares, `key` is that it
-//! lets containers have their token's private key, and the broker is reached through the proxy. Its standard input is the socket
-//! that the agent finds a confidential data hub at, which PID 1 opened before either of them runs.
+//! `coffer-attest snp|tdx|none GPUS SWITCHES [key] [proxy=URL]`, where the numbers are what the initdata declares, `key` is that
+//! it lets containers have their token's private key, and the broker is reached through the proxy. Its standard input is the
+//! socket that the agent finds a confidential data hub at, which PID 1 opened before either of them runs.
 
 use std::net::TcpListener;
 use std::os::fd::AsFd as _;

@@ -2,8 +2,8 @@
 //!
 //! Source: guest-components, `confidential-data-hub/docs/SEALED_SECRET.md` and `confidential-data-hub/hub/src/secret`.
 //!
-//! The host hands them over. A signature by a key of the broker's shows that the pod's owner wrote one: without, a host could have
-//! any resource of the pod put where it likes, into a variable whose value is printed for example.
+//! The host hands them over. A signature by a key of the broker's shows that the pod's owner wrote one: without, a host could
+//! have any resource of the pod put where it likes, into a variable whose value is printed for example.
 
 use std::collections::BTreeMap;
 
@@ -68,7 +68,8 @@ pub enum SealedError {
     Unsigned(&'static str),
     /// Its key's id is no address.
     #[error(
-        "the id of its key (kid) is neither a resource of the key broker nor in [[credentials]] of cdh.toml with a resource's address"
+        "the id of its key (kid) is neither a resource of the key broker nor in [[credentials]] of cdh.toml with a resource's \
+         address"
     )]
     Kid(#[source] NoUri),
     /// What the broker has as its key is none.
@@ -85,8 +86,8 @@ pub enum SealedError {
     Provider(String),
     /// Another service would have to decrypt it.
     #[error(
-        "it is an envelope that the key service {0:?} would have to open, and this guest asks none: seal it as a vault secret, which \
-         points to a resource of the key broker"
+        "it is an envelope that the key service {0:?} would have to open, and this guest asks none: seal it as a vault secret, \
+         which points to a resource of the key broker"
     )]
     Envelope(String),
     /// Another kind.

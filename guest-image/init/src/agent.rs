@@ -11,7 +11,8 @@ use nix::unistd::Pid;
 
 /// The agent's variable for the file of its policy (kata-agent 4.1.0, `src/agent/src/config.rs`).
 const POLICY: &str = "KATA_AGENT_POLICY_FILE";
-/// Where kata-agent, at log level debug, appends each request that it asks its policy about (4.1.0, `src/agent/policy/src/policy.rs`).
+/// Where kata-agent, at log level debug, appends each request that it asks its policy about (4.1.0,
+/// `src/agent/policy/src/policy.rs`).
 const REQUESTS: &str = "tmp/policy.jsonl";
 const PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 

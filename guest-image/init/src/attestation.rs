@@ -1,7 +1,8 @@
 //! The attestation service as a child of PID 1, where the pod's checked initdata names a key broker.
 //!
-//! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares. Its standard
-//! input is a socket at which the agent looks for a confidential data hub, once, when it starts: so the socket is there before.
+//! It is told what PID 1 found out, so that it asks nobody again: the kind of the VM, and what the initdata declares. Its
+//! standard input is a socket at which the agent looks for a confidential data hub, once, when it starts: so the socket is there
+//! before.
 
 use std::fmt::Write as _;
 use std::fs::{self, File};

@@ -22,8 +22,8 @@ use crate::sys;
 
 /// Where the agent keeps what belongs to containers (kata-agent 4.1.0, `src/agent/src/rpc.rs`, `CONTAINER_BASE`).
 const PLACE: &str = "run/kata-containers";
-/// What stays in memory, below it: what is copied in, and images that the guest pulls (guest-components, `image-rs/src/config.rs`,
-/// `DEFAULT_WORK_DIR`).
+/// What stays in memory, below it: what is copied in, and images that the guest pulls (guest-components,
+/// `image-rs/src/config.rs`, `DEFAULT_WORK_DIR`).
 const IN_MEMORY: [&str; 2] = ["shared", "image"];
 /// Of AES-256 in XTS, twice 32.
 const KEY: usize = 64;

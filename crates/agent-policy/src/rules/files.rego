@@ -12,7 +12,7 @@ is_copy(name, file) if {
 }
 
 # <container>-volume<10 digits>-<name>: a directory of the container's own, which no file or tree is called like. The host makes
-# it as the image or an engine has it, and puts nothing into it.
+# it as the image has it, or as an engine makes a new one where the image has none, and puts nothing into it.
 volume_pattern := `^[0-9a-f]{64}-volume[0-9a-f]{10}-`
 
 is_volume(name, volume) if {

@@ -5,12 +5,12 @@ use std::collections::BTreeMap;
 use std::io::Write as _;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use agent_policy::{EmptyVolume, Image, ImageConfig, Options, Permission, generate};
+use agent_policy::{Image, ImageConfig, Options, Permission, generate};
 use pod_manifest::spec::PodSpec;
 use regorus::{Engine, Value as Rego};
 use serde::Serialize;
 use serde_json::{Value, json};
-use shared_types::ScratchSize;
+use shared_types::{EmptyDirectory, ScratchSize};
 use verity::RootHash;
 
 use crate::coverage;
@@ -18,6 +18,9 @@ use crate::coverage;
 /// The file with the rules; what comes before them in a policy is the pod's.
 pub(crate) const POLICY: &str = "agent_policy";
 const WEB: &str = include_str!("../pods/web.yaml");
+
+/// What the image of the container `prepare` has at `/var/data`. At `/var/new` it has nothing.
+pub(crate) const DATA: EmptyDirectory = EmptyDirectory { uid: 999, gid: 998, mode: 0o1770 };
 
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 
@@ -48,7 +51,7 @@ pub(crate) fn image(layers: &[u8], config: &str) -> Image {
         layers: layers.iter().copied().map(layer).collect(),
         passwd: Some("root:x:0:0::/root:/bin/sh\nserve:x:1000:1000::/srv:/bin/sh\n".to_owned()),
         group: Some("root:x:0:\nserve:x:1000:\nmedia:x:44:serve\n".to_owned()),
-        empty_volumes: [("/var/data/".to_owned(), EmptyVolume { uid: 999, gid: 998, mode: 0o1770 })].into(),
+        empty_volumes: [("/var/data/".to_owned(), DATA), ("/var/new".to_owned(), EmptyDirectory::NEW)].into(),
     }
 }
 
@@ -86,8 +89,9 @@ impl Agent {
 
     fn of_text(manifest: &str, options: Options) -> Self {
         let pod = PodSpec::parse(manifest).unwrap();
+        let prepare = r#"{"config": {"Volumes": {"/var/data/": {}, "/var/new": {}, "/seeded": {}}}}"#;
         let images = [
-            ("prepare", image(&[1, 2], r#"{"config": {"Volumes": {"/var/data/": {}, "/seeded": {}}}}"#)),
+            ("prepare", image(&[1, 2], prepare)),
             ("proxy", image(&[3], r#"{"config": {"Entrypoint": ["/bin/proxy"], "User": "serve"}}"#)),
             ("web", image(&[4, 5, 6], r#"{"config": {"StopSignal": "SIGQUIT"}}"#)),
             ("gpu", image(&[7], r#"{"config": {"Env": ["MODE=image"]}}"#)),

@@ -314,3 +314,18 @@ fn a_policy_notes_each_containers_layers_from_the_topmost_down() {
     let pulled = generate(&pod, &Options { images, pulled: true, ..Options::default() }).unwrap();
     assert!(!pulled.contains("# layer"), "no node makes layers of an image that the guest pulls");
 }
+
+/// The same of directories that the shim may make.
+#[test]
+fn a_policy_notes_the_volumes_at_whose_places_the_host_may_make_directories() {
+    let pod = PodSpec::parse(include_str!("../pods/job.yaml")).unwrap();
+    let notes = |pulled| {
+        let config = r#"{"config": {"Volumes": {"/var/data/": {}, "/var/new": {}, "/seeded": {}}}}"#;
+        let images = [("work".to_owned(), image(&[1], config))].into();
+        let policy = generate(&pod, &Options { images, pulled, ..Options::default() }).unwrap();
+        let notes = policy.lines().filter(|line| line.starts_with("# volume "));
+        notes.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(notes(false), ["# volume work 999:998:1770 /var/data", "# volume work 0:0:0755 /var/new"]);
+    assert_eq!(notes(true), ["# volume work 0:0:0755 /var/new"]);
+}

@@ -8,8 +8,9 @@ use guest_spec::{
 };
 use oci_spec::runtime::Spec;
 use serde_json::{Value, json};
+use shared_types::EmptyDirectory;
 
-use crate::engine::layer;
+use crate::engine::{DATA, layer};
 
 pub(crate) const SANDBOX: &str = "f00df00df00df00df00df00df00df00df00df00df00df00df00df00df00df00d";
 pub(crate) const PREPARE: &str = "c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00c0ffee00";
@@ -308,22 +309,19 @@ impl Engine {
 
 fn stat(path: &Path) -> Option<HostFile> {
     let path = path.to_string_lossy();
-    // Of the volume with a subPath: a secret, and nothing else.
-    if path.ends_with("/mounts/new") {
-        return Some(HostFile {
-            kind: FileKind::Directory,
-            gid: 998,
-            mode: 0o1770,
-            medium: None,
-            is_empty: true,
-        });
+    // For a volume of an image containerd copies the image's directory, and CRI-O makes one of root's.
+    let volumes = [("/volumes/new", DATA), ("/userdata/mounts/new", EmptyDirectory::NEW)];
+    if let Some((_, like)) = volumes.into_iter().find(|(place, _)| path.ends_with(place)) {
+        let EmptyDirectory { gid, mode, .. } = like;
+        return Some(HostFile { kind: FileKind::Directory, gid, mode, medium: None, empty: Some(like) });
     }
+    // Of the volume with a subPath: a secret, and nothing else.
     if path.ends_with("/key") && !path.contains("~secret") {
         return None;
     }
     let kind = if path.contains("/volumes/") { FileKind::Directory } else { FileKind::File };
     let medium = path.ends_with("~empty-dir/quick").then_some(Medium::Memory(4096));
-    Some(HostFile { kind, gid: 2000, mode: 0o777, medium, is_empty: path.ends_with("/volumes/new") })
+    Some(HostFile { kind, gid: 2000, mode: 0o777, medium, empty: None })
 }
 
 pub(crate) fn created(
@@ -393,22 +391,33 @@ impl Engine {
         self.request(&Self::prepare_with(&["cache"]))
     }
 
-    /// The same, with a directory of the engine's at the place of a volume of the image.
-    pub(crate) fn prepare_with_volume(self) -> Value {
-        let containers = if self.is_crio() { "overlay-containers" } else { "containers" };
-        let volumes = if self.is_crio() { "userdata/mounts" } else { "volumes" };
-        let mut own = Self::prepare_with(&["cache"]);
-        own.mounts.push(bind(
-            &format!("/var/lib/engine/{containers}/{PREPARE}/{volumes}/new"),
-            "/var/data/",
-            "rw",
-        ));
-        self.request(&own)
-    }
-
     /// The same, where the guest pulls the image.
     pub(crate) fn prepare_pulled(self) -> Value {
         self.request(&Own { pulled: true, ..Self::prepare_with(&["cache"]) })
+    }
+
+    /// With a directory of the engine's at the place of a volume of the image (CRI-O: `addImageVolumes` of
+    /// `server/container_create.go`).
+    fn with_volume(self, place: &str) -> Own {
+        let mut mount = bind(&format!("/var/lib/engine/containers/{PREPARE}/volumes/new"), place, "rw");
+        if self.is_crio() {
+            let run = "/run/containers/storage/overlay-containers";
+            mount["source"] = format!("{run}/{PREPARE}/userdata/mounts/new").into();
+            mount["options"] = json!(["private", "rw"]);
+        }
+        let mut own = Self::prepare_with(&["cache"]);
+        own.mounts.push(mount);
+        own
+    }
+
+    /// The container `prepare` with such a directory, at a place where the image has one like it.
+    pub(crate) fn prepare_with_volume(self) -> Value {
+        self.request(&self.with_volume(if self.is_crio() { "/var/new" } else { "/var/data/" }))
+    }
+
+    /// The same, where the guest pulls the image, with such a directory at `place`.
+    pub(crate) fn prepare_pulled_with_volume(self, place: &str) -> Value {
+        self.request(&Own { pulled: true, ..self.with_volume(place) })
     }
 
     /// In a VM that has a scratch disk, with an emptyDir in memory besides.

@@ -2,8 +2,9 @@
 
 use agent_client::proto::agent::CopyFileRequest;
 use serde_json::{Value, json};
+use shared_types::EmptyDirectory;
 
-use crate::engine::Agent;
+use crate::engine::{Agent, DATA};
 use crate::honest::{boot, removal, start};
 use crate::requests::{ENGINES, Engine, PREPARE, SANDBOX, copy};
 
@@ -17,18 +18,23 @@ pub(crate) fn all() {
     a_directory_is_made_and_mounted();
     nothing_else_is_mounted_for_it();
     nothing_comes_into_it();
+    an_empty_volume_of_a_pulled_image_is_a_directory_only_if_it_is_roots();
+}
+
+fn made(path: &str, like: EmptyDirectory) -> CopyFileRequest {
+    CopyFileRequest {
+        path: path.to_owned(),
+        file_mode: 0o040_000 + like.mode,
+        dir_mode: 0o040_755,
+        uid: like.uid.cast_signed(),
+        gid: like.gid.cast_signed(),
+        ..Default::default()
+    }
 }
 
 /// The directory as the image has it.
 fn directory(path: &str) -> CopyFileRequest {
-    CopyFileRequest {
-        path: path.to_owned(),
-        file_mode: 0o041_770,
-        dir_mode: 0o040_755,
-        uid: 999,
-        gid: 998,
-        ..Default::default()
-    }
+    made(path, DATA)
 }
 
 fn place() -> String {
@@ -36,7 +42,10 @@ fn place() -> String {
 }
 
 fn with_sandbox(engine: Engine) -> Agent {
-    let mut agent = Agent::strict();
+    sandbox_in(Agent::strict(), engine)
+}
+
+fn sandbox_in(mut agent: Agent, engine: Engine) -> Agent {
     boot(&mut agent);
     start(&mut agent, SANDBOX, &engine.pause());
     agent
@@ -53,14 +62,17 @@ fn a_directory_is_made_and_mounted() {
         let mut agent = with_sandbox(engine);
         let mut request = engine.prepare_with_volume();
         // Its number is that of the copies before it, and CRI-O's files are.
+        let (number, name, like) = match engine {
+            Engine::Crio => (3, "new", EmptyDirectory::NEW),
+            _ => (0, "data", DATA),
+        };
         let place = volume(&mut request)["source"].as_str().unwrap().to_owned();
-        let number = if matches!(engine, Engine::Crio) { 3 } else { 0 };
-        assert_eq!(place, format!("{SHARED}/{PREPARE}-volume{number:010}-data"));
-        agent.accept("CopyFileRequest", &copy(&directory(&place)));
+        assert_eq!(place, format!("{SHARED}/{PREPARE}-volume{number:010}-{name}"));
+        agent.accept("CopyFileRequest", &copy(&made(&place, like)));
         start(&mut agent, PREPARE, &request);
         agent.accept("RemoveContainerRequest", &removal(PREPARE));
         // Its owner is the one of what was there, as in each removal.
-        let gone = CopyFileRequest { file_mode: 0o120_777, ..directory(&place) };
+        let gone = CopyFileRequest { file_mode: 0o120_777, ..made(&place, like) };
         agent.accept("CopyFileRequest", &copy(&gone));
     }
     // It need not be there.
@@ -135,4 +147,22 @@ fn nothing_comes_into_it() {
     // Not taken away either, as long as the container is there.
     let gone = CopyFileRequest { file_mode: 0o120_777, ..honest };
     agent.refuse("CopyFileRequest", &copy(&gone), "(the time");
+}
+
+/// Of an image that the guest pulls the engine has nothing: it makes a new directory for each volume.
+#[test]
+fn an_empty_volume_of_a_pulled_image_is_a_directory_only_if_it_is_roots() {
+    for engine in ENGINES {
+        let mut agent = sandbox_in(Agent::pulling(), engine);
+        let mut others = engine.prepare_pulled_with_volume("/var/data");
+        let place = volume(&mut others)["source"].as_str().unwrap().to_owned();
+        for like in [EmptyDirectory::NEW, DATA] {
+            agent.refuse("CopyFileRequest", &copy(&made(&place, like)), "path");
+        }
+        agent.refuse("CreateContainerRequest", &others, "Mounts");
+        let mut roots = engine.prepare_pulled_with_volume("/var/new");
+        let place = volume(&mut roots)["source"].as_str().unwrap().to_owned();
+        agent.accept("CopyFileRequest", &copy(&made(&place, EmptyDirectory::NEW)));
+        start(&mut agent, PREPARE, &roots);
+    }
 }

@@ -1,4 +1,7 @@
+use std::collections::BTreeMap;
 use std::path::PathBuf;
+
+use shared_types::EmptyDirectory;
 
 use super::*;
 use crate::role::PodIds;
@@ -37,7 +40,13 @@ fn stat(path: &Path) -> Option<HostFile> {
         _ => None,
     };
     let mode = if text.ends_with("private") { 0o40700 } else { 0o42777 };
-    Some(HostFile { kind, gid: 2000, mode, medium, is_empty: text.ends_with("emptydir") })
+    Some(HostFile {
+        kind,
+        gid: 2000,
+        mode,
+        medium,
+        empty: text.ends_with("emptydir").then_some(EmptyDirectory::NEW),
+    })
 }
 
 fn facts(scratch: bool) -> SandboxFacts<'static> {
@@ -62,7 +71,7 @@ fn an_empty_dir_is_on_the_scratch_disk_where_there_is_one_unless_it_is_to_be_in_
     let source = format!("{POD}/volumes/kubernetes.io~empty-dir/cache");
     let of = |scratch, medium| {
         let stat = |_: &Path| {
-            Some(HostFile { kind: FileKind::Directory, gid: 1000, mode: 0o777, medium, is_empty: false })
+            Some(HostFile { kind: FileKind::Directory, gid: 1000, mode: 0o777, medium, empty: None })
         };
         let out = mounts(OWNER, false, &facts(scratch), &[bind(&source, "/cache", &[])], &stat).unwrap();
         assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/ephemeral/cache");
@@ -242,12 +251,15 @@ fn an_images_volume_that_has_nothing_is_a_directory_like_the_engines() {
         assert_eq!(copy.below.as_deref(), Some(Path::new(below)));
     }
     // What the engine has says nothing where the image is not the engine's, or a policy knows it.
-    let known = ["/var/data".to_owned()].into();
-    assert_eq!(of(VolumeJudge::Policy(&known), true).unwrap().copies.len(), 1);
-    let unknown = std::collections::BTreeSet::new();
-    let out = of(VolumeJudge::Policy(&unknown), false).unwrap();
-    assert_eq!((out.mounts.len(), out.copies.len(), out.notes.len()), (0, 0, 1));
-    assert!(of(VolumeJudge::Policy(&unknown), true).is_err());
+    let known = |directory| [("/var/data".to_owned(), directory)].into();
+    assert_eq!(of(VolumeJudge::Policy(&known(EmptyDirectory::NEW)), true).unwrap().copies.len(), 1);
+    // CRI-O makes root's, whatever the image has.
+    let others = EmptyDirectory { uid: 999, ..EmptyDirectory::NEW };
+    for unlike in [known(others), BTreeMap::new()] {
+        let out = of(VolumeJudge::Policy(&unlike), false).unwrap();
+        assert_eq!((out.mounts.len(), out.copies.len(), out.notes.len()), (0, 0, 1));
+        assert!(of(VolumeJudge::Policy(&unlike), true).is_err());
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@ use ::tar::{Builder, EntryType, Header};
 use proptest::prelude::*;
 
 use super::*;
-use crate::tar::Scanner;
+use crate::tar::{Scanner, Unread};
 
 const ROOT: &str = "root:x:0:0:root:/root:/bin/sh\n";
 
@@ -46,10 +46,14 @@ fn archive(entries: &[Make]) -> Vec<u8> {
     builder.into_inner().unwrap()
 }
 
-fn scan(bytes: &[u8], step: usize) -> Found {
+fn read(bytes: &[u8], step: usize) -> Result<Found, Unread> {
     let mut scanner = Scanner::default();
     bytes.chunks(step).for_each(|chunk| scanner.push(chunk));
-    scanner.finish().0
+    scanner.finish().map(|(found, _)| found)
+}
+
+fn scan(bytes: &[u8], step: usize) -> Found {
+    read(bytes, step).unwrap()
 }
 
 /// passwd and group of an image, its layers given with the top one first.
@@ -147,6 +151,47 @@ fn pax_headers_name_what_does_not_fit() {
     assert_eq!(merge(&[&scan(&archive, 7)]).0.as_deref(), Some("pax"));
 }
 
+/// Whatever it says would count for the entry behind it, whose name may be another one.
+#[test]
+fn a_header_that_cannot_be_read_is_an_error_that_names_its_entry() {
+    let of = |kind: u8, content: &[u8]| {
+        let mut builder = Builder::new(Vec::new());
+        let mut header = Header::new_ustar();
+        header.set_entry_type(EntryType::new(kind));
+        header.set_size(content.len() as u64);
+        builder.append_data(&mut header, "PaxHeaders/0", content).unwrap();
+        let mut file = Header::new_ustar();
+        file.set_size(3);
+        builder.append_data(&mut file, "etc/passwd", &b"own"[..]).unwrap();
+        read(&builder.into_inner().unwrap(), 700)
+    };
+    let refused = |entry: &str, why| Err(Unread { entry: entry.to_owned(), why });
+    for malformed in [
+        &b"no record"[..],
+        b"9 a=b",
+        b"6 a=b ",
+        b"0 a=b\n",
+        b"11 nothing\n",
+        b"12 size=abc\n",
+        b"6 a=b\n\0\0",
+    ] {
+        let text = String::from_utf8_lossy(malformed);
+        assert_eq!(of(b'x', malformed), refused("etc/passwd", "is malformed"), "{text:?}");
+    }
+    assert_eq!(of(b'x', b"16 path=etc/new\nx"), refused("etc/new", "is malformed"));
+    let mut name = b"etc/group".to_vec();
+    name.resize(1 << 20, 0);
+    let found = of(b'L', &name).unwrap();
+    assert_eq!(found.entries.keys().collect::<Vec<_>>(), ["etc/group"]);
+    name.push(0);
+    for kind in [b'x', b'L', b'K'] {
+        assert_eq!(of(kind, &name), refused("etc/passwd", "has more than 1 MiB"), "{kind}");
+    }
+    // What is said of all entries names none of them.
+    assert_eq!(merge(&[&of(b'g', &name).unwrap()]).0.as_deref(), Some("own"));
+    assert_eq!(merge(&[&of(b'x', b"8 path=\n").unwrap()]).0.as_deref(), Some("own"));
+}
+
 #[test]
 fn an_empty_stream_and_one_that_is_no_archive_have_nothing() {
     assert_eq!(scan(b"", 1), Found::default());
@@ -170,6 +215,6 @@ proptest! {
             bytes[124..136].copy_from_slice(b"00000000050\0");
             bytes[156] = kind;
         }
-        let _ = scan(&bytes, 100);
+        let _ = read(&bytes, 100);
     }
 }

@@ -193,6 +193,16 @@ fn a_layer_that_is_no_archive_is_what_mkfs_makes_of_it() {
 }
 
 #[test]
+fn a_layer_with_a_header_that_cannot_be_read_is_refused() {
+    let Some(tools) = Tools::find() else { return };
+    let mut layer = tar(&[Item::Pax("etc/x", "mtime", "1")]);
+    let equals = layer.windows(6).position(|bytes| bytes == b"mtime=").unwrap() + 5;
+    layer[equals] = b' ';
+    let found = error(&tools, |image| *image = Image::plain(&[layer]));
+    assert!(matches!(&found, Error::TarHeader { entry, .. } if entry == "etc/x"), "{}", one_line(&found));
+}
+
+#[test]
 fn items_of_every_kind_are_converted() {
     let Some(tools) = Tools::find() else { return };
     let dir = tempfile::tempdir().unwrap();

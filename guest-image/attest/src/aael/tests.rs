@@ -1,3 +1,5 @@
+use std::time::{Duration, Instant};
+
 use super::*;
 
 /// What goes with a quote.
@@ -136,7 +138,11 @@ fn nothing_is_added_between_a_quote_and_its_log() {
         .around(|| -> Result<_, EventError> {
             let other = log.clone();
             let adding = std::thread::spawn(move || other.add(&some("after")).unwrap());
-            std::thread::yield_now();
+            // Time enough for it, if nothing kept it waiting.
+            let until = Instant::now() + Duration::from_millis(200);
+            while Instant::now() < until && !adding.is_finished() {
+                std::thread::yield_now();
+            }
             let register = fs::read(directory.path().join(REGISTER)).unwrap();
             Ok((adding, register))
         })
