@@ -9,17 +9,17 @@ use std::time::Duration;
 use agent_client::proto::agent::{
     AddARPNeighborsRequest, AgentDetails, CloseStdinRequest, CopyFileRequest, CreateContainerRequest,
     CreateSandboxRequest, DestroySandboxRequest, Empty, ExecProcessRequest, GetDiagnosticDataRequest,
-    GetDiagnosticDataResponse, GetMetricsRequest, GetOOMEventRequest, GuestDetailsRequest,
-    GuestDetailsResponse, Interfaces, ListInterfacesRequest, ListRoutesRequest, Metrics, OOMEvent,
-    OnlineCPUMemRequest, PauseContainerRequest, ReadStreamRequest, ReadStreamResponse,
-    RemoveContainerRequest, ReseedRandomDevRequest, ResumeContainerRequest, Routes, SetGuestDateTimeRequest,
-    SetPolicyRequest, SignalProcessRequest, StartContainerRequest, StatsContainerRequest,
-    StatsContainerResponse, TtyWinResizeRequest, UpdateContainerRequest, UpdateEphemeralMountsRequest,
-    UpdateInterfaceRequest, UpdateRoutesRequest, VolumeStatsRequest, WaitProcessRequest, WaitProcessResponse,
-    WriteStreamRequest, WriteStreamResponse,
+    GetDiagnosticDataResponse, GetOOMEventRequest, GuestDetailsRequest, GuestDetailsResponse, Interfaces,
+    ListInterfacesRequest, ListRoutesRequest, OOMEvent, OnlineCPUMemRequest, PauseContainerRequest,
+    ReadStreamRequest, ReadStreamResponse, RemoveContainerRequest, ReseedRandomDevRequest,
+    ResumeContainerRequest, Routes, SetGuestDateTimeRequest, SetPolicyRequest, SignalProcessRequest,
+    StartContainerRequest, StatsContainerRequest, StatsContainerResponse, TtyWinResizeRequest,
+    UpdateContainerRequest, UpdateEphemeralMountsRequest, UpdateInterfaceRequest, UpdateRoutesRequest,
+    VolumeStatsRequest, WaitProcessRequest, WaitProcessResponse, WriteStreamRequest, WriteStreamResponse,
 };
 use agent_client::proto::agent_ttrpc::AgentService;
-use agent_client::proto::csi::VolumeStatsResponse;
+use agent_client::proto::csi::volume_usage::Unit;
+use agent_client::proto::csi::{VolumeCondition, VolumeStatsResponse, VolumeUsage};
 use agent_client::proto::health::{
     CheckRequest, HealthCheckResponse, VersionCheckResponse, health_check_response,
 };
@@ -27,6 +27,7 @@ use agent_client::proto::health_ttrpc::Health;
 use agent_client::proto::types::Interface;
 use async_trait::async_trait;
 use nix::sys::signal::Signal;
+use nix::sys::statvfs::statvfs;
 use nix::sys::time::TimeSpec;
 use nix::time::{ClockId, clock_settime};
 use protobuf::Message;
@@ -113,7 +114,6 @@ calls! {
     list_interfaces(ListInterfacesRequest) -> Interfaces = "ListInterfaces", allows;
     list_routes(ListRoutesRequest) -> Routes = "ListRoutes", allows;
     add_arp_neighbors(AddARPNeighborsRequest) -> Empty = "AddARPNeighbors", allows;
-    get_metrics(GetMetricsRequest) -> Metrics = "GetMetrics", allows;
     online_cpu_mem(OnlineCPUMemRequest) -> Empty = "OnlineCPUMem", allows;
     reseed_random_dev(ReseedRandomDevRequest) -> Empty = "ReseedRandomDev", allows;
     get_guest_details(GuestDetailsRequest) -> GuestDetailsResponse = "GetGuestDetails", allows;
@@ -296,18 +296,6 @@ impl Service {
         Ok(Empty::new())
     }
 
-    async fn get_metrics(&self, _: GetMetricsRequest) -> Result<Metrics> {
-        let path = Path::new("/proc/self/statm");
-        let text = fs::read_to_string(path).map_err(Error::path("read", path))?;
-        let pages: u64 = text.split(' ').nth(1).and_then(|pages| pages.parse().ok()).unwrap_or_default();
-        let bytes = pages * 4096;
-        let metrics = format!(
-            "# HELP kata_agent_total_rss Agent process total rss size\n\
-             # TYPE kata_agent_total_rss gauge\nkata_agent_total_rss {bytes}\n"
-        );
-        Ok(Metrics { metrics, ..Default::default() })
-    }
-
     async fn online_cpu_mem(&self, request: OnlineCPUMemRequest) -> Result<Empty> {
         if !request.cpu_only {
             return Err(Error::Unsupported("memory hotplug"));
@@ -364,11 +352,27 @@ impl Service {
         Ok(GetDiagnosticDataResponse { data, ..Default::default() })
     }
 
-    /// Answers for any path that can be opened, with nothing but that.
+    /// The numbers of the file system that the path is in, whatever it is a path of.
     async fn get_volume_stats(&self, request: VolumeStatsRequest) -> Result<VolumeStatsResponse> {
         let path = Path::new(&request.volume_guest_path);
         fs::File::open(path).map_err(Error::path("open", path))?;
-        Ok(VolumeStatsResponse::default())
+        let stat = statvfs(path).map_err(Error::errno("ask the file system of", path))?;
+        let usage = |unit: Unit, total: u64, available: u64| VolumeUsage {
+            unit: unit.into(),
+            total,
+            available,
+            used: total.saturating_sub(available),
+            ..Default::default()
+        };
+        let block = stat.block_size();
+        Ok(VolumeStatsResponse {
+            usage: vec![
+                usage(Unit::BYTES, stat.blocks() * block, stat.blocks_free() * block),
+                usage(Unit::INODES, stat.files(), stat.files_free()),
+            ],
+            volume_condition: Some(VolumeCondition { message: "OK".into(), ..Default::default() }).into(),
+            ..Default::default()
+        })
     }
 
     async fn set_policy(&self, _: SetPolicyRequest) -> Result<Empty> {

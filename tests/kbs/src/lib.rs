@@ -2,8 +2,8 @@
 //!
 //! It speaks the key broker's protocol 0.4.0 as Trustee of 2026-08 does (`kbs/src/attestation/backend.rs`, `kbs/src/error.rs`),
 //! reads messages with Trustee's own types (kbs-types), and is strict where Trustee is. It knows the evidence of machines without
-//! confidential computing (`sample`, `sampledevice`), SNP reports and TDX quotes of authorities of its own ([`snp`], [`tdx`]), and
-//! GPU reports of another one's devices ([`hopper`]).
+//! confidential computing (`sample`, `sampledevice`), SNP reports and TDX quotes of authorities of its own ([`snp`], [`tdx`]),
+//! and GPU reports of another one's devices ([`hopper`]).
 //!
 //! ```text
 //! server    HTTP(S), one question a connection

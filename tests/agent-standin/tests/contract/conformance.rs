@@ -7,7 +7,10 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use agent_client::proto::agent::{CopyFileRequest, CreateContainerRequest, GetDiagnosticDataRequest};
+use agent_client::proto::agent::{
+    CopyFileRequest, CreateContainerRequest, GetDiagnosticDataRequest, VolumeStatsRequest,
+};
+use agent_client::proto::csi::volume_usage::Unit;
 use agent_client::proto::oci;
 use agent_client::proto::types::Interface;
 use agent_client::{AgentError, Code, Courier, Mirror, ProcessRef};
@@ -383,6 +386,49 @@ fn pause_stats_and_resume() {
         rig.agent.resume_container("ctr1").await.unwrap_err();
         rig.agent.stats_container("ctr2").await.unwrap_err();
         rig.remove("ctr1").await;
+    });
+}
+
+/// New limits are a running container's from then on; an update without any is taken, too.
+#[test]
+fn limits_that_change() {
+    inside_both("conformance::limits_that_change", |rig| async move {
+        const LIMIT_OF_MEMORY: i64 = 64 << 20;
+        rig.sandbox().await;
+        rig.run("ctr1", &["sleep", "1000"]).await;
+        rig.agent.update_container("ctr1", oci::LinuxResources::default()).await.unwrap();
+        let memory = oci::LinuxMemory { Limit: LIMIT_OF_MEMORY, ..Default::default() };
+        let limits = oci::LinuxResources { Memory: Some(memory).into(), ..Default::default() };
+        let set = rig.agent.update_container("ctr1", limits.clone()).await;
+        if rig.limits_memory("ctr1") {
+            set.unwrap();
+            let stats = rig.agent.stats_container("ctr1").await.unwrap();
+            let limit = stats.cgroup_stats.memory_stats.usage.limit;
+            assert_eq!(limit, LIMIT_OF_MEMORY.unsigned_abs());
+        } else {
+            set.unwrap_err();
+        }
+        let unknown = rig.agent.update_container("ctr2", limits).await.unwrap_err();
+        assert_eq!(unknown.code(), Some(Code::INVALID_ARGUMENT));
+        rig.remove("ctr1").await;
+    });
+}
+
+/// They are those of the file system, for any path that is there; by the error the shim knows that one is not.
+#[test]
+fn numbers_of_a_volume() {
+    inside_both("conformance::numbers_of_a_volume", |rig| async move {
+        let of = |path: &str| VolumeStatsRequest { volume_guest_path: path.into(), ..Default::default() };
+        fs::create_dir("/tmp/there").unwrap();
+        let stats = rig.agent.get_volume_stats(of("/tmp/there")).await.unwrap();
+        let units: Vec<_> = stats.usage.iter().map(|usage| usage.unit.enum_value().unwrap()).collect();
+        assert_eq!(units, [Unit::BYTES, Unit::INODES]);
+        for usage in &stats.usage {
+            assert!(usage.total > 0 && usage.used + usage.available == usage.total, "{usage:?}");
+        }
+        assert!(!stats.volume_condition.abnormal && stats.volume_condition.message == "OK");
+        let missing = rig.agent.get_volume_stats(of("/tmp/missing")).await.unwrap_err();
+        assert_eq!(missing.code(), Some(Code::INTERNAL));
     });
 }
 

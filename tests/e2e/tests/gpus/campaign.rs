@@ -181,11 +181,14 @@ impl Round {
             _ => (vec![first], *random.pick(&["on", "devtools", "off"])),
         };
         let moments: &[Moment] = match trouble {
-            // QEMU must be there, to be killed or to hear of it. And who resets a GPU, puts it to sleep or undoes its boot while
-            // Coffer talks to its firmware makes that an offence in the emulator's eyes.
+            // QEMU must be there, to be killed or to hear of it. And who resets a GPU, puts it to sleep, undoes its boot, locks its
+            // knobs or leaves a reply while Coffer talks to its firmware makes what Coffer does next an offence in the emulator's eyes.
             Trouble::Kill(Victim::Qemu)
             | Trouble::Ask(Request::BusError | Request::Reset | Request::Sleep) => &Moment::ALL[5..10],
-            Trouble::Fault(ref faults) if faults.boot.is_some() => &Moment::WITHOUT_REQUESTS,
+            Trouble::Fault(ref faults) if faults.boot.is_some() || !faults.locked.is_empty() => {
+                &Moment::WITHOUT_REQUESTS
+            }
+            Trouble::Ask(Request::StaleReply) => &Moment::WITHOUT_REQUESTS,
             Trouble::Kill(_) => &Moment::ALL[1..],
             _ => &Moment::ALL,
         };

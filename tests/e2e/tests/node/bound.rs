@@ -305,7 +305,7 @@ fn request(id: &str, spec: Value, tenant: &Tenant) -> Value {
     let stat = |path: &Path| {
         let kind = if path.is_dir() { FileKind::Directory } else { FileKind::File };
         let metadata = path.metadata().ok()?;
-        Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium: None, is_empty: false })
+        Some(HostFile { kind, gid: metadata.gid(), mode: metadata.mode(), medium: None, empty: None })
     };
     let guest = translate(id, &spec, &facts, &rootfs, &stat).or_fail("the guest's request");
     serde_json::to_value(guest.into_request(id)).or_fail("a request")

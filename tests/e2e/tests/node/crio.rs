@@ -73,7 +73,10 @@ fn the_vm_has_the_size_of_the_pods_limits() {
             "exit $(awk -v cpus=$(nproc) '/MemTotal/ { print cpus * 10 + ($2 > 3000000) }' /proc/meminfo)";
         let container = Bundle::of_crio("crio-large", "crio-sized", &["sh", "-c", look]);
         edit(&container, |spec| {
-            spec["linux"]["resources"] = json!({ "cpu": { "quota": 200_000, "period": 100_000 }, "memory": { "limit": 3_221_225_472_i64 } });
+            spec["linux"]["resources"] = json!({
+                "cpu": { "quota": 200_000, "period": 100_000 },
+                "memory": { "limit": 3_221_225_472_i64 },
+            });
         });
         ShimProcess::new(&rig.artefacts, NAMESPACE, &container).start().await.bare_address();
         task.create(&container).await.or_fail("Create of a container with all of the pod's limits");

@@ -311,7 +311,7 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     let facts =
         SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false, volumes: VolumeJudge::Engine };
     let stat = |_: &Path| {
-        Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, is_empty: false })
+        Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, empty: None })
     };
     let guest =
         translate(&id, &spec, &facts, &GuestRootfs::Layers(layers), &stat).or_fail("translate the spec");

@@ -33,8 +33,8 @@ impl Taken {
             rest.trim().trim_end_matches(" kB").parse().or_fail(name)
         };
         let zones = keeper.exec(&["cat", "/proc/zoneinfo"]).await;
-        // Cached after that is mapped by running programs, and files in memory (Shmem). Each CPU's own free pages are not in MemFree:
-        // the kernel lets them grow to an eighth of a zone.
+        // What is still in Cached is mapped by running programs, or is a file in memory (Shmem), which counts as used. MemFree is
+        // without the free pages that each CPU keeps for itself, up to an eighth of a zone.
         let kept = kib("Cached") + kib("Buffers") - kib("Shmem") + pages_of_cpus(&zones) * 4;
         let used = kib("MemTotal") - kib("MemFree") - kept;
         let parts =

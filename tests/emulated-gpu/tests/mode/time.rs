@@ -22,7 +22,7 @@ async fn switching(rig: &Rig) -> Duration {
 async fn eight_gpus_take_no_longer_than_one_and_a_third() {
     for product in [Product::H100, Product::B200] {
         let (mut one, mut eight) = (Duration::MAX, Duration::MAX);
-        for _ in 0..3 {
+        for _ in 0..8 {
             one = one.min(switching(&Rig::new(&[product], Timing::REAL)).await);
             eight = eight.min(switching(&Rig::new(&[product; 8], Timing::REAL)).await);
             if eight.as_secs_f64() <= 1.3 * one.as_secs_f64() {
@@ -38,16 +38,20 @@ async fn eight_gpus_take_no_longer_than_one_and_a_third() {
 /// As above.
 #[tokio::test]
 async fn verifying_eight_gpus_costs_30_milliseconds() {
+    const BOUND: Duration = Duration::from_millis(30);
     let rig = Rig::new(&[Product::H100; 8], Timing::REAL);
     let mut best = Duration::MAX;
-    for _ in 0..10 {
+    for _ in 0..100 {
         let gpus = rig.open_all().await;
         let start = Instant::now();
         set::verify(gpus, Mode::Off).await.unwrap();
         best = best.min(start.elapsed());
+        if best <= BOUND {
+            break;
+        }
     }
     println!("verifying eight: {best:?}");
-    assert!(best <= Duration::from_millis(30), "{best:?}");
+    assert!(best <= BOUND, "{best:?}");
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ pub(super) fn oci_spec(input: &[u8]) {
     let sandbox =
         SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
     let stat =
-        |_: &_| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, is_empty: false });
+        |_: &_| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, empty: None });
     let Ok(guest) = translate("c1", &spec, &sandbox, &rootfs, &stat) else { return };
     // Nothing is made twice, and nothing that the agent mounts is said to be elsewhere.
     assert!(guest.storages.iter().all(|storage| storage.mount_point.starts_with("/run/")), "{guest:?}");

@@ -1,6 +1,6 @@
 //! What Coffer costs: boot time against bare QEMU, the shim's memory and CPU time, execs, streams, crowds, image
-//! layers, GPUs, measurements. Run by `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to measure;
-//! none: all.
+//! layers, GPUs, measurements. Run by `make bench`; prints a table and writes `build/bench.json`. Arguments name the parts to
+//! measure; none: all.
 
 mod boot;
 mod console;

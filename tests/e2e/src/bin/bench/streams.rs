@@ -52,14 +52,13 @@ pub async fn measure(artefacts: &Artefacts, report: &mut Report) {
             stdin.agent.push(rate(into, took));
         }
     }
-    stdout.report(report, &format!("stdout, {ROUNDS} times {out} MiB"), "ReadStdout");
+    stdout.report(report, &format!("stdout, {ROUNDS} times {out} MiB"), "ReadStdout", READ);
     report.add("shim CPU time for 1 MiB of it", median(work), "ms");
-    stdin.report(report, &format!("stdin, {ROUNDS} times {into} MiB"), "WriteStdin");
+    stdin.report(report, &format!("stdin, {ROUNDS} times {into} MiB"), "WriteStdin", WRITE);
     if let Some(agent) = &direct {
         for piece in OTHER_WRITES {
             let took = write_loop(agent, &lone.id, &SWALLOW, u64::from(into) << 20, piece).await;
-            let name = format!("the agent's WriteStdin loop alone, {} KiB a call", piece >> 10);
-            report.add(name, rate(into, took), "MiB/s");
+            report.add(alone("WriteStdin", piece), rate(into, took), "MiB/s");
         }
     }
     lone.remove().await;
@@ -78,16 +77,21 @@ struct Pairs {
 }
 
 impl Pairs {
-    fn report(self, report: &mut Report, name: &str, call: &str) {
+    fn report(self, report: &mut Report, name: &str, call: &str, piece: usize) {
         let Self { shim, agent } = self;
         report.add(name, median(shim.clone()), "MiB/s");
         if agent.is_empty() {
             return;
         }
         let ratios = shim.iter().zip(&agent).map(|(shim, agent)| shim / agent).collect();
-        report.add(format!("the agent's {call} loop alone"), median(agent), "MiB/s");
+        report.add(alone(call, piece), median(agent), "MiB/s");
         report.add("ratio of the two", median(ratios), "");
     }
+}
+
+/// The name of a figure without the shim.
+fn alone(call: &str, piece: usize) -> String {
+    format!("the agent's {call} loop alone, {} KiB a call", piece >> 10)
 }
 
 fn zeros(mib: u32) -> [String; 4] {
