@@ -3,17 +3,19 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use guest_spec::member;
 use nix::sys::signal::Signal;
+use shared_types::cri::Engine;
 
 use crate::api::{
     ContainerId, Error, Exit, KillRequest, NewContainer, ProcessId, Result, SandboxStarted, Status,
     TerminalSize, one_line,
 };
 
-use super::calls::{is_fatal, state_of};
+use super::calls::{self, is_fatal, state_of};
 use super::message::wrong_state;
 use super::{
-    After, Container, Core, Effect, Event, For, Line, Machine, Made, Process, Reply, Shutdown, Slot, Step,
+    After, Container, Core, Effect, Event, For, Line, Machine, Made, Making, Process, Reply, Slot, Step,
     Ticket, Up, Waiting,
 };
 
@@ -34,8 +36,8 @@ impl Core {
                     match (one, cancelled) {
                         (one, true) => self.refuse(one, told_to_end()),
                         (Waiting::Container(id), false) => {
-                            if let Some(Slot::Making(_, request)) = self.slots.get(&id) {
-                                self.effects.push(Effect::Make(Arc::clone(request)));
+                            if let Some(Slot::Making(making)) = self.slots.get(&id) {
+                                self.effects.push(Effect::Make(Arc::clone(&making.new)));
                             }
                         }
                         (Waiting::Sandbox(ticket), false) => {
@@ -70,7 +72,7 @@ impl Core {
     fn whom(&self, waiting: &Waiting) -> Option<For> {
         match waiting {
             Waiting::Container(id) => match self.slots.get(id) {
-                Some(Slot::Making(_, request)) => Some(For::Container(Arc::clone(request))),
+                Some(Slot::Making(making)) => Some(For::Container(Arc::clone(&making.new))),
                 _ => None,
             },
             Waiting::Sandbox(_) => self.sandbox.clone().map(For::Sandbox),
@@ -78,20 +80,24 @@ impl Core {
     }
 
     /// Refuses one who waited for a boot.
-    fn refuse(&mut self, waiting: Waiting, error: Error) {
+    pub(super) fn refuse(&mut self, waiting: Waiting, error: Error) {
         match waiting {
             Waiting::Sandbox(ticket) => self.answer(ticket, Err(error)),
             Waiting::Container(id) => {
-                if let Some(Slot::Making(ticket, _)) = self.slots.remove(&id) {
-                    self.answer(ticket, Err(error));
+                if let Some(Slot::Making(making)) = self.slots.remove(&id) {
+                    self.answer(making.ticket, Err(error));
                 }
             }
         }
     }
 
     pub(super) fn made(&mut self, id: &ContainerId, result: Result<Made>) {
-        let Some(Slot::Making(ticket, new)) = self.slots.remove(id) else { return };
+        let Some(Slot::Making(Making { ticket, new, given_up })) = self.slots.remove(id) else { return };
         match (result, self.up()) {
+            (Ok(made), Ok(up)) if given_up => {
+                self.discard(id, container(&new, made, up.pid), true);
+                self.answer(ticket, Err(calls::given_up()));
+            }
             (Ok(made), Ok(up)) => {
                 self.slots.insert(id.clone(), Slot::Made(container(&new, made, up.pid)));
                 self.tell(Event::Created(new, up.pid));
@@ -231,9 +237,6 @@ impl Core {
         for ticket in leaving.tickets {
             self.answer(ticket, Ok(Reply::Deleted(leaving.deleted)));
         }
-        if self.slots.is_empty() && self.sandbox.is_none() && self.shutdown == Shutdown::WithLastContainer {
-            self.shutdown = Shutdown::Now;
-        }
         self.end_if_done();
     }
 
@@ -283,6 +286,10 @@ impl Core {
         }
         container.ooms += 1;
         let last = container.ooms == MAX_OOMS;
+        let note = Some(container.bundle.clone()).filter(|_| container.is_crios && container.ooms == 1);
+        if let Some(bundle) = note {
+            self.push(Effect::NoteOom(bundle));
+        }
         self.say(Line::Oom(id.clone(), last));
         self.tell(Event::Oom(id));
     }
@@ -299,5 +306,7 @@ fn container(new: &NewContainer, made: Made, pid: u32) -> Container {
         size,
         ..Process::new(ProcessId::init(request.id.clone()), request.stdio.clone(), pid, None)
     };
-    Container { bundle: request.bundle.clone(), made, init, execs: BTreeMap::new(), ooms: 0 }
+    let member = member(spec).ok().flatten();
+    let is_crios = member.is_some_and(|member| member.engine == Engine::Crio);
+    Container { bundle: request.bundle.clone(), made, init, execs: BTreeMap::new(), is_crios, ooms: 0 }
 }

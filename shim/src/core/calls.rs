@@ -15,8 +15,8 @@ use crate::api::{
 
 use super::message::wrong_state;
 use super::{
-    After, Call, Core, Effect, Event, For, Leaving, Machine, Pass, Process, Reply, Shutdown, Slot, Step,
-    Ticket, Waiting,
+    After, Call, Core, Effect, Event, For, Leaving, Machine, Making, Pass, Process, Reply, Shutdown, Slot,
+    Step, Ticket, Waiting,
 };
 
 impl Core {
@@ -73,7 +73,7 @@ impl Core {
             Machine::Ended { .. } => return Err(self.up().err().unwrap_or(Error::NoContainer(id))),
         }
         self.pod = self.pod.take().or(pod);
-        self.slots.insert(id, Slot::Making(ticket, new));
+        self.slots.insert(id, Slot::Making(Making { ticket, new, given_up: false }));
         Ok(None)
     }
 
@@ -135,8 +135,15 @@ impl Core {
         Ok(listed.map(|process| ProcessInfo { pid: process.pid, exec: process.id.exec.clone() }).collect())
     }
 
+    /// The sandbox has an answer without a container of its name as well: a containerd that was restarted gives up a shim that
+    /// has none (`core/runtime/v2/shim_load.go`, `loadShimTask`).
     fn connect(&self, id: &ContainerId) -> Result<Connected> {
-        Ok(Connected { shim_pid: std::process::id(), task_pid: self.container(id)?.init.pid })
+        let task_pid = match self.container(id) {
+            Ok(container) => container.init.pid,
+            Err(_) if *id == self.id => self.up().map_or(0, |up| up.pid),
+            Err(error) => return Err(error),
+        };
+        Ok(Connected { shim_pid: std::process::id(), task_pid })
     }
 
     /// SIGKILL or SIGTERM to the pod's sandbox container is the pod's end: its own is told, then the VM stops. SIGKILL of
@@ -149,6 +156,10 @@ impl Core {
         if process.has_ended() {
             // What containerd understands as: it has ended already.
             return Err(Error::NoProcess(id));
+        }
+        if request.signal == 0 {
+            // CRI-O asks so whether it lives (`IsContainerAlive`, `internal/oci/runtime_vm.go`).
+            return Ok(Some(Reply::Done));
         }
         let unknown_to_guest = id.exec.is_some() && process.status == Status::Created && !process.starting;
         let fatal = is_fatal(request.signal);
@@ -246,6 +257,9 @@ impl Core {
 
     /// Forgets an ended process, or one that was never started. The pod's VM goes with its last container.
     fn delete(&mut self, ticket: Ticket, id: &ProcessId) -> Result<Option<Reply>> {
+        if id.exec.is_none() {
+            self.give_up(&id.container);
+        }
         let process = self.process(id)?;
         let exit = match process.status {
             Status::Stopped(exit) => exit,
@@ -267,6 +281,26 @@ impl Core {
                 self.leave(&id.container, deleted, Some(ticket));
                 Ok(None)
             }
+        }
+    }
+
+    /// Notes that the engine waits no longer for a container that is being made: it deletes that, is told that there is none, and
+    /// does not ask again.
+    fn give_up(&mut self, id: &ContainerId) {
+        let Some(Slot::Making(making)) = self.slots.get_mut(id) else { return };
+        let Machine::Booting { waiting, .. } = &mut self.machine else {
+            making.given_up = true;
+            return;
+        };
+        let is_its = |one: &Waiting| matches!(one, Waiting::Container(other) if other == id);
+        let Some(at) = waiting.iter().position(is_its) else { return };
+        let gone = waiting.remove(at);
+        let is_for_nobody = waiting.is_empty();
+        if let Some(gone) = gone {
+            self.refuse(gone, given_up());
+        }
+        if is_for_nobody {
+            self.stop("nobody waits for it any more");
         }
     }
 
@@ -366,6 +400,11 @@ impl Core {
         let info = facts.into_iter().collect();
         Ok(Reply::SandboxStatus(SandboxStatus { pid, state, info, created_at, exited_at }))
     }
+}
+
+/// What the one who asked for a container hears, if he still listens.
+pub(super) fn given_up() -> Error {
+    Error::failed("create the container", "it was deleted while it was being created")
 }
 
 /// Whether a signal is sent to end a process for good.

@@ -155,6 +155,9 @@ impl Core {
 
     /// Ends the shim when it shall and nothing is left: containers that nobody deleted are removed before.
     pub(super) fn end_if_done(&mut self) {
+        if self.shutdown == Shutdown::WithLastContainer && self.sandbox.is_none() && self.slots.is_empty() {
+            self.shutdown = Shutdown::Now;
+        }
         if self.shutdown != Shutdown::Now || !self.is_gone() {
             return;
         }

@@ -1,5 +1,6 @@
 //! What the core is told, and what it wants done.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -202,6 +203,8 @@ pub enum Effect {
     Resize(ProcessId, TerminalSize),
     /// Kill what is left of a container whose first process is gone.
     KillRest(ContainerId),
+    /// Leave a note of it in this bundle, where an engine that takes no events finds out that memory ran out.
+    NoteOom(PathBuf),
     /// Freeze or thaw a container; [`Input::Frozen`].
     Freeze(Ticket, ContainerId, Step),
     /// Ask the guest; [`Input::Passed`].

@@ -78,10 +78,18 @@ enum Waiting {
 #[derive(Debug)]
 enum Slot {
     /// It is being created, after the boot where there is one.
-    Making(Ticket, Arc<NewContainer>),
+    Making(Making),
     Made(Container),
     /// Its first process was deleted; the rest is being removed.
     Leaving(Container, Leaving),
+}
+
+#[derive(Debug)]
+struct Making {
+    ticket: Ticket,
+    new: Arc<NewContainer>,
+    /// It was deleted before it was there: nobody knows of it.
+    given_up: bool,
 }
 
 #[derive(Debug)]
@@ -90,6 +98,8 @@ struct Container {
     made: Made,
     init: Process,
     execs: BTreeMap<ExecId, Process>,
+    /// Whether CRI-O has it, which takes no events.
+    is_crios: bool,
     /// How often containerd was told that it ran out of memory.
     ooms: u32,
 }

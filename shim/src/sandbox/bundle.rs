@@ -1,5 +1,6 @@
 //! A container's bundle: the OCI spec in it, and what of it decides the VM.
 
+use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -82,6 +83,18 @@ pub fn shm_size(spec: &Spec) -> u64 {
     source.and_then(|path| size_of(path).ok()).filter(|size| *size > 0).unwrap_or(USUAL)
 }
 
+/// Leaves the file by which CRI-O knows that a container ran out of memory (`updateContainerStatus`,
+/// `internal/oci/runtime_vm.go`).
+///
+/// # Errors
+/// It cannot be made.
+pub fn note_oom(bundle: &Path) -> io::Result<()> {
+    match File::create_new(bundle.join("oom")) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        Ok(_) | Err(_) => Ok(()),
+    }
+}
+
 /// Where the root file system is: `root.path`, which a relative one takes from the bundle; `rootfs` where there is none.
 pub fn root(bundle: &Path, spec: &Spec) -> PathBuf {
     match spec.root() {
@@ -97,8 +110,6 @@ fn size_of(path: &Path) -> io::Result<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::File;
-
     use serde_json::json;
 
     use super::*;
@@ -115,6 +126,15 @@ mod tests {
         std::fs::write(bundle.path().join("config.json"), "{\"ociVersion\": 7}").unwrap();
         let text = read_spec(bundle.path()).unwrap_err().to_string();
         assert!(text.contains("is not an OCI runtime spec"), "{text}");
+    }
+
+    #[test]
+    fn that_memory_ran_out_is_noted_once() {
+        let bundle = tempfile::tempdir().unwrap();
+        note_oom(bundle.path()).unwrap();
+        note_oom(bundle.path()).unwrap();
+        assert!(bundle.path().join("oom").is_file());
+        assert!(note_oom(&bundle.path().join("gone")).is_err());
     }
 
     #[test]

@@ -121,6 +121,12 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
     guest.mount_models(&mounts);
     if role != Role::Sandbox {
+        if let Some(score) = spec.process().as_ref().and_then(|process| process.oom_score_adj())
+            && let Err(error) = vm.oom_score.lower(vm.vm.pid(), score)
+        {
+            warn!(log, "the VM keeps its place among those that the node ends when its memory runs out";
+                "oom_score_adj" => score, "error" => one_line(&error));
+        }
         check_pids(&vm.shares_pids, guest.sandbox_pidns)?;
         guest.pass(&gpus::of_container(spec, &vm.devices)?);
     }
@@ -150,8 +156,9 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     let asked = guest.into_request(request.id.as_str());
     let made = Made { role, shares_pids: asked.sandbox_pidns, last_words };
     if let Err(error) = agent.create_container(asked).await {
-        // A guest's policy may count containers, and has counted this one before it failed.
-        if error.code().is_some() {
+        // A guest's policy may count containers, and has counted this one before it failed; and one that was not made in time may
+        // be made yet.
+        if error.code().is_some() || matches!(error, AgentError::Timeout { .. }) {
             let _ = agent.remove_container(request.id.as_str(), REMOVE_PATIENCE).await;
         }
         return Err(error.into());

@@ -15,6 +15,7 @@ use slog::{Logger, error, info, warn};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::sleep;
 
+use super::bundle;
 use super::follow::{Followed, follow};
 use super::kill::kill;
 use crate::api::{ContainerId, Error, KillRequest, ProcessId, Result, StdioPaths, one_line};
@@ -235,6 +236,12 @@ impl<H: Host> Driver<H> {
                     // One that is not carried out is made up for by the container's removal.
                     let _ = guest.signal_all(id.as_str(), Signal::SIGKILL as u32).await;
                 });
+            }
+            Effect::NoteOom(bundle) => {
+                if let Err(error) = bundle::note_oom(&bundle) {
+                    warn!(self.outlets.log, "CRI-O does not learn that memory ran out";
+                        "bundle" => bundle.display().to_string(), "error" => one_line(&error));
+                }
             }
             Effect::Freeze(ticket, id, step) => {
                 let told = id.clone();

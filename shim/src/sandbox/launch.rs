@@ -206,6 +206,7 @@ pub async fn launch(launch: Launch, context: &Arc<Context>) -> Result<PodVm> {
     let volumes = volumes.into();
     Ok(PodVm {
         shares_pids: Arc::default(),
+        oom_score: Arc::default(),
         vm,
         builder,
         seccomp,

@@ -22,6 +22,7 @@ mod launch;
 mod layers;
 mod models;
 mod node_files;
+mod oom_score;
 mod own;
 mod pinned;
 mod pod_vm;

@@ -12,6 +12,7 @@ use vmm::Vm;
 use vmm::state::{ROOT, StateDir};
 
 use super::gpus::GuestDevice;
+use super::oom_score::OomScore;
 use super::own::PodFiles;
 use super::pinned::Pinned;
 use super::volumes::Volumes as Copies;
@@ -69,6 +70,8 @@ pub struct PodVm {
     pub pinned: Arc<Pinned>,
     /// Whether the pod's containers share process ids, as the first one of them has it.
     pub shares_pids: Arc<OnceLock<bool>>,
+    /// Whom the node's kernel ends before it, and whom after.
+    pub oom_score: Arc<OomScore>,
     /// Model volumes that the pod's initdata declares.
     pub volumes: Arc<Volumes>,
     /// What is copied into the guest for its containers.

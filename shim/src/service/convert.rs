@@ -127,7 +127,8 @@ pub fn exec(from: api::ExecProcessRequest) -> plain::Result<ExecRequest> {
 
 /// Kill.
 pub fn kill(from: api::KillRequest) -> plain::Result<KillRequest> {
-    if !(1..=MAX_SIGNAL).contains(&from.signal) {
+    // With 0 nothing is sent: it asks whether the process is there (kill(2)).
+    if from.signal > MAX_SIGNAL {
         return Err(invalid("signal", format!("{} is not a signal of Linux", from.signal)));
     }
     Ok(KillRequest { process: process(from.id, from.exec_id)?, signal: from.signal, all: from.all })
@@ -234,8 +235,8 @@ mod tests {
     #[test]
     fn signals_outside_of_linuxs_are_refused() {
         let request = |signal| api::KillRequest { id: "web".into(), signal, ..Default::default() };
-        assert!(kill(request(0)).is_err() && kill(request(65)).is_err() && kill(request(u32::MAX)).is_err());
-        assert_eq!(kill(request(9)).unwrap().signal, 9);
+        assert!(kill(request(65)).is_err() && kill(request(u32::MAX)).is_err());
+        assert_eq!([0, 9].map(|signal| kill(request(signal)).unwrap().signal), [0, 9]);
     }
 
     #[test]

@@ -211,6 +211,7 @@ impl World {
             }
             Effect::Wake(_, wake) => self.pending.push(Pending::Wake(wake)),
             Effect::Say(_)
+            | Effect::NoteOom(_)
             | Effect::KillRest(_)
             | Effect::Resize(..)
             | Effect::CloseStreams(_)

@@ -102,6 +102,32 @@ proptest! {
         prop_assert!(!world.vm && world.holding.is_empty());
     }
 
+    /// However it went: a shim that was told to end with its last container ends with that, also where one was given up while it
+    /// was being made.
+    #[test]
+    fn a_shim_ends_with_the_last_container_that_anybody_knows(moves in moves()) {
+        let mut world = play(moves);
+        let delete = |world: &mut World| {
+            for name in NAMES {
+                world.call(Call::Delete(init(name)));
+            }
+        };
+        if !world.ended {
+            delete(&mut world);
+            world.call(Call::Shutdown { now: false });
+        }
+        world.settle();
+        while let Some(at) = world.pending.iter().position(|pending| matches!(pending, Pending::Exit(_))) {
+            world.finish(at, true);
+            world.settle();
+        }
+        if !world.ended {
+            delete(&mut world);
+            world.settle();
+        }
+        prop_assert!(world.ended || world.core.sandbox.is_some());
+    }
+
     /// However it went: containers that end and are deleted leave a pod without sandbox with nothing, VM included.
     #[test]
     fn a_pods_vm_goes_with_its_last_container(moves in moves()) {

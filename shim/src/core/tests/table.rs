@@ -105,6 +105,9 @@ fn every_call_in_every_state() {
         ("start", Call::Start(init("b")), START),
         ("state", Call::State(init("b")), STATE),
         ("kill 9", kill(init("b"), 9), KILL),
+        ("kill 0", kill(init("b"), 0), KILL_0),
+        ("connect", Call::Connect(id("b")), CONNECT),
+        ("connect to the sandbox", Call::Connect(id("pod")), CONNECT_SANDBOX),
         ("exec", add(exec("b", "x")), EXEC),
         ("pause", Call::Freeze(id("b"), Step::Pause), PAUSE),
         ("resume", Call::Freeze(id("b"), Step::Resume), RESUME),
@@ -124,11 +127,14 @@ const CREATE_ANOTHER: &str = "Boot |  | Make | Make | Make | Make | Make | Make 
 const START: &str = "none | none | none | Start | no | no | no | no | no | no";
 const STATE: &str = "none | none | none | ok | ok | ok | ok | ok | ok | ok";
 const KILL: &str = "none | none | none | Signal | Signal | Signal | Signal | none | none | none";
+const KILL_0: &str = "none | none | none | ok | ok | ok | ok | none | none | none";
+const CONNECT: &str = "none | none | none | ok | ok | ok | ok | ok | ok | ok";
+const CONNECT_SANDBOX: &str = "ok | ok | ok | ok | ok | ok | ok | ok | ok | ok";
 const EXEC: &str = "none | none | none | no | no | added!+ok | no | no | no | no";
 const PAUSE: &str = "none | none | none | no | no | Freeze | no | no | no | no";
 const RESUME: &str = "none | none | none | no | no | no | Freeze | no | no | no";
 const WAIT: &str = "none | none | none |  |  |  |  | ok | ok | ok";
-const DELETE: &str = "none | none | none | Stop | no | no | no | Stop |  | ";
+const DELETE: &str = "none | internal+CancelBoot+none | none | Stop | no | no | no | Stop |  | ";
 const SHUTDOWN: &str = "ok+End | ok | ok | ok | ok | ok | ok | ok | ok | ok";
 const SHUTDOWN_NOW: &str = "ok+End | CancelBoot | Stop | Stop | Stop | Stop | Stop | Stop |  | ";
 const WAIT_SANDBOX: &str = "gone |  |  |  |  |  |  |  |  | ok";
@@ -185,6 +191,35 @@ fn the_end_is_told_before_anything_is_given_back() {
     world.settle();
     assert!(!world.vm && world.holding.is_empty());
     assert!(matches!(world.answer(deletes), Some(Ok(Reply::Deleted(_)))));
+}
+
+/// As containerd and CRI-O do with a creation that took them too long: they delete, shut down, and ask no more.
+#[test]
+fn a_creation_that_is_given_up_leaves_nothing() {
+    for (state, well) in [("booting", true), ("booting", false), ("making", true), ("making", false)] {
+        let mut world = in_state(state);
+        let deletes = world.call(Call::Delete(init("b")));
+        assert!(matches!(world.answer(deletes), Some(Err(Error::NoContainer(_)))));
+        assert_eq!(world.boot_is_cancelled(), state == "booting", "who boots for nobody?");
+        world.call(Call::Shutdown { now: false });
+        world.finish(0, well);
+        world.settle();
+        assert!(world.ended && !world.vm && world.unanswered() == 0, "{state}, {well}");
+    }
+    // Among others it goes alone, and its name is free.
+    let mut world = in_state("running");
+    world.call(create("c"));
+    world.call(Call::Delete(init("c")));
+    world.settle();
+    assert!(world.vm && !world.holding.contains(&id("c")));
+    let again = world.done(create("c"));
+    assert!(matches!(world.answer(again), Some(Ok(Reply::Pid(_)))));
+    // Others who wait for the same boot have it.
+    let mut world = in_state("booting");
+    let other = world.call(create("c"));
+    world.call(Call::Delete(init("b")));
+    world.settle();
+    assert!(matches!(world.answer(other), Some(Ok(Reply::Pid(_)))));
 }
 
 #[test]
@@ -366,6 +401,27 @@ fn a_size_that_comes_before_the_start_is_set_with_it() {
     end_process(&mut world);
     world.call(resize(init("b")));
     assert_eq!(world.said, ["failed_precondition"]);
+}
+
+/// CRI-O takes no events, and finds a file.
+#[test]
+fn that_memory_ran_out_is_noted_for_crio_before_the_end_is_told() {
+    let mut world = World::new();
+    for own in [create_in("pod", "pod", "u1"), create_in("b", "pod", "u1")] {
+        world.done(own);
+    }
+    let mut oom = || {
+        world.apply(Input::Oom("b".to_owned()));
+        world.said.clone()
+    };
+    assert_eq!((oom(), oom()), (words(&["NoteOom", "Say", "oom!"]), words(&["Say", "oom!"])));
+    let mut world = in_state("running");
+    world.apply(Input::Oom("b".to_owned()));
+    assert_eq!(world.said, ["Say", "oom!"]);
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 #[test]
