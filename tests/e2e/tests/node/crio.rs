@@ -1,11 +1,12 @@
 //! CRI-O's sequence (`runtime_type = "vm"`): a shim per pod, called without containerd, task API v2.
 
 use std::fs;
+use std::time::Duration;
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use containerd_shim_protos::api::Mount;
-use e2e::{Api, Bundle, OrFail, ShimProcess, Task, Victim, e2e};
+use e2e::{Api, Bundle, OrFail, ShimProcess, Task, Victim, e2e, until};
 use serde_json::{Value, json};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
@@ -174,6 +175,80 @@ fn an_image_to_be_pulled_in_the_guest_is_refused_in_clear_words() {
         let _ = task.shutdown("crio-pull").await;
         Victim::Shim.gone().await;
         shim.delete().await;
+    });
+}
+
+/// CRI-O waits for a creation as long as kubelet does, gives it up, and does not come back to it.
+#[test]
+fn a_pod_that_is_given_up_while_it_boots_leaves_nothing() {
+    e2e(async |rig| {
+        let bundle = Bundle::of_crio("crio-given-up", "crio-given-up", &FOREVER);
+        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle);
+        let task = Task::connect(&shim.start().await.bare_address(), Api::V2).await;
+        let gives_up = async {
+            until("QEMU to be there".to_owned(), Duration::from_secs(30), async || {
+                (!Victim::Qemu.processes().is_empty()).then_some(())
+            })
+            .await;
+            let refusal = task.delete("crio-given-up", "").await.err().or_fail("an error");
+            assert!(refusal.contains("does not exist"), "{refusal}");
+            let _ = task.shutdown("crio-given-up").await;
+        };
+        let (created, ()) = tokio::join!(task.create(&bundle), gives_up);
+        created.err().or_fail("a pod that nobody waits for");
+        Victim::Qemu.gone().await;
+        Victim::Shim.gone().await;
+        assert_eq!(shim.delete().await.code, 0);
+    });
+}
+
+/// Whoever deletes a pod's sandbox does not ask for it again.
+#[test]
+fn a_deletion_ends_a_shim_that_lives() {
+    e2e(async |rig| {
+        let bundle = Bundle::of_crio("crio-left", "crio-left", &FOREVER);
+        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle);
+        let task = Task::connect(&shim.start().await.bare_address(), Api::V2).await;
+        task.create(&bundle).await.or_fail("Create of the sandbox");
+        assert_eq!(shim.delete().await.code, 0);
+        Victim::Qemu.gone().await;
+        Victim::Shim.gone().await;
+    });
+}
+
+/// CRI-O takes no events: that memory ran out it knows by a file, and before it rotates a log it asks by signal 0 whether the
+/// process lives.
+#[test]
+fn memory_that_ran_out_is_noted_and_a_process_is_asked_for_by_signal_0() {
+    e2e(async |rig| {
+        let sandbox = Bundle::of_crio("crio-oom", "crio-oom", &FOREVER);
+        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
+        let task = Task::connect(&address, Api::V2).await;
+        task.create(&sandbox).await.or_fail("Create of the sandbox");
+        task.start("crio-oom", "").await.or_fail("Start of the sandbox");
+
+        // Files on a tmpfs count as the container's memory.
+        let fill = ["dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48"];
+        let container = Bundle::of_crio("crio-full", "crio-oom", &fill);
+        edit(&container, |spec| {
+            spec["linux"]["resources"] = json!({ "memory": { "limit": 33_554_432 } });
+            spec["process"]["oomScoreAdj"] = 998.into();
+        });
+        ShimProcess::new(&rig.artefacts, NAMESPACE, &container).start().await.bare_address();
+        task.create(&container).await.or_fail("Create of a container");
+        let qemu = Victim::Qemu.processes().into_iter().next().or_fail("QEMU");
+        let score = fs::read_to_string(format!("/proc/{}/oom_score_adj", qemu.pid)).or_fail("its score");
+        assert_eq!(score.trim(), "998", "whom does the node's kernel end first?");
+        task.start("crio-full", "").await.or_fail("Start");
+        assert_eq!(task.wait("crio-full", "").await.or_fail("Wait").exit_status, 137);
+        assert!(container.path.join("oom").is_file(), "CRI-O shows Error");
+        task.kill("crio-full", 0).await.err().or_fail("it has ended");
+        task.kill("crio-oom", 0).await.or_fail("the sandbox lives");
+        task.delete("crio-full", "").await.or_fail("Delete");
+        task.remove("crio-oom").await;
+        let _ = task.shutdown("crio-oom").await;
+        Victim::Shim.gone().await;
+        ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).delete().await;
     });
 }
 

@@ -310,9 +310,8 @@ fn hosts_own(pod: &Pod, last: &[&str], layers: Vec<RootHash>) -> CreateContainer
     let layers = if layers.is_empty() { vec!["0".repeat(64).parse().or_fail("a root hash")] } else { layers };
     let facts =
         SandboxFacts { namespace: NAMESPACE, seccomp: false, scratch: false, volumes: VolumeJudge::Engine };
-    let stat = |_: &Path| {
-        Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, empty: None })
-    };
+    let stat =
+        |_: &Path| Some(HostFile { kind: FileKind::File, gid: 0, mode: 0o644, medium: None, empty: None });
     let guest =
         translate(&id, &spec, &facts, &GuestRootfs::Layers(layers), &stat).or_fail("translate the spec");
     let mut request = guest.into_request(&id);

@@ -115,18 +115,24 @@ fn a_shim_killed_under_a_pod_leaves_nothing_and_the_pod_can_be_removed() {
 fn containerd_restarted_finds_its_containers_running() {
     e2e(async |rig| {
         let container = Run::new("steady", BUSYBOX, &FOREVER).start().await;
-        let mut pod = rig.pod("steady-pod").await.start().await;
-        let inner = pod.run("inner", BUSYBOX, &FOREVER, vec![]).await;
+        let mut pods = Vec::new();
+        for handler in ["coffer", "coffer-sandbox"] {
+            let mut pod = rig.pod(&format!("steady-{handler}")).await.handler(handler).start().await;
+            let inner = pod.run("inner", BUSYBOX, &FOREVER, vec![]).await;
+            pods.push((pod, inner));
+        }
         rig.containerd.crash();
-        assert_eq!(Victim::Shim.processes().len(), 2);
+        assert_eq!(Victim::Shim.processes().len(), 3);
         rig.containerd.restart().await;
         assert_eq!(container.state().await.as_deref(), Some("RUNNING"));
         container.exec(&["true"]).await.succeeded();
-        pod.cri = rig.cri().await;
-        assert_eq!(pod.cri.state(&inner.id).await, ContainerState::ContainerRunning);
-        assert_eq!(pod.cri.exec(&inner.id, &["true"]).await.exit_code, 0);
+        for (mut pod, inner) in pods {
+            pod.cri = rig.cri().await;
+            assert_eq!(pod.cri.state(&inner.id).await, ContainerState::ContainerRunning);
+            assert_eq!(pod.cri.exec(&inner.id, &["true"]).await.exit_code, 0);
+            pod.remove().await;
+        }
         container.remove().await;
-        pod.remove().await;
     });
 }
 
