@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! VM         absent ─► booting ─► up ─► ended ─► released       a boot that fails leads back to absent
-//! container  making ─► made ─► leaving ─► forgotten
+//! container  making ─► made ─► leaving ─► forgotten              one that is given up leads from making to leaving
 //! process    created ─► running ◄─► paused ─► stopped           stopped is reached from each of the others
 //! ```
 //!
