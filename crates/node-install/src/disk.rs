@@ -170,6 +170,9 @@ impl<'a> Disk<'a> {
             fs::rename(&temporary, &at)
         };
         let made = made();
+        if made.is_err() && !self.is_dead() {
+            let _ = forget(&temporary);
+        }
         self.changed("make the link", path, made)
     }
 

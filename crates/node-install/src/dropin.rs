@@ -1,12 +1,13 @@
 //! What an engine is told of the runtimes, in its own form.
 //!
 //! containerd: `docs/cri/config.md`, `docs/snapshotters/erofs.md`. A drop-in has the schema of the main file: with another one
-//! containerd loses settings of one of them without a word. CRI-O: `crio.conf(5)`, "CRIO.RUNTIME.RUNTIMES TABLE".
+//! containerd loses settings of one of them without a word. With containerd 1, CRI's settings are in the main file
+//! ([`Engine::replaces_plugins`]). CRI-O: `crio.conf(5)`, "CRIO.RUNTIME.RUNTIMES TABLE".
 
 use std::fmt::Write as _;
 
-use crate::engine::{Engine, Kind, Schema};
-use crate::error::Result;
+use crate::engine::{self, Engine, Kind, Schema};
+use crate::error::{Error, Result};
 use crate::import::Edit;
 use crate::instance::Instance;
 
@@ -38,8 +39,8 @@ pub enum Erofs {
 pub(crate) struct Registration {
     /// Files of our own.
     pub(crate) files: Vec<(String, String)>,
-    /// A change in a file that is somebody else's.
-    pub(crate) edit: Option<Edit>,
+    /// Changes in a file that is somebody else's, each of the file with those before it.
+    pub(crate) edits: Vec<Edit>,
 }
 
 /// What registers these handlers.
@@ -54,8 +55,10 @@ pub(crate) fn registration(
     let head = format!("# Written by `coffer install` ({instance}); `coffer uninstall` removes it.\n");
     let Some(schema) = engine.schema else {
         let path = format!("/etc/crio/crio.conf.d/50-{name}.conf");
-        return Ok(Registration { files: vec![(path, head + &crio(instance, handlers))], edit: None });
+        return Ok(Registration { files: vec![(path, head + &crio(instance, handlers))], edits: vec![] });
     };
+    // containerd 1 has no such snapshotter.
+    let erofs = if engine.replaces_plugins() { Erofs::No } else { erofs };
     let version = format!("version = {}\n", schema.number());
     let (cri, others) = (runtimes(schema, instance, handlers, erofs), others(erofs));
     let images = platforms(schema, handlers, erofs);
@@ -64,25 +67,39 @@ pub(crate) fn registration(
         Kind::Crio | Kind::Containerd => {
             let path = format!("/etc/containerd/conf.d/{name}.toml");
             let pattern = "/etc/containerd/conf.d/*.toml";
-            let files = vec![(path, whole)];
+            let file = engine.kind.main_file();
+            let (own, in_main) = if engine.replaces_plugins() {
+                let tables = format!("{}{}\n", default_runtime(engine)?, cri.trim_end());
+                (format!("{head}{version}\n{others}"), Some(tables))
+            } else {
+                (whole, None)
+            };
+            let mut files = vec![(path, own)];
             let Some(main) = &engine.main else {
-                let text = format!("{head}{version}imports = [{pattern:?}]\n");
-                let files = [files, vec![(engine.kind.main_file().to_owned(), text)]].concat();
-                return Ok(Registration { files, edit: None });
+                let tables = in_main.map(|tables| format!("\n{tables}")).unwrap_or_default();
+                let text = format!("{head}{version}imports = [{pattern:?}]\n{tables}");
+                files.push((file.to_owned(), text));
+                return Ok(Registration { files, edits: vec![] });
             };
             let missing = if engine.has_version { "" } else { &version };
-            let edit = if engine.imports(pattern) {
-                None
-            } else {
-                Some(Edit::import(engine.kind.main_file(), main, pattern, missing)?)
-            };
-            Ok(Registration { files, edit })
+            let mut edits = Vec::new();
+            if !engine.imports(pattern) {
+                edits.push(Edit::import(file, main, pattern, missing)?);
+            } else if in_main.is_some() && !missing.is_empty() {
+                // A file with tables of plugins has to say its version.
+                edits.push(Edit::prepend(file, main, missing));
+            }
+            if let Some(tables) = in_main {
+                let text = edits.iter().fold(main.clone(), |text, edit| edit.apply(&text));
+                edits.push(Edit::append(file, &text, &format!("\n{head}{tables}")));
+            }
+            Ok(Registration { files, edits })
         }
         Kind::K0s => {
             let dir = "/etc/k0s/containerd.d";
             let mut files = vec![(format!("{dir}/{name}.toml"), format!("{head}{version}\n{cri}"))];
             files.push((format!("{dir}/{name}-layers.toml"), format!("{head}{version}\n{others}")));
-            Ok(Registration { files, edit: None })
+            Ok(Registration { files, edits: vec![] })
         }
         Kind::K3s | Kind::Rke2 => {
             let main = engine.kind.main_file();
@@ -95,7 +112,7 @@ pub(crate) fn registration(
             if engine.imports(&format!("{dir}{base}.toml.d/*.toml")) {
                 return Ok(Registration {
                     files: vec![(format!("{dir}{base}.toml.d/{name}.toml"), whole)],
-                    edit: None,
+                    edits: vec![],
                 });
             }
             let path = format!("{dir}{base}.toml.tmpl");
@@ -103,10 +120,10 @@ pub(crate) fn registration(
             match template {
                 None => {
                     let text = format!("{{{{ template \"base\" . }}}}\n{tables}");
-                    Ok(Registration { files: vec![(path, text)], edit: None })
+                    Ok(Registration { files: vec![(path, text)], edits: vec![] })
                 }
                 Some(text) => {
-                    Ok(Registration { files: Vec::new(), edit: Some(Edit::append(&path, text, &tables)) })
+                    Ok(Registration { files: vec![], edits: vec![Edit::append(&path, text, &tables)] })
                 }
             }
         }
@@ -124,6 +141,18 @@ pub(crate) fn template(engine: &Engine) -> Option<String> {
 
 fn shim(instance: &Instance) -> String {
     format!("{}/bin/containerd-shim-coffer-v2", instance.current())
+}
+
+/// The runtime that containerd 1 has by default, and has no more as soon as its file names another one.
+fn default_runtime(engine: &Engine) -> Result<&'static str> {
+    let main = engine.main.as_deref().unwrap_or_default();
+    let path = engine.kind.main_file().to_owned();
+    let there = engine::runtimes(main).map_err(|reason| Error::Syntax { path, reason })?;
+    Ok(if there.is_empty() {
+        "[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\nruntime_type = \"io.containerd.runc.v2\"\n\n"
+    } else {
+        ""
+    })
 }
 
 fn runtimes(schema: Schema, instance: &Instance, handlers: &[Handler], erofs: Erofs) -> String {

@@ -149,6 +149,8 @@ pub struct Engine {
     pub(crate) imports: Vec<String>,
     /// Whether the main file says its version.
     pub(crate) has_version: bool,
+    /// Its program's version, where that says one.
+    pub(crate) version: Option<(u32, u32)>,
 }
 
 impl Engine {
@@ -167,7 +169,8 @@ impl Engine {
             None => Self::only(root)?,
         };
         if kind == Kind::Crio {
-            return Ok(Self { kind, schema: None, main: None, imports: Vec::new(), has_version: true });
+            let (schema, main, imports) = (None, None, Vec::new());
+            return Ok(Self { kind, schema, main, imports, has_version: true, version: None });
         }
         let path = kind.main_file();
         let main = root.text(path)?;
@@ -183,7 +186,8 @@ impl Engine {
         let schema = Schema::of(number)
             .ok_or_else(|| Error::Schema { path: path.to_owned(), found: number.to_string() })?;
         let has_version = parsed.version.is_some();
-        Ok(Self { kind, schema: Some(schema), main, imports: parsed.imports, has_version })
+        let imports = parsed.imports;
+        Ok(Self { kind, schema: Some(schema), main, imports, has_version, version: None })
     }
 
     fn only(root: &Root) -> Result<Kind> {
@@ -205,6 +209,14 @@ impl Engine {
         let parsed = parse(self.kind.main_file(), text)?;
         (self.imports, self.has_version) = (parsed.imports, parsed.version.is_some());
         Ok(())
+    }
+
+    /// Whether a drop-in's word of a plugin hides all that the main file says of it, CRI's runtimes included (`mergeConfig` in
+    /// containerd 1.7's `services/server/config/config.go`). k3s and rke2 have one file, and k0s merges by itself.
+    pub(crate) fn replaces_plugins(&self) -> bool {
+        // Every containerd reads one file as well; so one that does not say its version gets that.
+        let is_old = self.version.is_none_or(|version| version < (2, 0));
+        self.kind == Kind::Containerd && self.schema == Some(Schema::V2) && is_old
     }
 
     /// Whether the main file imports the files of a directory by this pattern.

@@ -50,6 +50,11 @@ impl Edit {
         Ok(Self::new(path, text, offset, inserted))
     }
 
+    /// Puts words at a file's beginning.
+    pub(crate) fn prepend(path: &str, text: &str, words: &str) -> Self {
+        Self::new(path, text, 0, words.to_owned())
+    }
+
     /// Puts words at a file's end.
     pub(crate) fn append(path: &str, text: &str, words: &str) -> Self {
         Self::new(path, text, text.len(), words.to_owned())

@@ -37,6 +37,8 @@ pub struct Staged {
     id: String,
     /// Whether there was no installation before.
     first: bool,
+    /// The configuration files that are to be written, each with its text.
+    configs: Vec<(String, String)>,
     /// For each class: the configuration to examine the node with, which names the new version's files.
     pub checks: Vec<(&'static str, String)>,
     /// Configuration files that somebody has changed, and that stay.
@@ -54,8 +56,8 @@ pub struct Installed {
     pub collected: Vec<String>,
 }
 
-/// Puts the bundle and the configuration in place. Pods and the engine see nothing of it. What a failed first try has
-/// brought is taken away again.
+/// Puts the bundle in place, in a directory of its own version. Pods and the engine see nothing of it. What a failed first try
+/// has brought is taken away again.
 ///
 /// # Errors
 /// The engine's configuration cannot be read, a name is taken, or a file cannot be written.
@@ -66,7 +68,8 @@ pub fn stage(root: &Root, request: &Request<'_>, daemon: &dyn Daemon) -> Result<
 /// Tells the engine of the handlers, and has new pods use the new version.
 ///
 /// # Errors
-/// The engine refuses it, or loses a runtime for it: it has its old configuration back then.
+/// The engine refuses it, or loses a runtime for it, or a file cannot be written. The engine has its old configuration back
+/// then, and new pods their old version with its configuration.
 pub fn install(
     root: &Root,
     staged: Staged,
@@ -100,7 +103,7 @@ pub(crate) fn stage_on(disk: &Disk<'_>, request: &Request<'_>, daemon: &dyn Daem
     }
     let found = Record::read(root, instance)?;
     let first = found.is_none();
-    let mut record = match found {
+    let record = match found {
         Some(mut record) => {
             if record.unsettled {
                 // Somebody was killed on the way: the engine's files may be what it cannot read.
@@ -126,13 +129,14 @@ pub(crate) fn stage_on(disk: &Disk<'_>, request: &Request<'_>, daemon: &dyn Daem
     if !first {
         nothing_is_taken(request, engine.kind, daemon, &record.handlers)?;
     }
-    let staged = bring(disk, request, &mut record);
-    let (checks, kept) = or_take_back(disk, first, &record, daemon, staged)?;
-    Ok(Staged { record, engine, id: request.bundle.id().to_owned(), first, checks, kept })
+    let staged = bring(disk, request, &record);
+    let Brought { configs, checks, kept } = or_take_back(disk, first, &record, daemon, staged)?;
+    Ok(Staged { record, engine, id: request.bundle.id().to_owned(), first, configs, checks, kept })
 }
 
 fn find(root: &Root, request: &Request<'_>, daemon: &dyn Daemon) -> Result<Engine> {
-    Engine::find(root, request.engine, |kind| daemon.default_schema(kind))
+    let found = Engine::find(root, request.engine, |kind| daemon.default_schema(kind))?;
+    Ok(Engine { version: daemon.version(found.kind), ..found })
 }
 
 /// Hands an outcome on; a failed first try is undone before.
@@ -163,10 +167,15 @@ fn nothing_is_taken(request: &Request<'_>, kind: Kind, daemon: &dyn Daemon, ours
     Ok(())
 }
 
-type Brought = (Vec<(&'static str, String)>, Vec<String>);
+#[derive(Default)]
+struct Brought {
+    configs: Vec<(String, String)>,
+    checks: Vec<(&'static str, String)>,
+    kept: Vec<String>,
+}
 
-/// Copies the bundle and writes the configuration.
-fn bring(disk: &Disk<'_>, request: &Request<'_>, record: &mut Record) -> Result<Brought> {
+/// Copies the bundle, with the configuration to examine the node with beside it.
+fn bring(disk: &Disk<'_>, request: &Request<'_>, record: &Record) -> Result<Brought> {
     let (root, instance, bundle) = (disk.root(), request.instance, request.bundle);
     let prefix = instance.prefix();
     let version = format!("{prefix}/versions/{}", bundle.id());
@@ -192,22 +201,16 @@ fn bring(disk: &Disk<'_>, request: &Request<'_>, record: &mut Record) -> Result<
             disk.link(&path, &target)?;
         }
     }
-    let (mut checks, mut kept) = (Vec::new(), Vec::new());
+    let mut brought = Brought::default();
     for (class, text) in request.classes {
         let path = instance.config(class);
-        let text = match root.text(&path)? {
-            Some(own) if !record.wrote(&path, own.as_bytes()) => {
-                kept.push(path);
+        let text = match changed_by_hand(root, record, &path)? {
+            Some(own) => {
+                brought.kept.push(path);
                 own
             }
-            found => {
-                if found.as_deref() != Some(text) {
-                    record.note_directories(root, &path);
-                    note(&mut record.files, &path, text);
-                    record.save(disk)?;
-                    make_parents(disk, &path)?;
-                    disk.write(&path, text.as_bytes(), 0o644)?;
-                }
+            None => {
+                brought.configs.push((path, text.clone()));
                 text.clone()
             }
         };
@@ -217,9 +220,14 @@ fn bring(disk: &Disk<'_>, request: &Request<'_>, record: &mut Record) -> Result<
         if root.text(&check)?.as_deref() != Some(&text) {
             disk.write(&check, text.as_bytes(), 0o644)?;
         }
-        checks.push((*class, check));
+        brought.checks.push((*class, check));
     }
-    Ok((checks, kept))
+    Ok(brought)
+}
+
+/// The text of a file that no installation has written.
+fn changed_by_hand(root: &Root, record: &Record, path: &str) -> Result<Option<String>> {
+    Ok(root.text(path)?.filter(|own| !record.wrote(path, own.as_bytes())))
 }
 
 fn note(files: &mut BTreeMap<String, Vec<String>>, path: &str, text: &str) {
@@ -236,55 +244,94 @@ fn make_parents(disk: &Disk<'_>, path: &str) -> Result<()> {
 
 pub(crate) fn install_on(
     disk: &Disk<'_>,
-    staged: Staged,
+    mut staged: Staged,
     handlers: &[Handler],
     erofs: Erofs,
     daemon: &dyn Daemon,
 ) -> Result<Installed> {
-    let Staged { mut record, engine, id, first, .. } = staged;
-    let outcome = switch(disk, &mut record, &id, &engine, handlers, erofs, daemon);
-    or_take_back(disk, first, &record, daemon, outcome)
+    let outcome = switch(disk, &mut staged, handlers, erofs, daemon);
+    or_take_back(disk, staged.first, &staged.record, daemon, outcome)
 }
 
 fn switch(
     disk: &Disk<'_>,
-    record: &mut Record,
-    id: &str,
-    engine: &Engine,
+    staged: &mut Staged,
     handlers: &[Handler],
     erofs: Erofs,
     daemon: &dyn Daemon,
 ) -> Result<Installed> {
-    let (root, instance) = (disk.root(), &record.instance.clone());
-    let version = record.version.clone();
+    let Staged { record, engine, id, configs, .. } = staged;
+    let (root, instance) = (disk.root(), record.instance.clone());
     if record.engine != engine.kind && !record.handlers.is_empty() {
         unregister(disk, record, daemon)?;
     }
     record.engine = engine.kind;
-    if root.target(&instance.current()).as_deref() != Some(&format!("versions/{id}"))
-        || version.as_deref() != Some(id)
-    {
-        record.version = Some(id.to_owned());
-        record.save(disk)?;
-        disk.link(&instance.current(), &format!("versions/{id}"))?;
-    }
     let template = match template(engine) {
         // Our own template, or our words in somebody's, are as good as not there.
         Some(path) => plain_text(root, record, &path)?,
         None => None,
     };
     let plain = plain_engine(engine, record)?;
-    let wanted = registration(&plain, instance, handlers, erofs, template.as_deref())?;
+    let wanted = registration(&plain, &instance, handlers, erofs, template.as_deref())?;
     let names: Vec<String> = handlers.iter().map(|handler| handler.name.clone()).collect();
     let in_place = is_in_place(root, record, &wanted)?;
-    if !in_place || record.handlers != names {
-        let before = Before::read(root, record, version)?;
-        if let Err(reason) = register(disk, record, &wanted, &names, engine.kind, daemon)? {
-            return Err(roll_back(disk, record, before, engine.kind, reason, daemon)?);
+    let before = Before::read(root, record, configs)?;
+    let mut restarted = false;
+    let outcome = turn(disk, record, id, configs).map_err(Stop::Failed).and_then(|()| {
+        if in_place && record.handlers == names {
+            return Ok(());
+        }
+        let had = tell(disk, record, &wanted, &names, daemon)?;
+        restarted = true;
+        start(disk, record, &had, names, daemon)
+    });
+    let Err(stop) = outcome else {
+        let collected = collect(disk, &instance, id)?;
+        return Ok(Installed { version: id.clone(), restarted, collected });
+    };
+    let back = before.put_back(disk, record, restarted, daemon);
+    let engine = engine.kind.name();
+    Err(match (stop, back) {
+        // What cannot be put back is in the record; the first failure is what is told.
+        (Stop::Failed(error), _) | (Stop::Refused(_), Err(error)) => error,
+        (Stop::Refused(reason), Ok(None)) => Error::RolledBack { engine, reason },
+        (Stop::Refused(reason), Ok(Some(then))) => Error::RollbackFailed { engine, reason, then },
+    })
+}
+
+/// Why an installation does not come to its end.
+enum Stop {
+    /// A step of ours fails.
+    Failed(Error),
+    /// The engine does not work with what it is told; why.
+    Refused(String),
+}
+
+impl From<Error> for Stop {
+    fn from(error: Error) -> Self {
+        Self::Failed(error)
+    }
+}
+
+/// Gives new pods a version, and its configuration just before.
+fn turn(disk: &Disk<'_>, record: &mut Record, id: &str, configs: &[(String, String)]) -> Result<()> {
+    let (root, current) = (disk.root(), record.instance.current());
+    for (path, text) in configs {
+        if changed_by_hand(root, record, path)?.is_none() && root.text(path)?.as_deref() != Some(text) {
+            record.note_directories(root, path);
+            note(&mut record.files, path, text);
+            record.save(disk)?;
+            make_parents(disk, path)?;
+            disk.write(path, text.as_bytes(), 0o644)?;
         }
     }
-    let collected = collect(disk, instance, id)?;
-    Ok(Installed { version: id.to_owned(), restarted: !in_place, collected })
+    let target = format!("versions/{id}");
+    if root.target(&current).as_deref() != Some(&target) || record.version.as_deref() != Some(id) {
+        record.version = Some(id.to_owned());
+        record.save(disk)?;
+        disk.link(&current, &target)?;
+    }
+    Ok(())
 }
 
 /// A file's text without what is ours in it; `None` where nothing else is.
@@ -297,7 +344,7 @@ fn plain_text(root: &Root, record: &Record, path: &str) -> Result<Option<String>
 }
 
 fn without_edits(record: &Record, path: &str, mut text: String) -> Result<String> {
-    for edit in record.edits.iter().filter(|edit| edit.path == path) {
+    for edit in record.edits.iter().rev().filter(|edit| edit.path == path) {
         if let Some(plain) = edit.undo(&text)? {
             text = plain;
         }
@@ -331,30 +378,28 @@ fn is_in_place(root: &Root, record: &Record, wanted: &Registration) -> Result<bo
         }
     }
     let no_more = record.registered.keys().all(|path| wanted.files.iter().any(|(wanted, _)| wanted == path));
-    let edited = match &wanted.edit {
-        None => record.edits.is_empty(),
-        Some(edit) => {
-            record.edits == [edit.clone()]
-                && root.text(&edit.path)?.is_some_and(|text| sha256(text.as_bytes()) == edit.after)
-        }
-    };
+    let edited = record.edits == wanted.edits
+        && match wanted.edits.last() {
+            None => true,
+            Some(last) => root.text(&last.path)?.is_some_and(|text| sha256(text.as_bytes()) == last.after),
+        };
     Ok(no_more && edited)
 }
 
-/// Writes the engine's files and starts it; an inner error says what is wrong with the engine then.
-fn register(
+/// Writes the engine's files, and asks it what it reads. Returns the runtimes that it had before, beside ours.
+fn tell(
     disk: &Disk<'_>,
     record: &mut Record,
     wanted: &Registration,
     names: &[String],
-    kind: Kind,
     daemon: &dyn Daemon,
-) -> Result<std::result::Result<(), String>> {
+) -> std::result::Result<Runtimes, Stop> {
+    let kind = record.engine;
     let root = disk.root();
     for (path, _) in &wanted.files {
         let foreign = root.bytes(path)?.is_some_and(|found| !record.wrote(path, &found));
         if foreign || root.is_link(path) {
-            return Err(Error::Foreign { path: path.clone(), instance: record.instance.to_string() });
+            return Err(Error::Foreign { path: path.clone(), instance: record.instance.to_string() }.into());
         }
     }
     let before = daemon.configured(kind).map_err(|reason| Error::Daemon { engine: kind.name(), reason })?;
@@ -369,8 +414,8 @@ fn register(
     record.save(disk)?;
     // Imports go before their files, and files come before their import.
     let stale_edits: Vec<_> =
-        record.edits.iter().filter(|edit| Some(*edit) != wanted.edit.as_ref()).cloned().collect();
-    for edit in &stale_edits {
+        record.edits.iter().filter(|edit| !wanted.edits.contains(edit)).cloned().collect();
+    for edit in stale_edits.iter().rev() {
         take_out(disk, edit)?;
     }
     let stale: Vec<String> = record
@@ -383,7 +428,7 @@ fn register(
         disk.remove(path)?;
         record.registered.remove(path);
     }
-    record.edits = wanted.edit.iter().cloned().collect();
+    record.edits.clone_from(&wanted.edits);
     record.save(disk)?;
     for (path, text) in &wanted.files {
         make_parents(disk, path)?;
@@ -391,94 +436,136 @@ fn register(
             disk.write(path, text.as_bytes(), 0o644)?;
         }
     }
-    if let Some(edit) = &wanted.edit {
-        put_in(disk, edit)?;
-    }
+    wanted.edits.iter().try_for_each(|edit| put_in(disk, edit))?;
     // k3s and rke2 read their template at the start, k0s its directory.
     if matches!(kind, Kind::Containerd | Kind::Crio) {
-        match daemon.configured(kind) {
-            Err(reason) => return Ok(Err(format!("it cannot read it: {reason}"))),
-            Ok(found) => {
-                if let Some(reason) = lost(&before, &found, names) {
-                    return Ok(Err(reason));
-                }
-            }
+        let unread = |reason| Stop::Refused(format!("it cannot read it: {reason}"));
+        let found = daemon.configured(kind).map_err(unread)?;
+        if let Some(reason) = lost(&before, &found, names) {
+            return Err(Stop::Refused(reason));
         }
     }
-    let served = daemon.restart(kind).and_then(|()| daemon.serving(kind));
-    let problem = match served {
-        Err(reason) => Some(reason),
-        Ok(found) => lost(&before, &found, names),
-    };
-    if let Some(reason) = problem {
-        return Ok(Err(reason));
-    }
-    record.handlers = names.to_vec();
-    record.unsettled = false;
-    record.save(disk)?;
-    Ok(Ok(()))
+    Ok(before)
 }
 
-/// What the engine was told before, to be told again.
+/// Starts the engine anew with what it was told.
+fn start(
+    disk: &Disk<'_>,
+    record: &mut Record,
+    before: &Runtimes,
+    names: Vec<String>,
+    daemon: &dyn Daemon,
+) -> std::result::Result<(), Stop> {
+    if let Some(reason) = trouble(record.engine, before, &names, daemon) {
+        return Err(Stop::Refused(reason));
+    }
+    let mut settled = record.clone();
+    (settled.handlers, settled.unsettled) = (names, false);
+    settled.save(disk)?;
+    *record = settled;
+    Ok(())
+}
+
+/// Starts the engine anew; returns what is wrong with it then.
+fn trouble(kind: Kind, had: &Runtimes, ours: &[String], daemon: &dyn Daemon) -> Option<String> {
+    match daemon.restart(kind).and_then(|()| daemon.serving(kind)) {
+        Err(reason) => Some(reason),
+        Ok(found) => lost(had, &found, ours),
+    }
+}
+
+/// What new pods and the engine had before, to be had again.
 #[derive(Debug)]
 struct Before {
     version: Option<String>,
+    /// Where the link to it led.
+    current: Option<String>,
+    /// The configuration files, each with its text.
+    configs: Vec<(String, Option<String>)>,
+    files: BTreeMap<String, Vec<String>>,
     handlers: Vec<String>,
     edits: Vec<Edit>,
     registered: BTreeMap<String, Vec<String>>,
-    texts: Vec<(String, String)>,
+    /// The engine's files of ours, each with its text.
+    texts: Vec<(String, Option<String>)>,
 }
 
 impl Before {
-    fn read(root: &Root, record: &Record, version: Option<String>) -> Result<Self> {
-        let mut texts = Vec::new();
-        for path in record.registered.keys() {
-            texts.extend(root.text(path)?.map(|text| (path.clone(), text)));
-        }
-        let (handlers, edits, registered) = (&record.handlers, &record.edits, &record.registered);
+    fn read(root: &Root, record: &Record, configs: &[(String, String)]) -> Result<Self> {
+        let text = |path: &String| Ok((path.clone(), root.text(path)?));
         Ok(Self {
-            version,
-            handlers: handlers.clone(),
-            edits: edits.clone(),
-            registered: registered.clone(),
-            texts,
+            version: record.version.clone(),
+            current: root.target(&record.instance.current()),
+            configs: configs.iter().map(|(path, _)| text(path)).collect::<Result<_>>()?,
+            files: record.files.clone(),
+            handlers: record.handlers.clone(),
+            edits: record.edits.clone(),
+            registered: record.registered.clone(),
+            texts: record.registered.keys().map(text).collect::<Result<_>>()?,
         })
+    }
+
+    /// Gives all of it back. Returns what is wrong with the engine then, which is started anew only where it was before.
+    fn put_back(
+        self,
+        disk: &Disk<'_>,
+        record: &mut Record,
+        restarted: bool,
+        daemon: &dyn Daemon,
+    ) -> Result<Option<String>> {
+        // Each is tried, whatever comes of the other.
+        let (pods, engine) = (self.give_pods(disk, record), self.give_engine(disk, record));
+        pods.and(engine)?;
+        if restarted && let Some(reason) = trouble(record.engine, &Runtimes::new(), &self.handlers, daemon) {
+            return Ok(Some(reason));
+        }
+        (record.handlers, record.unsettled) = (self.handlers, false);
+        record.save(disk)?;
+        Ok(None)
+    }
+
+    fn give_pods(&self, disk: &Disk<'_>, record: &mut Record) -> Result<()> {
+        for (path, text) in &self.configs {
+            // Somebody may have changed it by hand meanwhile.
+            if changed_by_hand(disk.root(), record, path)?.is_none() {
+                restore(disk, path, text.as_deref())?;
+            }
+        }
+        let current = record.instance.current();
+        match &self.current {
+            Some(target) if disk.root().target(&current).as_ref() == Some(target) => {}
+            Some(target) => disk.link(&current, target)?,
+            None => disk.remove(&current)?,
+        }
+        record.files.clone_from(&self.files);
+        record.version.clone_from(&self.version);
+        record.save(disk)
+    }
+
+    fn give_engine(&self, disk: &Disk<'_>, record: &mut Record) -> Result<()> {
+        if !record.unsettled {
+            // It was told nothing; what somebody else has changed of ours is his.
+            return Ok(());
+        }
+        remove_registration(disk, record)?;
+        record.edits.clone_from(&self.edits);
+        record.registered.clone_from(&self.registered);
+        record.save(disk)?;
+        self.texts.iter().try_for_each(|(path, text)| restore(disk, path, text.as_deref()))?;
+        record.edits.iter().try_for_each(|edit| put_in(disk, edit))
     }
 }
 
-/// Gives the engine its files of before, and new pods their version of before. Returns what to say of it.
-fn roll_back(
-    disk: &Disk<'_>,
-    record: &mut Record,
-    before: Before,
-    kind: Kind,
-    reason: String,
-    daemon: &dyn Daemon,
-) -> Result<Error> {
-    let engine = kind.name();
-    remove_registration(disk, record)?;
-    (record.edits, record.registered) = (before.edits, before.registered);
-    record.save(disk)?;
-    for (path, text) in &before.texts {
-        make_parents(disk, path)?;
-        disk.write(path, text.as_bytes(), 0o644)?;
+/// Gives a file its text again.
+fn restore(disk: &Disk<'_>, path: &str, text: Option<&str>) -> Result<()> {
+    match text {
+        None => disk.remove(path),
+        Some(text) if disk.root().text(path)?.as_deref() == Some(text) => Ok(()),
+        Some(text) => {
+            make_parents(disk, path)?;
+            disk.write(path, text.as_bytes(), 0o644)
+        }
     }
-    record.edits.iter().try_for_each(|edit| put_in(disk, edit))?;
-    if let Some(version) = before.version {
-        disk.link(&record.instance.current(), &format!("versions/{version}"))?;
-        record.version = Some(version);
-    }
-    let served = daemon.restart(kind).and_then(|()| daemon.serving(kind));
-    let then = match served {
-        Err(then) => Some(then),
-        Ok(found) => lost(&Runtimes::new(), &found, &before.handlers),
-    };
-    if let Some(then) = then {
-        return Ok(Error::RollbackFailed { engine, reason, then });
-    }
-    (record.handlers, record.unsettled) = (before.handlers, false);
-    record.save(disk)?;
-    Ok(Error::RolledBack { engine, reason })
 }
 
 /// Puts words into a file, unless they are in it.

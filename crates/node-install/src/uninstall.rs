@@ -98,7 +98,7 @@ pub(crate) fn unregister(disk: &Disk<'_>, record: &mut Record, daemon: &dyn Daem
 
 /// Removes what the engine reads of ours: imports before their files.
 pub(crate) fn remove_registration(disk: &Disk<'_>, record: &Record) -> Result<()> {
-    record.edits.iter().try_for_each(|edit| take_out(disk, edit))?;
+    record.edits.iter().rev().try_for_each(|edit| take_out(disk, edit))?;
     record.registered.keys().try_for_each(|path| disk.remove(path))
 }
 

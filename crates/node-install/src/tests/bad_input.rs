@@ -5,6 +5,8 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 
 use super::fixture::{HOSTS, Host, bundle};
 use crate::daemon::Daemon;
+use crate::disk::{Disk, Fault};
+use crate::dropin::Erofs;
 use crate::engine::Kind;
 
 const MAIN: &str = "/etc/containerd/config.toml";
@@ -75,7 +77,8 @@ fn an_engine_that_loses_a_runtime_has_its_old_configuration() {
     host.daemon.forgets.set(Some("kata-qemu"));
     let said = host.install(&bundle("1", "shim")).unwrap_err().to_string();
     assert!(said.contains("it has lost the runtime kata-qemu that was there before"), "{said}");
-    assert_eq!(host.tree(), before);
+    // The files tell so much, so it was not started with them.
+    assert_eq!((host.tree(), host.daemon.restarts.get()), (before, 1));
 }
 
 #[test]
@@ -85,13 +88,53 @@ fn a_failed_upgrade_leaves_the_old_version_at_work() {
     let kind = host.engine().unwrap().kind;
     host.daemon.hates.set(Some("enable_dmverity"));
     let new = bundle("2", "2");
-    let error =
-        host.install_with(&new, crate::disk::Fault::None, &["coffer"], crate::Erofs::WithTrees).unwrap_err();
+    let error = host.install_with(&new, Fault::None, &["coffer"], Erofs::WithTrees).unwrap_err();
     assert_eq!(error.code(), "rolled-back", "{error}");
     assert!(host.daemon.serving(kind).unwrap().contains_key("coffer-snp"));
     assert_eq!(host.root.target("/opt/coffer/current").unwrap(), format!("versions/{version}"));
     host.daemon.hates.set(None);
     assert_eq!(host.install(&new).unwrap().collected, [version]);
+}
+
+/// In containerd 1.7 such a file hides all that the main file says of CRI, ours too.
+#[test]
+fn an_old_containerd_whose_runtimes_are_in_a_drop_in_keeps_them() {
+    let import = "version = 2\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n";
+    let theirs = "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.nvidia]\nruntime_type = \"io.containerd.runc.v2\"\n";
+    let host = Host::new(&[HOSTS[0].1[0], (MAIN, import), ("/etc/containerd/conf.d/99-nvidia.toml", theirs)]);
+    let before = host.tree();
+    let error = host.install(&bundle("1", "1")).unwrap_err();
+    let said = error.to_string();
+    assert!(error.code() == "rolled-back" && said.contains("does not know the handler coffer"), "{said}");
+    assert_eq!((host.tree(), host.daemon.restarts.get()), (before, 1));
+}
+
+#[test]
+fn an_upgrade_that_does_not_come_about_leaves_new_pods_what_they_had() {
+    const DROP_IN: &str = "/etc/containerd/conf.d/coffer.toml";
+    let (old, new) = (bundle("1", "1"), bundle("2", "2"));
+    let cases: [(&str, fn(&Host)); 3] = [
+        ("rolled-back", |host| host.daemon.hates.set(Some("enable_dmverity"))),
+        ("foreign", |host| host.write(DROP_IN, "# somebody's\n")),
+        ("daemon", |host| host.write("/etc/containerd/conf.d/other.toml", "version =\n")),
+    ];
+    for (code, spoil) in cases {
+        let host = Host::new(HOSTS[2].1);
+        host.install(&old).unwrap();
+        spoil(&host);
+        let before = host.tree();
+        let attempt = host.install_with(&new, Fault::None, &["coffer"], Erofs::WithTrees);
+        assert_eq!(attempt.unwrap_err().code(), code);
+        assert_eq!(host.tree_without(&new), before, "{code}");
+    }
+    // Where a class that was asked for cannot work.
+    let host = Host::new(HOSTS[2].1);
+    host.install(&old).unwrap();
+    let before = host.tree();
+    let staged = host.stage(&new, &Disk::new(&host.root, Fault::None)).unwrap();
+    assert_eq!(host.tree_without(&new), before);
+    staged.abandon(&host.root, &host.daemon).unwrap();
+    assert_eq!((host.tree(), host.daemon.restarts.get()), (before, 2));
 }
 
 #[test]

@@ -121,3 +121,29 @@ fn a_disk_that_is_full_at_any_step_loses_nothing() {
         });
     }
 }
+
+#[test]
+fn a_disk_that_is_full_at_any_step_of_an_upgrade_leaves_the_old_version_or_the_new_one() {
+    let (old, new) = (bundle("1", "old"), bundle("2", "new"));
+    for (name, files) in [HOSTS[0], HOSTS[3], HOSTS[8]] {
+        let upgrade = |host: &Host, fault: Fault<'_>| host.install_with(&new, fault, &["coffer"], Erofs::No);
+        let upgraded = Host::new(files);
+        upgraded.install(&old).unwrap();
+        let version = upgrade(&upgraded, Fault::None).unwrap().version;
+        at_each_step(|at, steps| {
+            let host = Host::new(files);
+            host.install(&old).unwrap();
+            let before = host.tree();
+            let Err(error) = upgrade(&host, Fault::Full { at, steps }) else { return true };
+            assert_eq!(error.code(), "change", "{name}, step {at}: {error}");
+            if host.root.target("/opt/coffer/current") == Some(format!("versions/{version}")) {
+                // Only what nobody uses was not removed.
+                upgrade(&host, Fault::None).unwrap();
+                assert_eq!(host.tree(), upgraded.tree(), "{name}, full at step {at}");
+            } else {
+                assert_eq!(host.tree_without(&new), before, "{name}, full at step {at}");
+            }
+            false
+        });
+    }
+}

@@ -1,4 +1,4 @@
-//! Hosts as directories, bundles, and a daemon that reads the hosts' files as containerd 2.1 and CRI-O do.
+//! Hosts as directories, bundles, and a daemon that reads the hosts' files as containerd 1.7, containerd 2.1 and CRI-O do.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -16,22 +16,28 @@ use crate::disk::{Disk, Fault};
 use crate::dropin::{Erofs, Handler};
 use crate::engine::{Engine, Kind, runtimes};
 use crate::error::Result;
-use crate::install::{Installed, Request, install_on, stage_on};
+use crate::install::{Installed, Request, Staged, install_on, stage_on};
 use crate::instance::Instance;
 use crate::root::Root;
 use crate::uninstall::{Removed, uninstall_on};
 
 const RANCHER: &str = "/var/lib/rancher/k3s/agent/etc/containerd/config.toml";
 
+/// A program of containerd, as far as it is played: its version.
+const PROGRAM: &str = "/usr/bin/containerd";
+
 /// The nodes of the tests: the files that matter.
-pub(crate) const HOSTS: [(&str, &[(&str, &str)]); 12] = [
+pub(crate) const HOSTS: [(&str, &[(&str, &str)]); 16] = [
     (
         "containerd 1.7, schema 2",
-        &[(
-            "/etc/containerd/config.toml",
-            "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n    default_runtime_name = \"runc\"\n    \
+        &[
+            (PROGRAM, "1.7"),
+            (
+                "/etc/containerd/config.toml",
+                "version = 2\n\n[plugins]\n  [plugins.\"io.containerd.grpc.v1.cri\".containerd]\n    default_runtime_name = \"runc\"\n    \
          [plugins.\"io.containerd.grpc.v1.cri\".containerd.runtimes.runc]\n      runtime_type = \"io.containerd.runc.v2\"\n",
-        )],
+            ),
+        ],
     ),
     // As in the package of Debian 14.
     (
@@ -110,6 +116,22 @@ pub(crate) const HOSTS: [(&str, &[(&str, &str)]); 12] = [
         "CRI-O",
         &[("/etc/crio/crio.conf.d/10-crio.conf", "[crio.runtime.runtimes.crun]\nruntime_type = \"oci\"\n")],
     ),
+    (
+        "containerd 1.7 whose file names no runtime",
+        &[
+            (PROGRAM, "1.7"),
+            (
+                "/etc/containerd/config.toml",
+                "version = 2\n[plugins.\"io.containerd.grpc.v1.cri\".cni]\nbin_dir = \"/usr/lib/cni\"\n\n[timeouts]\n\"io.containerd.timeout.shim.cleanup\" = \"5s\"\n",
+            ),
+        ],
+    ),
+    ("containerd 1.7 without a file", &[(PROGRAM, "1.7"), ("/etc/containerd/certs.d/hosts.toml", "")]),
+    ("containerd 1.7 with an empty file", &[(PROGRAM, "1.7"), ("/etc/containerd/config.toml", "")]),
+    (
+        "containerd 1.7 whose file has imports only",
+        &[(PROGRAM, "1.7"), ("/etc/containerd/config.toml", "imports = [\"/etc/containerd/conf.d/*.toml\"]")],
+    ),
 ];
 
 /// A host of [`HOSTS`] or with these files.
@@ -166,21 +188,25 @@ impl Host {
         classes: &[&'static str],
         erofs: Erofs,
     ) -> Result<Installed> {
-        let bundle = Bundle::read(bundle.path())?;
         let disk = Disk::new(&self.root, fault);
-        let texts: Vec<_> = ["coffer", "coffer-snp", "coffer-tdx"]
-            .map(|class| {
-                (class, format!("image = \"{}/share/images/plain\"\n# {class}\n", self.instance.current()))
-            })
-            .to_vec();
-        let request = Request { instance: &self.instance, engine: None, bundle: &bundle, classes: &texts };
-        let staged = stage_on(&disk, &request, &self.daemon)?;
+        let staged = self.stage(bundle, &disk)?;
         assert_eq!(staged.checks.len(), 3);
         let handlers: Vec<_> = classes
             .iter()
             .map(|class| Handler { name: self.instance.handler(class), config: self.instance.config(class) })
             .collect();
         install_on(&disk, staged, &handlers, erofs, &self.daemon)
+    }
+
+    /// Each bundle has a configuration of its own.
+    pub(crate) fn stage(&self, bundle: &TempDir, disk: &Disk<'_>) -> Result<Staged> {
+        let bundle = Bundle::read(bundle.path())?;
+        let image = format!("{}/share/images/plain", self.instance.current());
+        let texts: Vec<_> = ["coffer", "coffer-snp", "coffer-tdx"]
+            .map(|class| (class, format!("image = {image:?}\n# {class} of {}\n", bundle.id())))
+            .to_vec();
+        let request = Request { instance: &self.instance, engine: None, bundle: &bundle, classes: &texts };
+        stage_on(disk, &request, &self.daemon)
     }
 
     pub(crate) fn uninstall(&self) -> Result<Removed> {
@@ -195,6 +221,14 @@ impl Host {
     pub(crate) fn tree(&self) -> BTreeMap<String, String> {
         let mut tree = BTreeMap::new();
         walk(self.dir.path(), self.dir.path(), &mut tree);
+        tree
+    }
+
+    /// The same without the directory of a bundle's version.
+    pub(crate) fn tree_without(&self, bundle: &TempDir) -> BTreeMap<String, String> {
+        let version = format!("/opt/coffer/versions/{}", Bundle::read(bundle.path()).unwrap().id());
+        let mut tree = self.tree();
+        tree.retain(|path, _| !path.starts_with(&version));
         tree
     }
 }
@@ -244,7 +278,8 @@ pub(crate) fn bundle(version: &str, shim: &str) -> TempDir {
     dir
 }
 
-/// A daemon that reads a host's files. It does with files of two schemas what containerd 2.1.9 does.
+/// A daemon that reads a host's files. It does with files of two schemas what containerd 2.1.9 does, and with those of a host that
+/// has containerd 1.7 what 1.7.24 was seen to do (`containerd config dump`).
 #[derive(Debug)]
 pub(crate) struct Played {
     root: Root,
@@ -300,6 +335,17 @@ impl Played {
         };
         let version =
             |text: &str| text.lines().find_map(|line| line.strip_prefix("version = ")?.parse::<u64>().ok());
+        if self.is_old() {
+            // The last file that says anything of CRI says all of it, and runtimes that it names are all there are.
+            let mut files = vec![main];
+            for path in drop_ins {
+                files.push(text(&path)?.unwrap_or_default());
+            }
+            let of_cri =
+                files.iter().rev().find(|file| file.contains("[plugins.\"io.containerd.grpc.v1.cri\""));
+            let named = of_cri.map_or(Ok(Runtimes::new()), |file| runtimes(file))?;
+            return Ok((if named.is_empty() { found } else { named }, files.concat()));
+        }
         let schema = version(&main).unwrap_or(3);
         found.extend(runtimes(&main)?);
         all += &main;
@@ -319,6 +365,10 @@ impl Played {
         Ok((found, all))
     }
 
+    fn is_old(&self) -> bool {
+        self.root.exists(PROGRAM)
+    }
+
     fn kind(&self) -> Kind {
         Engine::find(&self.root, None, |_| None).map_or(Kind::Containerd, |engine| engine.kind)
     }
@@ -326,11 +376,11 @@ impl Played {
 
 impl Daemon for Played {
     fn default_schema(&self, _: Kind) -> Option<u64> {
-        Some(3)
+        Some(if self.is_old() { 2 } else { 3 })
     }
 
     fn version(&self, _: Kind) -> Option<(u32, u32)> {
-        Some((2, 1))
+        Some(if self.is_old() { (1, 7) } else { (2, 1) })
     }
 
     fn configured(&self, kind: Kind) -> std::result::Result<Runtimes, String> {
