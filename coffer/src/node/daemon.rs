@@ -106,7 +106,8 @@ impl Daemon for Engine {
         if kind == Kind::Crio {
             return crio(&self.root);
         }
-        runtimes(&self.output(kind, &["--config", kind.main_file(), "config", "dump"])?)
+        let (file, ask) = (kind.main_file(), |arguments: &[&str]| self.output(kind, arguments));
+        runtimes(&configuration(file, self.root.exists(file), ask)?)
     }
 
     fn restart(&self, kind: Kind) -> Result<(), String> {
@@ -131,6 +132,19 @@ impl Daemon for Engine {
                 Err(_) => pause(PAUSE),
             }
         }
+    }
+}
+
+/// The configuration that containerd has with its main file. containerd 1 serves with its defaults where there is none, and does not
+/// dump them.
+fn configuration(
+    file: &str,
+    is_there: bool,
+    ask: impl Fn(&[&str]) -> Result<String, String>,
+) -> Result<String, String> {
+    match ask(&["--config", file, "config", "dump"]) {
+        Err(_) if !is_there => ask(&["config", "default"]),
+        dump => dump,
     }
 }
 
@@ -159,16 +173,6 @@ fn crio(root: &Root) -> Result<Runtimes, String> {
     Ok(found)
 }
 
-/// Whether the node's kernel can mount EROFS, loaded or as a module.
-pub(super) fn knows_erofs(root: &Root) -> bool {
-    let has = |path: &str, word: &str| root.text(path).ok().flatten().is_some_and(|text| text.contains(word));
-    let release = root.text("/proc/sys/kernel/osrelease").ok().flatten().unwrap_or_default();
-    let modules = format!("/lib/modules/{}", release.trim());
-    has("/proc/filesystems", "erofs")
-        || has(&format!("{modules}/modules.dep"), "/erofs.ko")
-        || has(&format!("{modules}/modules.builtin"), "/erofs.ko")
-}
-
 /// Where a program of the node is, looked up as root would.
 pub(super) fn program_in_path(root: &Root, name: &str) -> Option<PathBuf> {
     PATH.split(':').map(|dir| format!("{dir}/{name}")).find(|path| root.exists(path)).map(PathBuf::from)
@@ -190,11 +194,27 @@ mod tests {
         let cases = [
             ("containerd github.com/containerd/containerd/v2 2.1.9+unknown ", Some((2, 1))),
             ("containerd github.com/containerd/containerd v1.7.28 b98a3aa", Some((1, 7))),
+            ("containerd github.com/containerd/containerd 1.7.24~ds1 1.7.24~ds1-6+deb13u1", Some((1, 7))),
             ("crio version 1.33.0", Some((1, 33))),
             ("nothing", None),
         ];
         for (text, wanted) in cases {
             assert_eq!(version(text), wanted, "{text}");
         }
+    }
+
+    #[test]
+    fn without_a_file_the_defaults_are_what_containerd_has() {
+        // As 2.1.9 does, and 1.7.24.
+        let new = |arguments: &[&str]| Ok(arguments.join(" "));
+        let old = |arguments: &[&str]| match arguments {
+            ["config", "default"] => Ok("defaults".to_owned()),
+            _ => Err("failed to load TOML".to_owned()),
+        };
+        let dump = "--config /c config dump";
+        assert_eq!(configuration("/c", true, new).as_deref(), Ok(dump));
+        assert_eq!(configuration("/c", false, new).as_deref(), Ok(dump), "its drop-ins are in it");
+        assert_eq!(configuration("/c", false, old).as_deref(), Ok("defaults"));
+        assert!(configuration("/c", true, old).is_err(), "a file that it cannot read");
     }
 }

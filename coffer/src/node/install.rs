@@ -9,7 +9,7 @@ use node_install::{
 };
 
 use super::classes::{class_of, configurations, examined, gpus, stopped};
-use super::daemon::{Engine, knows_erofs, own_bundle, program_in_path};
+use super::daemon::{Engine, own_bundle, program_in_path};
 use super::{Engine as Named, Place};
 
 /// What the command line's `--help` says beside the options.
@@ -117,17 +117,30 @@ fn erofs(root: &Root, kind: Kind, version: Option<(u32, u32)>, out: &mut impl Wr
     if kind == Kind::Crio {
         return Ok(Erofs::No);
     }
-    let reason = match version {
-        Some(version) if version >= (2, 1) && !knows_erofs(root) => "the kernel has no EROFS",
-        Some(version) if version >= (2, 1) && program_in_path(root, "mkfs.erofs").is_none() => {
-            "there is no mkfs.erofs: install erofs-utils 1.8 or newer, and run this again"
+    match snapshotter(root, version) {
+        Ok(erofs) => Ok(erofs),
+        Err(reason) => {
+            line(out, "layers", &format!("made by the shim at each image's first container: {reason}"))?;
+            Ok(Erofs::No)
         }
-        Some(version) if version >= (2, 3) => return Ok(Erofs::WithTrees),
-        Some(version) if version >= (2, 1) => return Ok(Erofs::Yes),
-        _ => "containerd is older than 2.1",
+    }
+}
+
+/// What containerd of this version can do with EROFS on this node, or why nothing.
+fn snapshotter(root: &Root, version: Option<(u32, u32)>) -> std::result::Result<Erofs, &'static str> {
+    let Some(version) = version.filter(|version| *version >= (2, 1)) else {
+        return Err("containerd is older than 2.1");
     };
-    line(out, "layers", &format!("made by the shim at each image's first container: {reason}"))?;
-    Ok(Erofs::No)
+    if !readiness::has_erofs(&readiness::Root::new(root.directory())) {
+        return Err(
+            "the kernel has no EROFS, or has not loaded it, and containerd loads nothing: `modprobe erofs`, name it in a \
+             file of /etc/modules-load.d, and run this again",
+        );
+    }
+    if program_in_path(root, "mkfs.erofs").is_none() {
+        return Err("there is no mkfs.erofs: install erofs-utils 1.8 or newer, and run this again");
+    }
+    Ok(if version >= (2, 3) { Erofs::WithTrees } else { Erofs::Yes })
 }
 
 pub(super) fn line(out: &mut impl Write, what: &str, text: &str) -> io::Result<()> {
@@ -138,4 +151,45 @@ pub(super) fn line(out: &mut impl Write, what: &str, text: &str) -> io::Result<(
 pub(super) fn explained(error: Error) -> anyhow::Error {
     let code = error.code();
     anyhow::Error::new(error).context(format!("[{code}]"))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    #[test]
+    fn layers_are_containerds_where_it_can_make_them_now() {
+        const LOADED: &str = "nodev\tproc\n\text4\n\terofs\n";
+        let cases = [
+            (Some((1, 7)), LOADED, true, Err("older than 2.1")),
+            (None, LOADED, true, Err("older than 2.1")),
+            (Some((2, 1)), LOADED, true, Ok(Erofs::Yes)),
+            (Some((2, 3)), LOADED, true, Ok(Erofs::WithTrees)),
+            (Some((2, 3)), LOADED, false, Err("erofs-utils")),
+            // A module that nobody has loaded, and one of another name.
+            (Some((2, 1)), "\text4\n", true, Err("modprobe erofs")),
+            (Some((2, 1)), "\terofs2\n", true, Err("modprobe erofs")),
+        ];
+        for (version, filesystems, mkfs, wanted) in cases {
+            let dir = tempfile::tempdir().unwrap();
+            let write = |path: &str, text: &str| {
+                let path = dir.path().join(path);
+                fs::create_dir_all(path.parent().unwrap()).unwrap();
+                fs::write(path, text).unwrap();
+            };
+            write("proc/filesystems", filesystems);
+            write("proc/sys/kernel/osrelease", "6.12.0\n");
+            write("lib/modules/6.12.0/modules.dep", "kernel/fs/erofs/erofs.ko.xz:\n");
+            if mkfs {
+                write("usr/bin/mkfs.erofs", "");
+            }
+            let found = snapshotter(&Root::new(dir.path()), version);
+            match (found, wanted) {
+                (Err(reason), Err(words)) => assert!(reason.contains(words), "{reason}"),
+                (found, wanted) => assert_eq!(found, wanted, "{version:?} {filesystems:?}"),
+            }
+        }
+    }
 }

@@ -7,12 +7,15 @@ use toml::de::{DeTable, DeValue};
 
 use crate::root::Root;
 
-/// Where the file is: containerd's own place, k3s's, RKE2's.
-const PLACES: [&str; 3] = [
-    "/etc/containerd/config.toml",
+/// Where the file is. k3s, RKE2 and k0s bring a containerd of their own, beside which containerd's own place is a left-over or a
+/// client's.
+const PLACES: [&str; 4] = [
     "/var/lib/rancher/k3s/agent/etc/containerd/config.toml",
     "/var/lib/rancher/rke2/agent/etc/containerd/config.toml",
+    "/etc/k0s/containerd.toml",
+    OWN_PLACE,
 ];
+const OWN_PLACE: &str = "/etc/containerd/config.toml";
 /// Read without being asked for by containerd 2.2 and newer.
 const DROP_INS: &str = "/etc/containerd/conf.d/*.toml";
 /// Our runtime's type.
@@ -67,12 +70,17 @@ impl Settings {
                 settings.add(root, &file, Import::Named)?;
             }
         }
-        if path == PLACES[0] && !settings.imports_drop_ins {
+        if path == OWN_PLACE && !settings.imports_drop_ins {
             for file in matches(root, DROP_INS, path) {
                 settings.add(root, &file, Import::Automatic)?;
             }
         }
         Ok(Some(settings))
+    }
+
+    /// Whether the main file is made anew at each start, with what was put beside it.
+    pub(crate) fn is_generated(&self) -> bool {
+        self.path != OWN_PLACE
     }
 
     /// The plugin that has the runtimes, in files of this version.
@@ -193,6 +201,25 @@ mod tests {
             ("/etc/containerd/conf.d/a.toml", OURS),
         ]);
         assert!(Settings::read(&root).unwrap().unwrap().handlers[0].automatic);
+    }
+
+    /// k0s merges its drop-ins into a file below /run, which its main file imports (`pkg/component/worker/containerd`).
+    #[test]
+    fn engines_that_bring_containerd_have_places_of_their_own() {
+        let left_over = ("/etc/containerd/config.toml", "version = 2\n");
+        let k0s =
+            "version = 3\nimports = ['/run/k0s/containerd-cri.toml', '/etc/k0s/containerd.d/layers.toml']\n";
+        for (path, main, own) in [
+            ("/etc/k0s/containerd.toml", k0s, "/run/k0s/containerd-cri.toml"),
+            (PLACES[0], OURS, PLACES[0]),
+            (PLACES[1], OURS, PLACES[1]),
+        ] {
+            let layers = ("/etc/k0s/containerd.d/layers.toml", "version = 3\n[timeouts]\n");
+            let (_dir, root) = host(&[left_over, layers, (path, main), (own, OURS)]);
+            let settings = Settings::read(&root).unwrap().unwrap();
+            assert_eq!((settings.path.as_str(), settings.handlers[0].path.as_str()), (path, own));
+            assert!(settings.is_generated() && settings.trouble.is_empty(), "{settings:?}");
+        }
     }
 
     #[test]

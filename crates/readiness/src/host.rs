@@ -104,6 +104,14 @@ impl<'a> Host<'a> {
     }
 }
 
+/// Whether the kernel can mount EROFS as it is now. containerd asks the same way, and leaves its snapshotter out where a module
+/// is not loaded (`plugins/snapshots/erofs/erofs_linux.go`).
+#[must_use]
+pub fn has_erofs(root: &Root) -> bool {
+    let text = root.text("/proc/filesystems").ok().flatten().unwrap_or_default();
+    text.lines().any(|line| line.split_ascii_whitespace().next_back() == Some("erofs"))
+}
+
 /// How the kernel prints a parameter that is switched on.
 pub(crate) fn is_on(value: &str) -> bool {
     matches!(value, "Y" | "y" | "1")

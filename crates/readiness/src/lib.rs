@@ -22,7 +22,7 @@ mod tee;
 
 pub use check::{Check, Class, Fault, Outcome};
 pub use connect::Service;
-pub use host::Host;
+pub use host::{Host, has_erofs};
 pub use preflight::{Failed, Warned, preflight, preflight_with};
 pub use probe::{Now, Probe, Quick, Real, SnpState, SnpStatus};
 pub use qemu::{Qemu, QemuError, SevCapabilities, Version};

@@ -97,6 +97,13 @@ const PLAIN: &[Breakage] = &[
         h.write("/etc/containerd/config.toml", "version = 3\n");
     }),
     ("another snapshotter", |h| edit(h, "/etc/containerd/config.toml", "snapshotter = 'erofs'", "")),
+    ("erofs as a module that is not loaded", |h| {
+        h.write("/proc/filesystems", "nodev\tproc\n\text4\n");
+        h.write("/lib/modules/6.12.57+deb13-amd64/modules.dep", "kernel/fs/erofs/erofs.ko.xz:\n");
+    }),
+    ("k0s without a handler", |h| {
+        h.write("/etc/k0s/containerd.toml", "# k0s_managed=true\nversion = 3\nimports = []\n");
+    }),
     ("erofs without its differ", |h| {
         edit(h, "/etc/containerd/config.toml", "['erofs', 'walking']", "['walking']")
     }),

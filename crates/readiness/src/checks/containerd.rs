@@ -2,7 +2,7 @@
 
 use crate::check::{Class, Fault, Finding, Step};
 use crate::containerd::{Handler, Settings};
-use crate::host::Host;
+use crate::host::{Host, has_erofs};
 
 /// What containerd finds `containerd-shim-coffer-v2` by.
 const SHIM: &str = "containerd-shim-coffer-v2";
@@ -34,8 +34,8 @@ fn settings(host: &Host<'_>) -> Finding {
         },
         Ok(None) => Finding::failed(
             Fault::Setup,
-            "there is no /etc/containerd/config.toml",
-            "install containerd 2.1 or newer, and register the runtime as README.md says; CRI-O is not looked at",
+            "there is no configuration of containerd, k3s, rke2 or k0s",
+            "install one of them, and run `coffer install`; CRI-O is not looked at",
         ),
         Err(error) => Finding::failed(Fault::Setup, error, "correct the file"),
     }
@@ -67,12 +67,16 @@ pub(super) fn handler(host: &Host<'_>, class: Class) -> Finding {
             return Finding::unknown(Fault::Setup, evidence, "see the check of containerd's configuration");
         }
     };
-    let fix = format!(
-        "add [plugins.'{}'.containerd.runtimes.{class}] with runtime_type = \"io.containerd.coffer.v2\" to {}, \
-         and restart containerd",
-        settings.plugin(),
-        settings.path
-    );
+    let fix = if settings.is_generated() {
+        format!("run `coffer install`: {} is made anew at each start", settings.path)
+    } else {
+        format!(
+            "add [plugins.'{}'.containerd.runtimes.{class}] with runtime_type = \"io.containerd.coffer.v2\" to {}, \
+             and restart containerd",
+            settings.plugin(),
+            settings.path
+        )
+    };
     match settings.handlers.iter().find(|handler| handler.name == class.name()) {
         Some(handler) if handler.is_ours() => found(handler, &settings),
         Some(handler) => {
@@ -104,7 +108,22 @@ fn erofs(host: &Host<'_>) -> Finding {
     if ours.is_empty() {
         return Finding::NotApplicable("no handler is Coffer's".to_owned());
     }
-    let others: Vec<_> = ours.iter().filter(|h| h.snapshotter != "erofs").map(|h| h.name.as_str()).collect();
+    let names = |is_erofs: bool| {
+        let names = ours.iter().filter(|h| (h.snapshotter == "erofs") == is_erofs).map(|h| h.name.as_str());
+        names.collect::<Vec<_>>()
+    };
+    let (erofs, others) = (names(true), names(false));
+    if !erofs.is_empty() && !has_erofs(host.root) {
+        let evidence = format!(
+            "{}: containerd leaves erofs out, which is not in /proc/filesystems, and no pod starts",
+            erofs.join(", ")
+        );
+        return Finding::failed(
+            Fault::Kernel,
+            evidence,
+            "modprobe erofs, name it in a file of /etc/modules-load.d, and restart containerd",
+        );
+    }
     if !others.is_empty() {
         let evidence =
             format!("{}: not erofs, so each image is built anew as one EROFS file", others.join(", "));
