@@ -45,10 +45,12 @@ impl Pod {
     /// shell that stand for the node; they have what is to be run as `$*`, and it is told in `log`.
     pub(crate) fn new(server: &str, log: &Path, on_node: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        for made in ["bin", "bundle", "run"] {
-            fs::create_dir(dir.path().join(made)).unwrap();
+        for made in ["bin", "bundle/bin", "run"] {
+            fs::create_dir_all(dir.path().join(made)).unwrap();
         }
-        fs::write(dir.path().join("bundle/VERSION"), "1\n").unwrap();
+        for file in ["VERSION", "bin/coffer"] {
+            fs::write(dir.path().join("bundle").join(file), "1\n").unwrap();
+        }
         let program = |name: &str, script: &str| {
             let path = dir.path().join("bin").join(name);
             fs::write(&path, format!("#!/bin/bash\n{script}\n")).unwrap();
