@@ -274,14 +274,16 @@ fn switch(
     let plain = plain_engine(engine, record)?;
     let wanted = registration(&plain, &instance, handlers, erofs, template.as_deref())?;
     let names: Vec<String> = handlers.iter().map(|handler| handler.name.clone()).collect();
-    let in_place = is_in_place(root, record, &wanted)?;
+    let is_told = record.handlers == names && is_in_place(root, record, &wanted)?;
+    // What can be refused by a look is, before anything is changed.
+    let had = if is_told { Runtimes::new() } else { look(root, record, &wanted, daemon)? };
     let before = Before::read(root, record, configs)?;
     let mut restarted = false;
     let outcome = turn(disk, record, id, configs).map_err(Stop::Failed).and_then(|()| {
-        if in_place && record.handlers == names {
+        if is_told {
             return Ok(());
         }
-        let had = tell(disk, record, &wanted, &names, daemon)?;
+        tell(disk, record, &wanted, &names, &had, daemon)?;
         restarted = true;
         start(disk, record, &had, names, daemon)
     });
@@ -386,24 +388,30 @@ fn is_in_place(root: &Root, record: &Record, wanted: &Registration) -> Result<bo
     Ok(no_more && edited)
 }
 
-/// Writes the engine's files, and asks it what it reads. Returns the runtimes that it had before, beside ours.
+/// Sees that no file of the engine's that is to be written is somebody else's. Returns the runtimes that it has beside ours.
+fn look(root: &Root, record: &Record, wanted: &Registration, daemon: &dyn Daemon) -> Result<Runtimes> {
+    for (path, _) in &wanted.files {
+        let foreign = root.bytes(path)?.is_some_and(|found| !record.wrote(path, &found));
+        if foreign || root.is_link(path) {
+            return Err(Error::Foreign { path: path.clone(), instance: record.instance.to_string() });
+        }
+    }
+    let reason = |reason| Error::Daemon { engine: record.engine.name(), reason };
+    let mut found = daemon.configured(record.engine).map_err(reason)?;
+    found.retain(|name, _| !record.handlers.contains(name));
+    Ok(found)
+}
+
+/// Writes the engine's files, and asks it what it reads.
 fn tell(
     disk: &Disk<'_>,
     record: &mut Record,
     wanted: &Registration,
     names: &[String],
+    had: &Runtimes,
     daemon: &dyn Daemon,
-) -> std::result::Result<Runtimes, Stop> {
-    let kind = record.engine;
+) -> std::result::Result<(), Stop> {
     let root = disk.root();
-    for (path, _) in &wanted.files {
-        let foreign = root.bytes(path)?.is_some_and(|found| !record.wrote(path, &found));
-        if foreign || root.is_link(path) {
-            return Err(Error::Foreign { path: path.clone(), instance: record.instance.to_string() }.into());
-        }
-    }
-    let before = daemon.configured(kind).map_err(|reason| Error::Daemon { engine: kind.name(), reason })?;
-    let before: Runtimes = before.into_iter().filter(|(name, _)| !record.handlers.contains(name)).collect();
     record.unsettled = true;
     let new: Vec<String> = names.iter().filter(|name| !record.handlers.contains(name)).cloned().collect();
     record.handlers.extend(new);
@@ -438,25 +446,25 @@ fn tell(
     }
     wanted.edits.iter().try_for_each(|edit| put_in(disk, edit))?;
     // k3s and rke2 read their template at the start, k0s its directory.
-    if matches!(kind, Kind::Containerd | Kind::Crio) {
+    if matches!(record.engine, Kind::Containerd | Kind::Crio) {
         let unread = |reason| Stop::Refused(format!("it cannot read it: {reason}"));
-        let found = daemon.configured(kind).map_err(unread)?;
-        if let Some(reason) = lost(&before, &found, names) {
+        let found = daemon.configured(record.engine).map_err(unread)?;
+        if let Some(reason) = lost(had, &found, names) {
             return Err(Stop::Refused(reason));
         }
     }
-    Ok(before)
+    Ok(())
 }
 
 /// Starts the engine anew with what it was told.
 fn start(
     disk: &Disk<'_>,
     record: &mut Record,
-    before: &Runtimes,
+    had: &Runtimes,
     names: Vec<String>,
     daemon: &dyn Daemon,
 ) -> std::result::Result<(), Stop> {
-    if let Some(reason) = trouble(record.engine, before, &names, daemon) {
+    if let Some(reason) = trouble(record.engine, had, &names, daemon) {
         return Err(Stop::Refused(reason));
     }
     let mut settled = record.clone();

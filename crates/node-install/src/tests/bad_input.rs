@@ -14,6 +14,9 @@ const MAIN: &str = "/etc/containerd/config.toml";
 /// A host's files, the error's code, and words that it has.
 type Refused<'a> = (&'a [(&'a str, &'a str)], &'a str, &'a [&'a str]);
 
+/// The error's code, and what is done to an installed host before.
+type Spoiled = (&'static str, fn(&Host));
+
 #[test]
 fn hosts_that_are_refused_stay_as_they_are() {
     let handler = |kind: &str| {
@@ -113,7 +116,7 @@ fn an_old_containerd_whose_runtimes_are_in_a_drop_in_keeps_them() {
 fn an_upgrade_that_does_not_come_about_leaves_new_pods_what_they_had() {
     const DROP_IN: &str = "/etc/containerd/conf.d/coffer.toml";
     let (old, new) = (bundle("1", "1"), bundle("2", "2"));
-    let cases: [(&str, fn(&Host)); 3] = [
+    let cases: [Spoiled; 3] = [
         ("rolled-back", |host| host.daemon.hates.set(Some("enable_dmverity"))),
         ("foreign", |host| host.write(DROP_IN, "# somebody's\n")),
         ("daemon", |host| host.write("/etc/containerd/conf.d/other.toml", "version =\n")),
