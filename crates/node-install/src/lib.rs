@@ -18,6 +18,7 @@ mod kubelet;
 mod lock;
 mod record;
 mod root;
+mod switch;
 #[cfg(test)]
 mod tests;
 mod uninstall;

@@ -4,10 +4,10 @@ use crate::daemon::{Daemon, lost};
 use crate::disk::{Disk, Fault};
 use crate::engine::Kind;
 use crate::error::{Error, Result};
-use crate::install::take_out;
 use crate::instance::Instance;
 use crate::record::Record;
 use crate::root::Root;
+use crate::switch::take_out;
 use crate::versions::running;
 
 /// What an uninstallation did.
