@@ -18,6 +18,19 @@ use serde::Deserialize;
 const MAX_FILE: u64 = 4 << 20;
 const MAX_FILES: usize = 1_000;
 
+/// NVIDIA's vendors whose devices are GPUs: of its container toolkit and device plugins, and of its DRA driver for GPUs
+/// (NVIDIA/k8s-dra-driver-gpu, `cdiVendor` of cmd/gpu-kubelet-plugin/cdi.go).
+const VENDORS: [&str; 2] = ["nvidia.com", "k8s.gpu.nvidia.com"];
+/// Kinds that are nothing else. The DRA driver names a device after its claim (`UID-gpu-vfio-0`); until its version 25.12 it
+/// has `device=gpu-vfio-0` beside that.
+const GPUS: [&str; 5] = [
+    "nvidia.com/gpu",
+    "nvidia.com/pgpu",
+    "nvidia.com/nvswitch",
+    "k8s.gpu.nvidia.com/claim",
+    "k8s.gpu.nvidia.com/device",
+];
+
 /// `vendor/class=device`, as in `nvidia.com/pgpu=0`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Name {
@@ -66,14 +79,14 @@ impl Name {
     /// Whether NVIDIA made the kind; others' are none of GPUs that go to a VM.
     #[must_use]
     pub(crate) fn is_nvidia(&self) -> bool {
-        self.kind.starts_with("nvidia.com/")
+        self.kind.split('/').next().is_some_and(|vendor| VENDORS.contains(&vendor))
     }
 
-    /// Whether the kind can be nothing but GPUs and NVSwitches: those of NVIDIA's container toolkit and device
-    /// plugins. Plugins without an alias name the kind after the model, so other kinds may be, too.
+    /// Whether the kind can be nothing but GPUs and NVSwitches. Plugins without an alias name the kind after the model, so
+    /// other kinds of NVIDIA's may be, too.
     #[must_use]
     pub(crate) fn is_gpu(&self) -> bool {
-        matches!(self.kind.as_str(), "nvidia.com/gpu" | "nvidia.com/pgpu" | "nvidia.com/nvswitch")
+        GPUS.contains(&self.kind.as_str())
     }
 }
 

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use gpu::PciAddress;
 use shared_types::cri::TwoEngines;
 
-use crate::{Pod, Source, cdi, group, kubelet};
+use crate::{NoKubelet, Pod, Source, cdi, group, kubelet};
 
 /// Why it is not known which GPUs a pod gets. The pod must not start.
 #[derive(Debug, thiserror::Error)]
@@ -18,14 +18,14 @@ pub enum Error {
     Engines(#[from] TwoEngines),
     /// Kubelet's socket is missing.
     #[error(
-        "pod {pod} asks for GPUs, but kubelet's socket {socket} is missing; start kubelet with the PodResources API, \
-         or name its root directory in the configuration"
+        "pod {pod} asks for GPUs, but {missing}; start kubelet with the PodResources API, or link the first of them to where \
+         kubelet has it"
     )]
     NoSocket {
         /// The pod.
         pod: Box<Pod>,
-        /// The socket.
-        socket: PathBuf,
+        /// Where it was looked for.
+        missing: NoKubelet,
     },
     /// Kubelet's answer is missing.
     #[error("cannot ask kubelet at {socket} which GPUs pod {pod} has")]
@@ -87,7 +87,8 @@ pub enum Error {
     },
     /// A GPU for containers on the host.
     #[error(
-        "{by} stands for {nodes:?}, which is no VFIO device: a GPU of the host's driver cannot go to a VM; use nvidia.com/pgpu"
+        "{by} stands for {nodes:?}, which is no VFIO device: a GPU of the host's driver cannot go to a VM; use nvidia.com/pgpu, \
+         or the device class vfio.gpu.nvidia.com"
     )]
     NotPassthrough {
         /// What names it.

@@ -1,7 +1,6 @@
 //! The search.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use gpu::PciAddress;
 use gpu::sysfs::{Function, Inventory, Sysfs};
 
 use crate::cdi::{self, Name, Specs};
-use crate::kubelet::{self, Allocation, What};
+use crate::kubelet::{self, Allocation, NoKubelet, What};
 use crate::node::{self, Behind, Node, behind, is_vfio_device, number};
 use crate::{Assigned, Error, Facts, Note, Pod, Request, Roots, Source, Wish, checkpoint, group};
 
@@ -64,17 +63,11 @@ impl Finder {
         Ok(search.found.into_values().collect())
     }
 
-    /// Kubelet's socket, if it is missing though the pod is one of Kubernetes: why a pod may have been started without
+    /// Where kubelet's socket is missing though the pod is one of Kubernetes: why a pod may have been started without
     /// the GPUs that its container names.
     #[must_use]
-    pub fn missing_kubelet(&self, facts: &Facts) -> Option<PathBuf> {
-        facts.pod.as_ref().and_then(|_| self.missing_socket())
-    }
-
-    fn missing_socket(&self) -> Option<PathBuf> {
-        let socket = kubelet::socket(&self.roots.kubelet);
-        let missing = std::fs::symlink_metadata(&socket).is_err_and(|e| e.kind() == io::ErrorKind::NotFound);
-        missing.then_some(socket)
+    pub fn missing_kubelet(&self, facts: &Facts) -> Option<NoKubelet> {
+        facts.pod.as_ref().and_then(|_| kubelet::root(&self.roots.kubelet).err())
     }
 
     fn search(&self) -> Result<Search<'_>, Error> {
@@ -100,15 +93,15 @@ impl Finder {
             // A node without GPUs: nobody can have any.
             return Ok(());
         }
-        match self.missing_socket() {
-            Some(socket) if asked_for => return Err(Error::NoSocket { pod: pod.clone().into(), socket }),
-            Some(socket) => {
-                search.notes.push(Note::NoKubelet(socket));
+        let root = match kubelet::root(&self.roots.kubelet) {
+            Ok(root) => root,
+            Err(missing) if asked_for => return Err(Error::NoSocket { pod: pod.clone().into(), missing }),
+            Err(missing) => {
+                search.notes.push(Note::NoKubelet(missing));
                 return Ok(());
             }
-            None => {}
-        }
-        let socket = kubelet::socket(&self.roots.kubelet);
+        };
+        let socket = kubelet::socket(root);
         let fail = |source: kubelet::Error| Error::Kubelet {
             pod: pod.clone().into(),
             socket: socket.clone(),
@@ -118,10 +111,8 @@ impl Finder {
         for Allocation { container, what } in allocations {
             match what {
                 What::Plugin { resource, id } => {
-                    search.plugin(
-                        pod,
-                        Source::Plugin { container, resource: resource.clone(), id: id.clone() },
-                    )?;
+                    let by = Source::Plugin { container, resource, id };
+                    search.plugin(pod, root, by)?;
                 }
                 What::Claim(name) => {
                     let by = Source::Claim { container, name: name.clone() };
@@ -187,7 +178,7 @@ impl Search<'_> {
     /// One device of a plugin of NVIDIA's. Its id is the name of a VFIO device or the number of an IOMMU group;
     /// its CDI spec names devices the same way, or counts them, depending on the plugin's version
     /// (NVIDIA/sandbox-device-plugin, pkg/device_plugin). Both readings must agree where both exist.
-    fn plugin(&mut self, pod: &Pod, by: Source) -> Result<(), Error> {
+    fn plugin(&mut self, pod: &Pod, kubelet: &Path, by: Source) -> Result<(), Error> {
         let Source::Plugin { resource, id, .. } = &by else { return Ok(()) };
         let Ok(name) = format!("{resource}={id}").parse::<Name>() else {
             self.notes.push(Note::Ignored(by));
@@ -197,7 +188,7 @@ impl Search<'_> {
             self.notes.push(Note::Ignored(by));
             return Ok(());
         }
-        match checkpoint::read(&self.roots.kubelet) {
+        match checkpoint::read(kubelet) {
             None if !self.notes.contains(&Note::UidUnchecked) => self.notes.push(Note::UidUnchecked),
             None => {}
             Some(owners) => {

@@ -4,6 +4,8 @@
 //! answer names a pod by namespace and name only. Kubelet's checkpoint of its device manager has the UID, see
 //! [`crate::checkpoint`].
 
+use std::fmt;
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -142,6 +144,31 @@ fn of_container(container: ContainerResources) -> Vec<Allocation> {
         .flat_map(|claim| claim.cdi_devices)
         .map(|device| What::Claim(device.name));
     plugin.chain(claims).map(|what| Allocation { container: name.clone(), what }).collect()
+}
+
+/// Kubelet's root: its own, which kubeadm, k3s and rke2 leave as it is; k0s's (`--root-dir` of
+/// pkg/component/worker/kubelet.go); MicroK8s's (microk8s-resources/default-args/kubelet).
+pub(crate) const ROOTS: [&str; 3] =
+    ["/var/lib/kubelet", "/var/lib/k0s/kubelet", "/var/snap/microk8s/common/var/lib/kubelet"];
+
+/// Sockets of kubelet's that are not there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoKubelet(Vec<PathBuf>);
+
+impl fmt::Display for NoKubelet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let sockets: Vec<_> = self.0.iter().map(|socket| socket.display().to_string()).collect();
+        write!(f, "kubelet's socket is missing, there is none of {}", sockets.join(", "))
+    }
+}
+
+/// The first of the directories where kubelet's socket is.
+pub(crate) fn root(roots: &[PathBuf]) -> Result<&Path, NoKubelet> {
+    let missing = |socket: &Path| {
+        std::fs::symlink_metadata(socket).is_err_and(|error| error.kind() == io::ErrorKind::NotFound)
+    };
+    let there = roots.iter().find(|root| !missing(&socket(root)));
+    there.map(PathBuf::as_path).ok_or_else(|| NoKubelet(roots.iter().map(|root| socket(root)).collect()))
 }
 
 /// Where kubelet serves the API, below its root.

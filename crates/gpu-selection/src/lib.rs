@@ -26,6 +26,7 @@ use gpu::{Kind, PciAddress};
 
 pub use error::Error;
 pub use find::Finder;
+pub use kubelet::NoKubelet;
 pub use pod::{Facts, Pod};
 
 /// Where things are on the host.
@@ -33,8 +34,8 @@ pub use pod::{Facts, Pod};
 pub struct Roots {
     /// Holds `bus/pci/devices`.
     pub sysfs: PathBuf,
-    /// Kubelet's root directory.
-    pub kubelet: PathBuf,
+    /// Directories that kubelet's root may be; the first that has its socket is.
+    pub kubelet: Vec<PathBuf>,
     /// Folders of CDI specs; a later one wins.
     pub cdi: Vec<PathBuf>,
 }
@@ -43,7 +44,7 @@ impl Default for Roots {
     fn default() -> Self {
         Self {
             sysfs: "/sys".into(),
-            kubelet: "/var/lib/kubelet".into(),
+            kubelet: kubelet::ROOTS.map(PathBuf::from).into(),
             cdi: vec!["/etc/cdi".into(), "/var/run/cdi".into()],
         }
     }
@@ -124,7 +125,7 @@ pub enum Note {
     /// A device that is no GPU; it does not go to the VM.
     Ignored(Source),
     /// Kubelet was not asked, its socket is missing; nothing asks for GPUs.
-    NoKubelet(PathBuf),
+    NoKubelet(NoKubelet),
     /// Kubelet's record of the pods' UIDs was not there to check its answer with.
     UidUnchecked,
 }
@@ -133,11 +134,8 @@ impl fmt::Display for Note {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Ignored(source) => write!(f, "ignored, it is no GPU for a VM: {source}"),
-            Self::NoKubelet(socket) => {
-                write!(
-                    f,
-                    "kubelet's socket {socket:?} is missing; the pod starts without GPUs, none are asked for"
-                )
+            Self::NoKubelet(missing) => {
+                write!(f, "{missing}; the pod starts without GPUs, none are asked for")
             }
             Self::UidUnchecked => {
                 f.write_str("kubelet's checkpoint cannot be read; the pod's UID was not checked")

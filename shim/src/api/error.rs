@@ -1,7 +1,6 @@
 //! What can go wrong in a sandbox, and the status code that containerd and the kubelet see for it.
 
 use std::error::Error as StdError;
-use std::path::PathBuf;
 
 use agent_client::AgentError;
 use host_claims::scratch;
@@ -109,15 +108,15 @@ pub enum Error {
     #[error(
         "the container asks for {gpu} ({source_of}), which its pod's VM was not started with{}; a confidential VM gets all its \
          GPUs at its start: they must be named where the pod's are (kubelet, or the first container)",
-        .no_kubelet.as_ref().map(|socket| format!(": kubelet's socket {socket:?} is missing")).unwrap_or_default()
+        .no_kubelet.as_ref().map(|missing| format!(": {missing}")).unwrap_or_default()
     )]
     LateGpu {
         /// The GPU.
         gpu: gpu::PciAddress,
         /// Who names it.
         source_of: String,
-        /// Kubelet's socket, where it is missing and should have told.
-        no_kubelet: Option<PathBuf>,
+        /// Where kubelet's socket is missing, which should have told.
+        no_kubelet: Option<gpu_selection::NoKubelet>,
     },
     /// The host cannot start such VMs; the text names the check that failed and what to do.
     #[error(transparent)]

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use gpu::sysfs::Sysfs;
 use gpu::{Kind, PciAddress};
-use gpu_selection::{Assigned, Facts, Finder, PATIENCE, Request, Roots, Wish};
+use gpu_selection::{Assigned, Facts, Finder, NoKubelet, PATIENCE, Request, Roots, Wish};
 use guest_spec::PassedDevice;
 use oci_spec::runtime::Spec;
 use slog::{Logger, info};
@@ -90,7 +90,7 @@ fn passed(
     assigned: Assigned,
     vm: &[GuestDevice],
     sysfs: &Sysfs,
-    no_kubelet: impl Fn() -> Option<PathBuf>,
+    no_kubelet: impl Fn() -> Option<NoKubelet>,
 ) -> Result<PassedDevice> {
     let Assigned { address, source, .. } = assigned;
     let text = address.to_string();

@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 static PLACES: Semaphore = Semaphore::const_new(16);
 
 /// Directories of the engines and of Coffer: what is below belongs to all pods of the node.
-const SHARED: [&str; 14] = [
+const SHARED: [&str; 15] = [
     "/proc",
     "/run/coffer",
     "/run/containerd",
@@ -36,6 +36,7 @@ const SHARED: [&str; 14] = [
     "/var/lib/kubelet",
     "/var/lib/rancher/k3s",
     "/var/lib/rancher/rke2",
+    "/var/snap/microk8s",
 ];
 /// How the directories of containerd's plugins begin, wherever its own is.
 const PLUGIN: &str = "io.containerd.";

@@ -1,7 +1,7 @@
 //! A host in a folder: sysfs, CDI folders, kubelet's root.
 
 use std::os::unix::fs::symlink;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use gpu_selection::{Facts, Finder, Roots};
 use tempfile::TempDir;
@@ -63,8 +63,14 @@ impl Host {
         std::fs::create_dir_all(self.path("sys/class/vfio-dev").join(name)).unwrap();
     }
 
+    /// Where kubelet's root is looked for first.
     pub(crate) fn kubelet(&self) -> PathBuf {
         self.path("kubelet")
+    }
+
+    /// And then.
+    pub(crate) fn second(&self) -> PathBuf {
+        self.path("k0s/kubelet")
     }
 
     /// A CDI spec of kind `nvidia.com/pgpu` with these devices and nodes.
@@ -80,7 +86,11 @@ impl Host {
     }
 
     pub(crate) fn checkpoint(&self, uid: &str, id: &str) {
-        let folder = self.kubelet().join("device-plugins");
+        Self::checkpoint_below(&self.kubelet(), uid, id);
+    }
+
+    pub(crate) fn checkpoint_below(root: &Path, uid: &str, id: &str) {
+        let folder = root.join("device-plugins");
         std::fs::create_dir_all(&folder).unwrap();
         let text = format!(
             r#"{{"Data":{{"PodDeviceEntries":[{{"PodUID":"{uid}","ContainerName":"main",
@@ -90,7 +100,8 @@ impl Host {
     }
 
     pub(crate) fn finder(&self) -> Finder {
-        Finder::new(Roots { sysfs: self.path("sys"), kubelet: self.kubelet(), cdi: vec![self.path("cdi")] })
+        let kubelet = vec![self.kubelet(), self.second()];
+        Finder::new(Roots { sysfs: self.path("sys"), kubelet, cdi: vec![self.path("cdi")] })
     }
 }
 

@@ -14,6 +14,8 @@ use host::{Host, plain, web};
 use kubelet::{Behaviour, CdiDevice, Claim, Dynamic, Kubelet, pod};
 
 const SHORT: Duration = Duration::from_secs(2);
+/// The kind of the DRA driver's devices.
+const CLAIM: &str = "k8s.gpu.nvidia.com/claim";
 
 fn addresses(request: &Request) -> Vec<String> {
     request.assigned.iter().map(|assigned| assigned.address.to_string()).collect()
@@ -53,16 +55,49 @@ async fn kubelet_gives_by_vfio_name_by_group_and_by_cdi() {
     }
 }
 
+/// A pod that has these by claims.
+fn claims(names: &[&str]) -> Behaviour {
+    let mut behaviour = gives(&[]);
+    let devices = names.iter().map(|name| CdiDevice { name: (*name).to_owned() }).collect();
+    behaviour.pods[1].containers[0].dynamic.push(Dynamic { claims: vec![Claim { devices }] });
+    behaviour
+}
+
 #[tokio::test]
 async fn list_answers_where_get_is_off_and_claims_are_read() {
     let host = Host::new();
-    host.cdi("nvidia.com/pgpu", &[("a", "/dev/vfio/18"), ("b", "/dev/vfio/17")]);
-    let mut behaviour = Behaviour { no_get: true, ..gives(&[]) };
-    let claim = Claim { devices: vec![CdiDevice { name: "nvidia.com/pgpu=a".into() }] };
-    behaviour.pods[1].containers[0].dynamic.push(Dynamic { claims: vec![claim] });
+    host.cdi(CLAIM, &[("8c5d-gpu-vfio-0", "/dev/vfio/18"), ("9e1f-gpu-vfio-1", "/dev/vfio/17")]);
+    let name = format!("{CLAIM}=8c5d-gpu-vfio-0");
+    let behaviour = Behaviour { no_get: true, ..claims(&[&name]) };
     let request = by_kubelet(&host, behaviour).await.unwrap();
     assert_eq!(addresses(&request), ["0000:42:00.0"]);
-    assert!(matches!(&request.assigned[0].source, Source::Claim { name, .. } if name == "nvidia.com/pgpu=a"));
+    assert!(matches!(&request.assigned[0].source, Source::Claim { name: by, .. } if *by == name));
+}
+
+/// Names and nodes as the DRA driver writes them: `GetClaimDeviceName` of NVIDIA/k8s-dra-driver-gpu's cdi.go and
+/// vfio-cdi.go; those of class `device` until 25.12.
+#[tokio::test]
+async fn gpus_of_the_dra_driver_go_to_the_vm_or_stop_it() {
+    let device = CLAIM.replace("claim", "device");
+    for (kind, name, node, expected) in [
+        (CLAIM, "8c5d-gpu-vfio-0", "/dev/vfio/18", Some("0000:42:00.0")),
+        (CLAIM, "8c5d-gpu-vfio-0", "/dev/vfio/devices/vfio3", Some("0000:41:00.0")),
+        (&device, "gpu-vfio-0", "/dev/vfio/18", Some("0000:42:00.0")),
+        (CLAIM, "8c5d-gpu-0", "/dev/nvidia0", None),
+        (&device, "gpu-0", "/dev/nvidia0", None),
+    ] {
+        let host = Host::new();
+        host.cdi(kind, &[(name, node)]);
+        match (by_kubelet(&host, claims(&[&format!("{kind}={name}")])).await, expected) {
+            (Ok(request), Some(address)) => assert_eq!(addresses(&request), [address], "{kind}={name}"),
+            (Err(Error::NotPassthrough { by, .. }), None) => assert!(by.to_string().contains(name), "{by}"),
+            (other, _) => panic!("{kind}={name} on {node}: {other:?}"),
+        }
+    }
+    // Its driver for channels between nodes has no GPUs.
+    let host = Host::new();
+    let request = by_kubelet(&host, claims(&["k8s.compute-domain.nvidia.com/claim=8c5d-channel-0"])).await;
+    assert!(matches!(request.unwrap().notes[..], [Note::Ignored(_)]));
 }
 
 #[tokio::test]
@@ -142,9 +177,32 @@ async fn a_missing_socket_is_an_error_for_who_asks_for_gpus() {
     }
     let request = finder.pod(&web(&[], &[]), Wish::Unknown, SHORT).await.unwrap();
     assert!(matches!(request.notes[..], [Note::NoKubelet(_)]) && request.assigned.is_empty());
-    let socket = host.kubelet().join("pod-resources/kubelet.sock");
-    assert_eq!(finder.missing_kubelet(&web(&[], &[])), Some(socket));
+    let missing = finder.missing_kubelet(&web(&[], &[])).unwrap().to_string();
+    let sockets = [host.kubelet(), host.second()].map(|root| root.join("pod-resources/kubelet.sock"));
+    let [first, second] = sockets.map(|socket| socket.display().to_string());
+    assert!(missing.ends_with(&format!("there is none of {first}, {second}")), "{missing}");
     assert_eq!(finder.missing_kubelet(&plain(&[], &[])), None);
+}
+
+#[tokio::test]
+async fn kubelets_root_is_the_first_that_has_its_socket() {
+    let gives = || gives(&[("nvidia.com/pgpu", &["vfio3"])]);
+    let find = async |host: &Host| host.finder().pod(&web(&[], &[]), Wish::Unknown, SHORT).await;
+    // What another engine has left of its own is not asked, and neither is its record.
+    let host = Host::new();
+    host.checkpoint("uid-0", "vfio3");
+    Host::checkpoint_below(&host.second(), "uid-1", "vfio3");
+    Kubelet::new(gives()).serve(&host.second());
+    let request = find(&host).await.unwrap();
+    assert_eq!((addresses(&request), request.notes), (vec!["0000:41:00.0".to_owned()], vec![]));
+    assert_eq!(host.finder().missing_kubelet(&web(&[], &[])), None);
+    Host::checkpoint_below(&host.second(), "uid-0", "vfio3");
+    assert!(matches!(find(&host).await, Err(Error::OtherPod { .. })));
+    // Both are there.
+    let host = Host::new();
+    Kubelet::new(gives()).serve(&host.kubelet());
+    Kubelet::new(Behaviour::default()).serve(&host.second());
+    assert_eq!(addresses(&find(&host).await.unwrap()), ["0000:41:00.0"]);
 }
 
 #[tokio::test]
