@@ -184,6 +184,11 @@ impl<'a> Running<'a> {
         entries.extend(
             env.iter().filter(|(name, _)| name != "PATH").map(|(name, value)| format!("{name}={value}")),
         );
+        if !container.resources.claims.is_empty() {
+            // As CDI does it: where there is one of the name, in its place.
+            entries.retain(|entry| !entry.starts_with("NVIDIA_VISIBLE_DEVICES="));
+            entries.push("NVIDIA_VISIBLE_DEVICES=void".to_owned());
+        }
         let capabilities = capabilities(container);
         json!({
             "ociVersion": "1.2.1",
@@ -230,12 +235,10 @@ impl<'a> Running<'a> {
 
     fn oom_score(&self) -> i64 {
         use pod_manifest::spec::Service;
-        let containers = self.spec.spec.init_containers.iter().chain(&self.spec.spec.containers);
-        let all: Vec<_> = containers.map(|container| container.resources.service).collect();
-        match () {
-            () if all.iter().all(|service| *service == Service::Guaranteed) => -997,
-            () if all.iter().all(|service| *service == Service::BestEffort) => 1000,
-            () => 900,
+        match self.spec.spec.service() {
+            Service::Guaranteed => -997,
+            Service::BestEffort => 1000,
+            Service::Burstable => 900,
         }
     }
 

@@ -12,6 +12,11 @@ use crate::{ImageConfig, Objects, PolicyError, fields};
 /// containerd's, where an image has none.
 const DEFAULT_PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
+/// What NVIDIA's DRA driver sets to [`VOID`] in a container with its devices, whatever the image or the manifest has of it
+/// (NVIDIA/k8s-dra-driver-gpu, cmd/gpu-kubelet-plugin/vfio-cdi.go). The guest's own CDI specification does the same.
+const VISIBLE: &str = "NVIDIA_VISIBLE_DEVICES";
+const VOID: &str = "void";
+
 /// What is known of a variable's value.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Known {
@@ -34,6 +39,8 @@ pub(crate) struct Environment {
     no_path: bool,
     /// Whether kubelet tells of all services.
     services: bool,
+    /// Whether the container has devices by claims.
+    claims: bool,
 }
 
 impl Environment {
@@ -44,7 +51,8 @@ impl Environment {
         image: &ImageConfig,
     ) -> Result<Self, PolicyError> {
         let services = pod.spec.enable_service_links != Some(false);
-        let mut environment = Self { services, ..Self::default() };
+        let claims = !container.resources.claims.is_empty();
+        let mut environment = Self { services, claims, ..Self::default() };
         for from in &container.env_from {
             let keys = objects.keys(from).ok_or_else(|| {
                 let refs = [&from.config_map_ref, &from.secret_ref];
@@ -91,8 +99,17 @@ impl Environment {
 
     /// Entries that must be there.
     pub(crate) fn required(&self) -> Vec<String> {
+        self.exact().filter(|entry| !self.is_of_claims(entry)).collect()
+    }
+
+    fn exact(&self) -> impl Iterator<Item = String> + '_ {
         let own = self.own.iter().filter_map(|(name, value)| Some((name, value.as_ref()?.exact()?)));
-        own.map(|(name, value)| format!("{name}={value}")).chain(self.of_image()).collect()
+        own.map(|(name, value)| format!("{name}={value}")).chain(self.of_image())
+    }
+
+    /// Whether the DRA driver may have another in its place.
+    fn is_of_claims(&self, entry: &str) -> bool {
+        self.claims && name(entry) == VISIBLE
     }
 
     /// Patterns of values by their names, which must be there.
@@ -114,7 +131,10 @@ impl Environment {
     pub(crate) fn optional(&self) -> Vec<String> {
         let set =
             |wanted: &str| self.own.contains_key(wanted) || self.image.iter().any(|e| name(e) == wanted);
-        if self.no_path || set("PATH") { Vec::new() } else { vec![DEFAULT_PATH.to_owned()] }
+        let path = (!self.no_path && !set("PATH")).then(|| DEFAULT_PATH.to_owned());
+        let void = self.claims.then(|| format!("{VISIBLE}={VOID}"));
+        let of_claims = self.exact().filter(|entry| self.is_of_claims(entry));
+        path.into_iter().chain(void).chain(of_claims).collect()
     }
 
     /// Names of variables with any value: from a ConfigMap, a Secret, a field.
@@ -177,7 +197,7 @@ pub(crate) fn patterns(container: &Container) -> Vec<&'static str> {
 mod tests {
     use super::*;
     use pod_manifest::Names;
-    use pod_manifest::spec::{EnvFrom, EnvVar, FieldRef, KeyRef, ObjectRef, ValueFrom};
+    use pod_manifest::spec::{Devices, EnvFrom, EnvVar, FieldRef, KeyRef, ObjectRef, ValueFrom};
 
     fn variable(name: &str, value: &str) -> EnvVar {
         EnvVar { name: name.into(), value: Some(value.into()), value_from: None }
@@ -222,6 +242,25 @@ mod tests {
             of(&container(vec![]), &["PATH"]).unwrap().optional().is_empty(),
             "it takes the usual one away"
         );
+    }
+
+    #[test]
+    fn what_the_dra_driver_replaces_may_be_what_it_was() {
+        let with = |devices: Devices, own: Vec<EnvVar>| Container { resources: devices, ..container(own) };
+        let claims = || Devices { claims: vec![Default::default()], ..Devices::default() };
+        let image = ["NVIDIA_VISIBLE_DEVICES=all", "A=image"];
+        let environment = of(&with(claims(), vec![]), &image).unwrap();
+        assert_eq!(environment.required(), ["A=image"]);
+        assert_eq!(
+            environment.optional(),
+            [DEFAULT_PATH, "NVIDIA_VISIBLE_DEVICES=void", "NVIDIA_VISIBLE_DEVICES=all"]
+        );
+        let environment = of(&with(claims(), vec![variable(VISIBLE, "0")]), &image).unwrap();
+        assert_eq!(environment.required(), ["A=image"]);
+        assert_eq!(environment.replaced(), ["NVIDIA_VISIBLE_DEVICES=all"]);
+        let environment = of(&with(Devices::default(), vec![]), &image).unwrap();
+        assert_eq!(environment.required(), image);
+        assert_eq!(environment.optional(), [DEFAULT_PATH]);
     }
 
     #[test]
