@@ -230,14 +230,15 @@ fn layers(image: &Image) -> Vec<String> {
     image.layers.iter().filter(|layer| seen.insert(**layer)).map(ToString::to_string).collect()
 }
 
+/// `GetContainerOOMScoreAdjust`; between its bounds it goes by the node's memory.
 fn oom_score(spec: &Spec) -> [i64; 2] {
-    let all = || spec.init_containers.iter().chain(&spec.containers).map(|of| of.resources.service);
-    if spec.priority_class_name.as_deref() == Some(CRITICAL) || all().all(|of| of == Service::Guaranteed) {
-        GUARANTEED
-    } else if all().all(|of| of == Service::BestEffort) {
-        BEST_EFFORT
-    } else {
-        BURSTABLE
+    if spec.priority_class_name.as_deref() == Some(CRITICAL) {
+        return GUARANTEED;
+    }
+    match spec.service() {
+        Service::Guaranteed => GUARANTEED,
+        Service::Burstable => BURSTABLE,
+        Service::BestEffort => BEST_EFFORT,
     }
 }
 
@@ -280,6 +281,8 @@ mod tests {
         for mixed in [[Guaranteed, BestEffort], [Burstable, Burstable]] {
             assert_eq!(oom_score(&spec(&mixed)), BURSTABLE);
         }
+        let own = "apiVersion: v1\nkind: Pod\nspec: {resources: {limits: {cpu: 1, memory: 1Gi}}, containers: [{name: a}]}";
+        assert_eq!(oom_score(&PodSpec::parse(own).unwrap().spec), GUARANTEED);
         let critical = Spec { priority_class_name: Some(CRITICAL.into()), ..spec(&[Burstable]) };
         assert_eq!(oom_score(&critical), GUARANTEED);
     }

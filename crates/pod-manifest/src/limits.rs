@@ -48,6 +48,13 @@ pub(crate) enum Stage {
     Main,
 }
 
+impl Stage {
+    /// Of an init container with this `restartPolicy`.
+    pub(crate) fn of_init(restart_policy: Option<&str>) -> Self {
+        if restart_policy == Some("Always") { Self::Sidecar } else { Self::Init }
+    }
+}
+
 impl Limits {
     /// The pod's limits from its containers', in the order of the manifest, init containers first.
     ///

@@ -6,6 +6,7 @@ use serde::{Deserialize, Deserializer};
 
 use crate::claims::{Claims, OfContainer, OfPod};
 use crate::gpus::Resource;
+use crate::limits::{self, Stage};
 use crate::names::Names;
 use crate::quantity::Quantity;
 use crate::written::Scalar;
@@ -81,6 +82,8 @@ object! {
         service_account_name: Option<String>,
         /// Claims of devices.
         resource_claims: Vec<OfPod>,
+        /// CPU and memory of the pod itself (Kubernetes 1.34 and later).
+        resources: Option<PodResources>,
         /// Volumes.
         volumes: Vec<Volume>,
         /// Containers that run before the others.
@@ -382,13 +385,49 @@ pub struct Devices {
     pub switches: u32,
     /// How much of CPU and memory it is promised.
     pub service: Service,
+    /// CPU and memory that it asks for.
+    pub requests: Compute,
     /// Names of other resources.
     pub others: Vec<String>,
     /// What it has of the pod's claims; their GPUs are among [`Self::gpus`].
     pub claims: Vec<OfContainer>,
 }
 
-/// What a container is promised of CPU and memory: the pod's quality of service is the least of its containers'.
+/// CPU and memory, where anything is said of them.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Compute {
+    /// CPUs.
+    pub cpu: Option<Quantity>,
+    /// Bytes.
+    pub memory: Option<Quantity>,
+}
+
+impl Compute {
+    fn of(quantities: &BTreeMap<String, Scalar>) -> Result<Self, String> {
+        let quantity = |name: &str| {
+            let value = quantities.get(name).map(|Scalar(value)| value.parse::<Quantity>());
+            value.transpose().map_err(|error| format!("{name}: {error}"))
+        };
+        Ok(Self { cpu: quantity("cpu")?, memory: quantity("memory")? })
+    }
+
+    /// These, and the others' where nothing is said here.
+    fn or(self, others: Self) -> Self {
+        Self { cpu: self.cpu.or(others.cpu), memory: self.memory.or(others.memory) }
+    }
+}
+
+/// `spec.resources`: what all containers together ask for and may use.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(try_from = "Limits")]
+pub struct PodResources {
+    limits: Compute,
+    requests: Compute,
+    /// Whether there are limits, whatever they are of.
+    limited: bool,
+}
+
+/// What a container or a pod is promised of CPU and memory.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Service {
     /// Nothing.
@@ -398,6 +437,22 @@ pub enum Service {
     Burstable,
     /// All that it may use.
     Guaranteed,
+}
+
+impl Service {
+    /// As Kubernetes has it (`pkg/apis/core/v1/helper/qos`): nothing of both, all of both, or something else.
+    fn of(limits: Compute, requests: Compute) -> Self {
+        let amounts = [(limits.cpu, requests.cpu), (limits.memory, requests.memory)]
+            .map(|(limit, request)| (limit.unwrap_or_default(), request.unwrap_or_default()));
+        let none = Quantity::default();
+        match () {
+            () if amounts.iter().all(|amounts| *amounts == (none, none)) => Self::BestEffort,
+            () if amounts.iter().all(|(limit, request)| limit == request && *limit > none) => {
+                Self::Guaranteed
+            }
+            () => Self::Burstable,
+        }
+    }
 }
 
 #[derive(Deserialize)]
@@ -410,24 +465,12 @@ struct Limits {
     claims: Vec<OfContainer>,
 }
 
-impl Limits {
-    /// A request that is absent is the limit (Kubernetes, `pkg/apis/core/v1/helper/qos`).
-    fn service(&self) -> Result<Service, String> {
-        let quantity = |map: &BTreeMap<String, Scalar>, name: &str| {
-            let value = map.get(name).map(|Scalar(value)| value.parse::<Quantity>());
-            value.transpose().map_err(|error| format!("{name}: {error}"))
-        };
-        let mut service = Service::Guaranteed;
-        let mut any = false;
-        for name in ["cpu", "memory"] {
-            let (limit, request) = (quantity(&self.limits, name)?, quantity(&self.requests, name)?);
-            any |= [limit, request].into_iter().flatten().any(|quantity| quantity.milli() > 0);
-            let all = limit.is_some_and(|limit| limit.milli() > 0 && request.is_none_or(|r| r == limit));
-            if !all {
-                service = Service::Burstable;
-            }
-        }
-        Ok(if any { service } else { Service::BestEffort })
+impl TryFrom<Limits> for PodResources {
+    type Error = String;
+
+    fn try_from(from: Limits) -> Result<Self, String> {
+        let limited = !from.limits.is_empty();
+        Ok(Self { limits: Compute::of(&from.limits)?, requests: Compute::of(&from.requests)?, limited })
     }
 }
 
@@ -435,7 +478,11 @@ impl TryFrom<Limits> for Devices {
     type Error = String;
 
     fn try_from(from: Limits) -> Result<Self, String> {
-        let mut devices = Self { service: from.service()?, claims: from.claims.clone(), ..Self::default() };
+        let limits = Compute::of(&from.limits)?;
+        // A request that is absent is the limit (`SetDefaults_Pod` of Kubernetes' pkg/apis/core/v1/defaults.go).
+        let requests = Compute::of(&from.requests)?.or(limits);
+        let service = Service::of(limits, requests);
+        let mut devices = Self { service, requests, claims: from.claims.clone(), ..Self::default() };
         for (name, Scalar(value)) in &from.limits {
             let sum = match Resource::of(name) {
                 Resource::Gpu => &mut devices.gpus,
@@ -467,6 +514,55 @@ impl<'de> Deserialize<'de> for Anything {
 /// `field:` with nothing behind it is Kubernetes' way to say that it is absent.
 fn or_default<'de, T: Default + Deserialize<'de>, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
     Option::deserialize(from).map(Option::unwrap_or_default)
+}
+
+impl Spec {
+    /// The pod's quality of service: its own resources decide where it has any, as in `ComputePodQOS` of Kubernetes'
+    /// `pkg/apis/core/v1/helper/qos`; else it is that of all its containers, or something between.
+    #[must_use]
+    pub fn service(&self) -> Service {
+        if let Some(own) = self.resources {
+            return Service::of(own.limits, self.requests(own));
+        }
+        let all = || self.init_containers.iter().chain(&self.containers).map(|of| of.resources.service);
+        let is = |service| all().all(|of| of == service);
+        match () {
+            () if is(Service::Guaranteed) => Service::Guaranteed,
+            () if is(Service::BestEffort) => Service::BestEffort,
+            () => Service::Burstable,
+        }
+    }
+
+    /// What the pod asks for: beside limits, what is not said is what its containers ask for, and else the limit
+    /// (`defaultPodRequests` of Kubernetes' pkg/apis/core/v1/defaults.go).
+    fn requests(&self, own: PodResources) -> Compute {
+        if own.limited { own.requests.or(self.of_containers()).or(own.limits) } else { own.requests }
+    }
+
+    /// What the containers ask for together.
+    fn of_containers(&self) -> Compute {
+        let init = self.init_containers.iter().map(|container| (container.init_stage(), container));
+        let all: Vec<_> =
+            init.chain(self.containers.iter().map(|container| (Stage::Main, container))).collect();
+        let amounts = all.iter().map(|(stage, container)| {
+            let Compute { cpu, memory } = container.resources.requests;
+            let (cpu, memory) = (cpu.unwrap_or_default(), memory.unwrap_or_default());
+            (*stage, limits::Limits { cpu, memory, ..limits::Limits::default() })
+        });
+        // Kubernetes refuses what is too much to be counted.
+        let sum = limits::Limits::of_pod(&amounts.collect::<Vec<_>>()).unwrap_or_default();
+        let said = |of: fn(&Compute) -> Option<Quantity>, sum: Quantity| {
+            all.iter().any(|(_, container)| of(&container.resources.requests).is_some()).then_some(sum)
+        };
+        Compute { cpu: said(|of| of.cpu, sum.cpu), memory: said(|of| of.memory, sum.memory) }
+    }
+}
+
+impl Container {
+    /// When it runs, where it is an init container.
+    fn init_stage(&self) -> Stage {
+        Stage::of_init(self.restart_policy.as_deref())
+    }
 }
 
 impl PodSpec {

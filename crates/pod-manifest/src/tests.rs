@@ -209,6 +209,49 @@ fn a_container_is_promised_what_its_requests_say() {
 }
 
 #[test]
+fn the_pods_own_resources_decide_what_it_is_promised() {
+    use spec::Service::{BestEffort, Burstable, Guaranteed};
+    let of = |own: &str, init: &str, main: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nspec:\n  resources: {own}\n  initContainers: [{init}]\n  containers: [{main}]\n"
+        );
+        spec::PodSpec::parse(&text).unwrap().spec.service()
+    };
+    let both = "{limits: {cpu: 2, memory: 2Gi}}";
+    let equal = "{limits: {cpu: 2, memory: 2Gi}, requests: {cpu: 2000m, memory: 2048Mi}}";
+    let c = |resources: &str| format!("{{name: c, resources: {resources}}}");
+    let some = "{requests: {cpu: 500m, memory: 1Gi}}";
+    for (own, init, main, service) in [
+        // None of its own.
+        ("", vec![], vec!["{}", "{}"], BestEffort),
+        ("", vec![], vec![both, both], Guaranteed),
+        ("", vec!["{}"], vec![both], Burstable),
+        // Over containers without any.
+        (both, vec![], vec!["{}"], Guaranteed),
+        (equal, vec!["{}"], vec!["{}", "{}"], Guaranteed),
+        ("{limits: {cpu: 2}}", vec![], vec!["{}"], Burstable),
+        ("{requests: {memory: 1Gi}}", vec![], vec!["{}"], Burstable),
+        ("{limits: {cpu: 2, memory: 2Gi}, requests: {cpu: 1}}", vec![], vec!["{}"], Burstable),
+        ("{}", vec![], vec!["{}"], BestEffort),
+        ("{limits: {hugepages-2Mi: 2Mi}}", vec![], vec!["{}"], BestEffort),
+        // Over containers with some, which are the pod's requests where it has limits and does not say.
+        (both, vec![], vec![some], Burstable),
+        (equal, vec![], vec![some], Guaranteed),
+        (both, vec![], vec!["{requests: {cpu: 2, memory: 1Gi}}", "{requests: {memory: 1Gi}}"], Guaranteed),
+        (both, vec!["{requests: {cpu: 2, memory: 2Gi}}"], vec![some, "{}"], Guaranteed),
+        (both, vec![], vec!["{limits: {cpu: 2, memory: 2Gi}}"], Guaranteed),
+        (both, vec![], vec!["{limits: {cpu: 1}}"], Burstable),
+        ("{limits: {cpu: 2, memory: 2Gi}, requests: {cpu: 2}}", vec![], vec![some], Burstable),
+        ("{requests: {cpu: 1}}", vec![], vec![both], Burstable),
+        ("{limits: {hugepages-2Mi: 2Mi}}", vec![], vec![some], Burstable),
+        ("{}", vec![], vec![both], BestEffort),
+    ] {
+        let join = |all: &[&str]| all.iter().map(|of| c(of)).collect::<Vec<_>>().join(", ");
+        assert_eq!(of(own, &join(&init), &join(&main)), service, "{own} over {init:?} and {main:?}");
+    }
+}
+
+#[test]
 fn a_pods_containers_are_read() {
     let text = "apiVersion: v1\nkind: Pod\nmetadata: {name: p, namespace: ns}\nspec:\n  hostname:\n  volumes:\n\
                 \x20   - {name: tmp, emptyDir: {}}\n    - {name: facts, downwardAPI: {items: []}}\n    - name: disk\n\
@@ -234,6 +277,7 @@ fn a_pods_containers_are_read() {
         gpus: 2,
         switches: 4,
         service: spec::Service::Burstable,
+        requests: spec::Compute { cpu: Some("1".parse().unwrap()), memory: None },
         others: vec!["cpu".into()],
         claims: vec![],
     };

@@ -133,8 +133,7 @@ impl Pod {
 
         let mut all = Vec::new();
         for (index, container) in init.iter().enumerate() {
-            let sidecar = container.restart_policy.as_deref() == Some("Always");
-            let stage = if sidecar { Stage::Sidecar } else { Stage::Init };
+            let stage = Stage::of_init(container.restart_policy.as_deref());
             let place = at("initContainers").then(Step::Item(index));
             all.push((stage, limits(container.resources.as_ref(), &place)?));
         }

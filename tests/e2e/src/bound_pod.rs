@@ -156,13 +156,10 @@ impl BoundPod {
 
 /// What kubelet makes of the pod's quality of service.
 fn oom_score(spec: &PodSpec) -> i64 {
-    let all = || spec.spec.init_containers.iter().chain(&spec.spec.containers).map(|of| of.resources.service);
-    if all().all(|service| service == Service::Guaranteed) {
-        -997
-    } else if all().all(|service| service == Service::BestEffort) {
-        1000
-    } else {
-        900
+    match spec.spec.service() {
+        Service::Guaranteed => -997,
+        Service::BestEffort => 1000,
+        Service::Burstable => 900,
     }
 }
 
