@@ -10,7 +10,6 @@ use anyhow::Result;
 #[cfg(not(feature = "vfio-user"))]
 use anyhow::bail;
 use gpu::claim::{Claim, Quarantined, Way};
-use gpu::power::PowerPlan;
 use gpu::registers::Registers;
 use gpu::sysfs::Function;
 use gpu::{Attached, Gpu, Progress, open};
@@ -24,7 +23,7 @@ fn holder() -> String {
 
 /// Locks all, for something that needs no way to their registers.
 pub(super) async fn locks(host: &Host, functions: &[Function]) -> Result<Claim> {
-    Ok(Claim::lock(&host.state(), functions.to_vec(), vec![], &holder(), Quarantined::Allow).await?)
+    Ok(Claim::lock(&host.state(), functions.to_vec(), &holder(), Quarantined::Allow).await?)
 }
 
 /// Locks all, then opens all, whether or not their firmware runs.
@@ -34,9 +33,9 @@ pub(super) async fn claim(
     quarantined: Quarantined,
     progress: &Progress,
 ) -> Result<(Claim, Vec<Gpu<Attached>>)> {
-    let power = functions.iter().map(|function| PowerPlan::new(function.address, &function.path));
-    let power = power.collect::<Result<_, _>>()?;
-    let mut claim = Claim::lock(&host.state(), functions.to_vec(), power, &holder(), quarantined).await?;
+    let mut claim = Claim::lock(&host.state(), functions.to_vec(), &holder(), quarantined).await?;
+    // Nobody puts back what this process changes, if it is killed.
+    claim.plan()?;
     claim.wake().await?;
     let gpus = claim.open(progress, host).await?;
     Ok((claim, gpus))

@@ -1,7 +1,7 @@
 //! Taking GPUs from whoever else might use them: one way, for a pod and for the operator's command.
 //!
 //! ```text
-//! lock (all or none, none in quarantine) ─► wake ─► open ─► Gpu, which holds its lock until it is dropped
+//! lock (all or none, none in quarantine) ─► plan ─► wake ─► open ─► Gpu, which holds its lock until it is dropped
 //! ```
 
 use std::mem;
@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::{join_all, try_join_all};
 
 use crate::lock::GpuLock;
-use crate::power::{Awake, PowerPlan};
+use crate::power::{Awake, PowerPlan, PowerRecord};
 use crate::quarantine::{Entry, Quarantine};
 use crate::registers::{Registers, ResetKind};
 use crate::sysfs::Function;
@@ -86,15 +86,13 @@ pub struct Lost {
 }
 
 impl Claim {
-    /// Locks all for `holder`, or none; `state` is the folder of locks and quarantine records, `power` what keeps each
-    /// awake.
+    /// Locks all for `holder`, or none; `state` is the folder of locks and quarantine records.
     ///
     /// # Errors
     /// [`lock::Error::Held`] with the holder's name; [`Error::Quarantined`].
     pub async fn lock(
         state: &Path,
         functions: Vec<Function>,
-        power: Vec<PowerPlan>,
         holder: &str,
         quarantined: Quarantined,
     ) -> Result<Self, Error> {
@@ -111,10 +109,21 @@ impl Claim {
             }
         }
         let (state, holder) = (state.to_owned(), holder.to_owned());
-        Ok(Self { awake: Vec::new(), locks, power, functions, state, holder })
+        Ok(Self { awake: Vec::new(), locks, power: Vec::new(), functions, state, holder })
     }
 
-    /// Wakes all, and keeps them awake.
+    /// Which settings are to be changed so that all stay awake: what to write down before [`Self::wake`]. Those of one that
+    /// had a GPU before are put back by now, as that is done under its lock.
+    ///
+    /// # Errors
+    /// [`power::Error::File`].
+    pub fn plan(&mut self) -> Result<Vec<PowerRecord>, power::Error> {
+        let plans = self.functions.iter().map(|function| PowerPlan::new(function.address, &function.path));
+        self.power = plans.collect::<Result<_, _>>()?;
+        Ok(self.power.iter().map(|plan| plan.record().clone()).collect())
+    }
+
+    /// Wakes all that are planned, and keeps them awake.
     ///
     /// # Errors
     /// [`power::Error`]; none is kept awake then.

@@ -57,6 +57,12 @@ pub struct PowerRecord {
 }
 
 impl PowerRecord {
+    /// Whose.
+    #[must_use]
+    pub fn gpu(&self) -> PciAddress {
+        self.gpu
+    }
+
     /// Puts the settings back, in the reverse order; repeats do no harm, and a function that is gone has none.
     ///
     /// # Errors

@@ -8,8 +8,8 @@ use host_claims::vsock::Vsock;
 use shared_types::one_line;
 
 use crate::devices::Devices;
-use crate::state::StateDir;
 use crate::state::release::{Steps, step};
+use crate::state::{Claim, StateDir};
 
 /// The claims of one VM. QEMU must be gone before they are released.
 #[derive(Debug)]
@@ -29,9 +29,9 @@ impl Claims {
         self.network.as_ref().map_or(&[], |network| network.endpoints.as_slice())
     }
 
-    /// Releases everything; returns what could not be, one line each. The record stays then, for `delete`.
+    /// Releases everything; returns what could not be, one line each. The record of that stays then, for `delete`.
     pub async fn release(self) -> Vec<String> {
-        let Self { dir, vsock, network, cgroup, devices, scratch } = self;
+        let Self { mut dir, vsock, network, cgroup, devices, scratch } = self;
         drop(scratch);
         let steps = Steps {
             vsock: vsock.and_then(|vsock| step(vsock.release())),
@@ -45,9 +45,13 @@ impl Claims {
             cgroup: cgroup.and_then(|cgroup| step(cgroup.release())),
             ..Steps::default()
         };
-        let failures: Vec<String> = steps.make().await.iter().map(|failure| one_line(failure)).collect();
+        let failures = steps.make().await;
+        let failed: Vec<Claim> = failures.iter().map(|failure| failure.claim).collect();
+        let mut failures: Vec<String> = failures.iter().map(|failure| one_line(failure)).collect();
         if failures.is_empty() {
             dir.remove();
+        } else if let Err(error) = dir.update(|record| record.keep(&failed)) {
+            failures.push(one_line(&error));
         }
         failures
     }

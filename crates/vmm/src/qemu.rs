@@ -6,11 +6,16 @@ use std::process::{ExitStatus, Stdio};
 use std::time::Duration;
 
 use command_fds::{CommandFdExt, FdMapping};
-use slog::Logger;
+use host_claims::process;
+use slog::{Logger, error};
 use tokio::process::{Child, Command};
+use tokio::time::timeout;
 
 use crate::lines::{Tail, follow};
 use crate::progress::Activity;
+
+/// How long a killed process may take to go before that is told.
+pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +49,7 @@ pub struct Qemu {
     child: Child,
     pid: u32,
     stderr: Tail,
+    log: Logger,
 }
 
 impl Qemu {
@@ -77,7 +83,7 @@ impl Qemu {
         };
         let stderr = stderr.into_owned_fd().map_err(failed)?;
         let stderr = follow(stderr, "qemu", log.clone(), activity.clone());
-        Ok(Self { child, pid, stderr })
+        Ok(Self { child, pid, stderr, log: log.clone() })
     }
 
     /// The process id, in the shim's PID namespace.
@@ -102,9 +108,20 @@ impl Qemu {
         }
     }
 
-    /// Kills the process and waits until it is reaped.
+    /// Kills the process and waits until it is reaped, however long that is: what it has may not be given back before.
     pub async fn kill(&mut self) -> Exit {
         let _ = self.child.start_kill();
+        self.killed().await
+    }
+
+    /// Waits for the end of the killed process, and says once that it does not come.
+    async fn killed(&mut self) -> Exit {
+        if let Ok(exit) = timeout(KILL_PATIENCE, self.wait()).await {
+            return exit;
+        }
+        let pid = i32::try_from(self.pid).unwrap_or(i32::MAX);
+        let hangs = process::Error::Unkillable { pid, timeout: KILL_PATIENCE };
+        error!(self.log, "QEMU does not end; it is waited for"; "error" => %hangs);
         self.wait().await
     }
 }
@@ -133,12 +150,16 @@ mod tests {
     use std::io::Read;
     use std::os::unix::net::UnixStream;
 
-    use slog::{Discard, o};
+    use slog::{Discard, Drain, KV, Key, Never, OwnedKVList, Record, Serializer, o};
+    use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
     use super::*;
 
     fn spawn(script: &str, fds: Vec<(OwnedFd, i32)>) -> Result<Qemu, SpawnError> {
-        let log = Logger::root(Discard, o!());
+        spawn_with(script, fds, Logger::root(Discard, o!()))
+    }
+
+    fn spawn_with(script: &str, fds: Vec<(OwnedFd, i32)>, log: Logger) -> Result<Qemu, SpawnError> {
         let args = ["-c".to_owned(), script.to_owned()];
         let shell = Path::new("/bin/sh");
         Qemu::spawn(shell, std::process::Command::new(shell), &args, fds, &log, &Activity::default())
@@ -165,6 +186,53 @@ mod tests {
     async fn a_kill_is_seen() {
         let mut qemu = spawn("sleep 60", Vec::new()).unwrap();
         assert_eq!(qemu.kill().await.to_string(), "signal: 9 (SIGKILL)");
+    }
+
+    /// Nothing that a test can start outlives SIGKILL: it is one that nobody killed.
+    #[tokio::test(start_paused = true)]
+    async fn one_that_outlives_its_kill_is_told_of_once_and_waited_for() {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let (log, mut lines) = told();
+        let mut qemu = spawn_with("read go <&7; exit 3", vec![(theirs.into(), 7)], log).unwrap();
+        let pid = qemu.pid();
+        let first = async {
+            let first = lines.recv().await.unwrap();
+            // Long after it was told; then it goes.
+            tokio::time::sleep(KILL_PATIENCE * 9).await;
+            drop(ours);
+            first
+        };
+        let (exit, first) = tokio::join!(qemu.killed(), first);
+        assert_eq!(exit.to_string(), "exit status: 3");
+        for words in ["ERRO QEMU does not end", &format!("/proc/{pid}/stack")] {
+            assert!(first.contains(words), "{words:?} is not in {first:?}");
+        }
+        assert!(lines.try_recv().is_err());
+    }
+
+    /// A log, and its lines.
+    fn told() -> (Logger, UnboundedReceiver<String>) {
+        struct Lines(UnboundedSender<String>);
+        impl Drain for Lines {
+            type Ok = ();
+            type Err = Never;
+
+            fn log(&self, record: &Record<'_>, _: &OwnedKVList) -> Result<(), Never> {
+                struct Text(String);
+                impl Serializer for Text {
+                    fn emit_arguments(&mut self, _: Key, value: &std::fmt::Arguments<'_>) -> slog::Result {
+                        self.0.push_str(&format!(" {value}"));
+                        Ok(())
+                    }
+                }
+                let mut text = Text(format!("{} {}", record.level().as_short_str(), record.msg()));
+                record.kv().serialize(record, &mut text).unwrap();
+                let _ = self.0.send(text.0);
+                Ok(())
+            }
+        }
+        let (sender, lines) = unbounded_channel();
+        (Logger::root(Lines(sender), o!()), lines)
     }
 
     #[tokio::test]

@@ -18,6 +18,7 @@ use std::time::Duration;
 use host_claims::process::{Identity, Process};
 use host_claims::rootfs::RootfsRecord;
 use jail::UserId;
+use serde::Serialize;
 use slog::Logger;
 use tokio::time::timeout;
 
@@ -208,7 +209,7 @@ fn own_identity() -> Result<Option<Identity>, StateError> {
 }
 
 /// Writes a sandbox's record, whole or not at all.
-fn write(dir: &Path, record: &Record) -> Result<(), StateError> {
+fn write(dir: &Path, record: &impl Serialize) -> Result<(), StateError> {
     let path = dir.join(RECORD);
     let new = dir.join("state.json.new");
     let write = || -> io::Result<()> {
@@ -393,6 +394,8 @@ mod tests {
         assert!(!qemu.wait().unwrap().success());
         let text = failures[0].to_string();
         assert!(text.contains("format 9") && text.contains("but for: jail;"), "{text}");
-        assert!(dir.path().join("state.json").exists());
+        let left: serde_json::Value =
+            serde_json::from_slice(&std::fs::read(dir.path().join("state.json")).unwrap()).unwrap();
+        assert_eq!((&left["qemu"], &left["jail"]), (&serde_json::Value::Null, &newer["jail"]));
     }
 }

@@ -90,7 +90,11 @@ async fn claim_devices(request: &Request, claims: &mut Claims, log: &Logger) -> 
     let planned = DevicesPlan::new(&request.devices, &request.sandbox)?;
     claims.dir.update(|record| record.devices = Some(planned.record()))?;
     let devices = match planned.lock(log).await {
-        Ok(devices) => claims.devices.insert(devices),
+        Ok((devices, record)) => {
+            let devices = claims.devices.insert(devices);
+            claims.dir.update(|state| state.devices = Some(record))?;
+            devices
+        }
         Err(error) => {
             // Nothing was taken, and the holder must not be disturbed by our record.
             claims.dir.update(|record| record.devices = None)?;

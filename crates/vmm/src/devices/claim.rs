@@ -8,7 +8,6 @@ use futures_util::future::join_all;
 use gpu::claim::{Claim, Quarantined};
 use gpu::fabric::Fabric;
 use gpu::owner::{Ownership, ownership};
-use gpu::power::PowerPlan;
 use gpu::progress::Event;
 use gpu::sysfs::Function;
 use gpu::{Assignable, Chip, Failure, Gpu, Kind, Mode, PciAddress, Phase, Progress, Unverified, set};
@@ -27,7 +26,6 @@ use super::{DevicesError, DevicesRecord, DevicesRequest, GpuHost, facts, host, m
 pub(crate) struct DevicesPlan {
     record: DevicesRecord,
     functions: Vec<Function>,
-    power: Vec<PowerPlan>,
 }
 
 impl DevicesPlan {
@@ -35,20 +33,19 @@ impl DevicesPlan {
     pub(crate) fn new(request: &DevicesRequest, sandbox: &str) -> Result<Self, DevicesError> {
         let DevicesRequest { addresses, host } = request;
         let sysfs = host.sysfs();
-        let (mut functions, mut power) = (Vec::new(), Vec::new());
+        let mut functions = Vec::new();
         for gpu in addresses {
             let function = sysfs.function(*gpu)?.ok_or(DevicesError::NotNvidia(*gpu))?;
             check_driver(&function, host)?;
-            power.push(PowerPlan::new(*gpu, &function.path)?);
             functions.push(function);
         }
         let record = DevicesRecord {
             sandbox: sandbox.to_owned(),
             host: host.clone(),
             devices: addresses.clone(),
-            power: power.iter().map(|plan| plan.record().clone()).collect(),
+            power: Vec::new(),
         };
-        Ok(Self { record, functions, power })
+        Ok(Self { record, functions })
     }
 
     /// What to write down before [`Self::lock`].
@@ -56,12 +53,13 @@ impl DevicesPlan {
         self.record.clone()
     }
 
-    /// Locks all, or none.
-    pub(crate) async fn lock(self, log: &Logger) -> Result<Devices, DevicesError> {
-        let DevicesRecord { sandbox, host, .. } = self.record;
-        let claim =
-            Claim::lock(&host.state, self.functions, self.power, &sandbox, Quarantined::Refuse).await?;
-        Ok(Devices { claim, unclean: Vec::new(), sandbox, host, log: log.clone() })
+    /// Locks all, or none; what to write down before [`Devices::verify`], which changes settings, comes with them.
+    pub(crate) async fn lock(self, log: &Logger) -> Result<(Devices, DevicesRecord), DevicesError> {
+        let Self { record, functions } = self;
+        let DevicesRecord { sandbox, host, .. } = record.clone();
+        let mut claim = Claim::lock(&host.state, functions, &sandbox, Quarantined::Refuse).await?;
+        let record = DevicesRecord { power: claim.plan()?, ..record };
+        Ok((Devices { claim, unclean: Vec::new(), sandbox, host, log: log.clone() }, record))
     }
 }
 

@@ -1,5 +1,6 @@
 //! What must be given back without the shim that took it.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -22,34 +23,52 @@ pub struct DevicesRecord {
 }
 
 impl DevicesRecord {
-    /// Resets the devices, whatever was done to them, and puts their settings back. One that somebody else has by now is
-    /// left to them: whoever takes a device resets it first. QEMU must be gone.
+    /// Resets the devices, whatever was done to them, and puts their settings back; those whose lock cannot be had are left
+    /// as they are. One that somebody else has by now is theirs: whoever takes a device resets it first. What is given back
+    /// is no longer in this record, so that nobody does it again. QEMU must be gone.
     ///
     /// # Errors
-    /// The first device that is neither clean nor in quarantine; the others are one of both.
-    pub async fn release(&self, log: &Logger) -> Result<(), DevicesError> {
-        let mut locks = Vec::new();
-        for device in &self.devices {
-            match GpuLock::take(&self.host.state, *device, &self.sandbox).await {
-                Ok(lock) => locks.push(Arc::new(lock)),
+    /// The first device that is neither clean nor in quarantine, or whose settings are not put back; the others are.
+    pub async fn release(&mut self, log: &Logger) -> Result<(), DevicesError> {
+        let (sandbox, host) = (&self.sandbox, &self.host);
+        let gpus: BTreeSet<_> =
+            self.devices.iter().copied().chain(self.power.iter().map(PowerRecord::gpu)).collect();
+        // All at once: each may have a look that is waited for.
+        let taking = gpus
+            .into_iter()
+            .map(|gpu| async move { (gpu, GpuLock::take(&host.state, gpu, sandbox).await.map(Arc::new)) });
+        let (mut locks, mut unlocked, mut unclean) = (Vec::new(), Vec::new(), Vec::new());
+        let mut result = Ok(());
+        for (gpu, taken) in join_all(taking).await {
+            match taken {
+                Ok(lock) => locks.push(lock),
                 Err(lock::Error::Held { .. }) => {}
-                Err(error) => return Err(error.into()),
+                Err(error) => {
+                    unlocked.push(gpu);
+                    result = result.and_then(|()| Err(error.into()));
+                }
             }
         }
-        let back =
-            locks.iter().map(|lock| give_back(&self.host, lock, &self.sandbox, Progress::silent(), log));
-        let mut result = Ok(());
+        let back = locks.iter().filter(|lock| self.devices.contains(&lock.gpu()));
+        let back = back.map(|lock| give_back(host, lock, sandbox, Progress::silent(), log));
         for given in join_all(back).await {
             if let GivenBack::Unrecorded(gpu, source) = given {
+                unclean.push(gpu);
                 result = result.and(Err(DevicesError::Unrecorded { gpu, source }));
             }
         }
-        for power in &self.power {
-            let put_back = power.release();
-            if result.is_ok() {
-                result = put_back.map_err(DevicesError::from);
+        self.devices.retain(|gpu| unlocked.contains(gpu) || unclean.contains(gpu));
+        self.power.retain(|power| {
+            if !locks.iter().any(|lock| lock.gpu() == power.gpu()) {
+                return unlocked.contains(&power.gpu());
             }
-        }
+            let put_back = power.release().map_err(DevicesError::from);
+            let stays = put_back.is_err();
+            if result.is_ok() {
+                result = put_back;
+            }
+            stays
+        });
         result
     }
 }

@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use gpu::lock::{GpuLock, holder};
 use gpu::quarantine::{Entry, Quarantine};
 use gpu::registers::VfioUser;
+use host_claims::cgroup::{CgroupPath, CgroupPlan, CgroupRecord, Limits, SandboxCgroup};
 use host_claims::vsock::{PROGRAM, VHOST_USER_SOCKET, VsockPlan};
 use shared_types::{GpuMode as Mode, ModePolicy, one_line};
 use slog::{Discard, Logger, o};
@@ -22,10 +23,14 @@ use vmm_config::passthrough::{Access, HostDevices};
 use super::*;
 
 use crate::claims::Claims;
-use crate::state::StateDir;
+use crate::state::{self, StateDir};
 
 /// Knob and value of confidential computing, as the firmware knows them (`gpu::knob::Knob::CCM`).
 const CCM: u16 = 8;
+
+fn quiet() -> Logger {
+    Logger::root(Discard, o!())
+}
 
 struct Rig {
     root: TempDir,
@@ -71,10 +76,8 @@ impl Rig {
     }
 
     async fn claim(&self, config: &NodeConfig) -> Result<(Devices, DevicesRecord, HostDevices), String> {
-        let log = Logger::root(Discard, o!());
         let planned = DevicesPlan::new(&self.request(), "pod-1").map_err(|error| one_line(&error))?;
-        let record = planned.record();
-        let mut devices = planned.lock(&log).await.map_err(|error| one_line(&error))?;
+        let (mut devices, record) = planned.lock(&quiet()).await.map_err(|error| one_line(&error))?;
         match devices.verify(config).await {
             Ok(facts) => Ok((devices, record, facts)),
             Err(error) => {
@@ -96,6 +99,26 @@ impl Rig {
         let state = self.emulators[index].state();
         assert!(state.violations.is_empty(), "{:?}", state.violations);
         state.resets
+    }
+
+    fn power_files(&self, index: usize) -> [PathBuf; 2] {
+        let device = self.root.path().join("sys/devices").join(address(index).to_string());
+        ["d3cold_allowed", "power/control"].map(|name| device.join(name))
+    }
+
+    /// Of all: whether they may go to D3cold, and their power management.
+    fn set_power(&self, settings: [&str; 2]) {
+        for (path, text) in (0..self.emulators.len())
+            .flat_map(|index| self.power_files(index))
+            .zip(settings.into_iter().cycle())
+        {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(path, text).unwrap();
+        }
+    }
+
+    fn power(&self, index: usize) -> [String; 2] {
+        self.power_files(index).map(|path| std::fs::read_to_string(path).unwrap())
     }
 
     fn quarantined(&self, index: usize) -> Option<Entry> {
@@ -243,18 +266,141 @@ async fn a_gpu_that_does_not_come_back_goes_into_quarantine_before_and_after_a_v
 #[tokio::test]
 async fn the_record_alone_gives_gpus_back_and_leaves_those_of_others() {
     let rig = Rig::new(2, Timing::FAST);
+    rig.set_power(["1", "auto"]);
     let (mut devices, record, _) =
         rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let text = serde_json::to_string(&record).unwrap();
-    // As when the shim is killed: nothing of it runs, and its locks are gone.
+    // As when the shim is killed: nothing of it runs, and its locks are gone; the settings stay.
     drop(devices);
+    assert_eq!([rig.power(0), rig.power(1)], [["1", "auto"]; 2]);
+    rig.set_power(["0", "on"]);
     let _other = GpuLock::take(&rig.state(), address(1), "pod-2").await.unwrap();
     let before = (rig.resets(0), rig.resets(1));
-    let record: DevicesRecord = serde_json::from_str(&text).unwrap();
-    record.release(&Logger::root(Discard, o!())).await.unwrap();
-    assert_eq!((rig.resets(0), rig.resets(1)), (before.0 + 1, before.1));
-    assert_eq!(holder(&rig.state(), address(0)).unwrap(), None);
+    let mut record: DevicesRecord = serde_json::from_str(&text).unwrap();
+    // What is given back, or somebody else's, is so for ever.
+    for _ in 0..2 {
+        record.release(&quiet()).await.unwrap();
+        assert_eq!((rig.resets(0), rig.resets(1)), (before.0 + 1, before.1));
+        assert_eq!([rig.power(0), rig.power(1)], [["1", "auto"], ["0", "on"]]);
+        assert_eq!(holder(&rig.state(), address(0)).unwrap(), None);
+    }
+    rig.set_power(["0", "on"]);
+    record.release(&quiet()).await.unwrap();
+    assert_eq!([rig.power(0), rig.power(1)], [["0", "on"]; 2], "the next pod's");
+}
+
+#[tokio::test]
+async fn one_that_cannot_be_locked_keeps_no_other_from_being_given_back() {
+    let rig = Rig::new(2, Timing::FAST);
+    rig.set_power(["1", "auto"]);
+    let (devices, mut record, _) =
+        rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
+    drop(devices);
+    rig.set_power(["0", "on"]);
+    let lock = rig.state().join("0000:40:00.0.lock");
+    std::fs::remove_file(&lock).unwrap();
+    std::fs::create_dir(&lock).unwrap();
+    let before = (rig.resets(0), rig.resets(1));
+    for _ in 0..2 {
+        let error = one_line(&record.release(&quiet()).await.unwrap_err());
+        assert!(error.contains("cannot lock GPU 0000:40:00.0"), "{error}");
+        assert_eq!((rig.resets(0), rig.resets(1)), (before.0, before.1 + 1));
+        assert_eq!([rig.power(0), rig.power(1)], [["0", "on"], ["1", "auto"]]);
+    }
+    std::fs::remove_dir(&lock).unwrap();
+    record.release(&quiet()).await.unwrap();
+    assert_eq!((rig.resets(0), rig.resets(1)), (before.0 + 1, before.1 + 1));
+    assert_eq!(rig.power(0), ["1", "auto"]);
+}
+
+#[tokio::test]
+async fn gpus_are_given_back_once_whatever_else_stays_of_a_sandbox() {
+    let rig = Rig::new(1, Timing::FAST);
+    let (devices, record, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
+    drop(devices);
+    let root = rig.root.path().join("run");
+    let mut dir = StateDir::create(&root, "k8s.io", "pod-1", &quiet()).await.unwrap();
+    let cgroup = busy_cgroup(&rig);
+    let directory = cgroup.directories().next().unwrap().to_owned();
+    dir.update(|state| {
+        state.devices = Some(record);
+        state.cgroup = Some(CgroupRecord { directories: vec![directory.clone()] });
+    })
+    .unwrap();
+    let resets = rig.resets(0);
+    for _ in 0..2 {
+        let failures = state::release(dir.path(), &quiet()).await;
+        assert_eq!((failures.len(), rig.resets(0)), (1, resets + 1), "{failures:?}");
+        assert_eq!(failures[0].to_string(), "cannot release the sandbox's cgroup");
+    }
+    std::fs::remove_dir(directory.join("busy")).unwrap();
+    assert!(state::release(dir.path(), &quiet()).await.is_empty());
+    assert!(!directory.exists() && !dir.path().exists());
+    assert_eq!(rig.resets(0), resets + 1);
+}
+
+#[tokio::test]
+async fn what_a_living_shim_has_given_back_is_not_in_the_record_that_stays() {
+    let rig = Rig::new(1, Timing::FAST);
+    let (mut devices, record, _) =
+        rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
+    devices.hand_over();
+    let root = rig.root.path().join("run");
+    let mut dir = StateDir::create(&root, "k8s.io", "pod-1", &quiet()).await.unwrap();
+    let path = dir.path().to_owned();
+    let cgroup = busy_cgroup(&rig);
+    let directory = cgroup.directories().next().unwrap().to_owned();
+    dir.update(|state| {
+        state.devices = Some(record);
+        state.cgroup = Some(CgroupRecord { directories: vec![directory.clone()] });
+    })
+    .unwrap();
+    let claims = Claims {
+        dir,
+        vsock: None,
+        network: None,
+        cgroup: Some(cgroup),
+        devices: Some(devices),
+        scratch: None,
+    };
+    let resets = rig.resets(0);
+    let failures = claims.release().await;
+    assert!(failures.len() == 1 && failures[0].contains("the sandbox's cgroup"), "{failures:?}");
+    assert_eq!(state::release(&path, &quiet()).await.len(), 1);
+    std::fs::remove_dir(directory.join("busy")).unwrap();
+    assert!(state::release(&path, &quiet()).await.is_empty());
+    assert_eq!((rig.resets(0), path.exists()), (resets + 1, false));
+}
+
+/// A cgroup that does not go.
+fn busy_cgroup(rig: &Rig) -> SandboxCgroup {
+    let root = rig.root.path().join("cgroup");
+    std::fs::create_dir(&root).unwrap();
+    std::fs::write(root.join("cgroup.controllers"), "").unwrap();
+    let path = CgroupPath::parse("/pod").unwrap();
+    let cgroup = CgroupPlan::new(&root, &path, "pod-1", Limits::Asked).claim().unwrap();
+    std::fs::create_dir(cgroup.directories().next().unwrap().join("busy")).unwrap();
+    cgroup
+}
+
+/// The pod before this one puts its settings back while this one is planned.
+#[tokio::test]
+async fn power_settings_are_those_that_are_found_under_the_lock() {
+    let rig = Rig::new(1, Timing::FAST);
+    rig.set_power(["0", "on"]);
+    let planned = DevicesPlan::new(&rig.request(), "pod-1").unwrap();
+    rig.set_power(["1", "auto"]);
+    let (mut devices, mut record) = planned.lock(&quiet()).await.unwrap();
+    assert_eq!(rig.power(0), ["1", "auto"], "nothing is changed before it is written down");
+    devices.verify(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
+    assert_eq!(rig.power(0), ["0", "on"]);
+    assert_eq!(devices.release().await, Vec::<String>::new());
+    assert_eq!(rig.power(0), ["1", "auto"]);
+    // The record alone does the same.
+    rig.set_power(["0", "on"]);
+    record.release(&quiet()).await.unwrap();
+    assert_eq!(rig.power(0), ["1", "auto"]);
 }
 
 #[tokio::test]
@@ -552,7 +698,7 @@ async fn a_device_is_opened_only_after_what_keeps_it_busy_is_closed() {
     devices.hand_over();
     let resets = rig.resets(0);
     let root = rig.root.path().join("run");
-    let dir = StateDir::create(&root, "k8s.io", "pod-1", &Logger::root(Discard, o!())).await.unwrap();
+    let dir = StateDir::create(&root, "k8s.io", "pod-1", &quiet()).await.unwrap();
     let program = rig.root.path().join(PROGRAM);
     std::fs::write(&program, "#!/bin/sh\n: > vsock.sock; : > vhost.sock; exec sleep 600\n").unwrap();
     std::fs::set_permissions(&program, Permissions::from_mode(0o755)).unwrap();

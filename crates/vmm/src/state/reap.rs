@@ -3,7 +3,6 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use host_claims::process::{Process, end_recorded};
 use nix::sys::signal::Signal;
@@ -11,14 +10,12 @@ use slog::{Logger, info, warn};
 use tokio::time::timeout;
 
 use super::record::{Found, Record};
-use super::release::{Steps, step};
+use super::release::{Claim, Steps, step};
 use super::{
     OWNER_PATIENCE, REAPER_PATIENCE, RECORD, StateError, living_owner, own_identity, read, remove_dir,
     rootfs_records, write,
 };
-
-/// How long a killed process may take to go.
-const KILL_PATIENCE: Duration = Duration::from_secs(20);
+use crate::qemu::KILL_PATIENCE;
 
 /// How long a shim that is told to end may take: its guest's end, and its GPUs' resets.
 const SHIM_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 120 });
@@ -56,7 +53,7 @@ impl Orphan {
         if living_owner(path).await?.is_some() {
             return Ok(None);
         }
-        let Some(Found { record, foreign }) = read(path)? else {
+        let Some(Found { record, foreign, .. }) = read(path)? else {
             // Its shim died before it took anything.
             remove_dir(path);
             return Ok(None);
@@ -143,7 +140,7 @@ pub async fn end_shim(path: &Path, log: &Logger) -> Result<(), StateError> {
 /// Ends and releases what the record at `path` names, then removes the directory. A sandbox without a record is
 /// released already. What cannot be released stays recorded, so that the next call tries again.
 pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
-    let Found { record, foreign } = match read(path) {
+    let mut found = match read(path) {
         Ok(Some(found)) => found,
         Ok(None) => {
             remove_dir(path);
@@ -151,24 +148,36 @@ pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
         }
         Err(error) => return vec![error],
     };
-    let Record { qemu, vsock, net, cgroup, devices, format, .. } = &record;
+    let Record { qemu, vsock, net, cgroup, devices, .. } = &mut found.record;
     let steps = Steps {
         qemu: qemu.and_then(|qemu| step(end_recorded(qemu, KILL_PATIENCE))),
         vsock: vsock.as_ref().and_then(|vsock| step(vsock.release())),
         network: net.as_ref().and_then(|net| step(net.release())),
-        devices: devices.as_ref().and_then(|devices| step(devices.release(log))),
+        devices: devices.as_mut().and_then(|devices| step(devices.release(log))),
         cgroup: cgroup.as_ref().and_then(|cgroup| step(cgroup.release())),
         images: rootfs_records(path).into_iter().map(|image| step(async move { image.release() })).collect(),
     };
-    let mut failures: Vec<StateError> = steps.make().await.into_iter().map(StateError::from).collect();
-    if !foreign.is_empty() {
-        failures.push(StateError::Newer { path: path.join(RECORD), format: *format, foreign });
+    let failures = steps.make().await;
+    let failed: Vec<Claim> = failures.iter().map(|failure| failure.claim).collect();
+    let mut failures: Vec<StateError> = failures.into_iter().map(StateError::from).collect();
+    if !found.foreign.is_empty() {
+        let (format, foreign) = (found.record.format, found.foreign.clone());
+        failures.push(StateError::Newer { path: path.join(RECORD), format, foreign });
     }
     if failures.is_empty() {
         remove_dir(path);
         info!(log, "nothing is left of a sandbox"; "directory" => path.display());
+    } else if let Err(error) = keep(path, found, &failed) {
+        failures.push(error);
     }
     failures
+}
+
+/// Writes down what is left: whatever was given back may be another sandbox's when this is tried again.
+fn keep(path: &Path, found: Found, failed: &[Claim]) -> Result<(), StateError> {
+    let left = found.without_released(failed);
+    let left = left.map_err(|source| StateError::Malformed { path: path.join(RECORD), source })?;
+    write(path, &left)
 }
 
 #[cfg(test)]

@@ -8,6 +8,7 @@ use serde::de::{DeserializeOwned, Error as _};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::release::Claim;
 use crate::devices::DevicesRecord;
 
 /// The format that is written. Each older one has a golden record among the tests; 0 had no number.
@@ -45,6 +46,8 @@ pub struct Found {
     pub record: Record,
     /// Entries of a newer record that are not.
     pub foreign: Vec<String>,
+    /// All entries as they were written, of a newer record.
+    entries: Map<String, Value>,
 }
 
 impl Record {
@@ -60,6 +63,17 @@ impl Record {
             cgroup: None,
             devices: None,
         }
+    }
+
+    /// What is given back is named no more: all but the claims that `failed`. Of devices stays what their release has left.
+    pub(crate) fn keep(&mut self, failed: &[Claim]) {
+        let is_left = |claim| failed.contains(&claim);
+        let Self { format: _, shim: _, reaping: _, qemu, vsock, net, cgroup, devices } = self;
+        qemu.take_if(|_| !is_left(Claim::Qemu));
+        vsock.take_if(|_| !is_left(Claim::Vsock));
+        net.take_if(|_| !is_left(Claim::Network));
+        cgroup.take_if(|_| !is_left(Claim::Cgroup));
+        devices.take_if(|_| !is_left(Claim::Devices));
     }
 
     /// Whether anything of the host is named.
@@ -79,8 +93,9 @@ impl Found {
         let format = entries.get("format").and_then(Value::as_u64).unwrap_or(0);
         if format <= FORMAT.into() {
             let record = serde_json::from_value(Value::Object(entries))?;
-            return Ok(Self { record, foreign: Vec::new() });
+            return Ok(Self { record, foreign: Vec::new(), entries: Map::new() });
         }
+        let written = entries.clone();
         let mut foreign = Vec::new();
         let shim: Option<Identity> = entry(&mut entries, "shim", &mut foreign);
         let shim = shim.ok_or_else(|| serde_json::Error::missing_field("shim"))?;
@@ -96,7 +111,29 @@ impl Found {
         };
         entries.remove("format");
         foreign.extend(entries.into_iter().filter(|(_, value)| !value.is_null()).map(|(name, _)| name));
-        Ok(Self { record, foreign })
+        Ok(Self { record, foreign, entries: written })
+    }
+
+    /// What is to be written when all but the claims that `failed` is given back. Of a newer record everything else stays as
+    /// it was written.
+    pub(crate) fn without_released(mut self, failed: &[Claim]) -> Result<Value, serde_json::Error> {
+        self.record.keep(failed);
+        if self.foreign.is_empty() {
+            return serde_json::to_value(self.record);
+        }
+        let Record { qemu, vsock, net, cgroup, devices, .. } = &self.record;
+        for (name, is_left) in [
+            ("qemu", qemu.is_some()),
+            ("vsock", vsock.is_some()),
+            ("net", net.is_some()),
+            ("cgroup", cgroup.is_some()),
+            ("devices", devices.is_some()),
+        ] {
+            if !is_left && !self.foreign.iter().any(|foreign| foreign == name) {
+                self.entries.insert(name.to_owned(), Value::Null);
+            }
+        }
+        Ok(Value::Object(self.entries))
     }
 }
 
@@ -123,7 +160,7 @@ mod tests {
     #[test]
     fn every_format_that_there_was_is_read_and_names_the_same() {
         for (format, text) in GOLDEN.iter().enumerate() {
-            let Found { record, foreign } = Found::parse(text).unwrap();
+            let Found { record, foreign, .. } = Found::parse(text).unwrap();
             assert_eq!((record.format as usize, foreign.len()), (format, 0));
             assert!(record.names_claims());
             let [qemu, net] = [record.qemu.map(|qemu| qemu.pid), record.net.map(|net| net_taps(&net))];
@@ -154,10 +191,32 @@ mod tests {
         newer.insert("jail".to_owned(), serde_json::json!({ "uid": 70_001 }));
         newer.insert("nothing".to_owned(), Value::Null);
         newer.insert("vsock".to_owned(), "by another way".into());
-        let Found { record, foreign } = Found::parse(&serde_json::to_string(&newer).unwrap()).unwrap();
-        assert_eq!(foreign, ["vsock", "jail"]);
+        let found = Found::parse(&serde_json::to_string(&newer).unwrap()).unwrap();
+        let Found { record, foreign, .. } = &found;
+        assert_eq!(*foreign, ["vsock", "jail"]);
         assert!(record.vsock.is_none() && record.net.is_some() && record.devices.is_some());
         assert_eq!((record.format, record.qemu.map(|qemu| qemu.pid)), (7, Some(4713)));
+        // What is given back goes, what is not understood stays as it is.
+        for (name, is_left) in [("qemu", false), ("net", false), ("cgroup", true), ("devices", false)] {
+            if !is_left {
+                newer.insert(name.to_owned(), Value::Null);
+            }
+        }
+        assert_eq!(found.without_released(&[Claim::Cgroup]).unwrap(), Value::Object(newer));
+    }
+
+    #[test]
+    fn what_is_given_back_is_named_no_more() {
+        let left = |failed: &[Claim]| {
+            let written = Found::parse(GOLDEN[1]).unwrap().without_released(failed).unwrap();
+            let names = ["qemu", "vsock", "net", "cgroup", "devices"];
+            let left = names.iter().filter(|name| !written[name].is_null()).copied().collect::<Vec<_>>();
+            assert_eq!(Found::parse(&written.to_string()).unwrap().record.names_claims(), !left.is_empty());
+            left
+        };
+        assert!(left(&[]).is_empty() && left(&[Claim::Image]).is_empty());
+        assert_eq!(left(&[Claim::Qemu, Claim::Cgroup, Claim::Image]), ["qemu", "cgroup"]);
+        assert_eq!(left(&[Claim::Vsock, Claim::Network, Claim::Devices]), ["vsock", "net", "devices"]);
     }
 
     #[test]
