@@ -18,7 +18,6 @@ use std::time::Duration;
 use host_claims::process::{Identity, Process};
 use host_claims::rootfs::RootfsRecord;
 use jail::UserId;
-use serde::Serialize;
 use slog::Logger;
 use tokio::time::timeout;
 
@@ -209,11 +208,15 @@ fn own_identity() -> Result<Option<Identity>, StateError> {
 }
 
 /// Writes a sandbox's record, whole or not at all.
-fn write(dir: &Path, record: &impl Serialize) -> Result<(), StateError> {
+fn write(dir: &Path, record: &Record) -> Result<(), StateError> {
+    write_text(dir, serde_json::to_vec(record))
+}
+
+fn write_text(dir: &Path, text: Result<Vec<u8>, serde_json::Error>) -> Result<(), StateError> {
     let path = dir.join(RECORD);
     let new = dir.join("state.json.new");
     let write = || -> io::Result<()> {
-        let text = serde_json::to_vec(record)?;
+        let text = text?;
         let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
         file.write_all(&text)?;
         // No fsync: /run is memory, and a host that lost its power has no QEMU left either.

@@ -1,6 +1,5 @@
 //! What must be given back without the shim that took it.
 
-use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use futures_util::future::join_all;
@@ -31,17 +30,13 @@ impl DevicesRecord {
     /// The first device that is neither clean nor in quarantine, or whose settings are not put back; the others are.
     pub async fn release(&mut self, log: &Logger) -> Result<(), DevicesError> {
         let (sandbox, host) = (&self.sandbox, &self.host);
-        let gpus: BTreeSet<_> =
-            self.devices.iter().copied().chain(self.power.iter().map(PowerRecord::gpu)).collect();
-        // All at once: each may have a look that is waited for.
-        let taking = gpus
-            .into_iter()
-            .map(|gpu| async move { (gpu, GpuLock::take(&host.state, gpu, sandbox).await.map(Arc::new)) });
         let (mut locks, mut unlocked, mut unclean) = (Vec::new(), Vec::new(), Vec::new());
         let mut result = Ok(());
-        for (gpu, taken) in join_all(taking).await {
-            match taken {
-                Ok(lock) => locks.push(lock),
+        // Settings that could not be put back may be all that is left of one.
+        let settings = self.power.iter().map(PowerRecord::gpu).filter(|gpu| !self.devices.contains(gpu));
+        for gpu in self.devices.iter().copied().chain(settings) {
+            match GpuLock::take(&host.state, gpu, sandbox).await {
+                Ok(lock) => locks.push(Arc::new(lock)),
                 Err(lock::Error::Held { .. }) => {}
                 Err(error) => {
                     unlocked.push(gpu);

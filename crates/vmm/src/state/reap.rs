@@ -13,7 +13,7 @@ use super::record::{Found, Record};
 use super::release::{Claim, Steps, step};
 use super::{
     OWNER_PATIENCE, REAPER_PATIENCE, RECORD, StateError, living_owner, own_identity, read, remove_dir,
-    rootfs_records, write,
+    rootfs_records, write, write_text,
 };
 use crate::qemu::KILL_PATIENCE;
 
@@ -167,17 +167,11 @@ pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
     if failures.is_empty() {
         remove_dir(path);
         info!(log, "nothing is left of a sandbox"; "directory" => path.display());
-    } else if let Err(error) = keep(path, found, &failed) {
+    } else if let Err(error) = write_text(path, found.without_released(&failed)) {
+        // Whatever was given back may be another sandbox's when this is tried again.
         failures.push(error);
     }
     failures
-}
-
-/// Writes down what is left: whatever was given back may be another sandbox's when this is tried again.
-fn keep(path: &Path, found: Found, failed: &[Claim]) -> Result<(), StateError> {
-    let left = found.without_released(failed);
-    let left = left.map_err(|source| StateError::Malformed { path: path.join(RECORD), source })?;
-    write(path, &left)
 }
 
 #[cfg(test)]

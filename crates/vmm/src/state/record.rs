@@ -116,10 +116,10 @@ impl Found {
 
     /// What is to be written when all but the claims that `failed` is given back. Of a newer record everything else stays as
     /// it was written.
-    pub(crate) fn without_released(mut self, failed: &[Claim]) -> Result<Value, serde_json::Error> {
+    pub(crate) fn without_released(mut self, failed: &[Claim]) -> Result<Vec<u8>, serde_json::Error> {
         self.record.keep(failed);
         if self.foreign.is_empty() {
-            return serde_json::to_value(self.record);
+            return serde_json::to_vec(&self.record);
         }
         let Record { qemu, vsock, net, cgroup, devices, .. } = &self.record;
         for (name, is_left) in [
@@ -133,7 +133,7 @@ impl Found {
                 self.entries.insert(name.to_owned(), Value::Null);
             }
         }
-        Ok(Value::Object(self.entries))
+        serde_json::to_vec(&self.entries)
     }
 }
 
@@ -202,13 +202,15 @@ mod tests {
                 newer.insert(name.to_owned(), Value::Null);
             }
         }
-        assert_eq!(found.without_released(&[Claim::Cgroup]).unwrap(), Value::Object(newer));
+        let written = found.without_released(&[Claim::Cgroup]).unwrap();
+        assert_eq!(serde_json::from_slice::<Value>(&written).unwrap(), Value::Object(newer));
     }
 
     #[test]
     fn what_is_given_back_is_named_no_more() {
         let left = |failed: &[Claim]| {
             let written = Found::parse(GOLDEN[1]).unwrap().without_released(failed).unwrap();
+            let written: Value = serde_json::from_slice(&written).unwrap();
             let names = ["qemu", "vsock", "net", "cgroup", "devices"];
             let left = names.iter().filter(|name| !written[name].is_null()).copied().collect::<Vec<_>>();
             assert_eq!(Found::parse(&written.to_string()).unwrap().record.names_claims(), !left.is_empty());
