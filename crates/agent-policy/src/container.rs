@@ -17,6 +17,8 @@ use crate::{Image, Objects, PolicyError, capabilities, image, signals};
 /// The name of the sandbox's own container in the rules; no name of Kubernetes' has these brackets.
 pub(crate) const PAUSE: &str = "(sandbox)";
 
+/// So many digits of a root hash tell a container's layers and model volumes apart (`digits` of the rules).
+const DIGITS: usize = 10;
 /// The user and group `nobody`.
 const NOBODY: u32 = 65534;
 /// What the sandbox's own container has of the kernel's file systems.
@@ -148,6 +150,10 @@ pub(crate) fn expected(
     let (scratch_dirs, empty_dirs) = mounts.empty_dirs.into_iter().partition(|name| is_on_scratch(pod, name));
     // Nobody gives the guest the layers of an image that it pulls.
     let layers = if pulled { Vec::new() } else { layers(image) };
+    // One that is a layer of the image as well is mounted as that.
+    let models: BTreeSet<_> =
+        mounts.models.iter().map(ToString::to_string).filter(|root| !layers.contains(root)).collect();
+    faults.extend(alike(name, &layers, &models));
     let security = &container.security_context;
     let Identity { uid, gids, groups } = take(identity(container, spec, image), faults);
     copied.users.insert(uid);
@@ -192,8 +198,7 @@ pub(crate) fn expected(
         propagations: mounts.propagations,
         empty_dirs,
         scratch_dirs,
-        // One that is a layer of the image as well is mounted as that.
-        models: mounts.models.iter().map(ToString::to_string).filter(|root| !layers.contains(root)).collect(),
+        models,
         layers,
         pulled,
         last_words: Some(last_words(container).to_owned()),
@@ -228,6 +233,15 @@ fn confined(container: &Container) -> Result<(), PolicyError> {
 fn layers(image: &Image) -> Vec<String> {
     let mut seen = BTreeSet::new();
     image.layers.iter().filter(|layer| seen.insert(**layer)).map(ToString::to_string).collect()
+}
+
+/// Two root hashes that the rules' `digits` do not tell apart.
+fn alike(container: &str, layers: &[String], models: &BTreeSet<String>) -> Option<PolicyError> {
+    let sorted: BTreeSet<&String> = layers.iter().chain(models).collect();
+    let mut pairs = sorted.iter().zip(sorted.iter().skip(1));
+    let (first, second) = pairs.find(|(one, next)| one.get(..DIGITS) == next.get(..DIGITS))?;
+    let (first, second) = ((*first).clone(), (*second).clone());
+    Some(PolicyError::Alike { container: container.to_owned(), first, second })
 }
 
 /// `GetContainerOOMScoreAdjust`; between its bounds it goes by the node's memory.
@@ -306,6 +320,21 @@ mod tests {
         let [a, b] = [1, 2].map(|byte| verity::RootHash::from_bytes([byte; 32]));
         let image = Image { layers: vec![a, b, a], ..Image::default() };
         assert_eq!(layers(&image), [a.to_string(), b.to_string()]);
+    }
+
+    #[test]
+    fn a_layer_and_a_model_that_begin_alike_are_refused() {
+        let root = |begin: &str, rest: &str| format!("{begin}{}", rest.repeat(64 - begin.len()));
+        let [a, b, c] = [root("0123456789", "a"), root("0123456789", "b"), root("012345678", "a")];
+        let of = |layers: &[&String], models: &[&String]| {
+            let layers: Vec<_> = layers.iter().copied().cloned().collect();
+            alike("c", &layers, &models.iter().copied().cloned().collect())
+        };
+        assert!(of(&[&a, &c], &[]).is_none() && of(&[&b], &[&c]).is_none() && of(&[], &[]).is_none());
+        for error in [of(&[&b, &c, &a], &[]), of(&[&a], &[&b]), of(&[], &[&a, &b])] {
+            let Some(PolicyError::Alike { first, second, .. }) = error else { panic!("{error:?}") };
+            assert_eq!((first, second), (a.clone(), b.clone()));
+        }
     }
 
     #[test]

@@ -31,6 +31,19 @@ pub enum PolicyError {
     /// An image without content.
     #[error("container {0}: its image has no layers; `coffer image verity` prints them")]
     NoLayers(String),
+    /// Two images that the guest would mount at one place.
+    #[error(
+        "container {container}: the root hashes {first} and {second} of its layers and model volumes begin alike, and the guest \
+         tells them by their first ten digits: build one of them anew with another content"
+    )]
+    Alike {
+        /// The container.
+        container: String,
+        /// One root hash.
+        first: String,
+        /// The other.
+        second: String,
+    },
     /// Neither manifest nor image says what runs.
     #[error("container {0}: neither its manifest nor its image has a command: set `command`")]
     NoCommand(String),
@@ -206,7 +219,9 @@ impl PolicyError {
     pub fn place(&self) -> (Option<&str>, &'static str) {
         match self {
             Self::NoDigest { container, .. } | Self::BadImage { container, .. } => (Some(container), "image"),
-            Self::NoImage(container) | Self::NoLayers(container) => (Some(container), "image"),
+            Self::NoImage(container) | Self::NoLayers(container) | Self::Alike { container, .. } => {
+                (Some(container), "image")
+            }
             Self::NoCommand(container) => (Some(container), "command"),
             Self::EnvFrom { container, .. } => (Some(container), "envFrom"),
             Self::UnknownValue { container, field, .. } => (Some(container), field),

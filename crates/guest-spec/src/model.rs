@@ -20,35 +20,35 @@ pub struct ModelMount {
     pub options: Vec<String>,
 }
 
-/// What the agent mounts for the layer or volume with this root hash.
-pub(crate) fn storage(root: &RootHash) -> Storage {
+/// What the agent mounts for a container's layer or volume with this root hash.
+pub(crate) fn storage(container: &str, root: &RootHash) -> Storage {
     Storage {
         driver: "blk".to_string(),
         source: paths::mapping(root),
         fstype: "erofs".to_string(),
         options: ["ro", "nodev"].map(str::to_string).to_vec(),
-        mount_point: paths::layer(root),
+        mount_point: paths::layer(container, root),
         ..Default::default()
     }
 }
 
 impl GuestContainer {
-    /// Gives the container its model volumes.
-    pub fn mount_models(&mut self, models: &[ModelMount]) {
+    /// Gives the container, whose id this is, its model volumes.
+    pub fn mount_models(&mut self, container: &str, models: &[ModelMount]) {
         for model in models {
-            let storage = storage(&model.root);
-            if !self.storages.iter().any(|known| known.mount_point == storage.mount_point) {
+            let storage = storage(container, &model.root);
+            if !self.storages.iter().any(|known| known.source == storage.source) {
                 self.storages.push(storage);
             }
             // What is mounted below it comes after it.
             let is_below = |mount: &oci::Mount| Path::new(&mount.destination).starts_with(&model.destination);
             let place = self.oci.Mounts.iter().position(is_below).unwrap_or(self.oci.Mounts.len());
-            self.oci.Mounts.insert(place, mount(model));
+            self.oci.Mounts.insert(place, mount(container, model));
         }
     }
 }
 
-fn mount(model: &ModelMount) -> oci::Mount {
+fn mount(container: &str, model: &ModelMount) -> oci::Mount {
     let bind = |option: &String| option == "bind" || option == "rbind";
     let mut options: Vec<String> =
         model.options.iter().filter(|option| !matches!(option.as_str(), "ro" | "rw")).cloned().collect();
@@ -58,7 +58,7 @@ fn mount(model: &ModelMount) -> oci::Mount {
     options.push("ro".to_string());
     oci::Mount {
         destination: model.destination.display().to_string(),
-        source: paths::layer(&model.root),
+        source: paths::layer(container, &model.root),
         type_: "bind".to_string(),
         options,
         ..Default::default()
@@ -89,7 +89,7 @@ mod tests {
             volumes: VolumeJudge::Engine,
         };
         let mut guest = translate("c1", &spec, &sandbox, &rootfs, &|_| None).unwrap();
-        guest.mount_models(models);
+        guest.mount_models("c1", models);
         guest
     }
 
@@ -107,7 +107,8 @@ mod tests {
         let mounts: Vec<_> = guest.oci.Mounts.iter().map(|mount| mount.destination.as_str()).collect();
         assert_eq!(mounts, ["/proc", "/models", "/models/cache", "/w"]);
         let [_, models, _, w] = &guest.oci.Mounts[..] else { panic!("{mounts:?}") };
-        assert_eq!(models.source, format!("/run/l/{}", "2".repeat(20)));
+        assert_eq!(models.source, guest.storages[2].mount_point);
+        assert!(models.source.ends_with(&"2".repeat(10)));
         assert_eq!(models.options, ["rbind", "rprivate", "ro"]);
         assert_eq!(w.options, ["rbind", "rslave", "ro"]);
     }

@@ -163,9 +163,7 @@ impl Translator<'_> {
                 plugin: plugin.to_string(),
                 volume: name.to_string(),
             }),
-            _ if destination == Path::new(DEV_SHM) && is_shm(source, &self.owner) => {
-                self.push(mount, "bind", paths::SHM.to_string())
-            }
+            _ if destination == Path::new(DEV_SHM) && is_shm(source, &self.owner) => self.shm(mount),
             _ if destination == Path::new(TERMINATION_LOG) && self.owner.pod.is_none() => {
                 self.termination_log(mount, source)
             }
@@ -178,6 +176,18 @@ impl Translator<'_> {
             }
             _ => Err(self.refuse(mount, source)),
         }
+    }
+
+    /// The pod's shared memory. An engine's mount of it leaves to the one on the host what this one has to say: the guest's own
+    /// mount gets these options by a later request, which a host can leave out.
+    fn shm(&mut self, mount: &Mount) -> Result<(), SpecError> {
+        self.push(mount, "bind", paths::SHM.to_string())?;
+        if let Some(pushed) = self.out.mounts.last_mut() {
+            pushed.options.retain(|option| !paths::SHM_CONFINED.contains(&option.as_str()));
+            // At the end, where nothing takes them back.
+            pushed.options.extend(paths::SHM_CONFINED.map(str::to_string));
+        }
+        Ok(())
     }
 
     fn kind(&self, source: &Path) -> Option<FileKind> {

@@ -77,11 +77,11 @@ fn distinct(layers: &[RootHash]) -> impl Iterator<Item = &RootHash> {
 /// directory. Its RemoveContainer and DestroySandbox then fail on them with EROFS (4.1.0): it removes the directory
 /// before it unmounts them.
 fn layered(layers: &[RootHash], container: &str) -> Vec<Storage> {
-    distinct(layers).map(storage).chain([overlay(layers, container)]).collect()
+    distinct(layers).map(|root| storage(container, root)).chain([overlay(layers, container)]).collect()
 }
 
 fn overlay(layers: &[RootHash], container: &str) -> Storage {
-    let lower: Vec<String> = distinct(layers).map(paths::layer).collect();
+    let lower: Vec<String> = distinct(layers).map(|root| paths::layer(container, root)).collect();
     let (upper, work) = (paths::upper(container), paths::work(container));
     Storage {
         driver: "overlayfs".to_string(),
@@ -115,7 +115,7 @@ mod tests {
         let mapper = |digit: &str| format!("/dev/mapper/{}", digit.repeat(64));
         assert_eq!(sources, [mapper("7"), mapper("a"), "overlay".to_string()]);
         assert_eq!(storages[2].mount_point, "/run/kata-containers/c1/rootfs");
-        let lower = format!("lowerdir=/run/l/{}:/run/l/{}", "7".repeat(20), "a".repeat(20));
+        let lower = format!("lowerdir={}:{}", storages[0].mount_point, storages[1].mount_point);
         assert_eq!(storages[2].options[1], lower);
         assert!(storages[2].options[2].ends_with("/c1/upper") && storages[2].driver_options.len() == 2);
     }

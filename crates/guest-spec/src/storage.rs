@@ -60,11 +60,8 @@ fn directory(mount_point: String, gid: u32) -> Storage {
 }
 
 fn shm_options(size: u64) -> Vec<String> {
-    ["noexec", "nosuid", "nodev", "mode=1777"]
-        .map(str::to_string)
-        .into_iter()
-        .chain([format!("size={size}")])
-        .collect()
+    let fixed = paths::SHM_CONFINED.into_iter().chain(["mode=1777"]).map(str::to_string);
+    fixed.chain([format!("size={size}")]).collect()
 }
 
 fn ephemeral(mount_point: String, options: Vec<String>) -> Storage {

@@ -119,7 +119,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
         .await?
         .map_err(|error| Error::InvalidRequest { field: "spec", reason: one_line(&error) })?;
     let mounts: Vec<_> = models.into_iter().map(|model| model.mount).collect();
-    guest.mount_models(&mounts);
+    guest.mount_models(request.id.as_str(), &mounts);
     if role != Role::Sandbox {
         if let Some(score) = spec.process().as_ref().and_then(|process| process.oom_score_adj())
             && let Err(error) = vm.oom_score.lower(vm.vm.pid(), score)

@@ -49,7 +49,13 @@ container_faults contains "container_id" if not is_new_id
 is_new_id if {
 	memory
 	regex.match(id_pattern, input.container_id)
-	not memory.containers[input.container_id]
+	not are_digits_taken
+}
+
+# Of the same id as well.
+are_digits_taken if {
+	some id, _ in memory.containers
+	digits(id) == digits(input.container_id)
 }
 
 container_faults contains "exec_id" if not input.exec_id == input.container_id

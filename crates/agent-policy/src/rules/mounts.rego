@@ -78,7 +78,13 @@ is_mount(mount, rule) if {
 	propagation := options & {"private", "rprivate", "slave", "rslave"}
 	every word in propagation { word in rule.propagations }
 	((options - propagation) - {"bind", "rbind", "ro", "rw"}) - confining[rule.kind] == set()
+	is_confined(options, rule)
 }
+
+# The agent drops the options of the shared memory's own mount, and no container waits for the remount that brings them.
+is_confined(_, rule) if rule.kind != "shm"
+
+is_confined(options, rule) if confining[rule.kind] - options == set()
 
 confining := {
 	"shm": {"nosuid", "nodev", "noexec"},
@@ -99,7 +105,8 @@ is_source(source, rule) if {
 # PID 1's name of the image is in the storage; this is where it is mounted.
 is_source(source, rule) if {
 	rule.kind == "model"
-	source == rule.name
+	storage := layer(rule.name)
+	source == storage.mount_point
 }
 
 # A directory that the host has made and can put nothing into, where the image has nothing either.

@@ -38,6 +38,7 @@ UpdateEphemeralMountsRequest if {
 	[_, size] := storage.options
 	is_size(size)
 	some one in memory.containers
+	one.phase in {"created", "started"}
 	some name in expected[one.name].empty_dirs
 	storage == tmpfs(concat("", ["ephemeral/", name]), ["remount", size], false)
 }

@@ -1,6 +1,6 @@
 # What the policy remembers is in data.pstate.sandbox, from CreateSandbox on:
 #   containers  of each id that was ever used, the container's name and its phase: "created", "started" or "removed"
-#   began       names of containers that were started once
+#   began       names of containers whose start was asked for once
 #   copied      for each id, how often something was copied in before its container was there
 # The keys are ids and names of patterns without "/" and "~", so that no path of a patch can lead elsewhere.
 memory := data.pstate.sandbox
@@ -53,11 +53,12 @@ remove_faults contains "container_id" if not in_phase({"created", "started", "re
 remove_faults contains "timeout" if not input.timeout >= 10
 
 # Whether it is a container's turn: init containers in their order, each at its end before the next, and those that stay
-# (sidecars) begun; the others after them. "At its end" is that its removal was asked for, which also ends it: that it
-# succeeded is something that no request shows.
+# (sidecars) begun; the others after them. "Begun" is that its start was asked for, and "at its end" that its removal was, which
+# also ends it: that it ran or succeeded is something that no request shows.
 is_turn(one) if {
 	one.name != pause
 	memory
+	has_its_sandbox(one)
 	every name in one.ended {
 		has_begun(name)
 		not is_there(name)
@@ -66,6 +67,18 @@ is_turn(one) if {
 	every name in one.not_begun { not has_begun(name) }
 	not is_there(one.name)
 }
+
+# The pod's sysctls come with the sandbox's own container, which also is the first of the processes where containers share them.
+has_its_sandbox(one) if not needs_sandbox(one)
+
+has_its_sandbox(_) if {
+	has_begun(pause)
+	is_there(pause)
+}
+
+needs_sandbox(one) if one.shares_pids
+
+needs_sandbox(_) if count(expected[pause].sysctls) > 0
 
 is_turn(one) if {
 	one.name == pause

@@ -43,17 +43,23 @@ pulled(image) := {
 	"shared": false,
 }
 
-# PID 1 gives the name to a layer or a model volume whose verity tree has this root hash, and to nothing else.
+# PID 1 gives the name to a layer or a model volume whose verity tree has this root hash, and to nothing else. The place is the
+# container's own: the agent counts a mount point before it mounts there, and takes one that it counted before for mounted. While
+# the host lets one container's mount wait for its disk, or fail, another with the same place would get an empty directory.
 layer(hash) := {
 	"driver": "blk",
 	"driver_options": [],
 	"source": concat("", ["/dev/mapper/", hash]),
 	"fstype": "erofs",
 	"options": ["ro", "nodev"],
-	"mount_point": concat("", ["/run/l/", substring(hash, 0, 20)]),
+	"mount_point": concat("", ["/run/l/", digits(input.container_id), digits(hash)]),
 	"fs_group": null,
 	"shared": false,
 }
+
+# Few, because an overlay names 127 such places in one page. No other container's id has the same (is_new_id), and none of the
+# container's own layers and model volumes: of such a pod there is no policy.
+digits(text) := substring(text, 0, 10)
 
 overlay(lower) := {
 	"driver": "overlayfs",

@@ -61,6 +61,12 @@ impl Agent {
         Self::of_text(WEB, Options { exec, logs, ..Options::default() })
     }
 
+    /// The same with a part of its manifest, which is there once, replaced.
+    pub(crate) fn of_web_with(part: &str, by: &str) -> Self {
+        assert_eq!(WEB.matches(part).count(), 1);
+        Self::of_text(&WEB.replace(part, by), Options::default())
+    }
+
     /// The same, where the guest pulls the images.
     pub(crate) fn pulling() -> Self {
         Self::of_text(WEB, Options { pulled: true, ..Options::default() })

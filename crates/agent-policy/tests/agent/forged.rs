@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use crate::engine::Agent;
-use crate::honest::{boot, initialised, sandbox, with_web};
+use crate::honest::{boot, initialised, removal, sandbox, with_web};
 use crate::requests::{Engine, GPU, WEB, json_of};
 
 const ENGINE: Engine = Engine::Containerd2;
@@ -52,8 +52,26 @@ fn storage<'a>(request: &'a mut Value, driver: &str) -> &'a mut Value {
     storages.iter_mut().find(|storage| storage["driver"] == driver).unwrap()
 }
 
+/// Where a layer of the tests' images is mounted.
+fn layer(id: &str, byte: u8) -> String {
+    format!("/run/l/{id:.10}{}", format!("{byte:02x}").repeat(5))
+}
+
+/// The request with all its layers where the container with this id would have them.
+fn renamed_places(request: &Value, id: &str) -> Value {
+    let (own, other) = (layer(WEB, 4), layer(id, 4));
+    let [own, other] = [&own, &other].map(|place| &place[..place.len() - 10]);
+    serde_json::from_str(&request.to_string().replace(own, other)).unwrap()
+}
+
 fn bind(source: &str, destination: &str) -> Value {
     json!({ "destination": destination, "source": source, "type_": "bind", "options": ["rbind", "rw"] })
+}
+
+fn without(mount: &mut Value, option: &str) {
+    let options = mount["options"].as_array_mut().unwrap();
+    assert!(options.iter().any(|known| known == option));
+    options.retain(|known| known != option);
 }
 
 fn assert_refused(honest: &dyn Fn() -> Value, forged: &[(&str, Forge)]) {
@@ -428,6 +446,9 @@ fn other_mounts() {
             ("mounts from outside", |r| mount(r, "/cache")["options"][1] = "rslave".into()),
             ("an option of the kernel's", |r| push(&mut mount(r, "/proc")["options"], "hidepid=2".into())),
             ("a disk as an emptyDir", |r| mount(r, "/cache")["type_"] = "ext4".into()),
+            ("programs in shared memory", |r| without(mount(r, "/dev/shm"), "noexec")),
+            ("set-id programs in shared memory", |r| without(mount(r, "/dev/shm"), "nosuid")),
+            ("device nodes in shared memory", |r| without(mount(r, "/dev/shm"), "nodev")),
             ("shared memory of the guest's", |r| mount(r, "/dev/shm")["source"] = "/dev/shm".into()),
             ("sysfs for writing", |r| mount(r, "/sys")["options"] = json!(["nosuid", "noexec", "nodev"])),
             ("a disk as /proc", |r| mount(r, "/proc")["type_"] = "ext4".into()),
@@ -465,6 +486,16 @@ fn other_storages() {
             }),
             ("an image pulled in the guest", |r| storage(r, "blk")["driver"] = "image_guest_pull".into()),
             ("a layer elsewhere", |r| storage(r, "blk")["mount_point"] = "/usr".into()),
+            ("a layer where another container has it", |r| {
+                *r = renamed_places(r, GPU);
+            }),
+            ("one layer where another container has it", |r| {
+                let place = layer(GPU, 4);
+                storage(r, "blk")["mount_point"] = place.as_str().into();
+                let overlay = storage(r, "overlayfs");
+                let lower = overlay["options"][1].as_str().unwrap().replace(&layer(WEB, 4), &place);
+                overlay["options"][1] = lower.into();
+            }),
             ("a layer for writing", |r| storage(r, "blk")["options"] = json!([])),
             ("a layer with another file system", |r| storage(r, "blk")["fstype"] = "ext4".into()),
             ("a layer's options for the driver", |r| storage(r, "blk")["driver_options"] = json!(["x=y"])),
@@ -482,7 +513,7 @@ fn other_storages() {
                 let lower = r["storages"][2]["options"][1]
                     .as_str()
                     .unwrap()
-                    .replace("/run/l/04040404040404040404:", "");
+                    .replace(&format!("{}:", layer(WEB, 4)), "");
                 r["storages"][2]["options"][1] = lower.into();
             }),
             ("a layer too many", |r| {
@@ -505,7 +536,7 @@ fn other_storages() {
                 r["storages"].as_array_mut().unwrap().retain(|storage| storage["driver"] != "blk");
             }),
             ("a directory of the guest's as a layer", |r| {
-                storage(r, "overlayfs")["options"][1] = "lowerdir=/:/run/l/04040404040404040404".into();
+                storage(r, "overlayfs")["options"][1] = format!("lowerdir=/:{}", layer(WEB, 4)).into();
             }),
             ("changes kept in a volume", |r| {
                 storage(r, "overlayfs")["options"][2] =
@@ -553,8 +584,13 @@ fn other_models() {
                 let again = model(r).clone();
                 push(&mut r["storages"], again);
             }),
+            ("a model where another container has it", |r| {
+                let place = layer(WEB, 9);
+                model(r)["mount_point"] = place.as_str().into();
+                mount(r, "/models")["source"] = place.into();
+            }),
             ("a layer in the model's place", |r| {
-                mount(r, "/models")["source"] = format!("/run/l/{}", "07".repeat(10)).into();
+                mount(r, "/models")["source"] = layer(GPU, 7).into();
             }),
             ("a mount for writing", |r| mount(r, "/models")["options"] = json!(["rbind", "rprivate", "rw"])),
             ("the model elsewhere", |r| mount(r, "/models")["destination"] = "/usr".into()),
@@ -677,4 +713,7 @@ fn an_empty_dir_gets_a_size_of_its_own() {
         request["storages"][0][field] = value;
         assert!(!agent.allows("UpdateEphemeralMountsRequest", &request), "{request}");
     }
+    agent.accept("RemoveContainerRequest", &removal(WEB));
+    // Its init container, which is gone as well, had the same one.
+    assert!(!agent.allows("UpdateEphemeralMountsRequest", &size), "after its containers");
 }

@@ -17,12 +17,15 @@ pub(crate) fn all() {
     what_was_to_be_removed_never_runs();
     an_id_is_no_path_into_the_memory();
     containers_come_in_their_order();
+    what_the_sandboxs_own_container_brings_is_there_before_others();
     what_no_pod_needs_is_refused_whatever_is_granted();
 }
 
-/// The same container under another id.
+/// The same container under another id, and with its layers where that one has them.
 fn renamed(request: &Value, from: &str, to: &str) -> Value {
-    serde_json::from_str(&request.to_string().replace(from, to)).unwrap()
+    let place = |id: &str| format!("/run/l/{id:.10}");
+    let text = request.to_string().replace(from, to).replace(&place(from), &place(to));
+    serde_json::from_str(&text).unwrap()
 }
 
 fn id(byte: u8) -> String {
@@ -51,6 +54,11 @@ fn an_id_is_used_once() {
     agent.refuse("CreateContainerRequest", &taken, "container_id");
     agent.refuse("CreateContainerRequest", &ENGINE.web(), "container_id");
     agent.refuse("CreateContainerRequest", &renamed(&ENGINE.gpu(), GPU, PREPARE), "container_id");
+    // One that begins like another would have its layers where the other has them.
+    for taken in [WEB, SANDBOX] {
+        let alike = format!("{}{}", &taken[..10], &GPU[10..]);
+        agent.refuse("CreateContainerRequest", &renamed(&ENGINE.gpu(), GPU, &alike), "container_id");
+    }
     start(&mut agent, GPU, &ENGINE.gpu());
 }
 
@@ -132,6 +140,34 @@ fn containers_come_in_their_order() {
     start(&mut agent, &id(4), &renamed(&ENGINE.proxy(), PROXY, &id(4)));
     start(&mut agent, GPU, &ENGINE.gpu());
     agent.refuse("CreateContainerRequest", &renamed(&ENGINE.prepare(), PREPARE, &id(5)), "(the time)");
+}
+
+/// Sysctls, and the first of the processes that containers share.
+#[test]
+fn what_the_sandboxs_own_container_brings_is_there_before_others() {
+    let sysctl: fn(&mut Value, &mut Value) =
+        |pause, _| pause["OCI"]["Linux"]["Sysctl"]["net.core.somaxconn"] = "1024".into();
+    let shared: fn(&mut Value, &mut Value) = |_, prepare| prepare["sandbox_pidns"] = true.into();
+    for (field, forge) in [
+        ("securityContext: {fsGroup: 2000, sysctls: [{name: net.core.somaxconn, value: \"1024\"}]}", sysctl),
+        ("securityContext: {fsGroup: 2000}\n  shareProcessNamespace: true", shared),
+    ] {
+        let (mut pause, mut prepare) = (ENGINE.pause(), ENGINE.prepare());
+        forge(&mut pause, &mut prepare);
+        let pod = || Agent::of_web_with("securityContext: {fsGroup: 2000}", field);
+        let mut agent = pod();
+        boot(&mut agent);
+        agent.refuse("CreateContainerRequest", &prepare, "(the time)");
+        agent.accept("CreateContainerRequest", &pause);
+        agent.refuse("CreateContainerRequest", &prepare, "(the time)");
+        agent.accept("StartContainerRequest", &of(SANDBOX));
+        start(&mut agent, PREPARE, &prepare);
+        let mut agent = pod();
+        boot(&mut agent);
+        start(&mut agent, SANDBOX, &pause);
+        agent.accept("RemoveContainerRequest", &removal(SANDBOX));
+        agent.refuse("CreateContainerRequest", &prepare, "(the time)");
+    }
 }
 
 #[test]

@@ -350,7 +350,7 @@ fn created_in(
     let spec: Spec = serde_json::from_value(spec).unwrap();
     let sandbox = SandboxFacts { namespace: "k8s.io", seccomp: true, scratch, volumes: VolumeJudge::Engine };
     let mut guest = translate(id, &spec, &sandbox, rootfs, &stat).unwrap();
-    guest.mount_models(models);
+    guest.mount_models(id, models);
     guest.pass(devices);
     guest.into_request(id)
 }

@@ -184,6 +184,9 @@ fn an_empty_dir_that_is_to_be_somebodys_is_noted() {
 fn shm_is_the_sandboxs() {
     let out = one(bind(&format!("{SANDBOX}/shm"), DEV_SHM, &["rbind"])).unwrap();
     assert_eq!(out.mounts[0].source, "/run/kata-containers/sandbox/shm");
+    assert_eq!(out.mounts[0].options, ["rbind", "noexec", "nosuid", "nodev"]);
+    let out = one(bind(&format!("{SANDBOX}/shm"), DEV_SHM, &["rbind", "rnodev", "exec", "rw"])).unwrap();
+    assert_eq!(out.mounts[0].options, ["rbind", "exec", "rw", "noexec", "nosuid", "nodev"]);
     assert!(out.copies.is_empty() && out.storages.is_empty());
 }
 
