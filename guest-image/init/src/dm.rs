@@ -5,6 +5,7 @@
 
 use std::fs::File;
 use std::io;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::libc;
 use verity::{BLOCK, RootHash};
@@ -21,6 +22,8 @@ const VERSION: [u32; 3] = [4, 0, 0];
 /// Where the flags are in the head, and two of them.
 const FLAGS: usize = 28;
 const READ_ONLY: u32 = 1 << 0;
+/// The device gets the minor in the head, not the lowest that is free.
+const PERSISTENT_DEVICE: u32 = 1 << 3;
 /// The kernel wipes its copy of the message.
 const SECURE_DATA: u32 = 1 << 15;
 const DEFERRED_REMOVE: u32 = 1 << 17;
@@ -32,6 +35,11 @@ const NAME_LENGTH: usize = 128;
 const TARGET: usize = 40;
 /// What the device mapper counts in, in bytes.
 const SECTOR: u64 = 512;
+
+/// The first minor of ours: those below are the kernel's, which has mapped the root (`dm-mod.create`).
+const FIRST_MINOR: u32 = 16;
+/// There is none above (Linux, `include/linux/kdev_t.h`, `MINORBITS`).
+const MINORS: u32 = 1 << 20;
 
 /// Where what follows the head begins.
 const DATA_START: u32 = 312;
@@ -132,6 +140,24 @@ pub enum Removal {
     Deferred,
 }
 
+/// Minors, each given once for as long as the VM runs. Whoever mounts a mapping looks its name up first and opens the number that
+/// he found: were the number another mapping's by then, which the host decides by taking disks away and adding others, he would
+/// mount that one.
+#[derive(Debug)]
+struct Minors(AtomicU32);
+
+/// Of the scratch disk's mapping and the layers'.
+static OURS: Minors = Minors(AtomicU32::new(FIRST_MINOR));
+
+impl Minors {
+    fn next(&self) -> io::Result<u32> {
+        let next = |minor| (minor < MINORS).then_some(minor + 1);
+        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_err(|_| {
+            io::Error::other("this VM has used up all numbers of the device mapper: start another one")
+        })
+    }
+}
+
 /// The device mapper.
 #[derive(Debug)]
 pub struct DeviceMapper(File);
@@ -175,7 +201,7 @@ impl DeviceMapper {
     }
 
     fn create(&self, table: &Table) -> io::Result<Device> {
-        let mut message = head(&table.name, table.flags);
+        let mut message = creation(table, OURS.next()?);
         device_mapper(&self.0, DmRequest::Create, &mut message)?;
         let device = device(&message);
         let loaded = device_mapper(&self.0, DmRequest::Load, &mut load(table))
@@ -219,6 +245,14 @@ fn head(name: &str, flags: u32) -> Vec<u8> {
     // The last byte stays: the name ends with a NUL.
     put(&mut head, NAME, &name.as_bytes()[..name.len().min(NAME_LENGTH - 1)]);
     head
+}
+
+/// The request that makes a mapping with this minor.
+fn creation(table: &Table, minor: u32) -> Vec<u8> {
+    let mut message = head(&table.name, table.flags | PERSISTENT_DEVICE);
+    // With major 0 it is as the kernel reads it (`huge_decode_dev`), which takes its own major.
+    put(&mut message, DEVICE, &libc::makedev(0, minor).to_ne_bytes());
+    message
 }
 
 /// The request that gives a mapping its one target.
@@ -308,6 +342,30 @@ mod tests {
         let line = Table::from(&layer()).line;
         assert_eq!(target[40..40 + line.len()], *line.as_bytes());
         assert_eq!(message[message.len() - 1], 0);
+    }
+
+    #[test]
+    fn a_mapping_is_asked_for_with_its_minor() {
+        for (minor, bytes) in
+            [(16, [16, 0, 0, 0]), (0x234, [0x34, 0, 0x20, 0]), (0xf_ffff, [0xff, 0, 0xf0, 0xff])]
+        {
+            let message = creation(&Table::from(&layer()), minor);
+            assert_eq!(message[FLAGS..FLAGS + 4], [0b1001, 0, 0, 0]);
+            assert_eq!(message[DEVICE..DEVICE + 8], [bytes, [0; 4]].concat());
+            assert_eq!(device(&message), Device { major: 0, minor: minor.into() });
+        }
+        let scratch = Scratch { disk: Device { major: 254, minor: 32 }, sectors: 8, key: "" };
+        assert_eq!(creation(&Table::from(&scratch), 16)[FLAGS], 0b1000);
+    }
+
+    /// Nothing gives one back.
+    #[test]
+    fn no_minor_is_given_twice() {
+        let minors = Minors(AtomicU32::new(MINORS - 2));
+        assert_eq!([minors.next().unwrap(), minors.next().unwrap()], [MINORS - 2, MINORS - 1]);
+        assert!(minors.next().is_err() && minors.next().is_err());
+        let (one, next) = (OURS.next().unwrap(), OURS.next().unwrap());
+        assert!(FIRST_MINOR <= one && one < next);
     }
 
     #[test]
