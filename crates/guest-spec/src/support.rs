@@ -318,7 +318,12 @@ pub const MESSAGES: &[Message] = &[
                 "the engine makes groups of it",
             ),
             field("no_new_privs", "securityContext.allowPrivilegeEscalation", Carried, ""),
-            field("masked_paths", "securityContext.procMount", Carried, ""),
+            field(
+                "masked_paths",
+                "securityContext.procMount",
+                Carried,
+                "files; over a directory kata-agent 4.1.0 mounts nothing, and what is there is the guest's",
+            ),
             field("readonly_paths", "securityContext.procMount", Carried, ""),
             field(
                 "seccomp",
