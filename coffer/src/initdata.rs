@@ -147,6 +147,7 @@ fn write(args: &BuildArgs, out: &mut impl Write) -> Result<()> {
                     entry::DECLARATION
                 );
             }
+            entry::together(&entries).context("cannot build the document")?;
             build(args.algorithm, entries).context("cannot build the document")?
         }
     };
@@ -195,7 +196,10 @@ pub(crate) fn entries(files: &[String]) -> Result<BTreeMap<String, String>> {
 
 /// What the guest could not read of a document, with the entry's name.
 fn faults(document: &InitData) -> impl Iterator<Item = (&String, anyhow::Error)> {
-    document.data().iter().filter_map(|(name, text)| Some((name, entry::check(name, text).err()?)))
+    let entries = document.data();
+    let alone = entries.iter().filter_map(|(name, text)| Some((name, entry::check(name, text).err()?)));
+    let together = entries.get_key_value(entry::DECLARATION).map(|(name, _)| name);
+    alone.chain(together.and_then(|name| Some((name, entry::together(entries).err()?))))
 }
 
 fn inspect(args: &InspectArgs, out: &mut impl Write) -> Result<()> {

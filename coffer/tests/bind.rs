@@ -373,3 +373,38 @@ fn initdata_that_is_there_keeps_its_other_entries() {
     );
     assert!(Path::new(&aa).exists());
 }
+
+/// Whoever is on the way to it could say that it believed a GPU's evidence.
+#[test]
+fn a_broker_that_could_be_anybody_is_refused_where_there_are_gpus() {
+    let desk = Desk::new();
+    let broker = "[token_configs.kbs]\nurl = \"http://192.0.2.1:8080\"\n";
+    let aa = desk.write("aa.toml", broker);
+    let pod = |limits: &str| {
+        let text = format!(
+            "apiVersion: v1\nkind: Pod\nmetadata: {{name: p}}\nspec: {{runtimeClassName: coffer, containers: [{{name: web, image: \
+             'registry.example.com/web:v1', resources: {{limits: {{{limits}}}}}}}]}}\n"
+        );
+        desk.write("pod.yaml", &text)
+    };
+    desk.bound(&[&pod("cpu: 1"), "--file", &aa]);
+    let said = ["aa.toml names it by http://192.0.2.1:8080", "https://"];
+    let pod = pod("nvidia.com/pgpu: 1");
+    desk.fails(&[&pod, "--file", &aa], &said);
+    let document = desk.write(
+        "initdata.toml",
+        &format!(
+            "algorithm = \"sha256\"\nversion = \"0.1.0\"\n[data]\n\"coffer.toml\" = \"gpus = 1\"\n\"aa.toml\" = '''\n{broker}'''\n"
+        ),
+    );
+    let build = |args: &[&str]| desk.fake.coffer(&[&["initdata"], args].concat());
+    for output in [
+        build(&["build", "--file", &aa, "--pod", &pod]),
+        build(&["build", "--document", &document]),
+        build(&["inspect", &document]),
+    ] {
+        let text = [output.stdout, output.stderr].concat();
+        let text = String::from_utf8_lossy(&text);
+        assert!(said.iter().all(|words| text.contains(words)), "{text}");
+    }
+}

@@ -131,6 +131,10 @@ impl Seal<'_> {
                 return None;
             }
         };
+        if let Err(error) = entry::together(&entries) {
+            fault(error.to_string());
+            return None;
+        }
         let sealed = build(algorithm, entries).map_err(|error| error.to_string()).and_then(|initdata| {
             let annotation = annotation::encode(&initdata).map_err(|error| error.to_string())?;
             Ok((initdata, annotation))

@@ -1,5 +1,6 @@
 //! The entries of initdata that the guest reads: found out here, not when the guest has powered off.
 
+use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
@@ -17,6 +18,8 @@ use crate::policy::engine;
 /// attestation service needs to know besides.
 pub(crate) const DECLARATION: &str = "coffer.toml";
 const POLICY: &str = "policy.rego";
+const AA_FILE: &str = "aa.toml";
+const CDH_FILE: &str = "cdh.toml";
 /// What kata-agent asks, in this package.
 const PACKAGE: &str = "data.agent_policy";
 
@@ -37,8 +40,8 @@ struct Declaration {
 pub(super) fn check(name: &str, text: &str) -> Result<()> {
     match name {
         POLICY => policy(text),
-        "aa.toml" => component(name, text, AA),
-        "cdh.toml" => component(name, text, CDH),
+        AA_FILE => component(name, text, AA),
+        CDH_FILE => component(name, text, CDH),
         DOCUMENT => {
             Volumes::parse(text).with_context(|| format!("{DOCUMENT} is not usable"))?;
             Ok(())
@@ -54,6 +57,30 @@ pub(super) fn check(name: &str, text: &str) -> Result<()> {
             }
             read.proxy.as_deref().map_or(Ok(()), proxy)
         }
+        _ => Ok(()),
+    }
+}
+
+/// What no entry shows alone: GPUs take work when the key broker believed their evidence, and over http anybody on the way could
+/// say that it did, so the guest asks none there (`guest-image/attest/src/broker`).
+///
+/// # Errors
+/// Such a broker in a document that declares GPUs.
+pub(crate) fn together(entries: &BTreeMap<String, String>) -> Result<()> {
+    let table = |name: &str| entries.get(name).and_then(|text| toml::from_str::<toml::Table>(text).ok());
+    let gpus = table(DECLARATION).and_then(|table| table.get("gpus")?.as_integer()).unwrap_or_default();
+    let aa = table(AA_FILE)
+        .and_then(|table| Some(table.get("token_configs")?.get("kbs")?.get("url")?.as_str()?.to_owned()));
+    let cdh = table(CDH_FILE).and_then(|table| Some(table.get("kbc")?.get("url")?.as_str()?.to_owned()));
+    let is_open = |url: &String| url.trim().to_ascii_lowercase().starts_with("http://");
+    match [(AA_FILE, aa), (CDH_FILE, cdh)]
+        .into_iter()
+        .find_map(|(name, url)| Some((name, url.filter(is_open)?)))
+    {
+        Some((name, url)) if gpus > 0 => bail!(
+            "{DECLARATION} declares GPUs, which take work when the key broker believed their evidence, and {name} names it by {url}, \
+             where whoever is on the way can answer for it: write https:// and its certificate"
+        ),
         _ => Ok(()),
     }
 }
@@ -226,6 +253,29 @@ mod tests {
         ] {
             let error = format!("{:#}", check(name, text).unwrap_err());
             assert!(error.contains(said) && !error.contains("\n\n"), "{name} {text}: {error}");
+        }
+    }
+
+    #[test]
+    fn gpus_need_a_broker_that_shows_who_it_is() {
+        let aa = |url: &str| ("aa.toml", format!("[token_configs.kbs]\nurl = {url:?}\n"));
+        let cdh = |url: &str| ("cdh.toml", format!("[kbc]\nname = \"cc_kbc\"\nurl = {url:?}\n"));
+        let gpus = |gpus: u16| (DECLARATION, format!("gpus = {gpus}\n"));
+        let (open, tls) = ("http://192.0.2.1:8080", "https://192.0.2.1:8080");
+        for (entries, refused) in [
+            (vec![gpus(1), aa(open)], Some("aa.toml names it by http://")),
+            (vec![gpus(1), aa(" HTTP://192.0.2.1")], Some("aa.toml")),
+            (vec![gpus(8), cdh(open)], Some("cdh.toml names it by http://")),
+            (vec![gpus(8), aa(tls), cdh(open)], Some("cdh.toml")),
+            (vec![gpus(1), aa(tls), cdh(tls)], None),
+            (vec![gpus(0), aa(open), cdh(open)], None),
+            (vec![aa(open)], None),
+            (vec![gpus(1)], None),
+        ] {
+            let entries = entries.iter().map(|(name, text)| ((*name).to_owned(), text.clone())).collect();
+            let error = together(&entries).err().map(|error| error.to_string());
+            assert_eq!(error.is_some(), refused.is_some(), "{entries:?}");
+            assert!(error.unwrap_or_default().contains(refused.unwrap_or_default()), "{entries:?}");
         }
     }
 

@@ -235,7 +235,8 @@ fn failed(error: &BrokerError) -> Answer {
         BrokerError::Refused { .. } => 401,
         BrokerError::Evidence(_) | BrokerError::Ready(_) | BrokerError::Random(_) => 503,
         BrokerError::Http { source: HttpError::Transport(..), .. } => 504,
-        BrokerError::Http { .. }
+        BrokerError::Anybody { .. }
+        | BrokerError::Http { .. }
         | BrokerError::Challenge { .. }
         | BrokerError::Token { .. }
         | BrokerError::Sealed { .. } => 502,

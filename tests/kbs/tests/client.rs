@@ -366,6 +366,26 @@ fn gpus_take_work_when_their_evidence_was_believed_and_not_before() {
     );
 }
 
+/// Without TLS whoever is on the way answers for the broker: here one that believes everything.
+#[test]
+fn gpus_take_no_work_by_the_word_of_a_broker_that_could_be_anybody() {
+    for (gpus, said) in [(2, Some("could say in its place")), (0, None)] {
+        let scene = Scene::new(gpus);
+        let kbs = Kbs::start(SocketAddr::new(HERE, 0), None, scene.setup()).unwrap();
+        let broker =
+            Broker::parse(Some(&format!("[token_configs.kbs]\nurl = {:?}\n", kbs.url)), None).unwrap();
+        assert!(kbs.url.starts_with("http://") && !broker.is_authentic());
+        let driver = scene.driver(Behaviour::Honest);
+        let client = Client::new(&broker, scene.attester_of(&driver), Some(scene.initdata.clone()));
+        match (key(&client), said) {
+            (Err(error), Some(said)) => words(&error, &[&kbs.url, said, "https://"]),
+            (answer, said) => assert_eq!((answer.unwrap(), said), (KEY.to_vec(), None)),
+        }
+        assert_eq!(driver.accepted.load(Ordering::Acquire), 0);
+        assert_eq!(kbs.handshakes(), usize::from(gpus == 0));
+    }
+}
+
 #[test]
 fn pid_1_is_told_of_each_gpu() {
     let scene = Scene::new(2);

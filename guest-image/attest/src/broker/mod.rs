@@ -43,6 +43,12 @@ pub enum BrokerError {
     /// No evidence.
     #[error("this guest has no evidence to show")]
     Evidence(#[from] EvidenceError),
+    /// Whoever answers could be anybody, and GPUs wait for his word.
+    #[error(
+        "the key broker {url} shows nobody's certificate, and GPUs take work when a broker believed their evidence, which whoever is \
+         on the way could say in its place: name it by https:// in the initdata, with its certificate"
+    )]
+    Anybody { url: String },
     /// The GPUs stay idle.
     #[error("the key broker believed the evidence, and the GPUs cannot be told to take work")]
     Ready(#[source] EvidenceError),
@@ -134,6 +140,8 @@ struct Session {
 pub struct Client {
     http: Http,
     url: String,
+    /// Whether it shows who it is.
+    authentic: bool,
     attester: Attester,
     /// The document whose digest the report has, where the pod has one.
     initdata: Option<String>,
@@ -158,7 +166,8 @@ impl Client {
     pub fn new(broker: &config::Broker, attester: Attester, initdata: Option<String>) -> Self {
         let http = Http::new(broker);
         let (url, pauses) = (broker.url.clone(), AtomicUsize::default());
-        Self { http, url, attester, initdata, limit: LIMIT, pauses, session: Mutex::new(None) }
+        let (authentic, limit, session) = (broker.is_authentic(), LIMIT, Mutex::new(None));
+        Self { http, url, authentic, attester, initdata, limit, pauses, session }
     }
 
     /// The same with another limit for each question.
@@ -242,6 +251,10 @@ impl Client {
     }
 
     fn handshake(&self, deadline: Instant) -> Result<Session, BrokerError> {
+        // Before anything is shown: the GPUs' work hangs on the answer.
+        if self.attester.has_driver() && !self.authentic {
+            return Err(BrokerError::Anybody { url: self.url.clone() });
+        }
         let key = SecretKey::try_generate().map_err(|error| BrokerError::Random(error.to_string()))?;
         let asked = AuthRequest::new(self.attester.tee());
         let (challenge, cookie) = self.again(deadline, What::Challenge, || {

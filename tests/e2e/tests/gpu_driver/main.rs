@@ -4,10 +4,7 @@
 
 use std::time::Instant;
 
-use e2e::{BUSYBOX, Gpus, INITDATA, Run, Tenant, e2e_with_gpus};
-
-/// A key broker is named, since GPUs that nobody attests are refused. Nobody asks this one.
-const AA: &str = "[token_configs.kbs]\nurl = \"http://127.0.0.1:1\"\n";
+use e2e::{BUSYBOX, Gpus, INITDATA, KeyBroker, Run, Tenant, e2e_with_gpus};
 
 /// The word of a packet to the GPU's firmware that says what follows: a vendor's message (0x7e) of PCI vendor 0x10de and kind 0x14,
 /// by which the driver has its own firmware checked and started (open-gpu-kernel-modules, `fsp_nvdm_format.h`:
@@ -18,7 +15,9 @@ const START: &str = "1410de7e";
 fn nvidias_driver_loads_and_a_gpu_that_does_not_start_ends_the_boot() {
     e2e_with_gpus(async |rig| {
         let gpus = Gpus::h100(1);
-        let owner = Tenant::with_documents("driver", &[("aa.toml", AA), ("coffer.toml", "gpus = 1\n")]);
+        // A key broker is named, since GPUs that nobody attests are refused. Nobody asks this one.
+        let aa = KeyBroker::at(8100).document();
+        let owner = Tenant::with_documents("driver", &[("aa.toml", &aa), ("coffer.toml", "gpus = 1\n")]);
         let config = rig.config().set("default_memory_mib", "1024").write("driver");
         let refused = Run::new("driver", BUSYBOX, &["true"])
             .config(&config)
