@@ -138,7 +138,10 @@ fn runs_and_nothing_else(
     let running = Running::new(template, &spec, layer);
     let mut agent = Agent::new(&initdata.data()["policy.rego"]);
     agent.accept(title, "CreateSandboxRequest", &running.sandbox());
-    let (mut accepted, mut refused) = (1, 0);
+    agent.accept(title, "CreateContainerRequest", &running.own());
+    let own = json!({ "container_id": kubelet::SANDBOX, "exec_id": "" });
+    agent.accept(title, "StartContainerRequest", &own);
+    let (mut accepted, mut refused) = (3, 0);
     for (index, container) in spec.spec.init_containers.iter().chain(&spec.spec.containers).enumerate() {
         let request = running.container(container, index);
         // The first of a pod meets every change, the others one each.

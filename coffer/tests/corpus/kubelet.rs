@@ -7,7 +7,8 @@ use std::path::Path;
 
 use agent_client::proto::agent::{CreateContainerRequest, CreateSandboxRequest};
 use guest_spec::{
-    FileKind, GuestRootfs, HostFile, PassedDevice, SandboxFacts, VolumeJudge, shm_storage, translate,
+    FileKind, GuestRootfs, HostFile, OwnSandbox, PassedDevice, SandboxFacts, VolumeJudge, own_sandbox,
+    shm_storage, translate,
 };
 use oci_spec::runtime::Spec;
 use pod_manifest::Template;
@@ -98,9 +99,13 @@ impl<'a> Running<'a> {
         Self { name, spec, namespace, layer: layer.to_owned() }
     }
 
+    fn hostname(&self) -> String {
+        self.spec.spec.hostname.clone().unwrap_or_else(|| self.name.clone())
+    }
+
     pub(crate) fn sandbox(&self) -> Value {
         let request = CreateSandboxRequest {
-            hostname: self.spec.spec.hostname.clone().unwrap_or_else(|| self.name.clone()),
+            hostname: self.hostname(),
             storages: vec![shm_storage(64 << 20)],
             sandbox_id: format!("sandbox-{SANDBOX}"),
             ..CreateSandboxRequest::default()
@@ -108,9 +113,21 @@ impl<'a> Running<'a> {
         serde_json::to_value(request).unwrap()
     }
 
+    /// The shim's request for the sandbox's own container.
+    pub(crate) fn own(&self) -> Value {
+        let sysctls = &self.spec.spec.security_context.sysctls;
+        let sysctls = sysctls.iter().map(|of| (of.name.clone(), of.value.clone())).collect();
+        let (hostname, annotations) = (&self.hostname(), &BTreeMap::new());
+        let pod = OwnSandbox { hostname, annotations, sysctls: &sysctls, host_namespaces: &[] };
+        let facts =
+            SandboxFacts { namespace: "k8s.io", seccomp: true, scratch: false, volumes: VolumeJudge::Engine };
+        serde_json::to_value(own_sandbox(SANDBOX, &pod, &facts).unwrap().into_request(SANDBOX)).unwrap()
+    }
+
     /// The shim's request for a container.
     pub(crate) fn container(&self, container: &Container, index: usize) -> Value {
-        let id = format!("{index:0>64x}");
+        // No two begin alike.
+        let id = format!("{index:010x}{}", "0".repeat(54));
         let spec: Spec = serde_json::from_value(self.specification(container)).unwrap();
         let rootfs = GuestRootfs::Layers(vec![self.layer.parse().unwrap()]);
         let sandbox =
