@@ -3,6 +3,7 @@
 use std::fs::{File, TryLockError};
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use host_claims::process::{Process, end_recorded};
 use nix::sys::signal::Signal;
