@@ -276,7 +276,12 @@ pub const MESSAGES: &[Message] = &[
                 Carried,
                 "the same; less than 1 MiB, and more than the VM has, is refused",
             ),
-            field("oom_score_adj", "", Carried, "in the guest; on the node QEMU has the lowest of the pod's containers"),
+            field(
+                "oom_score_adj",
+                "",
+                Carried,
+                "in the guest; on the node QEMU has the lowest of the pod's containers",
+            ),
             field("cpuset_cpus", "", Noted, "the host's numbering"),
             field("cpuset_mems", "", Noted, "the host's numbering"),
             field(
