@@ -188,7 +188,7 @@ fn text(failures: &[Failure], pending: &[PciAddress]) -> String {
     let mut text = format!("{} of the GPUs failed: {}", failures.len(), causes.join("; "));
     if !pending.is_empty() {
         text.push_str(&format!(
-            "; {pending:?} have new settings already and no reset yet: set the mode again"
+            "; {pending:?} have new settings that are not active yet: set the mode again"
         ));
     }
     text
@@ -223,7 +223,12 @@ pub async fn switch(gpus: Vec<Gpu<Unverified>>, mode: Mode) -> Result<Vec<Gpu<Ve
         .collect();
     all(written, &pending)?;
     let reset = all(join_all(gpus.into_iter().map(|gpu| gpu.reset())).await, &[])?;
-    verify(reset, mode).await
+    let verified = join_all(reset.into_iter().map(|gpu| gpu.verify(mode))).await;
+    // The reset did not bring it into the mode of its settings; the next one may.
+    let is_other =
+        |gpu: &PciAddress| verified.iter().any(|one| one.as_ref().is_err_and(|failure| failure.gpu == *gpu));
+    let pending: Vec<_> = pending.into_iter().filter(is_other).collect();
+    all(verified, &pending)
 }
 
 /// Verifies all at once.

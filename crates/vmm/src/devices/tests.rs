@@ -578,6 +578,16 @@ async fn every_fault_stops_the_start_and_leaves_the_gpu_free_or_in_quarantine() 
     join_all(runs).await;
 }
 
+/// Whoever has it next, and only reads the mode, finds one that is the settings'.
+#[tokio::test]
+async fn a_gpu_that_does_not_take_its_settings_is_reset_once_more() {
+    let rig = Rig::new(1, Timing::FAST);
+    rig.emulators[0].set_faults(Faults { not_latched: true, ..Faults::default() });
+    let error = rig.refusal(&config(ModePolicy::Manage, AutoOr::Is(Mode::On))).await;
+    assert!(error.contains("active mode is off"), "{error}");
+    assert_eq!((rig.emulators[0].state().resets, rig.quarantined(0).is_some()), (2, false));
+}
+
 #[tokio::test]
 async fn what_is_only_unusual_is_no_fault() {
     let faults: [fn(&mut Faults); 3] =

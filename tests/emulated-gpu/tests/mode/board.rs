@@ -83,8 +83,11 @@ async fn one_that_does_not_change_is_named() {
     let text = error.to_string();
     assert!(text.contains("GPU 0000:02:00.0: verifying the mode failed"), "{text}");
     assert!(text.contains("active mode is off") && text.contains("wanted is on"), "{text}");
-    let Error::Devices { failures, .. } = error else { panic!("{text}") };
-    assert_eq!(failures.len(), 1);
+    let Error::Devices { failures, pending } = error else { panic!("{text}") };
+    assert_eq!(
+        (failures.len(), pending.iter().map(ToString::to_string).collect()),
+        (1, vec!["0000:02:00.0".to_owned()])
+    );
 }
 
 #[tokio::test]
