@@ -144,7 +144,7 @@ fn spawn(action: &str, namespace: &str, id: &str, said: Stdio) -> Result<(), Err
 /// # Errors
 /// [`Error`]; standard output says so as well, as long as somebody listens.
 pub fn reap(flags: &Flags) -> Result<(), Error> {
-    reap_of(flags, async |path, log| give_back(path, log).await)
+    take_over(flags, false)
 }
 
 /// The same for `delete`, which ends a shim that lives.
@@ -152,13 +152,10 @@ pub fn reap(flags: &Flags) -> Result<(), Error> {
 /// # Errors
 /// [`Error`].
 pub fn end(flags: &Flags) -> Result<(), Error> {
-    reap_of(flags, async |path, log| {
-        end_shim(path, log).await.map_err(|error| one_line(&error))?;
-        give_back(path, log).await
-    })
+    take_over(flags, true)
 }
 
-fn reap_of(flags: &Flags, work: impl AsyncFnOnce(&Path, &Logger) -> Result<(), String>) -> Result<(), Error> {
+fn take_over(flags: &Flags, ends_shim: bool) -> Result<(), Error> {
     let namespace = Namespace::new(flags.namespace.as_str())?;
     let id = ContainerId::new(flags.id.as_str())?;
     let log = apart()?.new(o!("namespace" => namespace.to_string(), "sandbox" => id.to_string()));
@@ -166,7 +163,13 @@ fn reap_of(flags: &Flags, work: impl AsyncFnOnce(&Path, &Logger) -> Result<(), S
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let result = runtime.block_on(work(&record_of(&namespace, &id), &log));
+    let record = record_of(&namespace, &id);
+    let result = runtime.block_on(async {
+        if ends_shim {
+            end_shim(&record, &log).await.map_err(|error| one_line(&error))?;
+        }
+        give_back(&record, &log).await
+    });
     let said = match &result {
         Ok(()) => DONE.to_owned(),
         Err(text) => format!("{FAILED}{text}"),

@@ -59,6 +59,20 @@ impl Looking {
 /// # Errors
 /// It has no answer in time; with the file that it was at.
 pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + 'static) -> Result<T> {
+    let found = Arc::new(Mutex::new(None));
+    let theirs = Arc::clone(&found);
+    let work = move |looking: &Looking| {
+        let answer = work(looking);
+        *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
+    };
+    done(Box::new(work)).await?;
+    let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
+    found
+        .ok_or_else(|| Error::failed("look at files of the node", io::Error::from(io::ErrorKind::BrokenPipe)))
+}
+
+/// The same for all that is looked for: its code is there once.
+async fn done(work: Box<dyn FnOnce(&Looking) + Send>) -> Result<()> {
     let looking = Arc::new(Looking::default());
     let theirs = Arc::clone(&looking);
     let failed = |reason: Box<dyn std::error::Error + Send + Sync>| {
@@ -69,7 +83,7 @@ pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + '
         let place = PLACES.acquire().await.map_err(io::Error::other)?;
         let work = move || {
             let _place = place;
-            work(&theirs)
+            work(&theirs);
         };
         aside("volumes", work).await
     };
