@@ -270,7 +270,8 @@ fn what_the_real_containerd_makes_of_manifests_is_allowed() {
                 let config = bound.container(&pod, container, BUSYBOX, "10.4.0.5");
                 let mut spec = pod.specification(&config).await;
                 renamed(&mut spec, name, bound.spec().metadata.namespace.as_deref().unwrap_or("default"));
-                let request = request(&format!("{index:0>64x}"), spec, &tenant);
+                // No two begin alike.
+                let request = request(&format!("{index:010x}{}", "0".repeat(54)), spec, &tenant);
                 agent.accept(&format!("{title}, {container}"), "CreateContainerRequest", &request);
                 let id = json!({ "container_id": request["container_id"], "exec_id": "" });
                 agent.accept(title, "StartContainerRequest", &id);
