@@ -133,6 +133,11 @@ impl Trouble {
         matches!(self, Self::Fault(faults) if faults.boot.is_some() || faults.identity.is_some() || faults.recovers)
     }
 
+    /// Whether no reset makes new settings active.
+    fn keeps_settings(&self) -> bool {
+        matches!(self, Self::Fault(faults) if faults.not_latched)
+    }
+
     fn strike(&self, gpus: &Gpus, index: usize) {
         match self {
             Self::Nothing => {}
@@ -299,6 +304,10 @@ async fn round(round: &Round, rig: &mut Rig<'_>, gpus: &Gpus) {
             Some(entry) => assert!(!entry.reason.is_empty() && !entry.sandbox.is_empty(), "{entry:?}"),
             None => {
                 gpus.ask(index, &Request::SetFaults { faults: Faults::default() }).or_fail("faults");
+                if round.trouble.keeps_settings() {
+                    // It took them at no reset; it does at the next pod's.
+                    gpus.ask(index, &Request::Reset).or_fail("a reset");
+                }
                 until(format!("GPU {index} to be well"), Duration::from_secs(5), async || {
                     settled(gpus, index).then_some(())
                 })
