@@ -31,15 +31,18 @@ impl Temporary {
     /// Makes `<name>.<process>-<number>.tmp` in a directory.
     pub(crate) fn new(directory: &Path, name: &str) -> Result<Self, Error> {
         static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let path = directory.join(format!("{name}.{}-{number}.tmp", process::id()));
-        let file = File::create(&path).map_err(Error::file("make", &path))?;
-        // Locked, so that nobody takes it for what a dead process left.
-        file.try_lock().map_err(|error| match error {
-            TryLockError::Error(source) => Error::file("lock", &path)(source),
-            TryLockError::WouldBlock => Error::file("lock", &path)(io::ErrorKind::WouldBlock.into()),
-        })?;
-        Ok(Self { path, file })
+        loop {
+            let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+            let path = directory.join(format!("{name}.{}-{number}.tmp", process::id()));
+            let file = File::create(&path).map_err(Error::file("make", &path))?;
+            // Locked, so that nobody takes it for what a dead process left. Who did that before it was locked removes it, and
+            // another one is made.
+            match file.try_lock() {
+                Ok(()) if is_linked(&file) => return Ok(Self { path, file }),
+                Ok(()) | Err(TryLockError::WouldBlock) => {}
+                Err(TryLockError::Error(source)) => return Err(Error::file("lock", &path)(source)),
+            }
+        }
     }
 
     pub(crate) fn path(&self) -> &Path {
@@ -165,6 +168,8 @@ pub(crate) fn read_note<T: DeserializeOwned>(path: &Path) -> Option<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::AtomicBool;
+
     use super::*;
 
     #[test]
@@ -216,6 +221,25 @@ mod tests {
         let path = living.path().to_owned();
         drop(living);
         assert!(!path.exists());
+    }
+
+    #[test]
+    fn a_new_file_stays_while_others_remove_what_dead_processes_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let ends = AtomicBool::new(false);
+        thread::scope(|scope| {
+            scope.spawn(|| {
+                while !ends.load(Ordering::Relaxed) {
+                    remove_dead(dir.path());
+                }
+            });
+            let stays = (0..2000).all(|_| {
+                let new = Temporary::new(dir.path(), "a");
+                new.is_ok_and(|new| new.path().exists())
+            });
+            ends.store(true, Ordering::Relaxed);
+            assert!(stays);
+        });
     }
 
     #[test]

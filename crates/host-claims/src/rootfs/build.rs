@@ -3,10 +3,12 @@
 
 use std::fs::File;
 use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
 use jail::{Builder, Jail, OUTPUT, Workplace, apart};
+use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
@@ -146,10 +148,17 @@ struct Temporary {
 
 impl Temporary {
     fn new(path: PathBuf, dir: &Path) -> Result<Self, Error> {
-        let file = File::create(&path).map_err(|e| cache::full(dir, &path, e))?;
-        let lock = Flock::lock(file, FlockArg::LockExclusiveNonblock);
-        let lock = lock.map_err(|(_, e)| Error::file("lock", &path)(e.into()))?;
-        Ok(Self { path, _lock: lock })
+        loop {
+            let file = File::create(&path).map_err(|e| cache::full(dir, &path, e))?;
+            match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) if lock.metadata().is_ok_and(|meta| meta.nlink() > 0) => {
+                    return Ok(Self { path, _lock: lock });
+                }
+                // Another shim took it for what a dead one left before it was locked, and removes it.
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) => std::thread::yield_now(),
+                Err((_, error)) => return Err(Error::file("lock", &path)(error.into())),
+            }
+        }
     }
 }
 
