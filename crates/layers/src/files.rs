@@ -91,7 +91,8 @@ pub(crate) fn remove_unused(path: &Path) -> io::Result<()> {
         TryLockError::Error(error) => error,
         TryLockError::WouldBlock => io::ErrorKind::WouldBlock.into(),
     })?;
-    fs::remove_file(path)
+    // Somebody else may have removed it before it was locked, and another one may be there by now.
+    if is_linked(&file) { fs::remove_file(path) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// Removes what dead processes left.

@@ -3,7 +3,6 @@
 
 use std::fs::File;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
@@ -151,7 +150,7 @@ impl Temporary {
         loop {
             let file = File::create(&path).map_err(|e| cache::full(dir, &path, e))?;
             match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) if lock.metadata().is_ok_and(|meta| meta.nlink() > 0) => {
+                Ok(lock) if cache::is_linked(&lock) => {
                     return Ok(Self { path, _lock: lock });
                 }
                 // Another shim took it for what a dead one left before it was locked, and removes it.

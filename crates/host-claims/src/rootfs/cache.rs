@@ -241,16 +241,15 @@ fn locked(path: &Path, file: Option<File>, limit: Duration) -> Error {
 }
 
 /// A lock on a file that has been removed meanwhile protects nothing.
-fn is_linked(file: &File) -> bool {
+pub(super) fn is_linked(file: &File) -> bool {
     use std::os::unix::fs::MetadataExt;
     file.metadata().is_ok_and(|meta| meta.nlink() > 0)
 }
 
 fn remove_unused(path: &Path) -> io::Result<()> {
     let lock = Flock::lock(File::open(path)?, FlockArg::LockExclusiveNonblock).map_err(|(_, e)| e)?;
-    std::fs::remove_file(path)?;
-    drop(lock);
-    Ok(())
+    // Somebody else may have removed it before it was locked, and another one may be there by now.
+    if is_linked(&lock) { std::fs::remove_file(path) } else { Err(io::ErrorKind::NotFound.into()) }
 }
 
 /// Tells a full disk from other reasons.

@@ -93,8 +93,8 @@ enum Trouble {
 }
 
 impl Trouble {
-    /// Any.
-    fn of(random: &mut Random) -> Self {
+    /// That of a round: each of them once, and then any.
+    fn of(round: usize, random: &mut Random) -> Self {
         let fault = |change: fn(&mut Faults)| {
             let mut faults = Faults::default();
             change(&mut faults);
@@ -120,6 +120,9 @@ impl Trouble {
             Self::Ask(Request::Sleep),
             Self::Ask(Request::StaleReply),
         ];
+        if let Some(trouble) = all.get(round) {
+            return trouble.clone();
+        }
         // A kill is as likely as all that a GPU does.
         match random.below(4) {
             0 => Self::Kill(Victim::Qemu),
@@ -178,7 +181,7 @@ struct Round {
 
 impl Round {
     fn new(number: usize, random: &mut Random) -> Self {
-        let trouble = Trouble::of(random);
+        let trouble = Trouble::of(number, random);
         let first = usize::try_from(random.below(GPUS as u64)).or_fail("a GPU");
         // Several Hopper GPUs in one VM are allowed in mode off only.
         let (gpus, mode) = match random.below(4) {
