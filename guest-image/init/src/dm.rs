@@ -140,21 +140,19 @@ pub enum Removal {
     Deferred,
 }
 
-/// Minors, each given once for as long as the VM runs. Whoever mounts a mapping looks its name up first and opens the number that
-/// he found: were the number another mapping's by then, which the host decides by taking disks away and adding others, he would
-/// mount that one.
+/// Minors, of which none comes again before all others had their turn. Whoever mounts a mapping looks its name up first and opens
+/// the number that he found: were the number another mapping's by then, which the host decides by taking disks away and adding
+/// others, he would mount that one. The host would have to add a million disks between the two.
 #[derive(Debug)]
 struct Minors(AtomicU32);
 
 /// Of the scratch disk's mapping and the layers'.
-static OURS: Minors = Minors(AtomicU32::new(FIRST_MINOR));
+static OURS: Minors = Minors(AtomicU32::new(0));
 
 impl Minors {
-    fn next(&self) -> io::Result<u32> {
-        let next = |minor| (minor < MINORS).then_some(minor + 1);
-        self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).map_err(|_| {
-            io::Error::other("this VM has used up all numbers of the device mapper: start another one")
-        })
+    fn next(&self) -> u32 {
+        let number = self.0.fetch_add(1, Ordering::Relaxed);
+        FIRST_MINOR + number % (MINORS - FIRST_MINOR)
     }
 }
 
@@ -201,7 +199,7 @@ impl DeviceMapper {
     }
 
     fn create(&self, table: &Table) -> io::Result<Device> {
-        let mut message = creation(table, OURS.next()?);
+        let mut message = creation(table, OURS.next());
         device_mapper(&self.0, DmRequest::Create, &mut message)?;
         let device = device(&message);
         let loaded = device_mapper(&self.0, DmRequest::Load, &mut load(table))
@@ -358,13 +356,11 @@ mod tests {
         assert_eq!(creation(&Table::from(&scratch), 16)[FLAGS], 0b1000);
     }
 
-    /// Nothing gives one back.
     #[test]
-    fn no_minor_is_given_twice() {
-        let minors = Minors(AtomicU32::new(MINORS - 2));
-        assert_eq!([minors.next().unwrap(), minors.next().unwrap()], [MINORS - 2, MINORS - 1]);
-        assert!(minors.next().is_err() && minors.next().is_err());
-        let (one, next) = (OURS.next().unwrap(), OURS.next().unwrap());
+    fn no_minor_comes_again_before_all_others() {
+        let minors = Minors(AtomicU32::new(MINORS - FIRST_MINOR - 1));
+        assert_eq!([minors.next(), minors.next()], [MINORS - 1, FIRST_MINOR]);
+        let (one, next) = (OURS.next(), OURS.next());
         assert!(FIRST_MINOR <= one && one < next);
     }
 
