@@ -2,14 +2,22 @@
 
 CreateContainerRequest := {
 	"allowed": true,
-	"ops": [{
-		"op": "add",
-		"path": at("containers", input.container_id),
-		"value": {"name": container.name, "phase": "created"},
-	}],
+	"ops": array.concat(
+		[{
+			"op": "add",
+			"path": at("containers", input.container_id),
+			"value": {"name": container.name, "phase": "created"},
+		}],
+		forgotten,
+	),
 } if {
 	right(container_faults)
 }
+
+# What was copied in for it is not counted any more: those that are counted are containers that failed to be made.
+forgotten := [{"op": "remove", "path": at("copied", input.container_id)}] if memory.copied[input.container_id]
+
+forgotten := [] if not memory.copied[input.container_id]
 
 # An argument is a text, or has a shape where a part of it is the cluster's.
 args_right if {

@@ -19,6 +19,7 @@ pub(crate) fn all() {
     later_only_volumes_that_change();
     there_is_an_end_to_it();
     a_containers_copies_go_with_it();
+    what_is_copied_in_counts_until_the_container_is_made();
 }
 
 fn request(path: &str, mode: u32, data: &str) -> Value {
@@ -145,6 +146,15 @@ fn a_containers_copies_go_with_it() {
         agent.accept("CopyFileRequest", &remove(&path));
     }
     agent.refuse("CopyFileRequest", &remove(&format!("{SHARED}/{WEB}")), "path");
+}
+
+#[test]
+fn what_is_copied_in_counts_until_the_container_is_made() {
+    let mut agent = Agent::strict();
+    with_web(&mut agent);
+    assert_eq!(agent.memory()["pstate"]["sandbox"]["copied"], json!({}), "each of its containers had files");
+    agent.accept("CopyFileRequest", &honest());
+    assert_eq!(agent.memory()["pstate"]["sandbox"]["copied"], json!({ GPU: 1 }));
 }
 
 #[test]
