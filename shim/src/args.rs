@@ -17,8 +17,6 @@ pub enum Invocation {
     Delete(Flags),
     /// `reap`: give back what a dead server left, for `start` and `delete`.
     Reap(Flags),
-    /// `end`: the same for `delete`, where a server that lives is ended before.
-    End(Flags),
     /// `clean`: remove images that dead servers left of which no record is there any more, for `start`.
     Clean(Flags),
     /// No action: be the server; the listening socket is standard input.
@@ -58,7 +56,6 @@ pub fn parse(args: &[String]) -> Result<Invocation, Error> {
         "start" => Invocation::Start,
         "delete" => Invocation::Delete,
         "reap" => Invocation::Reap,
-        "end" => Invocation::End,
         "clean" => Invocation::Clean,
         "" => Invocation::Serve,
         other => return Err(Error::Action(other.to_owned())),
@@ -110,7 +107,6 @@ mod tests {
         assert!(matches!(line("-namespace a -id b -bundle /x delete"), Ok(Invocation::Delete(_))));
         assert!(matches!(line("-namespace a -id b"), Ok(Invocation::Serve(_))));
         assert!(matches!(line("-namespace a -id b reap"), Ok(Invocation::Reap(_))));
-        assert!(matches!(line("-namespace a -id b end"), Ok(Invocation::End(_))));
         assert!(matches!(line("-namespace a -id b clean"), Ok(Invocation::Clean(_))));
     }
 

@@ -50,7 +50,6 @@ fn run() -> Result<(), Box<dyn Error>> {
         Invocation::Start(flags) => bootstrap::start(&flags)?,
         Invocation::Delete(flags) => delete::delete(&flags)?,
         Invocation::Reap(flags) => return Ok(reap::reap(&flags)?),
-        Invocation::End(flags) => return Ok(reap::end(&flags)?),
         Invocation::Clean(flags) => return Ok(reap::clean(&flags)?),
         Invocation::Serve(flags) => return Ok(server::serve(&flags)?),
     };

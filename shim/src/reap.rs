@@ -2,8 +2,7 @@
 //! take longer.
 //!
 //! `delete` and `start` run this binary again, in a session of its own. It makes the sandbox's record its own, which is
-//! said on its standard output, gives everything back, and says that, too. Its log is [`LOG`]. For `delete` it ends a server that
-//! lives before.
+//! said on its standard output, gives everything back, and says that, too. Its log is [`LOG`].
 //!
 //! A machine that lost its power has no records any more, and on its disk the images that single containers had. So the first
 //! `start` after a boot has those removed as well.
@@ -23,7 +22,7 @@ use slog::{Logger, error, info, o, warn};
 use tokio::io::{AsyncBufReadExt, BufReader};
 use tokio::net::unix::pipe;
 use tokio::time::timeout;
-use vmm::state::{Orphan, ROOT, StateDir, end_shim, orphans};
+use vmm::state::{Orphan, ROOT, StateDir, orphans};
 
 use crate::api::{self, ContainerId, Namespace, one_line};
 use crate::logging;
@@ -66,8 +65,7 @@ fn system(action: &'static str) -> impl FnOnce(io::Error) -> Error {
     move |source| Error::System { action, source }
 }
 
-/// Has another process release what the sandbox left, and waits `patience` for it. It goes on when that is over. A shim of it
-/// that lives ends before: the engine has no way to it any more.
+/// Has another process release what the sandbox left, and waits `patience` for it. It goes on when that is over.
 ///
 /// # Errors
 /// It could not be started, or failed within that time.
@@ -77,7 +75,7 @@ pub fn release(namespace: &Namespace, id: &ContainerId, patience: Duration) -> R
         return Ok(());
     }
     let (reader, writer) = io::pipe().map_err(Error::Spawn)?;
-    spawn("end", namespace.as_str(), id.as_str(), writer.into())?;
+    spawn("reap", namespace.as_str(), id.as_str(), writer.into())?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -139,23 +137,11 @@ fn spawn(action: &str, namespace: &str, id: &str, said: Stdio) -> Result<(), Err
     command.spawn().map(drop).map_err(Error::Spawn)
 }
 
-/// The other process, for `start`: takes the sandbox, gives it back, and tells on standard output how that went.
+/// The other process: takes the sandbox, gives it back, and tells on standard output how that went.
 ///
 /// # Errors
 /// [`Error`]; standard output says so as well, as long as somebody listens.
 pub fn reap(flags: &Flags) -> Result<(), Error> {
-    take_over(flags, false)
-}
-
-/// The same for `delete`, which ends a shim that lives.
-///
-/// # Errors
-/// [`Error`].
-pub fn end(flags: &Flags) -> Result<(), Error> {
-    take_over(flags, true)
-}
-
-fn take_over(flags: &Flags, ends_shim: bool) -> Result<(), Error> {
     let namespace = Namespace::new(flags.namespace.as_str())?;
     let id = ContainerId::new(flags.id.as_str())?;
     let log = apart()?.new(o!("namespace" => namespace.to_string(), "sandbox" => id.to_string()));
@@ -163,13 +149,7 @@ fn take_over(flags: &Flags, ends_shim: bool) -> Result<(), Error> {
         .enable_all()
         .build()
         .map_err(system("start the runtime"))?;
-    let record = record_of(&namespace, &id);
-    let result = runtime.block_on(async {
-        if ends_shim {
-            end_shim(&record, &log).await.map_err(|error| one_line(&error))?;
-        }
-        give_back(&record, &log).await
-    });
+    let result = runtime.block_on(give_back(&record_of(&namespace, &id), &log));
     let said = match &result {
         Ok(()) => DONE.to_owned(),
         Err(text) => format!("{FAILED}{text}"),

@@ -21,7 +21,7 @@ use jail::UserId;
 use slog::Logger;
 use tokio::time::timeout;
 
-pub use reap::{Orphan, end_shim, orphans, release};
+pub use reap::{Orphan, orphans, release};
 use record::Found;
 pub use record::Record;
 pub use release::{Claim, ReleaseError};

@@ -28,7 +28,7 @@ impl Core {
     pub(super) fn booted(&mut self, result: Result<Up>) {
         let Machine::Booting { waiting, cancelled } = &mut self.machine else { return };
         let (mut waiting, cancelled) = (std::mem::take(waiting), *cancelled);
-        let told_to_end = || Error::VmGone("the shim was told to end during its boot".to_owned());
+        let told_to_end = || Error::VmGone("its boot was given up".to_owned());
         match result {
             Ok(up) => {
                 self.machine = Machine::Up { up, stopping: false };

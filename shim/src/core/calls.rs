@@ -135,12 +135,14 @@ impl Core {
         Ok(listed.map(|process| ProcessInfo { pid: process.pid, exec: process.id.exec.clone() }).collect())
     }
 
-    /// The sandbox has an answer without a container of its name as well: a containerd that was restarted gives up a shim that
-    /// has none (`core/runtime/v2/shim_load.go`, `loadShimTask`).
+    /// There is an answer without a container of that name as well, for the sandbox and for what is being made: a containerd that
+    /// was restarted gives up a shim that has none, and deletes a container that has no process (`core/runtime/v2/shim_load.go`).
     fn connect(&self, id: &ContainerId) -> Result<Connected> {
+        let is_making = matches!(self.slots.get(id), Some(Slot::Making(_)));
         let task_pid = match self.container(id) {
             Ok(container) => container.init.pid,
             Err(_) if *id == self.id => self.up().map_or(0, |up| up.pid),
+            Err(_) if is_making => 0,
             Err(error) => return Err(error),
         };
         Ok(Connected { shim_pid: std::process::id(), task_pid })

@@ -122,6 +122,7 @@ async fn take_and_create(vm: &PodVm, new: &NewContainer, holdings: &mut Holdings
     guest.mount_models(request.id.as_str(), &mounts);
     if role != Role::Sandbox {
         if let Some(score) = spec.process().as_ref().and_then(|process| process.oom_score_adj())
+            && vm.vm.has_ended().is_none()
             && let Err(error) = vm.oom_score.lower(vm.vm.pid(), score)
         {
             warn!(log, "the VM keeps its place among those that the node ends when its memory runs out";

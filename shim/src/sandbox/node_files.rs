@@ -16,9 +16,9 @@ use crate::api::{Error, Result};
 /// How long the node may take to say what is there.
 const PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
 
-/// How many may look at the same time. What hangs keeps its place until its server answers: more are refused then, instead of
-/// a thread for each try of a pod that is started again and again.
-static PLACES: Semaphore = Semaphore::const_new(16);
+/// How many may look at the same time. What hangs keeps its place, a thread, until its server answers; a container whose volume
+/// hangs takes one with each try, which kubelet makes every five minutes at most.
+static PLACES: Semaphore = Semaphore::const_new(512);
 
 /// Directories of the engines and of Coffer: what is below belongs to all pods of the node.
 const SHARED: [&str; 15] = [

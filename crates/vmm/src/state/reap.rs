@@ -6,20 +6,18 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use host_claims::process::{Process, end_recorded};
-use nix::sys::signal::Signal;
-use slog::{Logger, info, warn};
+use slog::{Logger, info};
 use tokio::time::timeout;
 
 use super::record::{Found, Record};
 use super::release::{Claim, Steps, step};
 use super::{
-    OWNER_PATIENCE, REAPER_PATIENCE, RECORD, StateError, living_owner, own_identity, read, remove_dir,
-    rootfs_records, write, write_text,
+    REAPER_PATIENCE, RECORD, StateError, living_owner, own_identity, read, remove_dir, rootfs_records, write,
+    write_text,
 };
-use crate::qemu::KILL_PATIENCE;
 
-/// How long a shim that is told to end may take: its guest's end, and its GPUs' resets.
-const SHIM_PATIENCE: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 120 });
+/// How long a killed QEMU may take to go: the kernel gives back a large VM's memory, which is pinned for its GPUs, page by page.
+const DEATH: Duration = Duration::from_secs(90);
 
 /// A sandbox whose shim is gone, in the hands of this process. Others leave it alone for as long as this one lives.
 #[derive(Debug)]
@@ -114,30 +112,6 @@ pub(super) async fn wait_for_reaper(path: &Path) -> Result<(), StateError> {
     Ok(())
 }
 
-/// Ends the shim that has the sandbox at `path`, if one lives: it is told to, and killed if it does not. Whoever gives a dead
-/// one's sandbox back is left alone.
-///
-/// # Errors
-/// The record cannot be read, or the shim outlives its SIGKILL.
-pub async fn end_shim(path: &Path, log: &Logger) -> Result<(), StateError> {
-    let Some(Found { record, .. }) = read(path)? else { return Ok(()) };
-    if record.reaping || is_own(&record) {
-        return Ok(());
-    }
-    let Some(shim) = Process::open(record.shim)? else { return Ok(()) };
-    if timeout(OWNER_PATIENCE, shim.ended()).await.is_ok() {
-        return Ok(());
-    }
-    let pid = record.shim.pid;
-    warn!(log, "the engine deletes a sandbox whose shim lives: the shim is told to end"; "pid" => pid);
-    shim.signal(Signal::SIGTERM)?;
-    if timeout(SHIM_PATIENCE, shim.ended()).await.is_err() {
-        warn!(log, "the shim does not end, and is killed"; "pid" => pid);
-        shim.end(KILL_PATIENCE).await?;
-    }
-    Ok(())
-}
-
 /// Ends and releases what the record at `path` names, then removes the directory. A sandbox without a record is
 /// released already. What cannot be released stays recorded, so that the next call tries again.
 pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
@@ -151,7 +125,7 @@ pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
     };
     let Record { qemu, vsock, net, cgroup, devices, .. } = &mut found.record;
     let steps = Steps {
-        qemu: qemu.and_then(|qemu| step(end_recorded(qemu, KILL_PATIENCE))),
+        qemu: qemu.and_then(|qemu| step(end_recorded(qemu, DEATH))),
         vsock: vsock.as_ref().and_then(|vsock| step(vsock.release())),
         network: net.as_ref().and_then(|net| step(net.release())),
         devices: devices.as_mut().and_then(|devices| step(devices.release(log))),
@@ -177,8 +151,6 @@ pub async fn release(path: &Path, log: &Logger) -> Vec<StateError> {
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::Command;
     use std::slice::from_ref;
 
     use host_claims::process::Identity;
@@ -216,27 +188,6 @@ mod tests {
         assert!(orphan.release(&log()).await.is_empty());
         assert!(!gone.exists());
         assert!(Orphan::take(&gone).await.unwrap().is_none());
-    }
-
-    /// An engine that deletes a sandbox asks nobody for it again, whatever its shim does.
-    #[tokio::test]
-    async fn a_living_shim_ends_when_its_sandbox_is_deleted() {
-        let root = tempfile::tempdir().unwrap();
-        for (name, program) in [("obeys", "sleep 600"), ("deaf", "trap '' TERM; sleep 600 & wait; wait")] {
-            let mut shim = Command::new("sh").args(["-c", program]).spawn().unwrap();
-            let identity = Identity::of(shim.id().cast_signed()).unwrap().unwrap();
-            let path = sandbox(root.path(), name, identity, false);
-            end_shim(&path, &log()).await.unwrap();
-            assert!(shim.wait().unwrap().signal().is_some(), "{name}");
-            assert!(Orphan::take(&path).await.unwrap().is_some(), "{name}");
-        }
-        // Who gives one back goes on.
-        let mut reaper = Command::new("sleep").arg("600").spawn().unwrap();
-        let identity = Identity::of(reaper.id().cast_signed()).unwrap().unwrap();
-        end_shim(&sandbox(root.path(), "reaped", identity, true), &log()).await.unwrap();
-        assert!(reaper.try_wait().unwrap().is_none());
-        reaper.kill().unwrap();
-        reaper.wait().unwrap();
     }
 
     #[tokio::test]

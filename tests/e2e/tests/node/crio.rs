@@ -202,20 +202,6 @@ fn a_pod_that_is_given_up_while_it_boots_leaves_nothing() {
     });
 }
 
-/// Whoever deletes a pod's sandbox does not ask for it again.
-#[test]
-fn a_deletion_ends_a_shim_that_lives() {
-    e2e(async |rig| {
-        let bundle = Bundle::of_crio("crio-left", "crio-left", &FOREVER);
-        let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &bundle);
-        let task = Task::connect(&shim.start().await.bare_address(), Api::V2).await;
-        task.create(&bundle).await.or_fail("Create of the sandbox");
-        assert_eq!(shim.delete().await.code, 0);
-        Victim::Qemu.gone().await;
-        Victim::Shim.gone().await;
-    });
-}
-
 /// CRI-O takes no events: that memory ran out it knows by a file, and before it rotates a log it asks by signal 0 whether the
 /// process lives.
 #[test]
