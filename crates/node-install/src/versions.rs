@@ -39,6 +39,10 @@ pub(crate) fn collect(disk: &Disk<'_>, instance: &Instance, current: &str) -> Re
     let mut kept: BTreeSet<String> =
         running(root, instance).into_iter().map(|running| running.version).collect();
     kept.insert(current.to_owned());
+    // An installer that was killed has written the record and not turned the link: new pods get the link's.
+    kept.extend(
+        root.target(&instance.current()).and_then(|to| Some(to.strip_prefix("versions/")?.to_owned())),
+    );
     let mut gone = Vec::new();
     for version in root.names(&versions) {
         if !kept.contains(&version) {

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use tempfile::TempDir;
 
 use super::fixture::{HOSTS, Host, bundle};
-use crate::disk::Fault;
+use crate::disk::{Disk, Fault};
 use crate::dropin::Erofs;
 
 const CLASSES: [&str; 2] = ["coffer", "coffer-snp"];
@@ -94,6 +94,21 @@ fn killed_at_any_step_of_an_upgrade_the_next_run_reaches_the_same_end() {
         assert!(host.root.exists(&format!("/opt/coffer/{link}/bin/containerd-shim-coffer-v2")), "step {at}");
         host.install_with(&new, Fault::None, &["coffer"], Erofs::No).unwrap();
         assert_eq!(without_record(&host), without_record(&upgraded), "killed at step {at}");
+        done
+    });
+}
+
+#[test]
+fn killed_at_any_step_of_an_upgrade_and_given_up_new_pods_have_a_shim() {
+    let (old, new) = (bundle("1", "old"), bundle("2", "new"));
+    at_each_step(|at, steps| {
+        let host = Host::new(HOSTS[0].1);
+        host.install(&old).unwrap();
+        let done = installs(&host, &new, Fault::Killed { at, steps });
+        // A class that was asked for cannot work by now.
+        let staged = host.stage(&new, &Disk::new(&host.root, Fault::None)).unwrap();
+        staged.abandon(&host.root, &host.daemon).unwrap();
+        assert!(host.root.exists("/opt/coffer/current/bin/containerd-shim-coffer-v2"), "killed at step {at}");
         done
     });
 }
