@@ -1,6 +1,6 @@
 //! The switch: what new pods get and what the engine is told are changed, and put back where it does not come about.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bundle::sha256;
 use crate::daemon::{Daemon, Runtimes, lost};
@@ -151,12 +151,14 @@ fn is_in_place(root: &Root, record: &Record, wanted: &Registration) -> Result<bo
         }
     }
     let no_more = record.registered.keys().all(|path| wanted.files.iter().any(|(wanted, _)| wanted == path));
-    let edited = record.edits == wanted.edits
-        && match wanted.edits.last() {
-            None => true,
-            Some(last) => root.text(&last.path)?.is_some_and(|text| sha256(text.as_bytes()) == last.after),
-        };
-    Ok(no_more && edited)
+    Ok(no_more && is_edited(root, record, wanted)?)
+}
+
+/// Whether the files of others have all the words, and no others of ours.
+fn is_edited(root: &Root, record: &Record, wanted: &Registration) -> Result<bool> {
+    let Some(last) = wanted.edits.last() else { return Ok(record.edits.is_empty()) };
+    let text = root.text(&last.path)?;
+    Ok(record.edits == wanted.edits && text.is_some_and(|text| sha256(text.as_bytes()) == last.after))
 }
 
 /// Sees that no file of the engine's that is to be written is somebody else's. Returns the runtimes that it has beside ours.
@@ -191,11 +193,10 @@ fn tell(
         note(&mut record.registered, path, text);
     }
     record.save(disk)?;
-    // Imports go before their files, and files come before their import.
-    let stale_edits: Vec<_> =
-        record.edits.iter().filter(|edit| !wanted.edits.contains(edit)).cloned().collect();
-    for edit in stale_edits.iter().rev() {
-        take_out(disk, edit)?;
+    // Imports go before their files, and files come before their import. All words go where one is missing, since each stands on
+    // those before it.
+    if !is_edited(root, record, wanted)? {
+        record.edits.iter().rev().try_for_each(|edit| take_out(disk, edit))?;
     }
     let stale: Vec<String> = record
         .registered
@@ -267,12 +268,21 @@ struct Before {
     registered: BTreeMap<String, Vec<String>>,
     /// The engine's files of ours, each with its text.
     texts: Vec<(String, Option<String>)>,
+    /// Files of others that have words of ours, each with its text, and with its text without them.
+    edited: Vec<(String, String, String)>,
 }
 
 impl Before {
     fn read(root: &Root, record: &Record, configs: &[(String, String)]) -> Result<Self> {
         let text = |path: &String| Ok((path.clone(), root.text(path)?));
+        let mut edited = Vec::new();
+        for path in record.edits.iter().map(|edit| &edit.path).collect::<BTreeSet<_>>() {
+            if let Some(text) = root.text(path)? {
+                edited.push((path.clone(), text.clone(), without_edits(record, path, text)?));
+            }
+        }
         Ok(Self {
+            edited,
             version: record.version.clone(),
             current: root.target(&record.instance.current()),
             configs: configs.iter().map(|(path, _)| text(path)).collect::<Result<_>>()?,
@@ -331,12 +341,25 @@ impl Before {
         record.registered.clone_from(&self.registered);
         record.save(disk)?;
         self.texts.iter().try_for_each(|(path, text)| restore(disk, path, text.as_deref()))?;
-        record.edits.iter().try_for_each(|edit| put_in(disk, edit))
+        // As they were, whatever was missing in them: the engine was not started with more.
+        for (path, text, plain) in &self.edited {
+            let found = disk.root().text(path)?.unwrap_or_default();
+            if found == *plain {
+                disk.rewrite(path, text.as_bytes())?;
+            } else if found != *text {
+                return Err(changed_meanwhile(path));
+            }
+        }
+        Ok(())
     }
 }
 
+fn changed_meanwhile(path: &str) -> Error {
+    Error::Syntax { path: path.to_owned(), reason: "it was changed while it was read".to_owned() }
+}
+
 /// Gives a file its text again.
-fn restore(disk: &Disk<'_>, path: &str, text: Option<&str>) -> Result<()> {
+pub(crate) fn restore(disk: &Disk<'_>, path: &str, text: Option<&str>) -> Result<()> {
     match text {
         None => disk.remove(path),
         Some(text) if disk.root().text(path)?.as_deref() == Some(text) => Ok(()),
@@ -354,8 +377,7 @@ fn put_in(disk: &Disk<'_>, edit: &Edit) -> Result<()> {
         return Ok(());
     }
     if sha256(text.as_bytes()) != edit.before {
-        let reason = "it was changed while it was read".to_owned();
-        return Err(Error::Syntax { path: edit.path.clone(), reason });
+        return Err(changed_meanwhile(&edit.path));
     }
     disk.rewrite(&edit.path, edit.apply(&text).as_bytes())
 }

@@ -122,6 +122,29 @@ fn what_an_owner_changed_stays_his() {
 }
 
 #[test]
+fn an_import_that_was_taken_out_by_hand_is_put_in_again() {
+    const MAIN: &str = "/etc/containerd/config.toml";
+    let import = "imports = [\"/etc/containerd/conf.d/*.toml\"]\n";
+    let host = Host::new(HOSTS[0].1);
+    let (before, bundle) = (host.tree(), bundle("1", "1"));
+    host.install(&bundle).unwrap();
+    let installed = host.tree();
+    let main = host.root.text(MAIN).unwrap().unwrap();
+    assert!(main.starts_with(import));
+    host.write(MAIN, &main[import.len()..]);
+    // As long as the engine does not work with it, it is not there.
+    let spoiled = host.tree();
+    host.daemon.hates.set(Some("timeout.shim.cleanup"));
+    assert_eq!(host.install(&bundle).unwrap_err().code(), "rolled-back");
+    assert_eq!(host.tree(), spoiled);
+    host.daemon.hates.set(None);
+    assert!(host.install(&bundle).unwrap().restarted);
+    assert_eq!(host.tree(), installed);
+    host.uninstall().unwrap();
+    assert_eq!(host.tree(), before);
+}
+
+#[test]
 fn a_class_that_cannot_work_any_more_is_taken_away() {
     let host = Host::new(HOSTS[2].1);
     let bundle = bundle("1", "1");
