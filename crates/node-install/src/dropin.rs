@@ -13,6 +13,10 @@ use crate::instance::Instance;
 
 /// How long containerd waits for `containerd-shim-coffer-v2 delete`; its own 5 s are less than a GPU's reset takes.
 const CLEANUP: &str = "60s";
+/// How what is written begins.
+pub(crate) const HEAD: &str = "# Written by `coffer install`";
+/// What containerd's main file imports for us: a pattern, which may match nothing.
+pub(crate) const IMPORTED: &str = "/etc/containerd/conf.d/*.toml";
 
 /// One handler.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,7 +56,7 @@ pub(crate) fn registration(
     template: Option<&str>,
 ) -> Result<Registration> {
     let name = instance.file_name();
-    let head = format!("# Written by `coffer install` ({instance}); `coffer uninstall` removes it.\n");
+    let head = format!("{HEAD} ({instance}); `coffer uninstall` removes it.\n");
     let Some(schema) = engine.schema else {
         let path = format!("/etc/crio/crio.conf.d/50-{name}.conf");
         return Ok(Registration { files: vec![(path, head + &crio(instance, handlers))], edits: vec![] });
@@ -66,7 +70,6 @@ pub(crate) fn registration(
     match engine.kind {
         Kind::Crio | Kind::Containerd => {
             let path = format!("/etc/containerd/conf.d/{name}.toml");
-            let pattern = "/etc/containerd/conf.d/*.toml";
             let file = engine.kind.main_file();
             let (own, in_main) = if engine.replaces_plugins() {
                 let tables = format!("{}{}\n", default_runtime(engine)?, cri.trim_end());
@@ -77,14 +80,14 @@ pub(crate) fn registration(
             let mut files = vec![(path, own)];
             let Some(main) = &engine.main else {
                 let tables = in_main.map(|tables| format!("\n{tables}")).unwrap_or_default();
-                let text = format!("{head}{version}imports = [{pattern:?}]\n{tables}");
+                let text = format!("{head}{version}imports = [{IMPORTED:?}]\n{tables}");
                 files.push((file.to_owned(), text));
                 return Ok(Registration { files, edits: vec![] });
             };
             let missing = if engine.has_version { "" } else { &version };
             let mut edits = Vec::new();
-            if !engine.imports(pattern) {
-                edits.push(Edit::import(file, main, pattern, missing)?);
+            if !engine.imports(IMPORTED) {
+                edits.push(Edit::import(file, main, IMPORTED, missing)?);
             } else if in_main.is_some() && !missing.is_empty() {
                 // A file with tables of plugins has to say its version.
                 edits.push(Edit::prepend(file, main, missing));

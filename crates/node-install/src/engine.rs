@@ -246,6 +246,16 @@ fn parse(path: &str, text: &str) -> Result<Parsed> {
     Ok(Parsed { version, imports: imports.collect(), has_plugins: table.contains_key("plugins") })
 }
 
+/// Whether a file has a handler; one that is no TOML, as a template, by the line that its table begins with.
+pub(crate) fn has_handler(text: &str, handler: &str) -> bool {
+    let begins = |line: &str| {
+        let table = line.trim().strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+        let name = table.and_then(|table| table.rsplit_once(".runtimes."));
+        name.is_some_and(|(_, name)| name.trim_matches(['"', '\'']) == handler)
+    };
+    runtimes(text).map_or_else(|_| text.lines().any(begins), |found| found.contains_key(handler))
+}
+
 /// The runtimes that a configuration has, each with its type: a file's, or what `containerd config dump` and `crio config` print.
 ///
 /// # Errors
@@ -266,4 +276,26 @@ pub fn runtimes(text: &str) -> std::result::Result<Runtimes, String> {
         found.insert(name.get_ref().to_string(), kind.unwrap_or_default().to_owned());
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::has_handler;
+
+    #[test]
+    fn a_handler_is_found_in_each_spelling() {
+        let plugin = "plugins.\"io.containerd.grpc.v1.cri\".containerd";
+        let cases = [
+            (format!("[{plugin}.runtimes.coffer]\n"), true),
+            (format!("[{plugin}]\n  runtimes = {{ coffer = {{ runtime_type = 'x' }} }}\n"), true),
+            (format!("# [{plugin}.runtimes.coffer]\n"), false),
+            (format!("[{plugin}.runtimes.coffer-snp]\n[{plugin}.coffer]\n"), false),
+            // No TOML, as a template.
+            (format!("{{{{ template \"base\" . }}}}\n  [{plugin}.runtimes.'coffer']\n"), true),
+            (format!("{{{{ template \"base\" . }}}}\n[{plugin}.runtimes.coffer-snp]\n# coffer\n"), false),
+        ];
+        for (text, wanted) in cases {
+            assert_eq!(has_handler(&text, "coffer"), wanted, "{text}");
+        }
+    }
 }

@@ -219,6 +219,26 @@ pub enum Error {
         /// What was put in.
         inserted: String,
     },
+    /// A foreign file has our handlers in other words.
+    #[error(
+        "{path} was written anew or edited, and has the handler {handler} in other words than an installation put there: remove the tables of its handlers by hand, and run the command again; its programs stay until then"
+    )]
+    Rewritten {
+        /// The file.
+        path: String,
+        /// The handler.
+        handler: String,
+    },
+    /// The daemon would lose a runtime of somebody else's with our words.
+    #[error(
+        "{engine} without what this installation has told it: {reason}; all of it is back, and nothing was started anew: uninstall the other instance first, or name that runtime in a file of its owner's, and run the command again"
+    )]
+    Needed {
+        /// The engine.
+        engine: &'static str,
+        /// What was seen.
+        reason: String,
+    },
 }
 
 impl Error {
@@ -247,7 +267,8 @@ impl Error {
             Self::NothingToRegister { .. } => "nothing-to-register",
             Self::PodsRun { .. } => "pods-run",
             Self::Record { .. } => "record",
-            Self::Edited { .. } => "edited",
+            Self::Edited { .. } | Self::Rewritten { .. } => "edited",
+            Self::Needed { .. } => "needed",
         }
     }
 }

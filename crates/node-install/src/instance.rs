@@ -32,6 +32,14 @@ impl Instance {
         &self.0
     }
 
+    /// The one whose directory in `/opt` is called so.
+    pub(crate) fn of_directory(name: &str) -> Option<Self> {
+        match name.strip_prefix("coffer")? {
+            "" => Some(Self::usual()),
+            rest => rest.strip_prefix('-')?.parse().ok(),
+        }
+    }
+
     fn suffix(&self) -> String {
         if self.0 == "default" { String::new() } else { format!("-{}", self.0) }
     }
@@ -113,6 +121,11 @@ mod tests {
     fn names_of_two_instances_never_meet() {
         let (usual, next): (Instance, Instance) = (Instance::usual(), "next".parse().unwrap());
         assert_eq!((usual.prefix(), next.prefix()), ("/opt/coffer".into(), "/opt/coffer-next".into()));
+        for instance in [&usual, &next] {
+            let name = instance.file_name();
+            assert_eq!(Instance::of_directory(&name).as_ref(), Some(instance));
+        }
+        assert_eq!([Instance::of_directory("coffers"), Instance::of_directory("cof")], [None, None]);
         assert_eq!(usual.config("coffer"), "/etc/coffer/config.toml");
         assert_eq!(next.config("coffer-tdx"), "/etc/coffer-next/coffer-tdx.toml");
         assert_eq!(next.handler("coffer-tdx"), "coffer-tdx-next");

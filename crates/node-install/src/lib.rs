@@ -11,6 +11,7 @@ mod disk;
 mod dropin;
 mod engine;
 mod error;
+mod heir;
 mod import;
 mod install;
 mod instance;

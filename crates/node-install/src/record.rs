@@ -1,11 +1,14 @@
 //! What an installation has changed, written down before each change.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
-use crate::bundle::sha256;
+use crate::bundle::{hex, sha256};
 use crate::disk::Disk;
+use crate::dropin::HEAD;
 use crate::engine::Kind;
 use crate::error::{Error, Result};
 use crate::import::Edit;
@@ -102,6 +105,42 @@ impl Record {
         let of =
             |files: &BTreeMap<String, Vec<String>>| files.get(path).is_some_and(|all| all.contains(&digest));
         of(&self.files) || of(&self.registered)
+    }
+
+    /// The files of the engine's that were written or changed.
+    pub(crate) fn told_files(&self) -> BTreeSet<&String> {
+        self.edits.iter().map(|edit| &edit.path).chain(self.registered.keys()).collect()
+    }
+
+    /// Whether a file of ours is one that others add to: an engine's main file or a template, made because there was none.
+    pub(crate) fn is_shared(&self, path: &str) -> bool {
+        !path.rsplit('/').next().is_some_and(|name| name.contains(&self.instance.file_name()))
+    }
+
+    /// A file that others have added to, without what was written there; `None` where that is not in it as it was. What theirs
+    /// stands on stays: the schema's version, and the base of a template.
+    pub(crate) fn without_written(&self, path: &str, text: &str) -> Option<String> {
+        let written = self.written(path, text)?;
+        let stays = |line: &&str| line.starts_with("version = ") || line.starts_with("{{");
+        let base: String = text[written.clone()].split_inclusive('\n').filter(stays).collect();
+        Some(format!("{}{base}{}", &text[..written.start], &text[written.end..]))
+    }
+
+    /// Where in a file's text is what an installation wrote there.
+    fn written(&self, path: &str, text: &str) -> Option<Range<usize>> {
+        let digests = self.registered.get(path)?;
+        let heads = text.match_indices(HEAD).map(|(at, _)| at);
+        for start in std::iter::once(0).chain(heads) {
+            let (mut sum, mut end) = (Sha256::new(), start);
+            for line in text[start..].split_inclusive('\n') {
+                sum.update(line);
+                end += line.len();
+                if digests.contains(&hex(&sum.clone().finalize())) {
+                    return Some(start..end);
+                }
+            }
+        }
+        None
     }
 
     /// Notes the directories of a file that are not there, so that they may be made.

@@ -6,13 +6,13 @@ use crate::bundle::sha256;
 use crate::daemon::{Daemon, Runtimes, lost};
 use crate::disk::Disk;
 use crate::dropin::{Erofs, Handler, Registration, registration, template};
-use crate::engine::{Engine, Kind};
+use crate::engine::{Engine, Kind, has_handler};
 use crate::error::{Error, Result};
 use crate::import::Edit;
 use crate::install::{Installed, Staged, changed_by_hand, make_parents};
 use crate::record::Record;
 use crate::root::Root;
-use crate::uninstall::{remove_registration, unregister};
+use crate::uninstall::{remove_registration, take_away, unregister};
 use crate::versions::collect;
 
 /// Gives new pods what is staged, and tells the engine of the handlers; or puts back what was.
@@ -31,10 +31,15 @@ pub(crate) fn switch(
     record.engine = engine.kind;
     let template = match template(engine) {
         // Our own template, or our words in somebody's, are as good as not there.
-        Some(path) => plain_text(root, record, &path)?,
+        Some(path) => plain_text(root, record, &path)?
+            .map(|text| not_rewritten(record, &path, &text).map(|()| text))
+            .transpose()?,
         None => None,
     };
     let plain = plain_engine(engine, record)?;
+    if let Some(main) = plain.main.as_ref().filter(|_| plain.replaces_plugins()) {
+        not_rewritten(record, engine.kind.main_file(), main)?;
+    }
     let wanted = registration(&plain, &instance, handlers, erofs, template.as_deref())?;
     let names: Vec<String> = handlers.iter().map(|handler| handler.name.clone()).collect();
     let is_told = record.handlers == names && is_in_place(root, record, &wanted)?;
@@ -109,11 +114,24 @@ fn note(files: &mut BTreeMap<String, Vec<String>>, path: &str, text: &str) {
 
 /// A file's text without what is ours in it; `None` where nothing else is.
 fn plain_text(root: &Root, record: &Record, path: &str) -> Result<Option<String>> {
-    let Some(text) = root.text(path)? else { return Ok(None) };
+    root.text(path)?.map_or(Ok(None), |text| without_ours(record, path, text))
+}
+
+fn without_ours(record: &Record, path: &str, text: String) -> Result<Option<String>> {
+    let text = without_edits(record, path, text)?;
     if record.wrote(path, text.as_bytes()) {
         return Ok(None);
     }
-    without_edits(record, path, text).map(Some)
+    Ok(Some(record.without_written(path, &text).unwrap_or(text)))
+}
+
+/// Sees that none of our handlers is in a file beside what we wrote there. Whoever writes it anew keeps them (`nvidia-ctk`,
+/// `containerd config migrate`), in words that are not ours, and they would be there twice.
+fn not_rewritten(record: &Record, path: &str, plain: &str) -> Result<()> {
+    match record.handlers.iter().find(|handler| has_handler(plain, handler)) {
+        Some(handler) => Err(Error::Rewritten { path: path.to_owned(), handler: handler.clone() }),
+        None => Ok(()),
+    }
 }
 
 fn without_edits(record: &Record, path: &str, mut text: String) -> Result<String> {
@@ -130,14 +148,9 @@ fn plain_engine(engine: &Engine, record: &Record) -> Result<Engine> {
     let mut plain = engine.clone();
     let path = engine.kind.main_file();
     if let Some(main) = &engine.main {
-        if record.wrote(path, main.as_bytes()) {
-            plain.main = None;
-        } else {
-            let text = without_edits(record, path, main.clone())?;
-            if text != *main {
-                plain.forget_imports(&text)?;
-                plain.main = Some(text);
-            }
+        plain.main = without_ours(record, path, main.clone())?;
+        if let Some(text) = plain.main.clone().filter(|text| text != main) {
+            plain.forget_imports(&text)?;
         }
     }
     Ok(plain)
@@ -205,7 +218,8 @@ fn tell(
         .cloned()
         .collect();
     for path in &stale {
-        disk.remove(path)?;
+        // One that somebody has written anew is his.
+        take_away(disk, record, path)?;
         record.registered.remove(path);
     }
     record.edits.clone_from(&wanted.edits);
@@ -365,7 +379,11 @@ pub(crate) fn restore(disk: &Disk<'_>, path: &str, text: Option<&str>) -> Result
         Some(text) if disk.root().text(path)?.as_deref() == Some(text) => Ok(()),
         Some(text) => {
             make_parents(disk, path)?;
-            disk.write(path, text.as_bytes(), 0o644)
+            if disk.root().exists(path) {
+                disk.rewrite(path, text.as_bytes())
+            } else {
+                disk.write(path, text.as_bytes(), 0o644)
+            }
         }
     }
 }

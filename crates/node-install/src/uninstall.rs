@@ -1,13 +1,14 @@
 //! Takes an installation back, in the order in which nothing refers to what has gone.
 
-use crate::daemon::{Daemon, lost};
+use crate::daemon::{Daemon, Runtimes, lost};
 use crate::disk::{Disk, Fault};
-use crate::engine::Kind;
+use crate::engine::{Kind, has_handler};
 use crate::error::{Error, Result};
+use crate::heir::hand_over;
 use crate::instance::Instance;
 use crate::record::Record;
 use crate::root::Root;
-use crate::switch::take_out;
+use crate::switch::{restore, take_out};
 use crate::versions::running;
 
 /// What an uninstallation did.
@@ -44,6 +45,7 @@ pub(crate) fn uninstall_on(
         sweep(disk, instance)?;
         return Ok(Removed { was_there: false, kept: Vec::new() });
     };
+    let mut kept = Vec::new();
     let pods_run = || {
         let running = running(root, instance);
         let which: Vec<_> = running.iter().map(|one| one.pid.to_string()).collect();
@@ -53,7 +55,7 @@ pub(crate) fn uninstall_on(
         ((0, _), _) => {}
         ((_, refusal), None) => return Err(refusal),
         (_, Some(wait)) => {
-            unregister(disk, &mut record, daemon)?;
+            kept = unregister(disk, &mut record, daemon)?;
             loop {
                 let (count, refusal) = pods_run();
                 if count == 0 {
@@ -65,48 +67,120 @@ pub(crate) fn uninstall_on(
             }
         }
     }
-    let kept = take_back(disk, &mut record, daemon)?;
+    kept.extend(take_back(disk, &mut record, daemon)?);
     Ok(Removed { was_there: true, kept })
 }
 
-/// Takes away what the engine was told, and sees that it serves without.
-pub(crate) fn unregister(disk: &Disk<'_>, record: &mut Record, daemon: &dyn Daemon) -> Result<()> {
+/// Takes away what the engine was told, and sees that it serves without: it has what others told it still, and nothing of ours.
+/// Returns the files of the engine's that stay, for somebody has changed them.
+pub(crate) fn unregister(disk: &Disk<'_>, record: &mut Record, daemon: &dyn Daemon) -> Result<Vec<String>> {
     let nothing = record.edits.is_empty() && record.registered.is_empty();
     if nothing && record.handlers.is_empty() && !record.unsettled {
-        return Ok(());
+        return Ok(Vec::new());
     }
-    let ours = record.handlers.clone();
-    let before = daemon.configured(record.engine).ok();
-    if !record.unsettled {
-        record.unsettled = true;
-        record.save(disk)?;
+    let (root, had) = (disk.root(), record.clone());
+    let mut before = daemon.configured(record.engine).ok();
+    if let Some(before) = &mut before {
+        before.retain(|name, _| !record.handlers.contains(name));
     }
-    remove_registration(disk, record)?;
+    let text = |path: &String| Ok((path.clone(), root.text(path)?));
+    let texts = record.told_files().into_iter().map(text).collect::<Result<Vec<_>>>()?;
+    let heir = hand_over(disk, record)?;
+    record.unsettled = true;
+    record.save(disk)?;
+    let kept = remove_registration(disk, record)?;
+    if let Some(refusal) = refusal(root, record, before.as_ref(), daemon) {
+        // What the engine could not read is not put back.
+        if before.is_some() {
+            texts.iter().try_for_each(|(path, text)| restore(disk, path, text.as_deref()))?;
+            *record = had;
+            record.save(disk)?;
+            heir.map_or(Ok(()), |heir| heir.save(disk))?;
+        }
+        return Err(refusal);
+    }
     let uninstalled = |reason| Error::Uninstalled { engine: record.engine.name(), reason };
     daemon.restart(record.engine).map_err(uninstalled)?;
     let found = daemon.serving(record.engine).map_err(uninstalled)?;
-    if let (Some(mut before), Kind::Containerd | Kind::Crio) = (before, record.engine) {
-        before.retain(|name, _| !ours.contains(name));
-        if let Some(reason) = lost(&before, &found, &[]) {
-            return Err(uninstalled(reason));
-        }
+    // k3s and rke2 tell only now what they have made of their template.
+    if let Some(refusal) = rewritten(root, record, &found) {
+        return Err(refusal);
+    }
+    if let (Some(before), Kind::Containerd | Kind::Crio) = (before, record.engine)
+        && let Some(reason) = lost(&before, &found, &[])
+    {
+        return Err(uninstalled(reason));
     }
     (record.edits, record.handlers, record.unsettled) = (Vec::new(), Vec::new(), false);
     record.registered.clear();
-    record.save(disk)
+    record.save(disk)?;
+    Ok(kept)
 }
 
-/// Removes what the engine reads of ours: imports before their files.
-pub(crate) fn remove_registration(disk: &Disk<'_>, record: &Record) -> Result<()> {
+/// Why the engine is not to be started with what its files say now that ours is out of them.
+fn refusal(root: &Root, record: &Record, before: Option<&Runtimes>, daemon: &dyn Daemon) -> Option<Error> {
+    if !matches!(record.engine, Kind::Containerd | Kind::Crio) {
+        return None;
+    }
+    let needed = |reason| Error::Needed { engine: record.engine.name(), reason };
+    match (before, daemon.configured(record.engine)) {
+        (before, Ok(found)) => {
+            rewritten(root, record, &found).or_else(|| lost(before?, &found, &[]).map(needed))
+        }
+        (Some(_), Err(reason)) => Some(needed(reason)),
+        // It could not be read before either: its start says more.
+        (None, Err(_)) => None,
+    }
+}
+
+/// The refusal where the engine has a handler of ours still, with the file that has it in somebody else's words.
+fn rewritten(root: &Root, record: &Record, found: &Runtimes) -> Option<Error> {
+    let handler = record.handlers.iter().find(|handler| found.contains_key(*handler))?;
+    let main = record.engine.main_file().to_owned();
+    let directory = match record.engine {
+        Kind::Crio => "/etc/crio/crio.conf.d",
+        _ => "/etc/containerd/conf.d",
+    };
+    let others = root.names(directory).into_iter().map(|name| format!("{directory}/{name}"));
+    let mut files = record.told_files().into_iter().cloned().chain([main.clone()]).chain(others);
+    let has_it =
+        |path: &String| root.text(path).ok().flatten().is_some_and(|text| has_handler(&text, handler));
+    Some(Error::Rewritten { path: files.find(has_it).unwrap_or(main), handler: handler.clone() })
+}
+
+/// Removes what the engine reads of ours: imports before their files. Returns the files that stay.
+pub(crate) fn remove_registration(disk: &Disk<'_>, record: &Record) -> Result<Vec<String>> {
     record.edits.iter().rev().try_for_each(|edit| take_out(disk, edit))?;
-    record.registered.keys().try_for_each(|path| disk.remove(path))
+    let mut kept = Vec::new();
+    for path in record.registered.keys() {
+        if !take_away(disk, record, path)? {
+            kept.push(path.clone());
+        }
+    }
+    Ok(kept)
+}
+
+/// Removes a file that the engine reads of ours. Where others have added to it, what was written is cut out; `false` where that is
+/// not there as it was written, so that the file stays.
+pub(crate) fn take_away(disk: &Disk<'_>, record: &Record, path: &str) -> Result<bool> {
+    let root = disk.root();
+    if !record.is_shared(path) {
+        return disk.remove(path).map(|()| true);
+    }
+    match root.text(path)? {
+        Some(text) if !record.wrote(path, text.as_bytes()) => {
+            disk.forget_unfinished(path)?;
+            let Some(rest) = record.without_written(path, &text) else { return Ok(false) };
+            disk.rewrite(path, rest.as_bytes()).map(|()| true)
+        }
+        _ => disk.remove(path).map(|()| true),
+    }
 }
 
 /// Removes all that the record names, the record last. Returns the files that somebody has changed.
 pub(crate) fn take_back(disk: &Disk<'_>, record: &mut Record, daemon: &dyn Daemon) -> Result<Vec<String>> {
-    unregister(disk, record, daemon)?;
+    let mut kept = unregister(disk, record, daemon)?;
     let (root, instance) = (disk.root(), record.instance.clone());
-    let mut kept = Vec::new();
     for path in record.files.keys() {
         disk.forget_unfinished(path)?;
         match root.bytes(path)? {

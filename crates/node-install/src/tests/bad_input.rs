@@ -194,6 +194,75 @@ fn a_bundle_that_is_spoiled_changes_nothing() {
     assert_eq!((error.code(), host.tree()), ("checksum", before), "{error}");
 }
 
+/// As `nvidia-ctk` and `containerd config migrate` write a file: the same tables, without what is no table.
+fn anew(text: &str) -> String {
+    let lines = text.lines().filter(|line| !line.is_empty() && !line.starts_with('#'));
+    lines.map(|line| format!("{line}\n")).collect()
+}
+
+#[test]
+fn a_file_that_was_written_anew_keeps_no_handler_of_ours_unseen() {
+    const TEMPLATE: &str = "/var/lib/rancher/rke2/agent/etc/containerd/config-v3.toml.tmpl";
+    for (files, path) in [(HOSTS[0].1, MAIN), (HOSTS[9].1, TEMPLATE)] {
+        let host = Host::new(files);
+        let plain = host.root.text(path).unwrap().unwrap();
+        host.install(&bundle("1", "1")).unwrap();
+        let kind = host.engine().unwrap().kind;
+        host.write(path, &anew(&host.root.text(path).unwrap().unwrap()));
+        let (before, restarts, new) = (host.tree(), host.daemon.restarts.get(), bundle("2", "2"));
+        let is_told = |error: crate::Error| {
+            let said = error.to_string();
+            assert!(error.code() == "edited" && said.contains("handler coffer "), "{path}: {said}");
+            assert!(said.contains(path) && said.contains("by hand"), "{path}: {said}");
+        };
+        is_told(host.install(&new).unwrap_err());
+        assert_eq!(
+            (host.tree_without(&new), host.daemon.restarts.get()),
+            (before.clone(), restarts),
+            "{path}"
+        );
+        is_told(host.uninstall().unwrap_err());
+        if path == MAIN {
+            assert_eq!((host.tree_without(&new), host.daemon.restarts.get()), (before, restarts));
+        }
+        assert!(host.root.exists("/opt/coffer/current/bin/containerd-shim-coffer-v2"), "{path}");
+        assert!(host.daemon.serving(kind).unwrap().contains_key("coffer"), "{path}");
+        host.write(path, &plain);
+        assert!(host.uninstall().unwrap().kept.is_empty());
+        assert_eq!(host.tree(), Host::new(files).tree(), "{path}");
+    }
+}
+
+/// As an installer that did not look for them has left it.
+#[test]
+fn a_file_that_has_our_handlers_twice_can_be_read_after_a_refusal() {
+    let host = Host::new(HOSTS[0].1);
+    host.install(&bundle("1", "1")).unwrap();
+    let main = host.root.text(MAIN).unwrap().unwrap();
+    let tables = &main[main.find("\n# Written by").unwrap()..];
+    host.write(MAIN, &format!("{}{tables}", anew(&main)));
+    assert!(host.daemon.configured(Kind::Containerd).is_err());
+    assert_eq!(host.uninstall().unwrap_err().code(), "edited");
+    assert!(host.daemon.configured(Kind::Containerd).unwrap().contains_key("coffer"));
+    assert!(host.root.exists("/opt/coffer/current/bin/containerd-shim-coffer-v2"));
+    host.write(MAIN, HOSTS[0].1[1].1);
+    host.uninstall().unwrap();
+    assert_eq!(host.tree(), Host::new(HOSTS[0].1).tree());
+}
+
+/// `containerd config dump` has what the drop-in says, and some make a main file of that.
+#[test]
+fn a_main_file_that_is_a_dump_keeps_no_handler_of_ours_unseen() {
+    let host = Host::new(HOSTS[2].1);
+    host.install(&bundle("1", "1")).unwrap();
+    let drop_in = host.root.text("/etc/containerd/conf.d/coffer.toml").unwrap().unwrap();
+    host.write(MAIN, &anew(&drop_in));
+    let before = host.tree();
+    let error = host.uninstall().unwrap_err();
+    assert!(error.code() == "edited" && error.to_string().contains(MAIN), "{error}");
+    assert_eq!(host.tree(), before);
+}
+
 #[test]
 fn an_uninstallation_after_which_the_engine_fails_keeps_the_programs() {
     let host = Host::new(HOSTS[2].1);

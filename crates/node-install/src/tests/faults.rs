@@ -5,6 +5,7 @@ use std::cell::Cell;
 use tempfile::TempDir;
 
 use super::fixture::{HOSTS, Host, bundle};
+use crate::daemon::Daemon;
 use crate::disk::{Disk, Fault};
 use crate::dropin::Erofs;
 
@@ -76,6 +77,33 @@ fn killed_at_any_step_of_an_uninstallation_the_next_run_reaches_the_same_end() {
             done
         });
         assert!(steps > 8, "{name}: {steps}");
+    }
+}
+
+#[test]
+fn killed_at_any_step_of_the_first_of_two_uninstallations_the_second_instance_stays() {
+    let (one, other) = (bundle("1", "shim"), bundle("2", "other"));
+    for (name, files) in [HOSTS[0], HOSTS[2], HOSTS[5], HOSTS[10]] {
+        at_each_step(|at, steps| {
+            let mut host = Host::new(files);
+            let before = host.tree();
+            host.install(&one).unwrap();
+            let next = "next".parse().unwrap();
+            let usual = std::mem::replace(&mut host.instance, next);
+            host.install(&other).unwrap();
+            let next = std::mem::replace(&mut host.instance, usual);
+            let done = host.uninstall_with(Fault::Killed { at, steps }).is_ok();
+            host.uninstall().unwrap_or_else(|error| panic!("{name}, step {at}: {error}"));
+            let serves = host.daemon.serving(host.engine().unwrap().kind).unwrap();
+            assert!(
+                serves.contains_key("coffer-next") && !serves.contains_key("coffer"),
+                "{name}, step {at}"
+            );
+            host.instance = next;
+            host.uninstall().unwrap();
+            assert_eq!(host.tree(), before, "{name}, killed at step {at}");
+            done
+        });
     }
 }
 

@@ -77,6 +77,50 @@ fn two_instances_stand_beside_each_other() {
 }
 
 #[test]
+fn the_first_of_two_instances_leaves_the_second_what_it_stands_on() {
+    for (name, files) in HOSTS {
+        let mut host = Host::new(files);
+        let before = host.tree();
+        host.install(&bundle("1.0", "shim")).unwrap();
+        host.instance = "next".parse().unwrap();
+        if let Err(error) = host.install(&bundle("2.0", "shim of next")) {
+            // A template would have the tables that are not the handlers' twice.
+            let has_template = name == "k3s with containerd 1.7" || name.starts_with("rke2");
+            assert!(has_template && error.code() == "rolled-back", "{name}: {error}");
+            continue;
+        }
+        let (both, kind) = (host.tree(), host.engine().unwrap().kind);
+        let restarts = host.daemon.restarts.get();
+        host.instance = crate::Instance::usual();
+        // Where the file named no runtime, `runc` is among the first one's words.
+        let first = host.uninstall();
+        if let Err(error) = &first {
+            let said = error.to_string();
+            assert!(error.code() == "needed" && said.contains("the runtime runc"), "{name}: {said}");
+            assert_eq!((host.tree(), host.daemon.restarts.get()), (both, restarts), "{name}");
+        }
+        assert_eq!(first.is_err(), name.starts_with("containerd 1.7 w"), "{name}");
+        let serves = host.daemon.serving(kind).unwrap();
+        for handler in ["coffer-next", "coffer-snp-next"] {
+            assert!(serves.contains_key(handler), "{name}: {serves:?}");
+        }
+        assert_eq!(serves.contains_key("coffer"), first.is_err(), "{name}: {serves:?}");
+        host.instance = "next".parse().unwrap();
+        if first.is_ok() {
+            // What the other one had brought is this one's.
+            host.install(&bundle("3.0", "shim of next")).unwrap_or_else(|error| panic!("{name}: {error}"));
+            assert!(host.daemon.serving(kind).unwrap().contains_key("coffer-next"), "{name}");
+        }
+        assert!(host.uninstall().unwrap().kept.is_empty(), "{name}");
+        if first.is_err() {
+            host.instance = crate::Instance::usual();
+            host.uninstall().unwrap();
+        }
+        assert_eq!(host.tree(), before, "{name}");
+    }
+}
+
+#[test]
 fn an_upgrade_keeps_what_pods_use_and_collects_the_rest() {
     let host = Host::new(HOSTS[2].1);
     let before = host.tree();
@@ -119,6 +163,36 @@ fn what_an_owner_changed_stays_his() {
     assert_eq!(removed.kept, ["/etc/coffer/coffer-snp.toml"]);
     assert_eq!(read("/etc/containerd/config.toml"), format!("{}[plugins.mine]\n", HOSTS[2].1[0].1));
     assert!(!host.root.exists("/opt/coffer") && host.root.exists("/etc/coffer/coffer-snp.toml"));
+}
+
+/// A file that was made because there was none is its owner's as soon as he has added to it.
+#[test]
+fn what_an_owner_adds_to_a_file_that_was_made_stays() {
+    const MAIN: &str = "/etc/containerd/config.toml";
+    let hosts =
+        [("containerd without a file", "version = 3\n"), ("containerd 1.7 without a file", "version = 2\n")];
+    for (name, base) in hosts {
+        for upgraded in [false, true] {
+            let host = Host::new(HOSTS.iter().find(|host| host.0 == name).unwrap().1);
+            let read = || host.root.text(MAIN).unwrap().unwrap();
+            host.install(&bundle("1", "1")).unwrap();
+            host.write(MAIN, &format!("# his\n{}[debug]\n", read()));
+            if upgraded {
+                host.install(&bundle("2", "2")).unwrap_or_else(|error| panic!("{name}: {error}"));
+                let kind = host.engine().unwrap().kind;
+                assert!(host.daemon.serving(kind).unwrap().contains_key("coffer"), "{name}: {}", read());
+            }
+            assert!(host.uninstall().unwrap().kept.is_empty());
+            assert_eq!(read(), format!("# his\n{base}[debug]\n"), "{name}, upgraded: {upgraded}");
+        }
+    }
+    // One that was written anew is named.
+    let host = Host::new(HOSTS[5].1);
+    host.install(&bundle("1", "1")).unwrap();
+    let anew = "version = 3\nimports = [\"/etc/containerd/conf.d/*.toml\"]\n[debug]\n";
+    host.write(MAIN, anew);
+    assert_eq!(host.uninstall().unwrap().kept, [MAIN]);
+    assert_eq!(host.root.text(MAIN).unwrap().as_deref(), Some(anew));
 }
 
 #[test]
