@@ -77,7 +77,9 @@ async fn done(work: Box<dyn FnOnce(&Looking) + Send>) -> Result<()> {
     let theirs = Arc::clone(&looking);
     let failed = |reason: Box<dyn std::error::Error + Send + Sync>| {
         let path = looking.0.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        Error::failed(format!("look at {} for the container", path.display()), reason)
+        // None before it begins.
+        let what = if path.as_os_str().is_empty() { Path::new("the node's files") } else { &path };
+        Error::failed(format!("look at {} for the container", what.display()), reason)
     };
     let looked = async {
         let place = PLACES.acquire().await.map_err(io::Error::other)?;
