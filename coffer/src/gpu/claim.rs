@@ -34,7 +34,7 @@ pub(super) async fn claim(
     progress: &Progress,
 ) -> Result<(Claim, Vec<Gpu<Attached>>)> {
     let mut claim = Claim::lock(&host.state(), functions.to_vec(), &holder(), quarantined).await?;
-    // Nobody puts back what this process changes, if it is killed.
+    // Written down nowhere: if this process is killed, nobody puts the settings back.
     claim.plan()?;
     claim.wake().await?;
     let gpus = claim.open(progress, host).await?;

@@ -15,7 +15,7 @@ use crate::lines::{Tail, follow};
 use crate::progress::Activity;
 
 /// How long a killed process may take to go before that is told.
-pub(crate) const KILL_PATIENCE: Duration = Duration::from_secs(20);
+const KILL_PATIENCE: Duration = Duration::from_secs(20);
 
 /// QEMU could not be started.
 #[derive(Debug, thiserror::Error)]

@@ -28,13 +28,13 @@ impl Core {
     pub(super) fn booted(&mut self, result: Result<Up>) {
         let Machine::Booting { waiting, cancelled } = &mut self.machine else { return };
         let (mut waiting, cancelled) = (std::mem::take(waiting), *cancelled);
-        let told_to_end = || Error::VmGone("its boot was given up".to_owned());
+        let was_given_up = || Error::VmGone("its boot was given up".to_owned());
         match result {
             Ok(up) => {
                 self.machine = Machine::Up { up, stopping: false };
                 for one in waiting {
                     match (one, cancelled) {
-                        (one, true) => self.refuse(one, told_to_end()),
+                        (one, true) => self.refuse(one, was_given_up()),
                         (Waiting::Container(id), false) => {
                             if let Some(Slot::Making(making)) = self.slots.get(&id) {
                                 self.effects.push(Effect::Make(Arc::clone(&making.new)));
@@ -57,7 +57,7 @@ impl Core {
                     self.refuse(first, error);
                 }
                 if cancelled {
-                    waiting.drain(..).for_each(|one| self.refuse(one, told_to_end()));
+                    waiting.drain(..).for_each(|one| self.refuse(one, was_given_up()));
                     return self.gone();
                 }
                 // Each of the others asked for a VM of its own right; it may have what the first lacked.
@@ -286,7 +286,7 @@ impl Core {
         }
         container.ooms += 1;
         let last = container.ooms == MAX_OOMS;
-        let note = Some(container.bundle.clone()).filter(|_| container.is_crios && container.ooms == 1);
+        let note = (container.is_crios && container.ooms == 1).then(|| container.bundle.clone());
         if let Some(bundle) = note {
             self.push(Effect::NoteOom(bundle));
         }

@@ -65,14 +65,14 @@ pub async fn look<T: Send + 'static>(work: impl FnOnce(&Looking) -> T + Send + '
         let answer = work(looking);
         *theirs.lock().unwrap_or_else(PoisonError::into_inner) = Some(answer);
     };
-    done(Box::new(work)).await?;
+    run(Box::new(work)).await?;
     let found = found.lock().unwrap_or_else(PoisonError::into_inner).take();
     found
         .ok_or_else(|| Error::failed("look at files of the node", io::Error::from(io::ErrorKind::BrokenPipe)))
 }
 
 /// The same for all that is looked for: its code is there once.
-async fn done(work: Box<dyn FnOnce(&Looking) + Send>) -> Result<()> {
+async fn run(work: Box<dyn FnOnce(&Looking) + Send>) -> Result<()> {
     let looking = Arc::new(Looking::default());
     let theirs = Arc::clone(&looking);
     let failed = |reason: Box<dyn std::error::Error + Send + Sync>| {

@@ -2,7 +2,7 @@
 
 use std::fs::Permissions;
 use std::os::unix::fs::{PermissionsExt, symlink};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use emulated_gpu::{
@@ -320,14 +320,8 @@ async fn gpus_are_given_back_once_whatever_else_stays_of_a_sandbox() {
     let (devices, record, _) = rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     drop(devices);
     let root = rig.root.path().join("run");
-    let mut dir = StateDir::create(&root, "k8s.io", "pod-1", &quiet()).await.unwrap();
-    let cgroup = busy_cgroup(&rig);
+    let (dir, cgroup) = recorded(&rig, &root, record).await;
     let directory = cgroup.directories().next().unwrap().to_owned();
-    dir.update(|state| {
-        state.devices = Some(record);
-        state.cgroup = Some(CgroupRecord { directories: vec![directory.clone()] });
-    })
-    .unwrap();
     let resets = rig.resets(0);
     for _ in 0..2 {
         let failures = state::release(dir.path(), &quiet()).await;
@@ -347,15 +341,9 @@ async fn what_a_living_shim_has_given_back_is_not_in_the_record_that_stays() {
         rig.claim(&config(ModePolicy::Verify, AutoOr::Is(Mode::Off))).await.unwrap();
     devices.hand_over();
     let root = rig.root.path().join("run");
-    let mut dir = StateDir::create(&root, "k8s.io", "pod-1", &quiet()).await.unwrap();
+    let (dir, cgroup) = recorded(&rig, &root, record).await;
     let path = dir.path().to_owned();
-    let cgroup = busy_cgroup(&rig);
     let directory = cgroup.directories().next().unwrap().to_owned();
-    dir.update(|state| {
-        state.devices = Some(record);
-        state.cgroup = Some(CgroupRecord { directories: vec![directory.clone()] });
-    })
-    .unwrap();
     let claims = Claims {
         dir,
         vsock: None,
@@ -371,6 +359,19 @@ async fn what_a_living_shim_has_given_back_is_not_in_the_record_that_stays() {
     std::fs::remove_dir(directory.join("busy")).unwrap();
     assert!(state::release(&path, &quiet()).await.is_empty());
     assert_eq!((rig.resets(0), path.exists()), (resets + 1, false));
+}
+
+/// A sandbox whose record names these devices, and a cgroup that cannot be removed.
+async fn recorded(rig: &Rig, root: &Path, devices: DevicesRecord) -> (StateDir, SandboxCgroup) {
+    let mut dir = StateDir::create(root, "k8s.io", "pod-1", &quiet()).await.unwrap();
+    let cgroup = busy_cgroup(rig);
+    dir.update(|state| {
+        state.devices = Some(devices);
+        let directory = cgroup.directories().next().unwrap().to_owned();
+        state.cgroup = Some(CgroupRecord { directories: vec![directory] });
+    })
+    .unwrap();
+    (dir, cgroup)
 }
 
 /// A cgroup that does not go.

@@ -6,21 +6,27 @@ use std::time::Duration;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use containerd_shim_protos::api::Mount;
-use e2e::{Api, Bundle, OrFail, ShimProcess, Task, Victim, e2e, until};
+use e2e::{Api, Bundle, OrFail, Rig, ShimProcess, Task, Victim, e2e, until};
 use serde_json::{Value, json};
 
 const FOREVER: [&str; 2] = ["sleep", "100000"];
 /// CRI-O works in containerd's default namespace.
 const NAMESPACE: &str = "default";
 
+/// Starts a pod's sandbox; the address of its shim, and the shim.
+async fn started(rig: &Rig<'_>, sandbox: &Bundle) -> (String, Task) {
+    let address = ShimProcess::new(&rig.artefacts, NAMESPACE, sandbox).start().await.bare_address();
+    let task = Task::connect(&address, Api::V2).await;
+    task.create(sandbox).await.or_fail("Create of the sandbox");
+    task.start(&sandbox.id, "").await.or_fail("Start of the sandbox");
+    (address, task)
+}
+
 #[test]
 fn a_pod_of_two_containers_runs_from_start_to_shutdown() {
     e2e(async |rig| {
         let sandbox = Bundle::of_crio("crio-pod", "crio-pod", &FOREVER);
-        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
-        let task = Task::connect(&address, Api::V2).await;
-        task.create(&sandbox).await.or_fail("Create of the sandbox");
-        task.start("crio-pod", "").await.or_fail("Start of the sandbox");
+        let (address, task) = started(rig, &sandbox).await;
 
         // The files that CRI-O mounts into every container are there.
         let command = "[ -f /run/.containerenv ] && read -r name < /etc/hostname && [ $name = e2e ] && \
@@ -65,10 +71,7 @@ fn the_vm_has_the_size_of_the_pods_limits() {
         let sums = r#"{"cpu_period":100000,"cpu_quota":200000,"cpu_shares":2048,"memory_limit_in_bytes":3221225472}"#;
         let sandbox = Bundle::of_crio("crio-sized", "crio-sized", &FOREVER);
         edit(&sandbox, |spec| spec["annotations"]["io.kubernetes.cri-o.PodLinuxResources"] = sums.into());
-        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
-        let task = Task::connect(&address, Api::V2).await;
-        task.create(&sandbox).await.or_fail("Create of the sandbox");
-        task.start("crio-sized", "").await.or_fail("Start of the sandbox");
+        let (_, task) = started(rig, &sandbox).await;
 
         let look =
             "exit $(awk -v cpus=$(nproc) '/MemTotal/ { print cpus * 10 + ($2 > 3000000) }' /proc/meminfo)";
@@ -111,10 +114,7 @@ fn a_pod_that_says_it_is_another_gets_nothing_of_it() {
     ];
     e2e(async |rig| {
         let victim = Bundle::of_crio("crio-victim", "crio-victim", &FOREVER);
-        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &victim).start().await.bare_address();
-        let task = Task::connect(&address, Api::V2).await;
-        task.create(&victim).await.or_fail("Create of the sandbox");
-        task.start("crio-victim", "").await.or_fail("Start of the sandbox");
+        let (address, task) = started(rig, &victim).await;
 
         let thief = Bundle::of_crio_annotated("crio-thief", "crio-thief", &FOREVER, &FORGED);
         let shim = ShimProcess::new(&rig.artefacts, NAMESPACE, &thief);
@@ -208,10 +208,7 @@ fn a_pod_that_is_given_up_while_it_boots_leaves_nothing() {
 fn memory_that_ran_out_is_noted_and_a_process_is_asked_for_by_signal_0() {
     e2e(async |rig| {
         let sandbox = Bundle::of_crio("crio-oom", "crio-oom", &FOREVER);
-        let address = ShimProcess::new(&rig.artefacts, NAMESPACE, &sandbox).start().await.bare_address();
-        let task = Task::connect(&address, Api::V2).await;
-        task.create(&sandbox).await.or_fail("Create of the sandbox");
-        task.start("crio-oom", "").await.or_fail("Start of the sandbox");
+        let (_, task) = started(rig, &sandbox).await;
 
         // Files on a tmpfs count as the container's memory.
         let fill = ["dd", "if=/dev/zero", "of=/dev/shm/fill", "bs=1M", "count=48"];
